@@ -1,0 +1,37 @@
+# demo: install and run the main job on the embedded model.  test: everything CI checks.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint check clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: $(STAMP) ## create .venv and install indexcache into it
+
+demo: $(STAMP) ## search the embedded model, then check the plan on held-out text
+	$(BIN)/indexcache search --recipe tiny --keep 0.25
+	$(BIN)/indexcache eval outputs/tiny/plan.json
+
+test: lint ## ruff, mypy and the whole test suite
+	$(BIN)/python -m pytest
+
+# mypy names modules after their folder; the link gives the repository root its package name.
+lint: $(STAMP) ## ruff and mypy --strict only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p build/typing && ln -sfn ../.. build/typing/indexcache
+	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+		-m indexcache -m indexcache.cli -m indexcache.workflow -m indexcache.progress -m indexcache.tables \
+		-p indexcache.calibrate -p indexcache.dsa -p indexcache.recipes -p indexcache.search
+
+clean: ## remove the venv and caches
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Text to frozen windows of token ids; knows nothing of models or patterns."""

@@ -1,0 +1,320 @@
+"""The command line: search, eval, cut, export, inspect and report."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import GateError, IndexcacheError, SettingError
+
+if TYPE_CHECKING:
+    from .recipes.schema import Recipe
+    from .search.findings import Goal
+
+app = typer.Typer(
+    name="indexcache",
+    help="Finds which layers of a DeepSeek Sparse Attention model can drop their indexer.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "INDEXCACHE"},
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, also on failure.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+# Never from the environment: running a checkpoint's code is to be asked for each time.
+TrustFlag = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", allow_from_autoenv=False, help="Run Python code that the checkpoint brings."
+    ),
+]
+PlanPath = Annotated[
+    Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
+]
+Keep = Annotated[float | None, typer.Option(help="Fraction of sites that stay full: above 0, at most 1.")]
+MaxDelta = Annotated[float | None, typer.Option(help="Largest loss increase, nats per token.")]
+Text = Annotated[str | None, typer.Option()]
+Number = Annotated[int | None, typer.Option()]
+
+
+def _text(help_text: str) -> Any:
+    return typer.Option(help=help_text, show_default=False)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"indexcache {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def search(
+    recipe: Annotated[str | None, _text("YAML recipe: a file, or a name such as tiny.")] = None,
+    model: Annotated[str | None, _text("Local folder or hub id of a DSA checkpoint.")] = None,
+    dataset: Annotated[str | None, _text("Calibration text: local file or folder, or hub name.")] = None,
+    keep: Keep = None,
+    max_delta: MaxDelta = None,
+    to_one: Annotated[bool, typer.Option("--all", help="Search on to one full site, whatever is picked.")] = False,
+    window: Annotated[int | None, _text("Tokens per window [4 x the selection width].")] = None,
+    windows: Annotated[int | None, _text("Calibration windows [32].")] = None,
+    heldout: Annotated[int | None, _text("Held-out windows, from other documents [16].")] = None,
+    seed: Annotated[int | None, _text("Order of documents and choice of windows [0].")] = None,
+    dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [auto].")] = None,
+    device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
+    column: Annotated[str | None, _text("Column with text or chat messages [found by name].")] = None,
+    dataset_subset: Annotated[str | None, _text("Configuration of a hub dataset.")] = None,
+    dataset_split: Annotated[str | None, _text("Split of a hub dataset [train].")] = None,
+    dataset_revision: Annotated[str | None, _text("Branch, tag or commit of a hub dataset.")] = None,
+    strategy: Annotated[str | None, _text("exact: every candidate on every window [exact].")] = None,
+    out: Annotated[Path | None, _text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
+    trust_remote_code: TrustFlag = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Search which indexers a checkpoint can drop; write plan, frozen tokens and report.
+
+    Options win over INDEXCACHE_SEARCH_* variables, those over the recipe. Prints the plan's path.
+    """
+    given = {
+        "model": model, "dataset": dataset, "window": window, "windows": windows, "heldout": heldout,
+        "seed": seed, "dtype": dtype, "device_map": device_map, "revision": revision, "column": column,
+        "dataset_subset": dataset_subset, "dataset_split": dataset_split,
+        "dataset_revision": dataset_revision, "strategy": strategy,
+    }  # fmt: skip
+    settings, goal = _settings(recipe, given, keep, max_delta, to_one)
+    from . import workflow
+
+    with _reporter(quiet) as reporter:
+        folder = out or Path("outputs") / Path(recipe or settings.model or "run").stem
+        outcome = workflow.search(settings, goal, folder, trust_remote_code, reporter)
+    if not _speaks():
+        return
+    if outcome.moved:
+        reporter.say(f"the run that stood there is now in {outcome.moved}")
+    if not quiet:
+        from .tables import search_summary
+
+        search_summary(outcome.plan, folder)
+    typer.echo(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
+
+
+@app.command(name="eval")
+def evaluate(
+    plan_path: PlanPath,
+    on: Annotated[str, typer.Option(help="Windows to measure: heldout or calibration.")] = "heldout",
+    max_delta: MaxDelta = None,
+    model: Annotated[str | None, _text("Where the plan's checkpoint is now, if it moved.")] = None,
+    device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    trust_remote_code: TrustFlag = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Measure all full, the plan and uniform interleaving on the plan's frozen tokens.
+
+    With --max-delta, exits with 1 when the plan's loss increase is above it.
+    """
+    from .search.plan import check_max_delta, read_plan
+
+    check_max_delta(max_delta)
+    if on not in ("heldout", "calibration"):
+        raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
+    plan = read_plan(plan_path)
+    from . import workflow
+
+    with _reporter(quiet) as reporter:
+        outcome = workflow.evaluate(plan, plan_path, on, max_delta, model, device_map, trust_remote_code, reporter)
+    if _speaks():
+        from .tables import eval_document, eval_table
+
+        if as_json:
+            typer.echo(json.dumps(eval_document(outcome), indent=2))
+        else:
+            eval_table(outcome)
+    if outcome.passed is False:
+        raise GateError(f"the plan's loss increase {outcome.plan.delta:+.5f} is above --max-delta {max_delta:g}")
+
+
+@app.command()
+def cut(
+    plan_path: PlanPath,
+    keep: Keep = None,
+    max_delta: MaxDelta = None,
+    out: Annotated[Path | None, _text("File to write [beside the plan, named by what is kept].")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Pick another step of a searched plan, offline; prints the new plan's path."""
+    from .files import write_atomically
+    from .search.plan import cut as cut_plan
+    from .search.plan import read_plan
+
+    plan = cut_plan(read_plan(plan_path), keep, max_delta)
+    target = out or plan_path.with_name(f"{plan_path.stem}-{plan.result.kept}of{plan.result.sites}.json")
+    write_atomically(target, plan.as_json())
+    typer.echo(plan.as_json().rstrip() if as_json else str(target))
+
+
+@app.command()
+def export(
+    plan_path: PlanPath,
+    to: Annotated[str, typer.Option(help="transformers, vllm or sglang.", show_default=False)],
+    as_json: JsonFlag = False,
+) -> None:
+    """Print settings, ready to paste, that make a serving engine run the plan."""
+    from .search.export import export as export_plan
+    from .search.plan import read_plan
+
+    exported = export_plan(read_plan(plan_path), to)
+    for warning in exported.warnings:
+        typer.echo(f"note: {warning}", err=True)
+    if as_json:
+        document = {"engine": exported.engine, "settings": exported.settings, "warnings": exported.warnings}
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        typer.echo(exported.paste.rstrip())
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="Local folder or hub id of a DSA checkpoint.", show_default=False)],
+    revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
+    trust_remote_code: TrustFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a checkpoint's sites, sizes and selection width from its config, without weights."""
+    _quieten()
+    from .dsa.checkpoint import measure_sizes, open_checkpoint
+    from .tables import inspect_document, inspect_table
+
+    checkpoint = open_checkpoint(model, revision, trust_remote_code)
+    document = inspect_document(checkpoint, measure_sizes(checkpoint))
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        inspect_table(document)
+
+
+@app.command()
+def report(
+    plan_path: PlanPath,
+    out: Annotated[Path | None, _text("Folder for the files [the plan's].")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
+    from .search.folder import write_report
+    from .search.plan import read_plan
+
+    written = write_report(out or plan_path.parent, read_plan(plan_path))
+    paths = [str(path) for path in written]
+    typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
+
+
+def _settings(
+    recipe: str | None, given: dict[str, Any], keep: float | None, max_delta: float | None, to_one: bool
+) -> tuple[Recipe, Goal]:
+    """The recipe with the options laid over it, and the goal; nothing heavy is imported."""
+    from .pattern import kept_sites
+    from .recipes.schema import checked, read_recipe
+    from .search.findings import Goal
+    from .search.plan import check_max_delta
+
+    if keep is not None and max_delta is not None:
+        raise SettingError("both --keep and --max-delta were given", hint="give one of them")
+    base = read_recipe(recipe).model_dump(exclude_none=True) if recipe else {}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings = checked(base | overrides, "the options")
+    if keep is None and max_delta is None:
+        keep, max_delta = settings.keep, settings.max_delta
+    if (keep is None) == (max_delta is None):
+        raise SettingError(
+            "how much to keep was not given", hint="give --keep, e.g. 0.25, or --max-delta, e.g. 0.01"
+        )
+    if keep is not None:
+        kept_sites(1, keep)
+    check_max_delta(max_delta)
+    return settings, Goal(keep, max_delta, to_one)
+
+
+def _reporter(quiet: bool) -> Any:
+    _quieten()
+    from .progress import Reporter
+
+    return Reporter(quiet=quiet or not _speaks())
+
+
+def _quieten() -> None:
+    """Keeps the libraries' own progress bars and advice off stderr unless the user asked for them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _speaks() -> bool:
+    """Whether this is the process, of several under ``accelerate launch``, that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _fail(error: IndexcacheError, as_json: bool) -> int:
+    if _speaks():
+        print(f"error: {error.line()}", file=sys.stderr, flush=True)
+        if as_json and not isinstance(error, GateError):
+            print(json.dumps(error.as_json(), indent=2), flush=True)
+    return error.exit_code
+
+
+def _as_our_error(error: Exception) -> IndexcacheError:
+    """A wrong option as typer reports it, or what nobody foresaw, as one of our errors."""
+    if hasattr(error, "format_message"):
+        return SettingError(error.format_message(), hint="--help shows the options")
+    if os.environ.get("INDEXCACHE_TRACEBACK"):
+        traceback.print_exception(error)
+    return IndexcacheError(
+        f"unexpected {type(error).__name__}: {error}",
+        hint="this should not happen: set INDEXCACHE_TRACEBACK=1, run again and report it",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app(args=arguments, standalone_mode=False) or 0
+        sys.stdout.flush()
+    except IndexcacheError as error:
+        code = _fail(error, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of stdout has gone; point it elsewhere so that the interpreter's last flush is silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        code = _fail(_as_our_error(error), as_json)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

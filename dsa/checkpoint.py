@@ -1,0 +1,179 @@
+"""A checkpoint before its weights are loaded: config, tokenizer, sites, sizes and content hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, first_line
+from ..files import find_path
+from .families import family_of
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a config tells of a DSA model.
+
+    Args:
+        model_id: as the user wrote it.
+        source: the local folder or hub id that it stands for.
+        revision: the hub commit, None for a local folder.
+        config: the transformers config.
+        site_layers: absolute ids of the layers that own an indexer.
+        shared_layers: layers that share in the checkpoint itself.
+        selection_width: keys a query may see before its indexer has to choose.
+    """
+
+    model_id: str
+    source: str
+    revision: str | None
+    config: Any
+    site_layers: tuple[int, ...]
+    shared_layers: tuple[int, ...]
+    selection_width: int
+    trust_remote_code: bool = False
+
+    @property
+    def architecture(self) -> str:
+        """The class that the config names."""
+        return str((getattr(self.config, "architectures", None) or [type(self.config).__name__])[0])
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers, without multi-token-prediction layers."""
+        return int(self.config.num_hidden_layers)
+
+
+def open_checkpoint(model_id: str, revision: str | None = None, trust_remote_code: bool = False) -> Checkpoint:
+    """Reads the config of a local folder or a hub model and finds its sites; loads no weights.
+
+    A relative path is looked up in the working folder, then among the package's own files.
+
+    Raises:
+        ModelError: nothing there, not a transformers model, or one without searchable indexers.
+    """
+    from transformers import AutoConfig
+
+    local = find_path(model_id)
+    source = model_id if local is None else str(local)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers and the hub raise many classes for a wrong name
+        raise _not_found(model_id, source, error) from error
+    family = family_of(config)
+    sites, shared = family.site_layers(config), family.shared_layers(config)
+    if not sites or any(layer < sites[0] for layer in shared):
+        raise ModelError(f"the config of {model_id!r} has no full indexer before its first shared layer")
+    return Checkpoint(
+        model_id=model_id,
+        source=source,
+        revision=getattr(config, "_commit_hash", None),
+        config=config,
+        site_layers=sites,
+        shared_layers=shared,
+        selection_width=family.selection_width(config),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's tokenizer.
+
+    Raises:
+        ModelError: it has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            checkpoint.source, revision=checkpoint.revision, trust_remote_code=checkpoint.trust_remote_code
+        )
+    except Exception as error:  # as in open_checkpoint
+        raise ModelError(
+            f"the tokenizer of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}",
+            hint="the folder needs the tokenizer files beside the weights",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameter counts: of the model, and of its indexers alone."""
+
+    parameters: int
+    indexer_parameters: int
+
+
+def measure_sizes(checkpoint: Checkpoint) -> Sizes:
+    """Counts parameters on the meta device, without weights or memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
+    named = dict(model.named_parameters())
+    indexers = sum(weight.numel() for name, weight in named.items() if ".indexer." in name)
+    return Sizes(sum(weight.numel() for weight in named.values()), indexers)
+
+
+def config_sha256(checkpoint: Checkpoint) -> str:
+    """SHA-256 of config.json as it stands on disk."""
+    return _file_sha256(_snapshot(checkpoint) / "config.json")
+
+
+def weights_sha256(checkpoint: Checkpoint) -> str:
+    """SHA-256 over name and content of every safetensors file that the checkpoint loads.
+
+    Raises:
+        ModelError: there are none.
+    """
+    folder = _snapshot(checkpoint)
+    digest = hashlib.sha256()
+    for name in _weight_files(folder, checkpoint.model_id):
+        digest.update(f"{name}:{_file_sha256(folder / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _weight_files(folder: Path, model_id: str) -> list[str]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    if (folder / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    raise ModelError(
+        f"{model_id!r} holds no safetensors weights",
+        hint="pickled weights are not loaded: convert them first",
+    )
+
+
+def _snapshot(checkpoint: Checkpoint) -> Path:
+    """The local folder of the checkpoint's files."""
+    if Path(checkpoint.source).is_dir():
+        return Path(checkpoint.source)
+    from transformers.utils import cached_file
+
+    return Path(str(cached_file(checkpoint.source, "config.json", revision=checkpoint.revision))).parent
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _not_found(model_id: str, source: str, error: Exception) -> ModelError:
+    if Path(source).is_dir():
+        return ModelError(
+            f"{model_id!r} is not a transformers model: {first_line(error)}",
+            hint="the folder needs a config.json with a model_type",
+        )
+    if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
+        return ModelError(f"model {model_id!r} does not exist", hint="give a local folder or a hub id")
+    return ModelError(
+        f"model {model_id!r} is neither a local folder nor reachable on the hub",
+        hint="check the name, the network and, for gated models, HF_TOKEN",
+    )

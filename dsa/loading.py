@@ -1,0 +1,50 @@
+"""Loads a checkpoint's weights through transformers and accelerate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ModelError, SettingError, first_line
+from .checkpoint import Checkpoint
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load_model(checkpoint: Checkpoint, dtype: str = "auto", device_map: str | None = None) -> Any:
+    """The model in evaluation mode, gradients off.
+
+    Weights larger than the devices are placed by transformers' own ``device_map`` (accelerate's
+    loaders cannot fuse experts). Without one, the model goes to this process's device.
+
+    Args:
+        checkpoint: what to load.
+        dtype: "auto" keeps the checkpoint's; else "float32", "bfloat16" or "float16".
+        device_map: transformers' placement, e.g. "auto"; None for one device.
+
+    Raises:
+        ModelError: weights missing, unreadable, or without the indexers that the config promises.
+        SettingError: a dtype that is not one of ``DTYPES``.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from .processes import this_device
+
+    if dtype not in DTYPES:
+        raise SettingError(f"dtype is {dtype!r}", hint=f"give one of {', '.join(DTYPES)}")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.source,
+            revision=checkpoint.revision,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            device_map=device_map,
+            use_safetensors=True,
+            trust_remote_code=checkpoint.trust_remote_code,
+        )
+    except Exception as error:  # a broken file, a wrong shape, no memory: each library has its own class
+        raise ModelError(
+            f"the weights of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}"
+        ) from error
+    if device_map is None:
+        model.to(this_device())
+    return model.requires_grad_(False).eval()

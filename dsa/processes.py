@@ -1,0 +1,81 @@
+"""Shares windows out over accelerate's processes and brings their losses back together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ..errors import IndexcacheError
+
+T = TypeVar("T")
+
+
+def _state() -> Any:
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    # Without cpu=True accelerate does not connect processes that have no accelerator.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+
+
+def this_device() -> Any:
+    """The device that accelerate gives this process."""
+    return _state().device
+
+
+def device_kind() -> str:
+    """The kind of device, e.g. ``cpu`` or ``cuda: NVIDIA H100``."""
+    import torch
+
+    device = this_device()
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device.type)
+
+
+def process_count() -> int:
+    """How many processes work together."""
+    return int(_state().num_processes)
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return bool(_state().is_main_process)
+
+
+def shard(items: Sequence[T]) -> list[T]:
+    """This process's part of ``items``: every n-th, so that parts differ by at most one."""
+    state = _state()
+    return list(items[state.process_index :: state.num_processes])
+
+
+def gather(part: list[T]) -> list[T]:
+    """The parts that ``shard`` made, back in the order of the whole, on every process."""
+    from accelerate.utils import gather_object
+
+    count = process_count()
+    if count == 1:
+        return part
+    parts: list[list[T]] = gather_object([part])
+    whole: list[T] = []
+    for index in range(max(map(len, parts))):
+        whole += [each[index] for each in parts if index < len(each)]
+    return whole
+
+
+def main_does(job: Callable[[], T]) -> T:
+    """Runs ``job`` on the main process; every process gets its result or raises its error."""
+    from accelerate.utils import broadcast_object_list
+
+    if process_count() == 1:
+        return job()
+    outcome: list[Any] = [None, None]
+    if is_main():
+        try:
+            outcome[0] = job()
+        except IndexcacheError as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result

@@ -1,0 +1,114 @@
+"""Turns indexers on a loaded model off and on: a shared site returns what the full one before it chose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ModelError
+from ..pattern import Pattern
+
+_INDEXER = re.compile(r"(?P<stack>.*\blayers)\.(?P<layer>\d+)\.(?:.*\.)?indexer$")
+
+
+class Switch:
+    """Overrides ``forward`` on each indexer instance of ``model``; the modules stay where they are.
+
+    Full sites run their own forward and remember what it returned, whatever its form; shared sites
+    return that. Under an all-full pattern the model computes exactly what it did before. The first site
+    is always full, so each forward replaces what an earlier one left behind.
+
+    Args:
+        model: a transformers DSA model.
+        site_layers: absolute ids of the layers whose indexers are switched, ascending.
+
+    Raises:
+        ModelError: the indexers found in the model are not those of ``site_layers``.
+    """
+
+    def __init__(self, model: nn.Module, site_layers: Sequence[int]) -> None:
+        self.site_layers = tuple(site_layers)
+        self.stack_name, indexers = _find_indexers(model)
+        if tuple(indexers) != self.site_layers:
+            raise ModelError(
+                f"the config names indexers in layers {_ranges(self.site_layers)}, "
+                f"but the loaded model has them in {_ranges(tuple(indexers)) or 'none'}"
+            )
+        self.selection: Any = None
+        self._shared_layers: frozenset[int] = frozenset()
+        self._indexers = indexers
+        self._overridden = {layer: module.__dict__.get("forward") for layer, module in indexers.items()}
+        for layer, module in indexers.items():
+            module.forward = self._forward(layer, module.forward)
+
+    def use(self, pattern: Pattern) -> None:
+        """Runs the model under ``pattern`` from the next forward on; drop any live KV cache first."""
+        if len(pattern) != len(self.site_layers):
+            raise ModelError(f"the pattern has {len(pattern)} letters for {len(self.site_layers)} sites")
+        self._shared_layers = frozenset(
+            layer for site, layer in enumerate(self.site_layers) if not pattern.is_full(site)
+        )
+
+    def share_only(self, layer: int | None) -> None:
+        """Makes ``layer`` shared and all others full; None makes all full. For running layers singly."""
+        self._shared_layers = frozenset() if layer is None else frozenset({layer})
+
+    def forget(self) -> None:
+        """Drops the remembered selection."""
+        self.selection = None
+
+    def remove(self) -> None:
+        """Gives the model its own forwards back."""
+        self.forget()
+        for layer, module in self._indexers.items():
+            restore_forward(module, self._overridden[layer])
+
+    def _forward(self, layer: int, own_forward: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if layer not in self._shared_layers:
+                self.selection = own_forward(hidden_states, *args, **kwargs)
+            elif self.selection is None:
+                raise RuntimeError(f"layer {layer} is shared, but no site before it has run")
+            return _moved(self.selection, hidden_states.device)
+
+        return forward
+
+
+def restore_forward(module: nn.Module, overridden: Any) -> None:
+    """Undoes ``module.forward = ...``, back to ``overridden`` or to the class's own where that is None."""
+    if overridden is None:
+        module.__dict__.pop("forward", None)
+    else:
+        module.forward = overridden
+
+
+def _moved(selection: Any, device: torch.device) -> Any:
+    return selection.to(device) if isinstance(selection, torch.Tensor) else selection
+
+
+def _find_indexers(model: nn.Module) -> tuple[str, dict[int, nn.Module]]:
+    """The decoder stack's name and its indexers by absolute layer id, ascending."""
+    found: dict[int, nn.Module] = {}
+    stacks: set[str] = set()
+    for name, module in model.named_modules():
+        if match := _INDEXER.match(name):
+            stacks.add(match["stack"])
+            found[int(match["layer"])] = module
+    if len(stacks) > 1:
+        raise ModelError(f"indexers stand in several stacks of layers: {', '.join(sorted(stacks))}")
+    return (stacks.pop() if stacks else ""), dict(sorted(found.items()))
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """``0-2, 5`` for 0, 1, 2, 5."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

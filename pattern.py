@@ -1,0 +1,139 @@
+"""A pattern: which sites run their indexer (F) and which reuse an earlier selection (S)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from .errors import PatternError, SettingError
+
+FULL = "F"
+SHARED = "S"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Roles of a model's sites in layer order, e.g. ``Pattern("FSSF")``.
+
+    A full site (F) runs its indexer; a shared one (S) reuses the selection of the nearest full site
+    before it, so the first site is always full (arXiv 2603.12201, section 3).
+
+    Raises:
+        PatternError: empty, a letter other than F and S, or a first site that is shared.
+    """
+
+    roles: str
+
+    def __post_init__(self) -> None:
+        if not self.roles:
+            raise PatternError("the pattern is empty")
+        for site, role in enumerate(self.roles):
+            if role not in (FULL, SHARED):
+                raise PatternError(f"site {site} of the pattern is {role!r}, not F or S")
+        if self.roles[0] != FULL:
+            raise PatternError("the first site of the pattern is S, but there is no earlier selection to reuse")
+
+    def __str__(self) -> str:
+        return self.roles
+
+    def __len__(self) -> int:
+        return len(self.roles)
+
+    @classmethod
+    def parse(cls, text: str, sites: int | None = None) -> Pattern:
+        """The pattern in ``text``; with ``sites``, its length must be that."""
+        pattern = cls(text.strip())
+        if sites is not None and len(pattern) != sites:
+            raise PatternError(f"the pattern has {len(pattern)} letters, but the model has {sites} sites")
+        return pattern
+
+    @classmethod
+    def all_full(cls, sites: int) -> Pattern:
+        """The model as it was trained: every site runs its indexer."""
+        return cls(FULL * sites)
+
+    @classmethod
+    def from_full(cls, sites: int, full: Iterable[int]) -> Pattern:
+        """The pattern in which exactly the sites ``full`` keep their indexer."""
+        kept = set(full)
+        return cls("".join(FULL if site in kept else SHARED for site in range(sites)))
+
+    @classmethod
+    def uniform(cls, sites: int, kept: int) -> Pattern:
+        """``kept`` full sites spread evenly, e.g. 4 of 16 gives FSSSFSSSFSSSFSSS."""
+        if not 1 <= kept <= sites:
+            raise PatternError(f"cannot keep {kept} of {sites} sites")
+        return cls.from_full(sites, (-(-j * sites // kept) for j in range(kept)))
+
+    @property
+    def full(self) -> tuple[int, ...]:
+        """Sites that run their indexer, ascending."""
+        return tuple(site for site, role in enumerate(self.roles) if role == FULL)
+
+    @property
+    def kept(self) -> int:
+        """How many sites are full."""
+        return self.roles.count(FULL)
+
+    def is_full(self, site: int) -> bool:
+        """Whether ``site`` runs its indexer."""
+        return self.roles[site] == FULL
+
+    def share(self, site: int) -> Pattern:
+        """This pattern with the full ``site`` turned shared."""
+        if not self.is_full(site):
+            raise PatternError(f"site {site} is shared already")
+        return Pattern(self.roles[:site] + SHARED + self.roles[site + 1 :])
+
+    def sources(self) -> tuple[int, ...]:
+        """For each site, the site whose selection it uses (itself where full)."""
+        sources: list[int] = []
+        for site, role in enumerate(self.roles):
+            sources.append(site if role == FULL else sources[-1])
+        return tuple(sources)
+
+    def serve_map(self) -> dict[int, tuple[int, ...]]:
+        """For each full site, the shared sites that reuse its selection."""
+        served: dict[int, list[int]] = {site: [] for site in self.full}
+        for site, source in enumerate(self.sources()):
+            if site != source:
+                served[source].append(site)
+        return {site: tuple(shared) for site, shared in served.items()}
+
+    def over_layers(self, site_layers: Sequence[int], layers: int, shared_layers: Iterable[int] = ()) -> str:
+        """The pattern spelled over all ``layers`` decoder layers, as engines want it.
+
+        Layers that are no sites read F, except ``shared_layers``: those own no indexer and reuse a
+        selection in the checkpoint itself.
+        """
+        if len(site_layers) != len(self):
+            raise PatternError(f"the pattern has {len(self)} letters, but the model has {len(site_layers)} sites")
+        letters = [FULL] * layers
+        for layer in shared_layers:
+            letters[layer] = SHARED
+        for layer, role in zip(site_layers, self.roles, strict=True):
+            letters[layer] = role
+        return "".join(letters)
+
+
+def indexer_types(layer_pattern: str) -> list[str]:
+    """``FS`` as transformers spells it: ``["full", "shared"]``."""
+    return ["full" if letter == FULL else "shared" for letter in layer_pattern]
+
+
+def kept_sites(sites: int, keep: float) -> int:
+    """How many of ``sites`` the fraction ``keep`` leaves full: ``max(1, ceil(keep * sites))``.
+
+    ``keep`` is taken as the decimal it was written as, so 0.1 of 30 is 3 and not 4.
+
+    Raises:
+        SettingError: ``keep`` is not above 0 and at most 1.
+    """
+    if not (math.isfinite(keep) and 0 < keep <= 1):
+        raise SettingError(
+            f"keep is {keep:g}, but it is the fraction of sites that stay full",
+            hint="give a number above 0 and at most 1, e.g. --keep 0.25",
+        )
+    return max(1, math.ceil(Fraction(repr(float(keep))) * sites))

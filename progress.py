@@ -1,0 +1,103 @@
+"""Progress of a long measurement on stderr: a bar on a terminal, plain lines every 30 s elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_HEARTBEAT_SECONDS = 30.0
+
+
+class Reporter:
+    """Tells how far a run is; a context manager.
+
+    Args:
+        quiet: say nothing but warnings.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False)
+        self._total = 0
+        self._done = 0
+        self._unit = ""
+        self._began = time.monotonic()
+        self._spoke = self._began
+        self._stop = threading.Event()
+        self._bar: Progress | None = None
+        self._heart: threading.Thread | None = None
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._heart is not None:
+            self._heart.join()
+            self._heart = None
+
+    def begin(self, total: int, unit: str) -> None:
+        """Starts counting towards ``total`` units of work."""
+        self._total, self._done, self._unit = total, 0, unit
+        self._began = self._spoke = time.monotonic()
+        if self._quiet:
+            return
+        if self._console.is_terminal:
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+            self._bar = Progress(
+                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True
+            )
+            self._bar.add_task(unit, total=total)
+            self._bar.start()
+        else:
+            self._heart = threading.Thread(target=self._beat, daemon=True)
+            self._heart.start()
+
+    def advance(self, amount: int) -> None:
+        """``amount`` more units are done."""
+        self._done += amount
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], amount)
+
+    def say(self, line: str) -> None:
+        """Prints one line of news."""
+        if not self._quiet:
+            self._print(line)
+
+    def warn(self, line: str) -> None:
+        """Prints one line that matters even to those who asked for quiet."""
+        self._print(f"warning: {line}")
+
+    def _print(self, line: str) -> None:
+        self._spoke = time.monotonic()
+        if self._console.is_terminal:
+            self._console.print(escape(line), soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(1.0):
+            now = time.monotonic()
+            if now - self._spoke >= _HEARTBEAT_SECONDS - 1:
+                spent = now - self._began
+                left = spent / self._done * (self._total - self._done) if self._done else None
+                guess = "" if left is None else f", about {left:.0f} s left"
+                self._print(f"{self._done} of {self._total} {self._unit}, {spent:.0f} s{guess}")

@@ -1,0 +1,1 @@
+"""YAML recipes for searches, and the embedded tiny model."""

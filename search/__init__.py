@@ -1,0 +1,1 @@
+"""Which indexers to drop: losses as plain numbers in, a plan and its report out; imports no torch."""

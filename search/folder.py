@@ -1,0 +1,79 @@
+"""A run's folder: plan.json, the frozen tokens and the report, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import OutputError, PlanError
+from ..files import write_atomically
+from .plan import Plan, read_plan
+from .report import render
+
+PLAN_FILE = "plan.json"
+TOKENS_FILE = "windows.safetensors"
+
+
+def check_writable(folder: Path) -> None:
+    """Makes ``folder`` and a file in it, so that a search does not end in a folder it cannot write to.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    probe = folder / ".writable"
+    write_atomically(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
+def save_run(folder: Path, plan: Plan, tokens: bytes) -> Path | None:
+    """Writes a run to ``folder``, the plan last.
+
+    A run of other content that stands there is moved aside, tokens and all, so that it can still be
+    evaluated. Returns the folder it was moved to.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    moved = _move_aside(folder, plan)
+    write_atomically(folder / TOKENS_FILE, tokens)
+    write_report(folder, plan)
+    write_atomically(folder / PLAN_FILE, plan.as_json())
+    return moved
+
+
+def write_report(folder: Path, plan: Plan) -> list[Path]:
+    """Renders the report's files into ``folder``."""
+    written = []
+    for name, text in render(plan).items():
+        write_atomically(folder / name, text)
+        written.append(folder / name)
+    return written
+
+
+def _move_aside(folder: Path, plan: Plan) -> Path | None:
+    standing = folder / PLAN_FILE
+    if not standing.exists():
+        return None
+    try:
+        old = read_plan(standing)
+    except PlanError:
+        stamp = "unreadable"
+    else:
+        if _without_timing(old) == _without_timing(plan):
+            return None
+        stamp = old.timing.finished.replace(":", "").replace("-", "")
+    aside = folder / f"replaced-{stamp}"
+    try:
+        aside.mkdir(exist_ok=True)
+        for name in (PLAN_FILE, TOKENS_FILE, "report.md", "report.html", "curve.svg"):
+            if (folder / name).exists():
+                (folder / name).replace(aside / name)
+    except OSError as error:
+        raise OutputError(f"the old run cannot be moved to {str(aside)!r}: {error.strerror}") from error
+    return aside
+
+
+def _without_timing(plan: Plan) -> object:
+    document = json.loads(plan.as_json())
+    del document["timing"]
+    return document

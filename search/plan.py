@@ -1,0 +1,275 @@
+"""The plan file: what was searched, on what, what was measured at every step and which pattern came out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import PatternError, PlanError, SettingError
+from ..pattern import Pattern, kept_sites
+
+SCHEMA = 1
+_LARGEST_FILE = 64 << 20
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelIdentity(_Section):
+    """The checkpoint that was searched."""
+
+    id: str
+    revision: str | None
+    architecture: str
+    model_type: str
+    layers: Annotated[int, Field(gt=0, le=100_000)]
+    site_layers: list[Count]
+    shared_layers: list[Count]
+    selection_width: Count
+    config_sha256: Sha256
+    weights_sha256: Sha256
+
+
+class TokenIdentity(_Section):
+    """The tokens that were measured; ``file`` stands beside the plan."""
+
+    sha256: Sha256
+    file: str
+    dataset: str
+    subset: str | None
+    split: str
+    column: str | None
+    revision: str | None
+    seed: int
+    window: Count
+    windows: Count
+    heldout_windows: Count
+    informative_positions: Count
+    labels: Count
+    informative_share: Finite
+
+
+class RunIdentity(_Section):
+    """How the model ran."""
+
+    dtype: str
+    device: str
+    versions: dict[str, str]
+
+
+class Measured(_Section):
+    """A pattern with its loss in nats per label and the paired difference to all full."""
+
+    kept: Count
+    pattern: str
+    loss: Finite
+    delta: Finite
+    standard_error: Finite | None
+
+
+class PlanStep(Measured):
+    """One removal, in the order of the search."""
+
+    removed_site: Count
+    removed_layer: Count
+    runner_up_layer: Count | None
+    margin: Finite | None
+    margin_standard_error: Finite | None
+    tied_layers: list[Count]
+
+
+class SearchRecord(_Section):
+    """What the search did."""
+
+    strategy: str
+    baseline_loss: Finite
+    noise_floor: Finite
+    steps: list[PlanStep]
+    uniform: list[Measured]
+
+
+class Result(Measured):
+    """The pattern picked for ``keep`` or ``max_delta``, one of which was asked for.
+
+    ``layer_pattern`` spells it over all decoder layers.
+    """
+
+    keep: Finite | None
+    max_delta: Finite | None
+    sites: Count
+    layer_pattern: str
+    uniform: Measured | None
+
+
+class HeldOutRecord(_Section):
+    """The check on windows that the search did not see."""
+
+    baseline_loss: Finite
+    plan: Measured
+    uniform: Measured
+
+
+class Cost(_Section):
+    """What the search took; a layer-window is one decoder layer run on one window."""
+
+    evaluations: Count
+    layer_windows: Count
+    tokens: Count
+
+
+class Timing(_Section):
+    """The only part of a plan that differs between two runs of the same search."""
+
+    started: str
+    finished: str
+    seconds: Finite
+    processes: Count
+
+
+class Plan(_Section):
+    """A searched pattern with everything needed to check it, cut it again and serve it."""
+
+    schema_version: Literal[1]
+    indexcache: str
+    model: ModelIdentity
+    tokens: TokenIdentity
+    run: RunIdentity
+    search: SearchRecord
+    result: Result
+    heldout: HeldOutRecord | None
+    cost: Cost
+    timing: Timing
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern picked, over the sites."""
+        return Pattern(self.result.pattern)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        sites = self.model.site_layers
+        if sites != sorted(set(sites)) or not sites or sites[-1] >= self.model.layers:
+            raise ValueError("model.site_layers must be ascending layer ids below model.layers")
+        measured: list[tuple[str, Measured]] = [("result", self.result)]
+        measured += [(f"search.steps.{i}", step) for i, step in enumerate(self.search.steps)]
+        measured += [(f"search.uniform.{i}", each) for i, each in enumerate(self.search.uniform)]
+        for field, each in measured:
+            try:
+                pattern = Pattern.parse(each.pattern, len(sites))
+            except PatternError as error:
+                raise ValueError(f"{field}.pattern: {error}") from None
+            if pattern.kept != each.kept:
+                raise ValueError(f"{field}.kept is {each.kept}, but its pattern keeps {pattern.kept}")
+        self._check_steps()
+        spelled = self.pattern.over_layers(sites, self.model.layers, self.model.shared_layers)
+        if self.result.layer_pattern != spelled:
+            raise ValueError("result.layer_pattern does not spell result.pattern over the layers")
+        return self
+
+    def _check_steps(self) -> None:
+        pattern = Pattern.all_full(len(self.model.site_layers))
+        for index, step in enumerate(self.search.steps):
+            candidates = pattern.full[1:]
+            if step.removed_site not in candidates or str(pattern.share(step.removed_site)) != step.pattern:
+                raise ValueError(f"search.steps.{index} does not remove one full site of the step before it")
+            pattern = Pattern(step.pattern)
+
+    def as_json(self) -> str:
+        """The file's text: stable key order, floats at full precision."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_plan(path: Path) -> Plan:
+    """Reads and checks a plan file.
+
+    Raises:
+        PlanError: missing, unreadable, of another schema version, or inconsistent; names the field.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise PlanError(f"{str(path)!r} is larger than any plan ({_LARGEST_FILE >> 20} MiB)")
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise PlanError(f"plan {str(path)!r} does not exist", hint="indexcache search writes one") from None
+    except OSError as error:
+        raise PlanError(f"plan {str(path)!r} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(
+            f"{str(path)!r} is not a plan: {error}", hint="it should be JSON as search writes it"
+        ) from error
+    return _checked(document, path)
+
+
+def _checked(document: Any, path: Path) -> Plan:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA:
+        found = "no plan schema version" if version is None else f"plan schema version {version!r}"
+        raise PlanError(
+            f"{str(path)!r} has {found}, this program reads {SCHEMA}", hint="search again with this version"
+        )
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise PlanError(
+            f"{str(path)!r}{f', field {field}' if field else ''}: {message}",
+            hint="search again, or restore the file",
+        ) from None
+
+
+def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -> Plan:
+    """The plan with another step picked; nothing is measured, so the held-out check of another pattern is dropped.
+
+    Args:
+        plan: a searched plan; its order of removal is nested, so each step is a pattern of its own.
+        keep: fraction of sites that stay full.
+        max_delta: instead, the sparsest measured pattern whose loss increase is at most this.
+
+    Raises:
+        PlanError: the search did not go that far.
+        SettingError: not exactly one of ``keep`` and ``max_delta``, or an impossible value.
+    """
+    if (keep is None) == (max_delta is None):
+        raise SettingError("cut needs one of keep and max-delta", hint="e.g. --keep 0.5")
+    sites = len(plan.model.site_layers)
+    full = Measured(kept=sites, pattern="F" * sites, loss=plan.search.baseline_loss, delta=0.0, standard_error=0.0)
+    measured = {each.kept: each for each in [full, *plan.search.steps]}
+    if keep is not None:
+        kept = kept_sites(sites, keep)
+        if kept not in measured:
+            raise PlanError(
+                f"keep {keep:g} is {kept} of {sites} sites, but the plan was searched down to {min(measured)}",
+                hint="run search again with a lower --keep, or with --all",
+            )
+    else:
+        check_max_delta(max_delta)
+        kept = min(each.kept for each in measured.values() if each.delta <= (max_delta or 0.0))
+    even = next((each for each in plan.search.uniform if each.kept == kept), full if kept == sites else None)
+    chosen = measured[kept]
+    layer_pattern = Pattern(chosen.pattern).over_layers(
+        plan.model.site_layers, plan.model.layers, plan.model.shared_layers
+    )
+    base = {name: getattr(chosen, name) for name in Measured.model_fields}
+    result = Result(**base, keep=keep, max_delta=max_delta, sites=sites, layer_pattern=layer_pattern, uniform=even)
+    heldout = plan.heldout if kept == plan.result.kept else None
+    return plan.model_copy(update={"result": result, "heldout": heldout})
+
+
+def check_max_delta(max_delta: float | None) -> None:
+    """Refuses a loss increase that no pattern could be held to.
+
+    Raises:
+        SettingError: negative, NaN or infinite.
+    """
+    if max_delta is not None and not 0 <= max_delta < float("inf"):
+        raise SettingError(f"max-delta is {max_delta:g}", hint="give a loss increase of 0 or more, nats per token")

@@ -1,0 +1,72 @@
+"""Turns what a search found into the sections of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .evaluation import Evaluation, paired_difference
+from .findings import Findings, Goal, HeldOut
+from .greedy import Step
+from .plan import HeldOutRecord, Measured, ModelIdentity, PlanStep, Result, SearchRecord
+
+
+def measured(evaluation: Evaluation, baseline: Evaluation) -> Measured:
+    """A pattern's loss and its paired difference to all full."""
+    difference = paired_difference(evaluation, baseline)
+    return Measured(
+        kept=evaluation.pattern.kept,
+        pattern=str(evaluation.pattern),
+        loss=evaluation.loss,
+        delta=difference.delta,
+        standard_error=difference.standard_error,
+    )
+
+
+def search_record(findings: Findings, strategy: str, site_layers: Sequence[int]) -> SearchRecord:
+    """The steps, with sites spelled as absolute layer ids too."""
+    return SearchRecord(
+        strategy=strategy,
+        baseline_loss=findings.baseline.loss,
+        noise_floor=findings.noise_floor,
+        steps=[_step(step, findings.baseline, site_layers) for step in findings.steps],
+        uniform=[measured(each, findings.baseline) for each in findings.uniform if each.finite],
+    )
+
+
+def result(findings: Findings, goal: Goal, model: ModelIdentity) -> Result:
+    """The pattern picked, with uniform interleaving at the same number of full sites beside it."""
+    chosen = findings.chosen
+    even = next((each for each in findings.uniform if each.pattern.kept == chosen.pattern.kept), None)
+    if chosen.pattern.kept == len(chosen.pattern):
+        even = findings.baseline
+    return Result(
+        **measured(chosen, findings.baseline).model_dump(),
+        keep=goal.keep,
+        max_delta=goal.max_delta,
+        sites=len(chosen.pattern),
+        layer_pattern=chosen.pattern.over_layers(model.site_layers, model.layers, model.shared_layers),
+        uniform=measured(even, findings.baseline) if even is not None and even.finite else None,
+    )
+
+
+def heldout_record(heldout: HeldOut | None) -> HeldOutRecord | None:
+    """The held-out check; None where it was not made or gave no numbers."""
+    if heldout is None or not all(each.finite for each in (heldout.full, heldout.plan, heldout.uniform)):
+        return None
+    return HeldOutRecord(
+        baseline_loss=heldout.full.loss,
+        plan=measured(heldout.plan, heldout.full),
+        uniform=measured(heldout.uniform, heldout.full),
+    )
+
+
+def _step(step: Step, baseline: Evaluation, site_layers: Sequence[int]) -> PlanStep:
+    return PlanStep(
+        **measured(step.evaluation, baseline).model_dump(),
+        removed_site=step.removed,
+        removed_layer=site_layers[step.removed],
+        runner_up_layer=None if step.runner_up is None else site_layers[step.runner_up],
+        margin=step.margin.delta if step.margin else None,
+        margin_standard_error=step.margin.standard_error if step.margin else None,
+        tied_layers=[site_layers[site] for site in step.tied],
+    )

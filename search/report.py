@@ -1,0 +1,82 @@
+"""Renders a plan as report.md and as a self-contained report.html, with the curve as SVG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .curve import loss_curve
+from .plan import Measured, Plan, PlanStep
+
+CURVE_FILE = "curve.svg"
+
+
+def render(plan: Plan) -> dict[str, str]:
+    """The report's files: their names and texts."""
+    curve = loss_curve(plan)
+    return {
+        "report.md": _template("report.md.j2", escape=False).render(_context(plan, curve)),
+        "report.html": _template("report.html.j2", escape=True).render(_context(plan, curve)),
+        CURVE_FILE: curve,
+    }
+
+
+def signed(value: float, error: float | None) -> str:
+    """``+0.119 ± 0.004``, or without the error where there is none."""
+    return f"{value:+.4f}" if error is None else f"{value:+.4f} ± {error:.4f}"
+
+
+def increase(measured: Measured | None) -> str:
+    """A pattern's loss increase with its standard error, for tables."""
+    return "not measured" if measured is None else signed(measured.delta, measured.standard_error)
+
+
+def margin(step: PlanStep) -> str:
+    """How far the runner-up was behind, with the standard error of that difference."""
+    return "" if step.margin is None else signed(step.margin, step.margin_standard_error)
+
+
+def _template(name: str, escape: bool) -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["increase"] = increase
+    environment.filters["margin"] = margin
+    environment.filters["cell"] = _markdown_cell
+    return environment.get_template(name)
+
+
+def _markdown_cell(value: object) -> str:
+    """``value`` on one line, with nothing that Markdown or HTML would read as markup."""
+    text = " ".join(str(value).split())
+    for character in "\\`*_{}[]<>()#|":
+        text = text.replace(
+            character, f"\\{character}" if character not in "<>" else f"&{'lg'[character == '>']}t;"
+        )
+    return text
+
+
+def _context(plan: Plan, curve: str) -> dict[str, Any]:
+    uniform = {each.kept: each for each in plan.search.uniform}
+    served: dict[int, int] = {}
+    for site, source in enumerate(plan.pattern.sources()):
+        served[site] = plan.model.site_layers[source]
+    return {
+        "plan": plan,
+        "curve": curve,
+        "curve_file": CURVE_FILE,
+        "title": f"indexcache plan for {plan.model.id}",
+        "steps": [(step, uniform.get(step.kept)) for step in plan.search.steps],
+        "cells": [
+            {"layer": layer, "role": role, "source": served[site]}
+            for site, (layer, role) in enumerate(zip(plan.model.site_layers, plan.result.pattern, strict=True))
+        ],
+        "informative": f"{plan.tokens.informative_share:.1%}",
+        "ratio": f"{plan.result.kept / plan.result.sites:.1%}",
+    }

@@ -1,0 +1,134 @@
+"""What the commands print for people, and the same as JSON documents."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .pattern import kept_sites
+from .search.plan import Plan
+from .search.report import increase
+
+if TYPE_CHECKING:
+    from .dsa.checkpoint import Checkpoint, Sizes
+    from .workflow import EvalOutcome
+
+
+def search_summary(plan: Plan, folder: Path) -> None:
+    """Prints what a search found, on stderr."""
+    result, tokens = plan.result, plan.tokens
+    table = _losses(plan.heldout is not None)
+    held = plan.heldout
+    full = ["all full", str(result.sites), f"{plan.search.baseline_loss:.4f}", ""]
+    table.add_row(*full, *([""] if held else []))
+    chosen = ["this plan", str(result.kept), f"{result.loss:.4f}", increase(result)]
+    table.add_row(*chosen, *([increase(held.plan)] if held else []))
+    if result.uniform:
+        even = ["uniform", str(result.kept), f"{result.uniform.loss:.4f}", increase(result.uniform)]
+        table.add_row(*even, *([increase(held.uniform)] if held else []))
+    console = _console(stderr=True)
+    console.print(f"{plan.model.id}: {result.kept} of {result.sites} indexers kept")
+    console.print(table)
+    console.print(f"pattern  {result.layer_pattern}")
+    console.print(
+        f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
+        f"{plan.cost.evaluations} evaluations in {plan.timing.seconds:.0f} s"
+    )
+    console.print(f"report   {folder / 'report.html'}")
+
+
+def eval_table(outcome: EvalOutcome) -> None:
+    """Prints a plan's check, on stdout."""
+    table = _losses(heldout=False)
+    table.add_row("all full", str(len(outcome.plan.pattern)), f"{outcome.baseline_loss:.4f}", "")
+    for name, each in (("this plan", outcome.plan), ("uniform", outcome.uniform)):
+        table.add_row(name, str(each.kept), f"{each.loss:.4f}", increase(each))
+    console = _console()
+    console.print(f"{outcome.windows} {outcome.group} windows, nats per token")
+    console.print(table)
+    if outcome.passed:
+        console.print(f"passed: at most {outcome.max_delta:g} was allowed")
+
+
+def eval_document(outcome: EvalOutcome) -> dict[str, Any]:
+    """A plan's check as JSON."""
+    return {
+        "group": outcome.group,
+        "windows": outcome.windows,
+        "baseline_loss": outcome.baseline_loss,
+        "plan": outcome.plan.model_dump(),
+        "uniform": outcome.uniform.model_dump(),
+        "max_delta": outcome.max_delta,
+        "passed": outcome.passed,
+    }
+
+
+def inspect_document(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, Any]:
+    """A checkpoint's facts as JSON."""
+    config, sites = checkpoint.config, len(checkpoint.site_layers)
+    return {
+        "model": checkpoint.model_id,
+        "revision": checkpoint.revision,
+        "model_type": config.model_type,
+        "architecture": checkpoint.architecture,
+        "layers": checkpoint.layers,
+        "sites": sites,
+        "site_layers": list(checkpoint.site_layers),
+        "shared_layers": list(checkpoint.shared_layers),
+        "selection_width": checkpoint.selection_width,
+        "shortest_informative_window": checkpoint.selection_width + 2,
+        "max_position_embeddings": getattr(config, "max_position_embeddings", None),
+        "index_heads": config.index_n_heads,
+        "index_head_dim": config.index_head_dim,
+        "parameters": sizes.parameters,
+        "indexer_parameters": sizes.indexer_parameters,
+        "kept_at_half": kept_sites(sites, 0.5),
+        "kept_at_quarter": kept_sites(sites, 0.25),
+        "kept_at_eighth": kept_sites(sites, 0.125),
+    }
+
+
+def inspect_table(document: dict[str, Any]) -> None:
+    """Prints a checkpoint's facts, on stdout."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rows = {
+        "model": f"{document['model']} ({document['architecture']}, {document['model_type']})",
+        "layers": f"{document['layers']}, {document['sites']} of them sites",
+        "sites": _runs(document["site_layers"]),
+        "shared in the checkpoint": _runs(document["shared_layers"]) or "none",
+        "keys selected": f"{document['selection_width']}; windows of {document['shortest_informative_window']} "
+        "tokens and more tell patterns apart",
+        "positions": str(document["max_position_embeddings"]),
+        "indexer": f"{document['index_heads']} heads of {document['index_head_dim']}",
+        "parameters": f"{document['parameters']:,}, {document['indexer_parameters']:,} of them in indexers",
+        "kept at 1/2, 1/4, 1/8": ", ".join(
+            str(document[f"kept_at_{part}"]) for part in ("half", "quarter", "eighth")
+        ),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    _console().print(table)
+
+
+def _losses(heldout: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("pattern")
+    for name in ["kept", "loss", "increase", *(["increase, held out"] if heldout else [])]:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _console(stderr: bool = False) -> Console:
+    # Never narrower than the tables: a small terminal wraps lines, rich would cut figures off.
+    return Console(
+        stderr=stderr, width=max(100, shutil.get_terminal_size().columns), highlight=False, markup=False
+    )
+
+
+def _runs(layers: list[int]) -> str:
+    return ", ".join(map(str, layers)) if layers else ""

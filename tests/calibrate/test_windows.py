@@ -1,0 +1,124 @@
+"""Windows: deterministic, disjoint by document, of one length, and refused when they measure nothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexcache.calibrate.windows import (
+    WindowRequest,
+    check_length,
+    informative_positions,
+    informative_share,
+    pack,
+)
+from indexcache.errors import DatasetError, WindowError
+
+END = 0
+
+
+class Words:
+    """A tokenizer whose ids are the numbers that the text spells; id 1 opens a text if asked for."""
+
+    eos_token_id = END
+
+    def __init__(self, bos=None):
+        self.bos_token_id = bos
+
+    def __call__(self, text, add_special_tokens=True, verbose=True):
+        ids = [int(word) for word in text.split() if word.isdigit()]
+        return {"input_ids": [self.bos_token_id, *ids] if add_special_tokens and self.bos_token_id else ids}
+
+
+def document(number, length):
+    """A text whose ids tell which document they came from."""
+    return " ".join(str(1000 * (number + 1) + position) for position in range(length))
+
+
+def origins(windows):
+    return {int(token) // 1000 for window in windows for token in window if token >= 1000}
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 120), min_size=30, max_size=60), st.integers(4, 20), st.integers(0, 5))
+def test_groups_are_disjoint_by_document_and_repeatable(lengths, length, seed):
+    documents = [document(number, size) for number, size in enumerate(lengths)]
+    request = WindowRequest(length, 3, 2, seed)
+    try:
+        windows = pack(documents, Words(), request)
+    except DatasetError:
+        assert sum(lengths) < 8 * length + 60, "there was text enough"
+        return
+    assert windows.calibration.shape == (3, length)
+    assert windows.heldout.shape == (2, length)
+    assert not origins(windows.calibration) & origins(windows.heldout)
+    again = pack(documents, Words(), request)
+    assert np.array_equal(windows.calibration, again.calibration)
+    assert np.array_equal(windows.heldout, again.heldout)
+
+
+def test_a_long_document_does_not_fill_a_group_while_there_are_others():
+    documents = [document(number, 200) for number in range(40)]
+    windows = pack(documents, Words(), WindowRequest(10, 16, 0))
+    per_document = [int(window[0]) // 1000 for window in windows.calibration]
+    assert max(per_document.count(each) for each in per_document) == 2
+
+
+def test_few_long_documents_fill_a_group_all_the_same():
+    windows = pack([document(0, 200), document(1, 200)], Words(), WindowRequest(10, 16, 4))
+    assert origins(windows.calibration) == {1}
+    assert origins(windows.heldout) == {2}
+
+
+def test_windows_of_one_document_do_not_overlap():
+    windows = pack([document(0, 200)], Words(), WindowRequest(10, 20, 0))
+    assert len(np.unique(windows.calibration)) == 200
+
+
+def test_short_documents_are_joined_by_the_end_token():
+    windows = pack([document(0, 3), document(1, 3), document(2, 3)], Words(), WindowRequest(8, 1, 0))
+    assert windows.calibration[0].tolist() == [1000, 1001, 1002, END, 2000, 2001, 2002, END]
+
+
+def test_every_window_opens_with_the_beginning_token():
+    windows = pack([document(0, 40)], Words(bos=1), WindowRequest(10, 4, 0))
+    assert windows.calibration[:, 0].tolist() == [1, 1, 1, 1]
+    assert (windows.calibration[:, 1:] >= 1000).all()
+
+
+def test_too_little_text_says_how_many_windows_there_are():
+    with pytest.raises(DatasetError, match=r"8 calibration windows of 10 tokens .* give 3 "):
+        pack([document(0, 39)], Words(), WindowRequest(10, 8, 0))
+
+
+def test_no_text_at_all_is_an_error():
+    with pytest.raises(DatasetError, match="0 documents give 0"):
+        pack([], Words(), WindowRequest(10, 1, 1))
+
+
+def test_one_document_cannot_be_on_both_sides():
+    with pytest.raises(DatasetError, match="heldout windows"):
+        pack([document(0, 500)], Words(), WindowRequest(10, 2, 2))
+
+
+def test_real_text_through_the_real_tokenizer(embedded_text, tokenizer):
+    windows = pack(embedded_text, tokenizer, WindowRequest(256, 8, 4, seed=1))
+    assert windows.calibration.shape == (8, 256)
+    assert tokenizer.decode(windows.calibration[0].tolist()) in embedded_text[0]
+
+
+@pytest.mark.parametrize(("length", "positions"), [(65, 0), (66, 1), (67, 2), (1024, 959)])
+def test_informative_positions_start_two_past_the_selection(length, positions):
+    assert informative_positions(length, 64) == positions
+    assert informative_share(length, 64) == positions / (length - 1)
+
+
+@pytest.mark.parametrize("length", [1, 2, 64, 65])
+def test_blind_lengths_are_refused(length):
+    with pytest.raises(WindowError, match="measure nothing") as caught:
+        check_length(length, 64)
+    assert "66" in caught.value.hint
+
+
+def test_the_first_informative_length_is_allowed():
+    check_length(66, 64)

@@ -1,0 +1,102 @@
+"""Tiny random checkpoints of each family and the text they are measured on."""
+
+import json
+import os
+import shutil
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+import transformers
+from random_models import EMBEDDED, FAMILIES, build
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def save(model, folder):
+    model.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(EMBEDDED / name, folder / name)
+    return folder
+
+
+# Models this small run no faster on more threads, and far slower where other programs want the cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Saved random checkpoints: six layers of each family and an eight-layer GLM."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    made = {family: save(build(family), folder / family) for family in FAMILIES}
+    made["eight"] = save(build("glm_moe_dsa", layers=8, seed=3), folder / "eight")
+    return made
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """A checkpoint without indexers."""
+    config = transformers.LlamaConfig(
+        vocab_size=4096,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    return save(transformers.LlamaForCausalLM(config), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def embedded_text():
+    """The embedded calibration documents."""
+    with (EMBEDDED / "calibration.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory, embedded_text):
+    """Forty short documents as JSON lines."""
+    path = tmp_path_factory.mktemp("text") / "documents.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(40):
+            text = embedded_text[number % 18][1000 * number : 1000 * number + 900]
+            file.write(json.dumps({"text": text}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return transformers.AutoTokenizer.from_pretrained(EMBEDDED)
+
+
+@pytest.fixture
+def run_cli(capsys):
+    """Runs the command line in this process: exit code, stdout, stderr."""
+    from indexcache.cli import main
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(each) for each in arguments])
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory, checkpoints, text_file):
+    """A finished run on the eight-layer model, searched down to one site."""
+    from indexcache.cli import main
+
+    out = tmp_path_factory.mktemp("run")
+    arguments = ["search", "--model", checkpoints["eight"], "--dataset", text_file, "--keep", "0.5", "--all"]
+    arguments += ["--window", 48, "--windows", 6, "--heldout", 4, "--out", out, "--quiet"]
+    with pytest.raises(SystemExit) as stop:
+        main([str(each) for each in arguments])
+    assert not stop.value.code, "the search that other tests start from failed"
+    return out

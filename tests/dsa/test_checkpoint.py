@@ -1,0 +1,135 @@
+"""What a config tells, what the hashes cover, and how a wrong checkpoint is refused."""
+
+import json
+import shutil
+
+import pytest
+import transformers
+from random_models import DIMENSIONS, EMBEDDED
+
+from indexcache.dsa.checkpoint import (
+    config_sha256,
+    load_tokenizer,
+    measure_sizes,
+    open_checkpoint,
+    weights_sha256,
+)
+from indexcache.dsa.loading import load_model
+from indexcache.errors import ModelError, SettingError
+
+
+def copy(folder, to):
+    return shutil.copytree(folder, to)
+
+
+def test_sites_and_selection_width_come_from_the_config(checkpoints):
+    checkpoint = open_checkpoint(str(checkpoints["deepseek_v32"]))
+    assert checkpoint.site_layers == tuple(range(6))
+    assert (checkpoint.layers, checkpoint.selection_width, checkpoint.revision) == (6, 16, None)
+    assert checkpoint.architecture == "DeepseekV32ForCausalLM"
+
+
+def test_only_full_layers_of_a_sharing_checkpoint_are_sites(tmp_path):
+    types = ["full", "shared", "full", "shared"]
+    transformers.GlmMoeDsaConfig(num_hidden_layers=4, indexer_types=types, **DIMENSIONS).save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert (checkpoint.site_layers, checkpoint.shared_layers) == ((0, 2), (1, 3))
+
+
+def test_sizes_are_those_of_the_real_model():
+    checkpoint = open_checkpoint(str(EMBEDDED))
+    model = load_model(checkpoint)
+    sizes = measure_sizes(checkpoint)
+    assert sizes.parameters == sum(weight.numel() for weight in model.parameters())
+    named = model.named_parameters()
+    assert sizes.indexer_parameters == sum(weight.numel() for name, weight in named if "indexer" in name) > 0
+
+
+def test_hashes_follow_the_content_and_not_the_place(checkpoints, tmp_path):
+    original = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
+    moved = open_checkpoint(str(copy(checkpoints["glm_moe_dsa"], tmp_path / "moved")))
+    assert weights_sha256(moved) == weights_sha256(original)
+    assert config_sha256(moved) == config_sha256(original)
+    weights = tmp_path / "moved" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert weights_sha256(moved) != weights_sha256(original)
+
+
+def test_hashes_cover_every_shard(checkpoints, tmp_path):
+    model = load_model(open_checkpoint(str(checkpoints["glm_moe_dsa"])))
+    model.save_pretrained(tmp_path, max_shard_size="300KB")
+    sharded = open_checkpoint(str(tmp_path))
+    before = weights_sha256(sharded)
+    last = sorted(tmp_path.glob("*.safetensors"))[-1]
+    assert last.name != "model.safetensors", "the checkpoint was not sharded"
+    last.write_bytes(last.read_bytes() + b" ")
+    assert weights_sha256(sharded) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("./nowhere", "does not exist"), ("nobody/nothing", "neither a local folder nor reachable on the hub")],
+)
+def test_a_missing_model_is_one_line(name, says):
+    with pytest.raises(ModelError, match=says) as caught:
+        open_checkpoint(name)
+    assert "\n" not in caught.value.line()
+
+
+def test_a_model_without_indexers_names_the_families_that_have_them(llama):
+    with pytest.raises(ModelError, match="'llama'") as caught:
+        open_checkpoint(str(llama))
+    assert "glm_moe_dsa" in caught.value.hint
+    assert "deepseek_v32" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": 3}', '{"model_type": "unheard_of"}', "{}"])
+def test_a_broken_config_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ModelError) as caught:
+        open_checkpoint(str(tmp_path))
+    assert "\n" not in caught.value.line()
+
+
+def test_a_first_layer_without_an_indexer_is_refused(tmp_path):
+    types = ["shared", "full", "full"]
+    transformers.GlmMoeDsaConfig(num_hidden_layers=3, indexer_types=types, **DIMENSIONS).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="before its first shared layer"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_missing_weights_and_tokenizer_are_said(checkpoints, tmp_path):
+    (tmp_path / "config.json").write_text((checkpoints["glm_moe_dsa"] / "config.json").read_text())
+    checkpoint = open_checkpoint(str(tmp_path))
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        weights_sha256(checkpoint)
+    with pytest.raises(ModelError, match=r"weights .* cannot be loaded"):
+        load_model(checkpoint)
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_tokenizer(checkpoint)
+
+
+def test_pickled_weights_are_refused(checkpoints, tmp_path):
+    import torch
+
+    folder = copy(checkpoints["glm_moe_dsa"], tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        weights_sha256(open_checkpoint(str(folder)))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(open_checkpoint(str(folder)))
+
+
+def test_an_unknown_dtype_is_refused(checkpoints):
+    with pytest.raises(SettingError, match="int8"):
+        load_model(open_checkpoint(str(checkpoints["glm_moe_dsa"])), dtype="int8")
+
+
+def test_the_dtype_is_the_checkpoints_unless_asked_otherwise():
+    checkpoint = open_checkpoint(str(EMBEDDED))
+    assert json.loads((EMBEDDED / "config.json").read_text())["dtype"] == "bfloat16"
+    assert str(load_model(checkpoint).dtype) == "torch.bfloat16"
+    assert str(load_model(checkpoint, "float32").dtype) == "torch.float32"

@@ -1,0 +1,96 @@
+"""A whole search over a loss table: what is measured, what is picked, and when it refuses."""
+
+import math
+import random
+
+import pytest
+
+from indexcache.errors import MeasurementError
+from indexcache.pattern import Pattern
+from indexcache.search.findings import Goal, planned_evaluations, run_search
+
+SITES, LABELS = 6, 10
+
+
+class Table:
+    """Losses that grow with each shared site by a fixed amount per site."""
+
+    costs = (0.0, 0.5, 0.1, 0.4, 0.2, 0.3)
+
+    def __init__(self, noise=0.0):
+        self.noise, self.calls = noise, []
+
+    def __call__(self, patterns, group, reverse=False):
+        self.calls.append((group, reverse, len(patterns)))
+        return [self.windows(pattern, group, reverse) for pattern in patterns]
+
+    def windows(self, pattern, group, reverse):
+        base = sum(cost for cost, role in zip(self.costs, pattern.roles, strict=True) if role == "S")
+        draw = random.Random(f"{group}/{pattern}")
+        return tuple((1 + base + draw.random() / 100 + reverse * self.noise) * LABELS for _ in range(4))
+
+
+def run(goal, table=None, heldout=True):
+    return run_search(table or Table(), LABELS, SITES, goal, heldout)
+
+
+def test_sites_go_in_the_order_of_what_they_cost():
+    assert [step.removed for step in run(Goal(keep=0.01)).steps] == [2, 4, 5, 3, 1]
+
+
+def test_keep_stops_at_the_asked_number():
+    findings = run(Goal(keep=0.5))
+    assert str(findings.chosen.pattern) == "FFSFSS"
+    assert len(findings.steps) == 3
+
+
+def test_all_goes_on_to_one_site_but_picks_the_asked_one():
+    findings = run(Goal(keep=0.5, to_one=True))
+    assert findings.chosen.pattern.kept == 3
+    assert findings.steps[-1].pattern.kept == 1
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(0.0, 6), (0.15, 5), (0.35, 4), (2.0, 1)])
+def test_max_delta_picks_the_sparsest_step_within_it(limit, kept):
+    assert run(Goal(max_delta=limit)).chosen.pattern.kept == kept
+
+
+def test_uniform_is_measured_at_every_number_of_full_sites():
+    findings = run(Goal(keep=0.5))
+    assert [each.pattern for each in findings.uniform] == [Pattern.uniform(SITES, kept) for kept in (5, 4, 3)]
+
+
+def test_losses_are_per_label():
+    assert run(Goal(keep=1.0)).baseline.loss == pytest.approx(1.0, abs=0.011)
+
+
+def test_the_noise_floor_comes_from_the_other_order():
+    assert run(Goal(keep=1.0)).noise_floor == 0.0
+    assert run(Goal(keep=1.0), Table(noise=0.05)).noise_floor == pytest.approx(0.05)
+
+
+def test_the_held_out_check_measures_other_windows():
+    table = Table()
+    findings = run(Goal(keep=0.5), table)
+    assert [call for call in table.calls if call[0] == "heldout"] == [("heldout", False, 3)]
+    assert findings.heldout.plan.pattern == findings.chosen.pattern
+    assert run(Goal(keep=0.5), heldout=False).heldout is None
+
+
+@pytest.mark.parametrize(
+    "goal", [Goal(keep=0.5), Goal(max_delta=0.1), Goal(keep=1.0), Goal(keep=0.5, to_one=True)]
+)
+def test_the_announced_work_is_the_work_done(goal):
+    table = Table()
+    run(goal, table)
+    assert sum(count for group, _, count in table.calls if group == "calibration") == planned_evaluations(
+        SITES, goal
+    )
+
+
+def test_a_model_without_a_loss_is_refused_at_once():
+    def broken(patterns, group, reverse=False):
+        return [(math.nan,) * 4 for _ in patterns]
+
+    with pytest.raises(MeasurementError, match="the model's own loss"):
+        run_search(broken, LABELS, SITES, Goal(keep=0.5), heldout=True)

@@ -1,0 +1,284 @@
+"""The command line: results, streams, exit codes, and one line for every kind of wrong input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from random_models import EMBEDDED
+
+from indexcache import __version__
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def search_arguments(checkpoints, text_file, out, **changes):
+    options = {"model": checkpoints["glm_moe_dsa"], "dataset": text_file, "keep": 0.5, "window": 48, "windows": 3}
+    options |= {"heldout": 2, "out": out} | changes
+    given = [(f"--{name.replace('_', '-')}", value) for name, value in options.items() if value is not None]
+    return ["search", *(word for pair in given for word in pair)]
+
+
+class TestSearch:
+    def test_prints_the_plans_path_and_nothing_else_on_stdout(self, run_cli, checkpoints, text_file, tmp_path):
+        code, out, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path))
+        assert (code, out) == (0, f"{tmp_path / 'plan.json'}\n")
+        assert "step 3/3" in err
+        assert "3 of 6 indexers kept" in err
+        assert "\x1b" not in err
+
+    def test_twice_gives_the_same_plan_apart_from_timing(self, run_cli, checkpoints, text_file, tmp_path):
+        documents = []
+        for _ in range(2):
+            code, out, _ = run_cli(*search_arguments(checkpoints, text_file, tmp_path), "--json", "-q")
+            assert code == 0
+            document = json.loads(out)
+            assert document == json.loads((tmp_path / "plan.json").read_text())
+            del document["timing"]
+            documents.append(json.dumps(document))
+        assert documents[0] == documents[1]
+
+    def test_a_recipe_gives_what_the_options_leave_open(self, run_cli, checkpoints, text_file, tmp_path):
+        recipe = tmp_path / "mine.yaml"
+        recipe.write_text(f"model: {checkpoints['deepseek_v32']}\nwindow: 40\nwindows: 2\nheldout: 0\nkeep: 1.0\n")
+        arguments = ["search", "--recipe", recipe, "--dataset", text_file, "--window", 44, "--max-delta", 100]
+        code, out, _ = run_cli(*arguments, "--out", tmp_path / "out", "--json", "-q")
+        plan = json.loads(out)
+        assert code == 0
+        assert (plan["tokens"]["window"], plan["tokens"]["windows"]) == (44, 2)
+        assert plan["result"]["kept"] == 1, "--max-delta did not win over the recipe's keep"
+        assert plan["heldout"] is None
+
+    def test_the_environment_sets_options(self, run_cli, checkpoints, text_file, tmp_path, monkeypatch):
+        monkeypatch.setenv("INDEXCACHE_SEARCH_KEEP", "1.0")
+        code, out, _ = run_cli(*search_arguments(checkpoints, text_file, tmp_path, keep=None), "--json", "-q")
+        assert code == 0
+        assert json.loads(out)["result"]["pattern"] == "FFFFFF"
+
+    def test_remote_code_is_not_trusted_by_the_environment(self, monkeypatch):
+        import typer
+
+        from indexcache.cli import app
+
+        command = typer.main.get_command(app).commands["search"]
+        trust = next(each for each in command.params if each.name == "trust_remote_code")
+        assert not trust.allow_from_autoenv
+
+    def test_a_small_informative_share_is_warned_about(self, run_cli, checkpoints, text_file, tmp_path):
+        _, _, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path, window=24, keep=1.0), "-q")
+        assert "warning: only 30% of the positions" in err
+
+
+WRONG = {
+    "a model that does not exist": ({"model": "./nowhere"}, "'./nowhere' does not exist"),
+    "a hub model out of reach": ({"model": "nobody/nothing"}, "'nobody/nothing'"),
+    "keep 0": ({"keep": 0}, "keep is 0"),
+    "keep 1.5": ({"keep": 1.5}, "keep is 1.5"),
+    "keep and max-delta": ({"max_delta": 0.1}, "both --keep and --max-delta"),
+    "neither": ({"keep": None}, "how much to keep"),
+    "negative max-delta": ({"keep": None, "max_delta": -1}, "max-delta is -1"),
+    "no model": ({"model": None}, "no model was given"),
+    "no dataset": ({"dataset": None}, "no dataset was given"),
+    "a window shorter than the selection": ({"window": 16}, "measure nothing"),
+    "a window longer than the model": ({"window": 4096}, "longer than the model's 512 positions"),
+    "a window of one": ({"window": 1}, "window"),
+    "a missing dataset": ({"dataset": "./none.jsonl"}, "does not exist"),
+    "more windows than text": ({"windows": 5000}, "5000 calibration windows"),
+    "an unknown dtype": ({"dtype": "int4"}, "dtype"),
+    "an unknown strategy": ({"strategy": "magic"}, "strategy"),
+    "an unknown option": ({"wat": 1}, "--wat"),
+    "a word for a number": ({"windows": "many"}, "valid integer"),
+    "a missing recipe": ({"recipe": "nonesuch"}, "'nonesuch' does not exist"),
+}
+
+
+class TestWrongInput:
+    @pytest.mark.parametrize("case", WRONG)
+    def test_is_one_line_and_exit_2(self, run_cli, checkpoints, text_file, tmp_path, case):
+        changes, says = WRONG[case]
+        code, out, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path / "out", **changes))
+        assert (code, out) == (2, "")
+        assert len(lines(err)) == 1, err
+        assert says in err
+        assert not (tmp_path / "out" / "plan.json").exists()
+
+    @pytest.mark.parametrize("case", WRONG)
+    def test_is_a_json_document_when_asked(self, run_cli, checkpoints, text_file, tmp_path, case):
+        changes, says = WRONG[case]
+        arguments = search_arguments(checkpoints, text_file, tmp_path / "out", **changes)
+        code, out, _ = run_cli(*arguments, "--json")
+        error = json.loads(out)["error"]
+        assert (code, error["exit_code"]) == (2, 2)
+        assert says in error["message"]
+
+    def test_a_model_without_indexers(self, run_cli, checkpoints, text_file, tmp_path, llama):
+        code, out, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path, model=llama))
+        assert (code, out, len(lines(err))) == (2, "", 1)
+        assert "glm_moe_dsa" in err
+
+    def test_an_empty_dataset(self, run_cli, checkpoints, tmp_path):
+        empty = tmp_path / "empty.jsonl"
+        empty.write_text("")
+        code, out, err = run_cli(*search_arguments(checkpoints, empty, tmp_path / "out"))
+        assert (code, out, len(lines(err))) == (2, "", 1), err
+        assert "0 documents" in err or "cannot" in err
+
+    def test_an_unwritable_output(self, run_cli, checkpoints, text_file, tmp_path):
+        (tmp_path / "file").write_text("")
+        code, _, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path / "file" / "run"))
+        assert (code, len(lines(err))) == (2, 1)
+
+    @pytest.mark.parametrize("arguments", [["wat"], ["eval"], ["search", "--keep"], ["export", "x.json"]])
+    def test_wrong_use_is_one_line(self, run_cli, arguments):
+        code, out, err = run_cli(*arguments)
+        assert (code, out, len(lines(err))) == (2, "", 1)
+        assert "--help" in err
+
+
+class TestEval:
+    def test_measures_the_frozen_held_out_tokens_again(self, run_cli, searched):
+        code, out, _ = run_cli("eval", searched / "plan.json", "--json", "-q")
+        assert code == 0
+        again, plan = json.loads(out), json.loads((searched / "plan.json").read_text())
+        assert again["plan"] == plan["heldout"]["plan"]
+        assert again["uniform"] == plan["heldout"]["uniform"]
+        assert again["passed"] is None
+
+    def test_on_calibration_repeats_the_searchs_own_losses(self, run_cli, searched):
+        _, out, _ = run_cli("eval", searched / "plan.json", "--on", "calibration", "--json", "-q")
+        again, plan = json.loads(out), json.loads((searched / "plan.json").read_text())
+        assert again["baseline_loss"] == plan["search"]["baseline_loss"]
+        assert again["plan"]["loss"] == plan["result"]["loss"]
+
+    def test_prints_a_table(self, run_cli, searched):
+        code, out, _ = run_cli("eval", searched / "plan.json", "-q")
+        assert code == 0
+        for name in ("all full", "this plan", "uniform"):
+            assert name in out
+
+    def test_the_gate_passes_and_fails(self, run_cli, searched, tmp_path):
+        folder = shutil.copytree(searched, tmp_path / "run")
+        for kept in range(7, 0, -1):
+            path = run_cli("cut", folder / "plan.json", "--keep", kept / 8)[1].strip()
+            delta = json.loads(run_cli("eval", path, "--json", "-q")[1])["plan"]["delta"]
+            if delta > 0:
+                break
+        assert delta > 0, "no step of the plan is worse than all full on held-out windows"
+        code, out, _ = run_cli("eval", path, "--max-delta", delta, "--json", "-q")
+        assert (code, json.loads(out)["passed"]) == (0, True)
+        code, out, err = run_cli("eval", path, "--max-delta", delta / 2, "--json", "-q")
+        assert (code, json.loads(out)["passed"], len(lines(err))) == (1, False, 1)
+
+    def test_a_plan_for_another_model_is_refused_by_field(self, run_cli, searched, checkpoints):
+        code, out, err = run_cli("eval", searched / "plan.json", "--model", checkpoints["glm_moe_dsa"])
+        assert (code, out, len(lines(err))) == (2, "", 1)
+        assert "layers is 6, the plan has 8" in err
+
+    def test_changed_weights_in_the_same_place_are_refused(self, run_cli, searched, checkpoints, tmp_path):
+        folder = shutil.copytree(checkpoints["eight"], tmp_path / "eight")
+        content = bytearray((folder / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (folder / "model.safetensors").write_bytes(content)
+        code, _, err = run_cli("eval", searched / "plan.json", "--model", folder)
+        assert (code, len(lines(err))) == (2, 1)
+        assert "weights_sha256" in err
+
+    def test_lost_or_changed_tokens_are_refused(self, run_cli, searched, tmp_path):
+        folder = shutil.copytree(searched, tmp_path / "run")
+        (folder / "windows.safetensors").unlink()
+        code, _, err = run_cli("eval", folder / "plan.json")
+        assert (code, len(lines(err))) == (2, 1)
+        content = bytearray((searched / "windows.safetensors").read_bytes())
+        content[-1] ^= 1
+        (folder / "windows.safetensors").write_bytes(content)
+        code, _, err = run_cli("eval", folder / "plan.json")
+        assert (code, len(lines(err))) == (2, 1)
+        assert "not the plan's" in err
+
+    @pytest.mark.parametrize("option", [["--on", "else"], ["--max-delta", "nan"]])
+    def test_impossible_options_are_refused(self, run_cli, searched, option):
+        code, _, err = run_cli("eval", searched / "plan.json", *option)
+        assert (code, len(lines(err))) == (2, 1)
+
+
+def test_cut_writes_a_plan_beside_the_old_one(run_cli, searched, tmp_path):
+    folder = shutil.copytree(searched, tmp_path / "run")
+    code, out, _ = run_cli("cut", folder / "plan.json", "--keep", 0.25)
+    assert (code, out) == (0, f"{folder / 'plan-2of8.json'}\n")
+    code, out, _ = run_cli("eval", folder / "plan-2of8.json", "--json", "-q")
+    assert (code, json.loads(out)["plan"]["kept"]) == (0, 2)
+
+
+def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched):
+    code, out, err = run_cli("export", searched / "plan.json", "--to", "vllm")
+    assert code == 0
+    assert out.startswith("vllm serve ")
+    assert all(line.startswith("note: ") for line in lines(err))
+    code, out, _ = run_cli("export", searched / "plan.json", "--to", "sglang", "--json")
+    assert set(json.loads(out)["settings"]) == {"index_topk_pattern", "indexer_types"}
+    code, out, err = run_cli("export", searched / "plan.json", "--to", "tgi", "--json")
+    assert (code, "tgi" in json.loads(out)["error"]["message"]) == (2, True)
+
+
+def test_inspect_reads_a_config_without_weights(run_cli, tmp_path):
+    shutil.copy(EMBEDDED / "config.json", tmp_path)
+    code, out, _ = run_cli("inspect", tmp_path, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["sites"], found["selection_width"], found["kept_at_quarter"]) == (16, 64, 4)
+    assert 3_500_000 < found["parameters"] < 4_500_000
+    code, out, _ = run_cli("inspect", tmp_path)
+    assert "16, 16 of them sites" in out
+
+
+def test_report_renders_again(run_cli, searched, tmp_path):
+    code, out, _ = run_cli("report", searched / "plan.json", "--out", tmp_path)
+    assert code == 0
+    for line in lines(out):
+        assert Path(line).read_text() == (searched / Path(line).name).read_text()
+
+
+def test_version_and_help(run_cli):
+    assert run_cli("--version")[1] == f"indexcache {__version__}\n"
+    for arguments in ([], ["--help"], ["-h"], ["search", "--help"]):
+        code, out, _ = run_cli(*arguments)
+        assert code == 0
+        assert "Usage" in out
+
+
+def run_python(code, **changes):
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"} | changes
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys\nfrom indexcache.cli import main\n"
+        "try:\n    main(['search', '--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, "--help imported torch or transformers"
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(searched):
+    code = f"from indexcache.cli import main; main(['export', {str(searched / 'plan.json')!r}, '--to', 'vllm'])"
+    command = f'{sys.executable} -c "{code}" | true'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "changes", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}, {"COLUMNS": "20"}]
+)
+def test_small_or_plain_terminals_get_the_figures(searched, changes):
+    code = f"from indexcache.cli import main; main(['eval', {str(searched / 'plan.json')!r}, '-q'])"
+    done = run_python(code, **changes)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((searched / "plan.json").read_text())
+    assert f"{plan['heldout']['plan']['delta']:+.4f}".encode() in done.stdout

@@ -1,0 +1,34 @@
+"""The exception tree: exit codes, one line each, and that the drawn tree is the real one."""
+
+import re
+
+import pytest
+
+from indexcache import errors
+
+
+def subclasses(kind):
+    for child in kind.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def test_only_a_failed_check_exits_with_1():
+    codes = {kind.__name__: kind.exit_code for kind in subclasses(errors.IndexcacheError)}
+    assert codes.pop("GateError") == 1
+    assert set(codes.values()) == {2}
+
+
+def test_an_error_is_one_line_whatever_it_quotes():
+    error = errors.DatasetError("first\nsecond\tthird", hint="do this")
+    assert error.line() == "first second third (do this)"
+
+
+def test_the_drawn_tree_names_every_class():
+    drawn = set(re.findall(r"(\w+Error)\b", errors.__doc__))
+    assert drawn == {"IndexcacheError", *(kind.__name__ for kind in subclasses(errors.IndexcacheError))}
+
+
+@pytest.mark.parametrize("text", ["", "a\nb"])
+def test_first_line_is_never_empty(text):
+    assert errors.first_line(ValueError(text)) in ("ValueError", "a")

@@ -1,0 +1,317 @@
+"""The jobs behind the commands, from checked input to written files: search and eval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from . import __version__
+from .calibrate.frozen import frozen_bytes, thaw, token_sha256
+from .calibrate.sources import TextSource, read_documents
+from .calibrate.windows import (
+    WindowRequest,
+    Windows,
+    check_length,
+    informative_positions,
+    informative_share,
+    pack,
+)
+from .dsa import processes
+from .dsa.checkpoint import Checkpoint, config_sha256, load_tokenizer, open_checkpoint, weights_sha256
+from .dsa.evaluation import Evaluator
+from .dsa.loading import load_model
+from .dsa.losses import PatternLosses
+from .errors import DatasetError, IdentityError, MeasurementError, ModelError, SettingError, WindowError
+from .pattern import Pattern
+from .progress import Reporter
+from .recipes.schema import Recipe
+from .search.evaluation import Evaluation
+from .search.findings import Findings, Goal, planned_evaluations, run_search
+from .search.folder import PLAN_FILE, TOKENS_FILE, check_writable, save_run
+from .search.greedy import Step
+from .search.plan import Cost, Measured, ModelIdentity, Plan, RunIdentity, Timing, TokenIdentity
+from .search.record import heldout_record, measured, result, search_record
+
+_SMALL_SHARE = 0.5
+_DEFAULT_WINDOW_IN_SELECTIONS = 4
+_VERSIONS = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """A finished search: the plan, where it was written, and what it moved out of the way."""
+
+    plan: Plan
+    path: Path
+    moved: Path | None
+
+
+def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, reporter: Reporter) -> SearchOutcome:
+    """Searches a checkpoint and writes the run to ``out``.
+
+    Everything that can be checked without the weights is checked before they are loaded.
+
+    Raises:
+        IndexcacheError: one of its kinds, for whatever is wrong.
+    """
+    began, clock = _now(), time.monotonic()
+    checkpoint = open_checkpoint(_required(recipe.model, "model"), recipe.revision, trust_remote_code)
+    length = _window_length(recipe, checkpoint, reporter)
+    source = _source(recipe)
+    processes.main_does(lambda: check_writable(out))
+    request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
+    windows = processes.main_does(lambda: _build_windows(checkpoint, source, request))
+    identity = processes.main_does(lambda: _identity(checkpoint))
+    reporter.say(f"{recipe.windows} + {recipe.heldout} windows of {length} tokens; loading {checkpoint.model_id}")
+    model = load_model(checkpoint, recipe.dtype, recipe.device_map)
+    evaluator = _evaluator(model, checkpoint, windows, reporter)
+    findings = _run(evaluator, checkpoint, recipe, length, goal, reporter)
+    plan = Plan(
+        schema_version=1,
+        indexcache=__version__,
+        model=identity,
+        tokens=_token_identity(recipe, source, windows, checkpoint.selection_width),
+        run=_run_identity(model),
+        **_found(findings, goal, recipe.strategy, identity),
+        cost=Cost(
+            evaluations=evaluator.evaluations,
+            layer_windows=evaluator.layer_windows(),
+            tokens=evaluator.window_evaluations * length,
+        ),
+        timing=Timing(
+            started=began,
+            finished=_now(),
+            seconds=round(time.monotonic() - clock, 1),
+            processes=processes.process_count(),
+        ),
+    )
+    moved = processes.main_does(lambda: save_run(out, plan, frozen_bytes(windows)))
+    return SearchOutcome(plan, out / PLAN_FILE, moved)
+
+
+def _run(
+    evaluator: Evaluator, checkpoint: Checkpoint, recipe: Recipe, length: int, goal: Goal, reporter: Reporter
+) -> Findings:
+    sites = len(checkpoint.site_layers)
+    planned = planned_evaluations(sites, goal) * recipe.windows + 3 * recipe.heldout
+    reporter.begin(planned, "window evaluations")
+    return run_search(
+        evaluator,
+        labels=length - 1,
+        sites=sites,
+        goal=goal,
+        heldout=recipe.heldout > 0,
+        on_step=_step_teller(reporter, checkpoint, goal),
+    )
+
+
+@dataclass(frozen=True)
+class EvalOutcome:
+    """A plan measured again: losses on ``group`` of all full, the plan and uniform interleaving.
+
+    ``passed`` is None where no limit was given.
+    """
+
+    group: str
+    windows: int
+    baseline_loss: float
+    plan: Measured
+    uniform: Measured
+    max_delta: float | None
+    passed: bool | None
+
+
+def evaluate(
+    plan: Plan,
+    path: Path,
+    group: str,
+    max_delta: float | None,
+    model_id: str | None,
+    device_map: str | None,
+    trust_remote_code: bool,
+    reporter: Reporter,
+) -> EvalOutcome:
+    """Measures a plan on its own frozen tokens and holds it to ``max_delta``.
+
+    Raises:
+        IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
+        IndexcacheError: one of its other kinds.
+    """
+    windows = thaw(path.parent / Path(plan.tokens.file).name, plan.tokens.sha256)
+    if not len(windows.group(group)):
+        raise DatasetError(f"the plan has no {group} windows", hint="measure it with --on calibration")
+    revision = plan.model.revision if model_id is None else None
+    checkpoint = open_checkpoint(model_id or plan.model.id, revision, trust_remote_code)
+    _check_identity(plan.model, processes.main_does(lambda: _identity(checkpoint)))
+    model = load_model(checkpoint, plan.run.dtype, device_map)
+    evaluator = _evaluator(model, checkpoint, windows, reporter)
+    sites = len(plan.pattern)
+    patterns = [Pattern.all_full(sites), plan.pattern, Pattern.uniform(sites, plan.pattern.kept)]
+    reporter.begin(len(patterns) * len(windows.group(group)), "window evaluations")
+    labels = windows.length - 1
+    full, chosen, even = (
+        Evaluation(pattern, tuple(each / labels for each in sums))
+        for pattern, sums in zip(patterns, evaluator(patterns, group), strict=True)
+    )
+    if not (full.finite and chosen.finite and even.finite):
+        raise MeasurementError(f"a loss on the {group} windows is NaN or infinite")
+    against = measured(chosen, full)
+    return EvalOutcome(
+        group=group,
+        windows=len(windows.group(group)),
+        baseline_loss=full.loss,
+        plan=against,
+        uniform=measured(even, full),
+        max_delta=max_delta,
+        passed=None if max_delta is None else against.delta <= max_delta,
+    )
+
+
+def _required(value: str | None, name: str) -> str:
+    if not value:
+        raise SettingError(f"no {name} was given", hint=f"give --{name}, or a recipe that names one with --recipe")
+    return value
+
+
+def _window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) -> int:
+    width = checkpoint.selection_width
+    length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
+    check_length(length, width)
+    longest = getattr(checkpoint.config, "max_position_embeddings", None)
+    if longest is not None and length > longest:
+        raise WindowError(
+            f"windows of {length} tokens are longer than the model's {longest} positions",
+            hint="lower --window",
+        )
+    share = informative_share(length, width)
+    if share < _SMALL_SHARE:
+        reporter.warn(
+            f"only {share:.0%} of the positions in a window of {length} are informative (the indexer selects "
+            f"{width}); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more tells patterns apart better"
+        )
+    return length
+
+
+def _source(recipe: Recipe) -> TextSource:
+    return TextSource(
+        dataset=_required(recipe.dataset, "dataset"),
+        subset=recipe.dataset_subset,
+        split=recipe.dataset_split,
+        column=recipe.column,
+        revision=recipe.dataset_revision,
+    )
+
+
+def _build_windows(checkpoint: Checkpoint, source: TextSource, request: WindowRequest) -> Windows:
+    tokenizer = load_tokenizer(checkpoint)
+    windows = pack(read_documents(source, tokenizer, request.seed), tokenizer, request)
+    largest = max(int(windows.group(name).max(initial=0)) for name in ("calibration", "heldout"))
+    if largest >= checkpoint.config.vocab_size:
+        raise ModelError(
+            f"the tokenizer of {checkpoint.model_id!r} gives id {largest}, but the model knows "
+            f"{checkpoint.config.vocab_size}",
+            hint="the tokenizer files are of another model",
+        )
+    return windows
+
+
+def _evaluator(model: Any, checkpoint: Checkpoint, windows: Windows, reporter: Reporter) -> Evaluator:
+    together = processes.process_count()
+    return Evaluator(
+        PatternLosses(model, checkpoint.site_layers),
+        {"calibration": windows.calibration.tolist(), "heldout": windows.heldout.tolist()},
+        on_window=lambda patterns: reporter.advance(patterns * together),
+    )
+
+
+def _identity(checkpoint: Checkpoint) -> ModelIdentity:
+    return ModelIdentity(
+        id=checkpoint.model_id,
+        revision=checkpoint.revision,
+        architecture=checkpoint.architecture,
+        model_type=checkpoint.config.model_type,
+        layers=checkpoint.layers,
+        site_layers=list(checkpoint.site_layers),
+        shared_layers=list(checkpoint.shared_layers),
+        selection_width=checkpoint.selection_width,
+        config_sha256=config_sha256(checkpoint),
+        weights_sha256=weights_sha256(checkpoint),
+    )
+
+
+def _check_identity(planned: ModelIdentity, found: ModelIdentity) -> None:
+    for field in ("model_type", "layers", "site_layers", "config_sha256", "weights_sha256"):
+        old, new = getattr(planned, field), getattr(found, field)
+        if old != new:
+            raise IdentityError(
+                f"the plan was made for another model than {found.id!r}: {field} is {_short(new)}, "
+                f"the plan has {_short(old)}",
+                hint="search this checkpoint, or give the plan's own with --model",
+            )
+
+
+def _short(value: object) -> str:
+    text = f"{len(value)} layers" if isinstance(value, list) else str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def _token_identity(recipe: Recipe, source: TextSource, windows: Windows, width: int) -> TokenIdentity:
+    return TokenIdentity(
+        sha256=token_sha256(windows),
+        file=TOKENS_FILE,
+        dataset=source.dataset,
+        subset=source.subset,
+        split=source.split,
+        column=source.column,
+        revision=source.revision,
+        seed=recipe.seed,
+        window=windows.length,
+        windows=len(windows.calibration),
+        heldout_windows=len(windows.heldout),
+        informative_positions=informative_positions(windows.length, width),
+        labels=windows.length - 1,
+        informative_share=round(informative_share(windows.length, width), 6),
+    )
+
+
+def _run_identity(model: Any) -> RunIdentity:
+    versions = {"python": python_version()}
+    for name in _VERSIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return RunIdentity(
+        dtype=str(model.dtype).removeprefix("torch."), device=processes.device_kind(), versions=versions
+    )
+
+
+def _found(findings: Findings, goal: Goal, strategy: str, identity: ModelIdentity) -> dict[str, Any]:
+    return {
+        "search": search_record(findings, strategy, identity.site_layers),
+        "result": result(findings, goal, identity),
+        "heldout": heldout_record(findings.heldout),
+    }
+
+
+def _step_teller(reporter: Reporter, checkpoint: Checkpoint, goal: Goal) -> Callable[[Step], None]:
+    sites = len(checkpoint.site_layers)
+    last = sites - goal.deepest(sites)
+
+    def tell(step: Step) -> None:
+        number = sites - step.pattern.kept
+        layer = checkpoint.site_layers[step.removed]
+        tie = f", tied with {len(step.tied)} more" if step.tied else ""
+        reporter.say(f"step {number}/{last}: dropped layer {layer}, loss {step.evaluation.loss:.5f}{tie}")
+
+    return tell
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
