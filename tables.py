@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .dsa.checkpoint import Checkpoint, Sizes
     from .workflow import EvalOutcome
 
+_GROUPS = {"heldout": "held-out", "calibration": "calibration"}
+
 
 def search_summary(plan: Plan, folder: Path) -> None:
     """Prints what a search found, on stderr."""
@@ -49,7 +51,7 @@ def eval_table(outcome: EvalOutcome) -> None:
     for name, each in (("this plan", outcome.plan), ("uniform", outcome.uniform)):
         table.add_row(name, str(each.kept), f"{each.loss:.4f}", increase(each))
     console = _console()
-    console.print(f"{outcome.windows} {outcome.group} windows, nats per token")
+    console.print(f"{outcome.windows} {_GROUPS[outcome.group]} windows, nats per token")
     console.print(table)
     if outcome.passed:
         console.print(f"passed: at most {outcome.max_delta:g} was allowed")

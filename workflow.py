@@ -145,7 +145,7 @@ def evaluate(
     """
     windows = thaw(path.parent / Path(plan.tokens.file).name, plan.tokens.sha256)
     if not len(windows.group(group)):
-        raise DatasetError(f"the plan has no {group} windows", hint="measure it with --on calibration")
+        raise DatasetError(f"the plan froze no {group} windows", hint="measure it with --on calibration")
     revision = plan.model.revision if model_id is None else None
     checkpoint = open_checkpoint(model_id or plan.model.id, revision, trust_remote_code)
     _check_identity(plan.model, processes.main_does(lambda: _identity(checkpoint)))

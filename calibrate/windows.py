@@ -18,6 +18,7 @@ TokenArray = npt.NDArray[np.int32]
 _SHARE_OF_ONE_DOCUMENT = 1 / 8
 CALIBRATION = "calibration"
 HELD_OUT = "heldout"
+_SPOKEN = {CALIBRATION: "calibration", HELD_OUT: "held-out"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class _Group:
         found = [*self.windows, *self.spare]
         if len(found) < self.wanted:
             raise DatasetError(
-                f"{self.wanted} {self.name} windows of {length} tokens were asked for, but the dataset's {read} "
+                f"{self.wanted} {_SPOKEN[self.name]} windows of {length} tokens were asked for, but the dataset's {read} "
                 f"documents give {len(found)} from the {self.documents} that fall to them",
                 hint="lower --windows, --heldout or --window, or give more text in more documents",
             )

@@ -97,7 +97,7 @@ def test_no_text_at_all_is_an_error():
 
 
 def test_one_document_cannot_be_on_both_sides():
-    with pytest.raises(DatasetError, match="heldout windows"):
+    with pytest.raises(DatasetError, match="held-out windows"):
         pack([document(0, 500)], Words(), WindowRequest(10, 2, 2))
 
 
