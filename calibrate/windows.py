@@ -115,8 +115,8 @@ class _Group:
         found = [*self.windows, *self.spare]
         if len(found) < self.wanted:
             raise DatasetError(
-                f"{self.wanted} {_SPOKEN[self.name]} windows of {length} tokens were asked for, but the dataset's {read} "
-                f"documents give {len(found)} from the {self.documents} that fall to them",
+                f"{self.wanted} {_SPOKEN[self.name]} windows of {length} tokens were asked for, but of the "
+                f"dataset's {read} documents {self.documents} fall to them, which give {len(found)}",
                 hint="lower --windows, --heldout or --window, or give more text in more documents",
             )
         return np.asarray(found[: self.wanted], dtype=np.int32).reshape(self.wanted, length)

@@ -87,12 +87,12 @@ def test_every_window_opens_with_the_beginning_token():
 
 
 def test_too_little_text_says_how_many_windows_there_are():
-    with pytest.raises(DatasetError, match=r"8 calibration windows of 10 tokens .* give 3 "):
+    with pytest.raises(DatasetError, match=r"8 calibration windows of 10 tokens .* give 3"):
         pack([document(0, 39)], Words(), WindowRequest(10, 8, 0))
 
 
 def test_no_text_at_all_is_an_error():
-    with pytest.raises(DatasetError, match="0 documents give 0"):
+    with pytest.raises(DatasetError, match=r"0 documents .* give 0"):
         pack([], Words(), WindowRequest(10, 1, 1))
 
 
