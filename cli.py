@@ -80,7 +80,15 @@ def search(
     dataset_subset: Annotated[str | None, _text("Configuration of a hub dataset.")] = None,
     dataset_split: Annotated[str | None, _text("Split of a hub dataset [train].")] = None,
     dataset_revision: Annotated[str | None, _text("Branch, tag or commit of a hub dataset.")] = None,
-    strategy: Annotated[str | None, _text("exact: every candidate on every window [exact].")] = None,
+    strategy: Annotated[str | None, _text("exact, fast or blocks [exact].")] = None,
+    standard_errors: Annotated[float | None, _text("How much worse leaves a race early [3].")] = None,
+    blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
+    refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
+    baselines: Annotated[
+        str | None, _text("uniform, or overlap for its patterns and heatmap too [uniform].")
+    ] = None,
+    init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
+    max_rows: Annotated[int | None, _text("Windows x patterns in memory together [by free memory].")] = None,
     out: Annotated[Path | None, _text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
@@ -94,7 +102,9 @@ def search(
         "model": model, "dataset": dataset, "window": window, "windows": windows, "heldout": heldout,
         "seed": seed, "dtype": dtype, "device_map": device_map, "revision": revision, "column": column,
         "dataset_subset": dataset_subset, "dataset_split": dataset_split,
-        "dataset_revision": dataset_revision, "strategy": strategy,
+        "dataset_revision": dataset_revision, "strategy": strategy, "standard_errors": standard_errors,
+        "blocks": blocks, "refine_rounds": refine_rounds, "baselines": baselines, "init": init,
+        "max_rows": max_rows,
     }  # fmt: skip
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)
     from . import workflow

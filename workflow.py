@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,20 +23,34 @@ from .calibrate.windows import (
     pack,
 )
 from .dsa import processes
+from .dsa.capacity import path_budget, row_bytes, rows_that_fit
 from .dsa.checkpoint import Checkpoint, config_sha256, load_tokenizer, open_checkpoint, weights_sha256
 from .dsa.evaluation import Evaluator
 from .dsa.loading import load_model
 from .dsa.losses import PatternLosses
+from .dsa.paths import PathMemory
 from .errors import DatasetError, IdentityError, MeasurementError, ModelError, SettingError, WindowError
 from .pattern import Pattern
 from .progress import Reporter
 from .recipes.schema import Recipe
+from .search.blocks import check_blocks
 from .search.evaluation import Evaluation
-from .search.findings import Findings, Goal, planned_evaluations, run_search
+from .search.findings import Findings, Goal, Method, Told, planned_evaluations, run_search
 from .search.folder import PLAN_FILE, TOKENS_FILE, check_writable, save_run
 from .search.greedy import Step
-from .search.plan import Cost, Measured, ModelIdentity, Plan, RunIdentity, Timing, TokenIdentity
-from .search.record import heldout_record, measured, result, search_record
+from .search.plan import (
+    InitRecord,
+    Measured,
+    ModelIdentity,
+    Plan,
+    RunIdentity,
+    Timing,
+    TokenIdentity,
+    read_plan,
+)
+from .search.record import cost, heldout_record, measured, result, search_record
+from .search.refine import Swap
+from .search.warm import changed_steps, priorities
 
 _SMALL_SHARE = 0.5
 _DEFAULT_WINDOW_IN_SELECTIONS = 4
@@ -64,25 +78,30 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     checkpoint = open_checkpoint(_required(recipe.model, "model"), recipe.revision, trust_remote_code)
     length = _window_length(recipe, checkpoint, reporter)
     source = _source(recipe)
+    old = read_plan(Path(recipe.init)) if recipe.init else None
+    method = _method(recipe, checkpoint, goal, old)
     processes.main_does(lambda: check_writable(out))
     request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
     windows = processes.main_does(lambda: _build_windows(checkpoint, source, request))
     identity = processes.main_does(lambda: _identity(checkpoint))
     reporter.say(f"{recipe.windows} + {recipe.heldout} windows of {length} tokens; loading {checkpoint.model_id}")
     model = load_model(checkpoint, recipe.dtype, recipe.device_map)
-    evaluator = _evaluator(model, checkpoint, windows, reporter)
-    findings = _run(evaluator, checkpoint, recipe, length, goal, reporter)
+    evaluator = _evaluator(model, checkpoint, windows, recipe.max_rows, reporter)
+    if recipe.baselines == "overlap":
+        method = replace(method, overlap=evaluator.overlap("calibration", checkpoint.selection_width))
+    findings = _run(evaluator, checkpoint, recipe, length, goal, method, reporter)
+    tokens = evaluator.window_evaluations * length
     plan = Plan(
         schema_version=1,
         indexcache=__version__,
         model=identity,
         tokens=_token_identity(recipe, source, windows, checkpoint.selection_width),
         run=_run_identity(model),
-        **_found(findings, goal, recipe.strategy, identity),
-        cost=Cost(
-            evaluations=evaluator.evaluations,
-            layer_windows=evaluator.layer_windows(),
-            tokens=evaluator.window_evaluations * length,
+        search=search_record(findings, method, identity.site_layers, _init_record(old, findings)),
+        result=result(findings, goal, identity),
+        heldout=heldout_record(findings.heldout),
+        cost=cost(
+            findings, evaluator.evaluations, evaluator.layer_windows(), tokens, recipe.windows, checkpoint.layers
         ),
         timing=Timing(
             started=began,
@@ -96,7 +115,13 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
 
 
 def _run(
-    evaluator: Evaluator, checkpoint: Checkpoint, recipe: Recipe, length: int, goal: Goal, reporter: Reporter
+    evaluator: Evaluator,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    length: int,
+    goal: Goal,
+    method: Method,
+    reporter: Reporter,
 ) -> Findings:
     sites = len(checkpoint.site_layers)
     planned = planned_evaluations(sites, goal) * recipe.windows + 3 * recipe.heldout
@@ -104,11 +129,38 @@ def _run(
     return run_search(
         evaluator,
         labels=length - 1,
+        windows=recipe.windows,
         sites=sites,
         goal=goal,
+        method=method,
         heldout=recipe.heldout > 0,
-        on_step=_step_teller(reporter, checkpoint, goal),
+        told=_told(reporter, checkpoint, goal, evaluator),
+        layer_windows=evaluator.layer_windows,
     )
+
+
+def _method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal, old: Plan | None) -> Method:
+    if old is not None and recipe.strategy != "fast":
+        raise SettingError(
+            f"an older plan gives no head start to the {recipe.strategy} strategy",
+            hint="give --strategy fast, or leave --init out",
+        )
+    if recipe.strategy == "blocks":
+        check_blocks(recipe.blocks, len(checkpoint.site_layers), goal.deepest(len(checkpoint.site_layers)))
+    return Method(
+        strategy=recipe.strategy,
+        standard_errors=recipe.standard_errors,
+        blocks=recipe.blocks,
+        refine_rounds=recipe.refine_rounds,
+        priorities=priorities(old, checkpoint.site_layers) if old else {},
+    )
+
+
+def _init_record(old: Plan | None, findings: Findings) -> InitRecord | None:
+    if old is None:
+        return None
+    digest = hashlib.sha256(old.as_json().encode()).hexdigest()
+    return InitRecord(plan_sha256=digest, changed_steps=changed_steps(old, findings.steps))
 
 
 @dataclass(frozen=True)
@@ -150,7 +202,7 @@ def evaluate(
     checkpoint = open_checkpoint(model_id or plan.model.id, revision, trust_remote_code)
     _check_identity(plan.model, processes.main_does(lambda: _identity(checkpoint)))
     model = load_model(checkpoint, plan.run.dtype, device_map)
-    evaluator = _evaluator(model, checkpoint, windows, reporter)
+    evaluator = _evaluator(model, checkpoint, windows, None, reporter)
     sites = len(plan.pattern)
     patterns = [Pattern.all_full(sites), plan.pattern, Pattern.uniform(sites, plan.pattern.kept)]
     reporter.begin(len(patterns) * len(windows.group(group)), "window evaluations")
@@ -221,11 +273,17 @@ def _build_windows(checkpoint: Checkpoint, source: TextSource, request: WindowRe
     return windows
 
 
-def _evaluator(model: Any, checkpoint: Checkpoint, windows: Windows, reporter: Reporter) -> Evaluator:
-    together = processes.process_count()
+def _evaluator(
+    model: Any, checkpoint: Checkpoint, windows: Windows, max_rows: int | None, reporter: Reporter
+) -> Evaluator:
+    together, width = processes.process_count(), checkpoint.selection_width
+    device = processes.this_device()
+    memory = PathMemory(checkpoint.site_layers, len(windows.calibration), path_budget(device, together))
+    size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
     return Evaluator(
-        PatternLosses(model, checkpoint.site_layers),
+        PatternLosses(model, checkpoint.site_layers, blind=width, memory=memory),
         {"calibration": windows.calibration.tolist(), "heldout": windows.heldout.tolist()},
+        max_rows or rows_that_fit(device, size, together),
         on_window=lambda patterns: reporter.advance(patterns * together),
     )
 
@@ -292,25 +350,25 @@ def _run_identity(model: Any) -> RunIdentity:
     )
 
 
-def _found(findings: Findings, goal: Goal, strategy: str, identity: ModelIdentity) -> dict[str, Any]:
-    return {
-        "search": search_record(findings, strategy, identity.site_layers),
-        "result": result(findings, goal, identity),
-        "heldout": heldout_record(findings.heldout),
-    }
-
-
-def _step_teller(reporter: Reporter, checkpoint: Checkpoint, goal: Goal) -> Callable[[Step], None]:
-    sites = len(checkpoint.site_layers)
+def _told(reporter: Reporter, checkpoint: Checkpoint, goal: Goal, evaluator: Evaluator) -> Told:
+    sites, layers = len(checkpoint.site_layers), checkpoint.site_layers
     last = sites - goal.deepest(sites)
 
-    def tell(step: Step) -> None:
+    def step(step: Step) -> None:
         number = sites - step.pattern.kept
-        layer = checkpoint.site_layers[step.removed]
         tie = f", tied with {len(step.tied)} more" if step.tied else ""
-        reporter.say(f"step {number}/{last}: dropped layer {layer}, loss {step.evaluation.loss:.5f}{tie}")
+        reporter.say(
+            f"step {number}/{last}: dropped layer {layers[step.removed]}, loss {step.evaluation.loss:.5f}{tie}"
+        )
+        evaluator.follow(step.pattern)
 
-    return tell
+    def swap(swap: Swap) -> None:
+        reporter.say(
+            f"refined: layer {layers[swap.restored]} full instead of {layers[swap.removed]}, "
+            f"loss {swap.evaluation.loss:.5f}"
+        )
+
+    return Told(step, swap)
 
 
 def _now() -> str:

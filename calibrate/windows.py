@@ -76,7 +76,7 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
         read += 1
         if all(each.fill >= 1 for each in groups):
             break
-    arrays = {group.name: group.finish(request.length, read) for group in groups}
+    arrays = {group.name: group.finish(request, read) for group in groups}
     return Windows(calibration=arrays[CALIBRATION], heldout=arrays[HELD_OUT])
 
 
@@ -110,16 +110,21 @@ class _Group:
         self.windows += cuts[:most]
         self.spare += cuts[most : self.wanted]
 
-    def finish(self, length: int, read: int) -> TokenArray:
-        """The group's windows ``[wanted, length]``, filled up from documents that had more to give."""
+    def finish(self, request: WindowRequest, read: int) -> TokenArray:
+        """The group's windows ``[wanted, length]``, filled up from documents that had more to give.
+
+        Their order is random, so that the first few are as mixed as all.
+        """
         found = [*self.windows, *self.spare]
         if len(found) < self.wanted:
             raise DatasetError(
-                f"{self.wanted} {_SPOKEN[self.name]} windows of {length} tokens were asked for, but of the "
-                f"dataset's {read} documents {self.documents} fall to them, which give {len(found)}",
+                f"{self.wanted} {_SPOKEN[self.name]} windows of {request.length} tokens were asked for, but of "
+                f"the dataset's {read} documents {self.documents} fall to them, which give {len(found)}",
                 hint="lower --windows, --heldout or --window, or give more text in more documents",
             )
-        return np.asarray(found[: self.wanted], dtype=np.int32).reshape(self.wanted, length)
+        chosen = found[: self.wanted]
+        random.Random(f"{request.seed}/{self.name}").shuffle(chosen)
+        return np.asarray(chosen, dtype=np.int32).reshape(self.wanted, request.length)
 
 
 def _prefix(tokenizer: Any) -> list[int]:

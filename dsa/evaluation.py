@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..pattern import Pattern
 from . import processes
-from .losses import PatternLosses
+from .losses import PatternLosses, Window
+from .overlap import selection_overlap
 
 
 class Evaluator:
@@ -15,6 +16,7 @@ class Evaluator:
     Args:
         losses: the model to measure.
         groups: token ids ``[windows, length]`` by the group's name.
+        max_rows: how many rows, windows times patterns, go through the layers together at most.
         on_window: called with the number of patterns each time one window is measured here.
     """
 
@@ -22,36 +24,71 @@ class Evaluator:
         self,
         losses: PatternLosses,
         groups: Mapping[str, Sequence[Sequence[int]]],
+        max_rows: int = 1 << 30,
         on_window: Callable[[int], None] = lambda patterns: None,
     ) -> None:
         self._losses = losses
         self._groups = groups
+        self._max_rows = max_rows
         self._on_window = on_window
         self.evaluations = 0
         """Patterns measured so far, one per pattern and call."""
         self.window_evaluations = 0
         """Pattern x window pairs measured so far, over all processes."""
 
-    def __call__(self, patterns: Sequence[Pattern], group: str, reverse: bool = False) -> list[tuple[float, ...]]:
-        """Each pattern's summed losses in nats, one per window of ``group``, in the windows' order.
+    def __call__(
+        self,
+        patterns: Sequence[Pattern],
+        group: str,
+        windows: Sequence[int] | None = None,
+        reverse: bool = False,
+    ) -> list[tuple[float, ...]]:
+        """Each pattern's summed losses in nats, one per window, in the windows' order.
 
         Every process measures its share of the windows and returns the whole.
 
         Args:
             patterns: what to measure.
             group: the name of the windows.
+            windows: which of them, by number; all by default.
             reverse: measure the windows in the opposite order, to see what the order does to the losses.
         """
-        windows = processes.shard(self._groups[group])
-        measured = []
-        for window in reversed(windows) if reverse else windows:
-            measured.append(self._losses.measure(patterns, window))
-            self._on_window(len(patterns))
-        per_window = processes.gather(measured[::-1] if reverse else measured)
+        numbers = range(len(self._groups[group])) if windows is None else windows
+        # A window always falls to the same process, which may remember its states.
+        mine = [number for number in numbers if number % processes.process_count() == processes.process_index()]
+        measured: dict[int, tuple[float, ...]] = {}
+        for some in self._sweeps(mine[::-1] if reverse else mine, len(patterns)):
+            measured.update(zip(some, self._sweep(patterns, group, some), strict=True))
+        everywhere = processes.merge(measured)
         self.evaluations += len(patterns)
-        self.window_evaluations += len(patterns) * len(per_window)
-        return [tuple(losses[index] for losses in per_window) for index in range(len(patterns))]
+        self.window_evaluations += len(patterns) * len(numbers)
+        return [tuple(everywhere[number][index] for number in numbers) for index in range(len(patterns))]
+
+    def follow(self, pattern: Pattern) -> None:
+        """Patterns measured from now on are mostly made from ``pattern``: its states are worth keeping."""
+        if self._losses.memory is not None:
+            self._losses.memory.follow(pattern)
+
+    def overlap(self, group: str, selection_width: int) -> list[list[float]]:
+        """The share of keys that two sites select alike, ``[sites][sites]``, on the windows of ``group``."""
+        return selection_overlap(self._losses, self._groups[group], selection_width)
 
     def layer_windows(self) -> int:
         """Decoder-layer executions so far, one per layer, window and branch, over all processes."""
-        return sum(processes.gather([self._losses.layer_runs]))
+        return sum(processes.merge({processes.process_index(): self._losses.layer_runs}).values())
+
+    def _sweeps(self, numbers: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
+        """Windows that go through the layers together: many where weights are fetched for each sweep."""
+        together = max(1, self._max_rows // patterns) if self._losses.offloaded else 1
+        for first in range(0, len(numbers), together):
+            yield numbers[first : first + together]
+
+    def _sweep(self, patterns: Sequence[Pattern], group: str, numbers: Sequence[int]) -> list[tuple[float, ...]]:
+        windows = [Window((group, number), self._groups[group][number]) for number in numbers]
+        losses: list[list[float]] = [[] for _ in numbers]
+        for first in range(0, len(patterns), self._max_rows):
+            some = patterns[first : first + self._max_rows]
+            for found, more in zip(losses, self._losses.measure(some, windows), strict=True):
+                found.extend(more)
+            self._on_window(len(some) * len(numbers))
+        return [tuple(each) for each in losses]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from ..pattern import Pattern
+from .paths import PathMemory, State
 from .stack import LayerCalls, Stack
 from .switch import Switch
 
@@ -19,18 +19,26 @@ _MOST_LOGITS_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class _Branch:
-    """The state that several patterns share so far: they agree on every site passed.
+class Window:
+    """A window to measure: a name to remember it by, and its token ids."""
+
+    name: Hashable
+    token_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A window in a state that several patterns share so far: they agree on every site passed.
 
     Args:
+        window: position of the window in the sweep.
         members: positions of those patterns in the list that was asked for.
-        states: what enters the next layer, ``[1, tokens, ...]``.
-        selection: what the last full site chose.
+        state: what enters the next layer.
     """
 
+    window: int
     members: tuple[int, ...]
-    states: torch.Tensor
-    selection: Any
+    state: State
 
 
 class PatternLosses:
@@ -38,80 +46,132 @@ class PatternLosses:
 
     Patterns that agree on all sites up to a layer have the same states there, so the patterns of one
     call form a tree: it branches where they differ, and each branch runs once. The candidates of a
-    greedy step differ in one site each and so cost about half of what separate runs would.
+    greedy step differ in one site each and so cost about half of what separate runs would. All rows
+    of a sweep go through a layer before the next one, so that its weights are used once a sweep.
 
     Args:
         model: a transformers DSA model, in evaluation mode.
         site_layers: absolute ids of its sites.
+        blind: leading positions of a window whose loss no pattern can change, as their queries see no
+            more keys than are selected; their logits are made once a window.
+        memory: where to keep the states of the pattern in force; none are kept without.
     """
 
-    def __init__(self, model: nn.Module, site_layers: Sequence[int]) -> None:
+    def __init__(
+        self, model: nn.Module, site_layers: Sequence[int], blind: int = 0, memory: PathMemory | None = None
+    ) -> None:
         self.switch = Switch(model, site_layers)
         self._stack = Stack(model, self.switch.stack_name)
         self._site_of = {layer: site for site, layer in enumerate(site_layers)}
         self._device = next(model.parameters()).device
+        self._blind = blind
+        self._blind_loss: dict[Hashable, float] = {}
+        self.memory = memory
         self.layer_runs = 0
         """Decoder-layer executions so far, one per layer, window and branch."""
 
     @torch.inference_mode()
-    def measure(self, patterns: Sequence[Pattern], token_ids: Sequence[int]) -> list[float]:
-        """Each pattern's summed cross entropy in nats over one window's labels, accumulated in fp64.
+    def measure(self, patterns: Sequence[Pattern], windows: Sequence[Window]) -> list[list[float]]:
+        """Each window's summed cross entropy in nats under each pattern, accumulated in fp64.
 
         Args:
             patterns: over the model's sites.
-            token_ids: the window; its n tokens have n - 1 labels.
+            windows: measured in one sweep; a window's n tokens have n - 1 labels.
         """
-        ids = torch.as_tensor(token_ids, dtype=torch.long, device=self._input_device()).unsqueeze(0)
-        # The last token is nobody's context: it serves as a label only.
-        input_ids, labels = ids[:, :-1], ids[0, 1:]
+        ids = [self._ids(window) for window in windows]
         self.switch.share_only(None)
-        calls = self._stack.record(input_ids)
-        branches = [_Branch(tuple(range(len(patterns))), calls.hidden, None)]
+        # The last token is nobody's context: it serves as a label only.
+        calls = [self._stack.record(each[:, :-1]) for each in ids]
+        starts = [self._start(window, patterns, call) for window, call in zip(windows, calls, strict=True)]
+        kept: list[dict[int, State]] = [{} for _ in windows]
+        rows: list[_Row] = []
         for layer in range(len(self._stack)):
-            branches = [
-                self._run(layer, branch, full, calls)
-                for parent in branches
-                for full, branch in self._split(layer, parent, patterns)
+            rows += [
+                _Row(index, tuple(range(len(patterns))), state)
+                for index, (start, state) in enumerate(starts)
+                if start == layer
             ]
-        losses = [0.0] * len(patterns)
-        for branch in branches:
-            loss = self._loss(branch.states, input_ids, labels)
-            for member in branch.members:
-                losses[member] = loss
+            if self.memory is not None and len(patterns) == 1:
+                for row in rows:
+                    if self.memory.wants(layer, row.state):
+                        kept[row.window][layer] = row.state
+            rows = [
+                self._run(layer, row, full, calls[row.window])
+                for parent in rows
+                for full, row in self._split(layer, parent, patterns)
+            ]
         self.switch.forget()
+        if self.memory is not None and len(patterns) == 1:
+            for window, states, (start, _) in zip(windows, kept, starts, strict=True):
+                self.memory.keep(window.name, patterns[0], states, start)
+        losses = [[0.0] * len(patterns) for _ in windows]
+        for row in rows:
+            loss = self._loss(row.state.hidden, windows[row.window].name, ids[row.window])
+            for member in row.members:
+                losses[row.window][member] = loss
         return losses
 
-    def _input_device(self) -> torch.device:
-        # Weights that are offloaded live on the meta device; accelerate's hooks move the ids then.
-        return torch.device("cpu") if self._device.type == "meta" else self._device
+    @torch.inference_mode()
+    def selections(self, window: Window) -> list[torch.Tensor]:
+        """What each site selects when all are full: token indices ``[1, tokens, width]`` per site."""
+        calls = self._stack.record(self._ids(window)[:, :-1])
+        state, selections = State(calls.hidden, None), []
+        self.switch.share_only(None)
+        for layer in range(len(self._stack)):
+            hidden = self._stack.run_layer(layer, state.hidden, calls, state.selection)
+            state = State(hidden, self.switch.selection)
+            if layer in self._site_of:
+                selections.append(self.switch.selection)
+        self.switch.forget()
+        return selections
 
-    def _split(self, layer: int, branch: _Branch, patterns: Sequence[Pattern]) -> list[tuple[bool, _Branch]]:
-        """``branch`` by the role that its patterns give ``layer``: (runs its indexer, branch)."""
+    @property
+    def offloaded(self) -> bool:
+        """Whether weights come from CPU memory or disk for each sweep, so that few sweeps pay."""
+        return any(weight.device.type == "meta" for layer in self._stack.layers for weight in layer.parameters())
+
+    def _ids(self, window: Window) -> torch.Tensor:
+        # Weights that are offloaded live on the meta device; accelerate's hooks move the ids then.
+        device = torch.device("cpu") if self._device.type == "meta" else self._device
+        return torch.as_tensor(window.token_ids, dtype=torch.long, device=device).unsqueeze(0)
+
+    def _start(self, window: Window, patterns: Sequence[Pattern], calls: LayerCalls) -> tuple[int, State]:
+        known = self.memory.find(window.name, patterns) if self.memory is not None else None
+        return known or (0, State(calls.hidden, None))
+
+    def _split(self, layer: int, row: _Row, patterns: Sequence[Pattern]) -> Iterator[tuple[bool, _Row]]:
+        """``row`` by the role that its patterns give ``layer``: (runs its indexer, row)."""
         site = self._site_of.get(layer)
         if site is None:
-            return [(True, branch)]
-        split = []
+            yield True, row
+            return
         for full in (True, False):
-            members = tuple(each for each in branch.members if patterns[each].is_full(site) is full)
+            members = tuple(each for each in row.members if patterns[each].is_full(site) is full)
             if members:
-                split.append((full, _Branch(members, branch.states, branch.selection)))
-        return split
+                yield full, _Row(row.window, members, row.state)
 
-    def _run(self, layer: int, branch: _Branch, full: bool, calls: LayerCalls) -> _Branch:
+    def _run(self, layer: int, row: _Row, full: bool, calls: LayerCalls) -> _Row:
         self.layer_runs += 1
-        self.switch.selection = branch.selection
+        self.switch.selection = row.state.selection
         self.switch.share_only(None if full else layer)
-        states = self._stack.run_layer(layer, branch.states, calls, branch.selection)
-        return _Branch(branch.members, states, self.switch.selection)
+        hidden = self._stack.run_layer(layer, row.state.hidden, calls, row.state.selection)
+        return _Row(row.window, row.members, State(hidden, self.switch.selection))
 
-    def _loss(self, states: torch.Tensor, input_ids: torch.Tensor, labels: torch.Tensor) -> float:
-        """Summed cross entropy of the labels; never holds the whole ``[tokens, vocabulary]`` matrix."""
-        total, start, rows = 0.0, 0, 1
-        while start < len(labels):
-            stop = min(start + rows, len(labels))
-            logits = self._stack.logits(states[:, start:stop], input_ids[:, start:stop])[0].float()
-            losses = nn.functional.cross_entropy(logits, labels[start:stop].to(logits.device), reduction="none")
-            total += float(losses.double().sum())
-            start = stop
+    def _loss(self, hidden: torch.Tensor, window: Hashable, ids: torch.Tensor) -> float:
+        """Summed cross entropy of a window's labels; its blind positions are measured once."""
+        blind = min(self._blind, ids.shape[1] - 1)
+        if window not in self._blind_loss:
+            self._blind_loss[window] = self._cross_entropy(hidden, ids, 0, blind)
+        return self._blind_loss[window] + self._cross_entropy(hidden, ids, blind, ids.shape[1] - 1)
+
+    def _cross_entropy(self, hidden: torch.Tensor, ids: torch.Tensor, first: int, end: int) -> float:
+        """Of positions ``first`` to ``end - 1``; never holds the whole ``[tokens, vocabulary]`` matrix."""
+        total, rows = 0.0, 1
+        while first < end:
+            stop = min(first + rows, end)
+            logits = self._stack.logits(hidden[:, first:stop], ids[:, first:stop])[0].float()
+            labels = ids[0, first + 1 : stop + 1].to(logits.device)
+            total += float(nn.functional.cross_entropy(logits, labels, reduction="none").double().sum())
+            first = stop
             rows = max(1, min(_MOST_LOGITS_ROWS, _LOGITS_BYTES // (4 * logits.shape[-1])))
         return total

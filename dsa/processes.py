@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import IndexcacheError
@@ -42,24 +42,18 @@ def is_main() -> bool:
     return bool(_state().is_main_process)
 
 
-def shard(items: Sequence[T]) -> list[T]:
-    """This process's part of ``items``: every n-th, so that parts differ by at most one."""
-    state = _state()
-    return list(items[state.process_index :: state.num_processes])
+def process_index() -> int:
+    """This process's number, from 0."""
+    return int(_state().process_index)
 
 
-def gather(part: list[T]) -> list[T]:
-    """The parts that ``shard`` made, back in the order of the whole, on every process."""
+def merge(part: dict[int, T]) -> dict[int, T]:
+    """The parts that the processes hold, by number, together on every process."""
     from accelerate.utils import gather_object
 
-    count = process_count()
-    if count == 1:
+    if process_count() == 1:
         return part
-    parts: list[list[T]] = gather_object([part])
-    whole: list[T] = []
-    for index in range(max(map(len, parts))):
-        whole += [each[index] for each in parts if index < len(each)]
-    return whole
+    return {number: each for found in gather_object([part]) for number, each in found.items()}
 
 
 def main_does(job: Callable[[], T]) -> T:

@@ -38,7 +38,27 @@ class Recipe(BaseModel):
         "auto", description="compute type; auto is the checkpoint's: search in the type that is served"
     )
     device_map: str | None = Field(None, description="transformers' placement, e.g. auto, for large models")
-    strategy: Literal["exact"] = Field("exact", description="exact: Algorithm 1, every candidate on every window")
+    strategy: Literal["exact", "fast", "blocks"] = Field(
+        "exact",
+        description="exact: Algorithm 1, every candidate on every window; fast: lazy re-evaluation and racing; "
+        "blocks: the paper's pipeline variant",
+    )
+    standard_errors: Annotated[float, Field(gt=0)] = Field(
+        3.0, description="fast and refinement: how much worse a candidate must be to leave the race early"
+    )
+    blocks: Annotated[int, Field(ge=1)] = Field(2, description="number of blocks, for the strategy of that name")
+    refine_rounds: Annotated[int, Field(ge=0)] = Field(
+        0, description="swaps of a full for a shared site after the removals, at most; 0 for none"
+    )
+    baselines: Literal["uniform", "overlap"] = Field(
+        "uniform", description="what the report compares with; overlap adds overlap patterns and the heatmap"
+    )
+    init: str | None = Field(
+        None, description="an older plan.json whose order gives the first priorities, for fast"
+    )
+    max_rows: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="windows x patterns that go through the layers together; by free memory if not given"
+    )
     keep: float | None = Field(None, description="fraction of sites that stay full: above 0, at most 1")
     max_delta: float | None = Field(None, description="instead of keep: largest loss increase, nats per token")
 

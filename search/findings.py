@@ -1,25 +1,41 @@
-"""One search from start to end: baseline, noise floor, greedy steps, uniform patterns, held-out check."""
+"""One search from start to end: baseline, noise floor, removals, refinement, baselines, held-out check."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import MeasurementError
 from ..pattern import Pattern, kept_sites
+from .blocks import blocks_greedy
 from .evaluation import Evaluation, noise_floor, paired_difference
+from .fast import fast_greedy
 from .greedy import Step, candidate_evaluations, exact_greedy
+from .measurements import Measurements
+from .overlap import overlap_pattern
+from .race import STANDARD_ERRORS
+from .refine import Swap, refine
 
 CALIBRATION = "calibration"
 HELD_OUT = "heldout"
+STRATEGIES = ("fast", "exact", "blocks")
 
 
 class Evaluate(Protocol):
     """Measures patterns on a named group of windows: summed losses in nats, one per window."""
 
-    def __call__(self, patterns: Sequence[Pattern], group: str, reverse: bool = False) -> list[tuple[float, ...]]:
-        """Losses in the order of ``patterns``; ``reverse`` visits the windows in the opposite order."""
+    def __call__(
+        self,
+        patterns: Sequence[Pattern],
+        group: str,
+        windows: Sequence[int] | None = None,
+        reverse: bool = False,
+    ) -> list[tuple[float, ...]]:
+        """Losses in the order of ``patterns``, on all windows or on those named by number.
+
+        ``reverse`` visits the windows in the opposite order.
+        """
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class Goal:
     Args:
         keep: fraction of sites that stay full.
         max_delta: pick the sparsest pattern whose loss increase, in nats per label, is at most this.
-        to_one: search on to a single full site, whatever is picked.
+        to_one: search on as far as sites can be shared, whatever is picked.
     """
 
     keep: float | None = None
@@ -39,6 +55,29 @@ class Goal:
     def deepest(self, sites: int) -> int:
         """How many full sites the search goes down to."""
         return 1 if self.to_one or self.keep is None else kept_sites(sites, self.keep)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to search.
+
+    Args:
+        strategy: one of ``STRATEGIES``.
+        pinned: sites that stay full.
+        standard_errors: how much worse a candidate must be to leave a race early.
+        blocks: number of blocks, for the strategy of that name.
+        refine_rounds: swaps at most after the removals; 0 for none.
+        priorities: expected loss increase of removing each site, from an earlier plan.
+        overlap: ``[sites][sites]`` share of keys selected alike, to measure overlap patterns too.
+    """
+
+    strategy: str = "exact"
+    pinned: tuple[int, ...] = ()
+    standard_errors: float = STANDARD_ERRORS
+    blocks: int = 1
+    refine_rounds: int = 0
+    priorities: Mapping[int, float] = field(default_factory=dict)
+    overlap: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,21 +97,35 @@ class Findings:
         baseline: all sites full.
         noise_floor: nats per label, from measuring the baseline again in another order.
         steps: the removals, from all full downwards.
+        swaps: what refinement changed in the pattern picked, in order.
         uniform: evenly spread patterns, one per number of full sites that the steps reach.
+        overlap: the patterns that overlap alone would choose, likewise; empty unless asked for.
         chosen: the pattern picked, measured on the calibration windows.
         heldout: the check on other windows; None where there are none.
+        search_layer_windows: decoder-layer executions of the removals and swaps alone.
     """
 
     baseline: Evaluation
     noise_floor: float
     steps: tuple[Step, ...]
+    swaps: tuple[Swap, ...]
     uniform: tuple[Evaluation, ...]
+    overlap: tuple[Evaluation, ...]
     chosen: Evaluation
     heldout: HeldOut | None
+    search_layer_windows: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told of a search's progress."""
+
+    step: Callable[[Step], None] = lambda step: None
+    swap: Callable[[Swap], None] = lambda swap: None
 
 
 def planned_evaluations(sites: int, goal: Goal) -> int:
-    """Evaluations on calibration windows that ``run_search`` takes, for a progress bar."""
+    """Evaluations on calibration windows that an exact search takes, the most of any, for a progress bar."""
     deepest = goal.deepest(sites)
     return 2 + candidate_evaluations(sites, deepest) + (sites - deepest)
 
@@ -80,51 +133,98 @@ def planned_evaluations(sites: int, goal: Goal) -> int:
 def run_search(
     evaluate: Evaluate,
     labels: int,
+    windows: int,
     sites: int,
     goal: Goal,
+    method: Method,
     heldout: bool,
-    on_step: Callable[[Step], None] = lambda step: None,
+    told: Told = Told(),
+    layer_windows: Callable[[], int] = lambda: 0,
 ) -> Findings:
     """Finds which of ``sites`` stay full.
 
     Args:
         evaluate: losses of patterns on the windows.
         labels: labels per window.
+        windows: how many calibration windows there are.
         sites: how many sites the model has.
         goal: how far to go and what to pick.
+        method: how to go about it.
         heldout: whether there are held-out windows to check the result on.
-        on_step: told of each committed step.
+        told: who is told of progress.
+        layer_windows: counts decoder-layer executions so far.
 
     Raises:
         MeasurementError: the model's own loss is not finite, or no candidate's is.
+        SettingError: blocks that do not go with what is to be kept.
     """
 
-    def measure(patterns: Sequence[Pattern], group: str = CALIBRATION, reverse: bool = False) -> list[Evaluation]:
-        sums = evaluate(patterns, group, reverse)
-        return [
-            Evaluation(pattern, tuple(each / labels for each in windows))
-            for pattern, windows in zip(patterns, sums, strict=True)
-        ]
+    def measure(patterns: Sequence[Pattern], some: Sequence[int]) -> list[tuple[float, ...]]:
+        return [_per_label(sums, labels) for sums in evaluate(patterns, CALIBRATION, some)]
 
+    measurements = Measurements(measure, windows)
     full = Pattern.all_full(sites)
-    baseline = measure([full])[0]
+    baseline = measurements([full])[0]
     if not baseline.finite:
         raise MeasurementError(
             "the model's own loss on the calibration windows is NaN or infinite",
             hint="check the checkpoint, or load it with --dtype float32",
         )
-    floor = noise_floor(baseline, measure([full], reverse=True)[0])
-    steps = tuple(exact_greedy(measure, sites, goal.deepest(sites), floor, on_step))
-    evened = [Pattern.uniform(sites, step.pattern.kept) for step in steps]
-    uniform = tuple(measure(evened)) if evened else ()
+    again = evaluate([full], CALIBRATION, reverse=True)[0]
+    floor = noise_floor(baseline, Evaluation(full, _per_label(again, labels)))
+    before = layer_windows()
+    steps = _remove(measurements, sites, goal, method, floor, told)
     chosen = _pick(baseline, steps, goal)
+    swaps = _refine(measurements, chosen, method, floor, told)
+    spent = layer_windows() - before
+    chosen = swaps[-1].evaluation if swaps else chosen
+    reached = [step.pattern.kept for step in steps]
     return Findings(
         baseline=baseline,
         noise_floor=floor,
-        steps=steps,
-        uniform=uniform,
+        steps=tuple(steps),
+        swaps=tuple(swaps),
+        uniform=tuple(measurements([Pattern.uniform(sites, kept) for kept in reached])),
+        overlap=tuple(measurements([overlap_pattern(method.overlap, kept) for kept in reached]))
+        if method.overlap is not None
+        else (),
         chosen=chosen,
-        heldout=_check(measure, chosen.pattern) if heldout else None,
+        heldout=_check(evaluate, labels, chosen.pattern) if heldout else None,
+        search_layer_windows=spent,
+    )
+
+
+def _remove(
+    measurements: Measurements, sites: int, goal: Goal, method: Method, floor: float, told: Told
+) -> list[Step]:
+    kept = goal.deepest(sites)
+    if method.strategy == "fast":
+        return fast_greedy(
+            measurements,
+            sites,
+            kept,
+            floor,
+            method.pinned,
+            priorities=method.priorities,
+            standard_errors=method.standard_errors,
+            on_step=told.step,
+        )
+    if method.strategy == "blocks":
+        return blocks_greedy(measurements, sites, kept, method.blocks, floor, method.pinned, told.step)
+    return exact_greedy(measurements, sites, kept, floor, method.pinned, told.step)
+
+
+def _refine(
+    measurements: Measurements, chosen: Evaluation, method: Method, floor: float, told: Told
+) -> list[Swap]:
+    return refine(
+        measurements,
+        chosen.pattern,
+        method.refine_rounds,
+        floor,
+        method.pinned,
+        method.standard_errors,
+        told.swap,
     )
 
 
@@ -132,13 +232,18 @@ def _pick(baseline: Evaluation, steps: Sequence[Step], goal: Goal) -> Evaluation
     measured = [baseline, *(step.evaluation for step in steps)]
     if goal.keep is not None:
         kept = kept_sites(len(baseline.pattern), goal.keep)
-        return next(each for each in measured if each.pattern.kept == kept)
+        # With pinned sites the search may have had to stop before.
+        return min((each for each in measured if each.pattern.kept >= kept), key=lambda each: each.pattern.kept)
     limit = goal.max_delta or 0.0
     within = [each for each in measured if paired_difference(each, baseline).delta <= limit]
     return min(within or [baseline], key=lambda each: each.pattern.kept)
 
 
-def _check(measure: Callable[..., list[Evaluation]], chosen: Pattern) -> HeldOut:
-    full = Pattern.all_full(len(chosen))
-    uniform = Pattern.uniform(len(chosen), chosen.kept)
-    return HeldOut(*measure([full, chosen, uniform], group=HELD_OUT))
+def _check(evaluate: Evaluate, labels: int, chosen: Pattern) -> HeldOut:
+    patterns = [Pattern.all_full(len(chosen)), chosen, Pattern.uniform(len(chosen), chosen.kept)]
+    sums = evaluate(patterns, HELD_OUT)
+    return HeldOut(*map(Evaluation, patterns, [_per_label(each, labels) for each in sums]))
+
+
+def _per_label(sums: Sequence[float], labels: int) -> tuple[float, ...]:
+    return tuple(each / labels for each in sums)

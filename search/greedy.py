@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ..errors import MeasurementError
@@ -39,6 +39,7 @@ def exact_greedy(
     sites: int,
     kept: int,
     noise_floor: float = 0.0,
+    pinned: Collection[int] = (),
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
     """Algorithm 1 of arXiv 2603.12201, from all full down to ``kept`` full sites.
@@ -51,19 +52,24 @@ def exact_greedy(
         sites: how many sites the model has.
         kept: full sites at the end, at least 1.
         noise_floor: losses that differ by no more than this count as tied, nats per label.
+        pinned: sites that stay full.
         on_step: told of each committed step.
 
     Raises:
         MeasurementError: no candidate of a step has a finite loss.
     """
-    pattern, steps = Pattern.all_full(sites), []
-    while pattern.kept > kept:
-        candidates = pattern.full[1:]
-        step = _best(candidates, measure([pattern.share(site) for site in candidates]), noise_floor)
+    pattern, steps = Pattern.all_full(sites), list[Step]()
+    while pattern.kept > kept and (field := candidates(pattern, pinned)):
+        step = best_step(field, measure([pattern.share(site) for site in field]), noise_floor)
         on_step(step)
         steps.append(step)
         pattern = step.pattern
     return steps
+
+
+def candidates(pattern: Pattern, pinned: Collection[int] = ()) -> list[int]:
+    """Sites that may be turned shared next: full, neither the first nor pinned."""
+    return [site for site in pattern.full[1:] if site not in pinned]
 
 
 def candidate_evaluations(sites: int, kept: int) -> int:
@@ -71,17 +77,19 @@ def candidate_evaluations(sites: int, kept: int) -> int:
     return sum(full - 1 for full in range(kept + 1, sites + 1))
 
 
-def _best(candidates: Sequence[int], evaluations: Sequence[Evaluation], noise_floor: float) -> Step:
+def best_step(sites: Sequence[int], evaluations: Sequence[Evaluation], noise_floor: float) -> Step:
+    """The removal with the lowest loss of those measured on all windows; of equal ones the earlier site's.
+
+    Raises:
+        MeasurementError: none has a finite loss.
+    """
     ranked = sorted(
         (evaluation.loss, site, evaluation)
-        for site, evaluation in zip(candidates, evaluations, strict=True)
+        for site, evaluation in zip(sites, evaluations, strict=True)
         if evaluation.finite
     )
     if not ranked:
-        raise MeasurementError(
-            f"every candidate's loss is NaN or infinite; sites tried: {', '.join(map(str, candidates))}",
-            hint="check the checkpoint's own loss, or load it with --dtype float32",
-        )
+        raise no_finite_loss(sites)
     loss, site, evaluation = ranked[0]
     second = ranked[1] if len(ranked) > 1 else None
     return Step(
@@ -90,4 +98,12 @@ def _best(candidates: Sequence[int], evaluations: Sequence[Evaluation], noise_fl
         runner_up=second[1] if second else None,
         margin=paired_difference(second[2], evaluation) if second else None,
         tied=tuple(other for other_loss, other, _ in ranked[1:] if other_loss - loss <= noise_floor),
+    )
+
+
+def no_finite_loss(sites: Sequence[int]) -> MeasurementError:
+    """The error for a step none of whose candidates ``sites`` has a finite loss."""
+    return MeasurementError(
+        f"every candidate's loss is NaN or infinite; sites tried: {', '.join(map(str, sites))}",
+        hint="check the checkpoint's own loss, or load it with --dtype float32",
     )

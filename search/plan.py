@@ -86,14 +86,41 @@ class PlanStep(Measured):
     tied_layers: list[Count]
 
 
+class PlanSwap(Measured):
+    """One swap of refinement, which follows the steps and changes the pattern picked."""
+
+    removed_layer: Count
+    restored_layer: Count
+
+
+class InitRecord(_Section):
+    """The older plan that a search started from."""
+
+    plan_sha256: Sha256
+    changed_steps: list[Count]
+
+
 class SearchRecord(_Section):
-    """What the search did."""
+    """What the search did.
+
+    ``overlap`` holds the patterns that overlap alone would choose, ``overlap_matrix`` the share of keys
+    that two sites select alike; both are empty unless asked for. ``init.changed_steps`` lists the
+    numbers of full sites at which another site was removed than in the older plan.
+    """
 
     strategy: str
+    standard_errors: Finite
+    blocks: Count
+    refine_rounds: Count
+    pinned_layers: list[Count]
+    init: InitRecord | None
     baseline_loss: Finite
     noise_floor: Finite
     steps: list[PlanStep]
+    swaps: list[PlanSwap]
     uniform: list[Measured]
+    overlap: list[Measured]
+    overlap_matrix: list[list[Finite]]
 
 
 class Result(Measured):
@@ -118,11 +145,19 @@ class HeldOutRecord(_Section):
 
 
 class Cost(_Section):
-    """What the search took; a layer-window is one decoder layer run on one window."""
+    """What the run took; a layer-window is one decoder layer run on one window.
+
+    ``search_layer_windows`` is the part of the removals and swaps, without baselines and checks;
+    ``algorithm_1_layer_windows`` what the removals take as the paper writes them; ``fewer`` their ratio.
+    """
 
     evaluations: Count
     layer_windows: Count
     tokens: Count
+    search_layer_windows: Count
+    algorithm_1_evaluations: Count
+    algorithm_1_layer_windows: Count
+    fewer: Finite
 
 
 class Timing(_Section):
@@ -160,7 +195,9 @@ class Plan(_Section):
             raise ValueError("model.site_layers must be ascending layer ids below model.layers")
         measured: list[tuple[str, Measured]] = [("result", self.result)]
         measured += [(f"search.steps.{i}", step) for i, step in enumerate(self.search.steps)]
+        measured += [(f"search.swaps.{i}", swap) for i, swap in enumerate(self.search.swaps)]
         measured += [(f"search.uniform.{i}", each) for i, each in enumerate(self.search.uniform)]
+        measured += [(f"search.overlap.{i}", each) for i, each in enumerate(self.search.overlap)]
         for field, each in measured:
             try:
                 pattern = Pattern.parse(each.pattern, len(sites))
@@ -255,7 +292,9 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
         check_max_delta(max_delta)
         kept = min(each.kept for each in measured.values() if each.delta <= (max_delta or 0.0))
     even = next((each for each in plan.search.uniform if each.kept == kept), full if kept == sites else None)
-    chosen = measured[kept]
+    # Refinement belongs to one number of full sites; the plan's own stays as it was picked.
+    swapped = [swap for swap in plan.search.swaps if swap.kept == kept]
+    chosen = swapped[-1] if swapped else measured[kept]
     layer_pattern = Pattern(chosen.pattern).over_layers(
         plan.model.site_layers, plan.model.layers, plan.model.shared_layers
     )

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .evaluation import Evaluation, paired_difference
-from .findings import Findings, Goal, HeldOut
-from .greedy import Step
-from .plan import HeldOutRecord, Measured, ModelIdentity, PlanStep, Result, SearchRecord
+from .findings import Findings, Goal, HeldOut, Method
+from .greedy import Step, candidate_evaluations
+from .plan import (
+    Cost,
+    HeldOutRecord,
+    InitRecord,
+    Measured,
+    ModelIdentity,
+    PlanStep,
+    PlanSwap,
+    Result,
+    SearchRecord,
+)
+from .refine import Swap
 
 
 def measured(evaluation: Evaluation, baseline: Evaluation) -> Measured:
@@ -22,14 +33,24 @@ def measured(evaluation: Evaluation, baseline: Evaluation) -> Measured:
     )
 
 
-def search_record(findings: Findings, strategy: str, site_layers: Sequence[int]) -> SearchRecord:
+def search_record(
+    findings: Findings, method: Method, site_layers: Sequence[int], init: InitRecord | None
+) -> SearchRecord:
     """The steps, with sites spelled as absolute layer ids too."""
     return SearchRecord(
-        strategy=strategy,
+        strategy=method.strategy,
+        standard_errors=method.standard_errors,
+        blocks=method.blocks,
+        refine_rounds=method.refine_rounds,
+        pinned_layers=[site_layers[site] for site in method.pinned],
+        init=init,
         baseline_loss=findings.baseline.loss,
         noise_floor=findings.noise_floor,
         steps=[_step(step, findings.baseline, site_layers) for step in findings.steps],
+        swaps=[_swap(swap, findings.baseline, site_layers) for swap in findings.swaps],
         uniform=[measured(each, findings.baseline) for each in findings.uniform if each.finite],
+        overlap=[measured(each, findings.baseline) for each in findings.overlap if each.finite],
+        overlap_matrix=[[round(each, 4) for each in row] for row in method.overlap or ()],
     )
 
 
@@ -57,6 +78,31 @@ def heldout_record(heldout: HeldOut | None) -> HeldOutRecord | None:
         baseline_loss=heldout.full.loss,
         plan=measured(heldout.plan, heldout.full),
         uniform=measured(heldout.uniform, heldout.full),
+    )
+
+
+def _swap(swap: Swap, baseline: Evaluation, site_layers: Sequence[int]) -> PlanSwap:
+    return PlanSwap(
+        **measured(swap.evaluation, baseline).model_dump(),
+        removed_layer=site_layers[swap.removed],
+        restored_layer=site_layers[swap.restored],
+    )
+
+
+def cost(findings: Findings, evaluations: int, layer_windows: int, tokens: int, windows: int, layers: int) -> Cost:
+    """What the run took, beside what Algorithm 1 takes to the same depth."""
+    sites = len(findings.baseline.pattern)
+    reached = findings.steps[-1].pattern.kept if findings.steps else sites
+    literal = candidate_evaluations(sites, reached)
+    spent = findings.search_layer_windows
+    return Cost(
+        evaluations=evaluations,
+        layer_windows=layer_windows,
+        tokens=tokens,
+        search_layer_windows=spent,
+        algorithm_1_evaluations=literal,
+        algorithm_1_layer_windows=literal * windows * layers,
+        fewer=round(literal * windows * layers / spent, 2) if spent else 1.0,
     )
 
 

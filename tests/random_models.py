@@ -6,6 +6,7 @@ import torch
 import transformers
 
 import indexcache
+from indexcache.dsa.losses import Window
 
 ROOT = Path(indexcache.__file__).parent
 EMBEDDED = ROOT / "recipes" / "tiny"
@@ -51,3 +52,8 @@ def build(family, layers=6, seed=0, **changes):
     torch.manual_seed(seed)
     config = config_class(num_hidden_layers=layers, **{**DIMENSIONS, **changes})
     return model_class(config).float().eval().requires_grad_(False)
+
+
+def measure(losses, patterns, ids):
+    """Each pattern's summed loss on one window."""
+    return losses.measure(patterns, [Window(tuple(ids), ids)])[0]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from random_models import EMBEDDED
+from random_models import EMBEDDED, measure
 
 from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.dsa.checkpoint import open_checkpoint
@@ -29,7 +29,7 @@ def evaluate(patterns, windows, **config):
             if hasattr(module, name):
                 setattr(module, name, value)
     losses = PatternLosses(model, range(16))
-    sums = [losses.measure(patterns, window) for window in windows]
+    sums = [measure(losses, patterns, window) for window in windows]
     return [
         Evaluation(pattern, tuple(row[index] / (LENGTH - 1) for row in sums))
         for index, pattern in enumerate(patterns)

@@ -107,14 +107,16 @@ def even_windows(tokens: Tensor, window: int, count: int) -> Tensor:
     return windows_at(tokens, chosen * window, window)
 
 
-def new_model(index_heads: int) -> Any:
+def new_model(options: argparse.Namespace) -> Any:
     """An untrained model in fp32; all its layers have a dense MLP and an indexer of their own."""
+    layers, hidden = options.layers, options.hidden
     config = GlmMoeDsaConfig(
-        vocab_size=VOCABULARY, hidden_size=128, intermediate_size=384, num_hidden_layers=16,
-        first_k_dense_replace=16, n_routed_experts=4, num_experts_per_tok=1,
-        num_attention_heads=4, num_key_value_heads=4, q_lora_rank=64, kv_lora_rank=48,
-        qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32, index_n_heads=index_heads, index_head_dim=32,
-        index_topk=64, max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
+        first_k_dense_replace=layers, n_routed_experts=4, num_experts_per_tok=1,
+        num_attention_heads=4, num_key_value_heads=4, q_lora_rank=hidden // 2, kv_lora_rank=3 * hidden // 8,
+        qk_nope_head_dim=hidden // 4, qk_rope_head_dim=16, v_head_dim=hidden // 4,
+        index_n_heads=options.index_heads, index_head_dim=32, index_topk=options.index_topk,
+        max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
         pad_token_id=0, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
     return GlmMoeDsaForCausalLM(config)
@@ -383,6 +385,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, metavar="DIR", help="go on from this checkpoint and tokenizer")
     parser.add_argument("--smoke", action="store_true", help="a minute or two on a CPU, to try the script")
     parser.add_argument("--index-heads", type=int, choices=range(8, 17), default=16, metavar="8..16")
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--hidden", type=int, default=128, help="width; the other widths go with it")
+    parser.add_argument("--index-topk", type=int, default=64, help="keys that an indexer selects")
     parser.add_argument("--dense-steps", type=int, default=4000)
     parser.add_argument("--index-steps", type=int, default=300, help="steps of the indexer warm-up")
     parser.add_argument("--sparse-steps", type=int, default=800)
@@ -408,7 +413,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     held_out = encode(tokenizer, read_documents(options.val, limit)).to(device)
     windows = even_windows(held_out, options.window, options.held_out)
     torch.manual_seed(options.seed)
-    model = load(options.start, device) if options.start else new_model(options.index_heads).to(device)
+    model = load(options.start, device) if options.start else new_model(options).to(device)
     report: dict[str, Any] = {
         "options": {name: str(value) for name, value in vars(options).items()},
         "torch": torch.__version__,

@@ -5,10 +5,12 @@ import itertools
 import pytest
 import torch
 import transformers
-from random_models import FAMILIES, build
+from random_models import FAMILIES, build, measure
 
 from indexcache.dsa import losses as losses_module
-from indexcache.dsa.losses import PatternLosses
+from indexcache.dsa.evaluation import Evaluator
+from indexcache.dsa.losses import PatternLosses, Window
+from indexcache.dsa.paths import PathMemory
 from indexcache.dsa.switch import Switch
 from indexcache.pattern import Pattern
 
@@ -26,7 +28,7 @@ class TestEveryFamily:
         model, ids = build(family), window(70)
         stock = build(family)
         switch = Switch(stock, range(LAYERS))
-        measured = PatternLosses(model, range(LAYERS)).measure(ALL_PATTERNS[:8], ids)
+        measured = measure(PatternLosses(model, range(LAYERS)), ALL_PATTERNS[:8], ids)
         rows = torch.tensor([ids])
         for pattern, loss in zip(ALL_PATTERNS[:8], measured, strict=True):
             switch.use(pattern)
@@ -37,22 +39,22 @@ class TestEveryFamily:
     def test_patterns_measured_together_equal_patterns_measured_alone(self, family):
         together, ids = PatternLosses(build(family), range(LAYERS)), window(48)
         alone = PatternLosses(build(family), range(LAYERS))
-        assert together.measure(ALL_PATTERNS, ids) == [alone.measure([each], ids)[0] for each in ALL_PATTERNS]
+        assert measure(together, ALL_PATTERNS, ids) == [measure(alone, [each], ids)[0] for each in ALL_PATTERNS]
 
     @pytest.mark.parametrize("length", [8, TOPK, TOPK + 1])
     def test_blind_windows_give_every_pattern_the_same_loss(self, family, length):
-        measured = PatternLosses(build(family), range(LAYERS)).measure(ALL_PATTERNS, window(length))
+        measured = measure(PatternLosses(build(family), range(LAYERS)), ALL_PATTERNS, window(length))
         assert len(set(measured)) == 1, "patterns differ although every key is selected"
 
     def test_the_first_informative_window_tells_patterns_apart(self, family):
-        measured = PatternLosses(build(family), range(LAYERS)).measure(ALL_PATTERNS, window(TOPK + 2))
+        measured = measure(PatternLosses(build(family), range(LAYERS)), ALL_PATTERNS, window(TOPK + 2))
         assert len(set(measured)) > 1, "all patterns have the same loss at the first informative length"
 
     def test_the_model_is_left_as_it_was(self, family):
         model, ids = build(family), torch.tensor([window(40)])
         stock = model(input_ids=ids).logits
         losses = PatternLosses(model, range(LAYERS))
-        losses.measure(ALL_PATTERNS[-3:], ids[0].tolist())
+        measure(losses, ALL_PATTERNS[-3:], ids[0].tolist())
         losses.switch.remove()
         assert torch.equal(model(input_ids=ids).logits, stock)
         assert not any("forward" in module.__dict__ for module in model.modules())
@@ -68,32 +70,34 @@ class TestEveryFamily:
         )
         assert next(away.model.layers[3].parameters()).device.type == "meta", "nothing was offloaded"
         ids = window(40)
-        expected = PatternLosses(there.eval(), range(LAYERS)).measure(ALL_PATTERNS[::5], ids)
-        assert PatternLosses(away.eval(), range(LAYERS)).measure(ALL_PATTERNS[::5], ids) == expected
+        expected = measure(PatternLosses(there.eval(), range(LAYERS)), ALL_PATTERNS[::5], ids)
+        assert measure(PatternLosses(away.eval(), range(LAYERS)), ALL_PATTERNS[::5], ids) == expected
 
 
 def test_candidates_of_a_step_share_the_layers_before_their_flip():
     losses = PatternLosses(build("glm_moe_dsa"), range(LAYERS))
     full = Pattern.all_full(LAYERS)
-    losses.measure([full.share(site) for site in range(1, LAYERS)], window(24))
+    measure(losses, [full.share(site) for site in range(1, LAYERS)], window(24))
     # The candidate that flips site s runs layers s to 5 on its own; the path they leave runs 0 to 4.
     assert losses.layer_runs == sum(LAYERS - site for site in range(1, LAYERS)) + (LAYERS - 1)
 
 
 def test_logits_in_chunks_of_rows_give_the_same_loss(monkeypatch):
     ids = window(50)
-    whole = PatternLosses(build("glm_moe_dsa"), range(LAYERS)).measure(ALL_PATTERNS[:3], ids)
+    whole = measure(PatternLosses(build("glm_moe_dsa"), range(LAYERS)), ALL_PATTERNS[:3], ids)
     monkeypatch.setattr(losses_module, "_LOGITS_BYTES", 4 * 4096 * 7)
-    chunked = PatternLosses(build("glm_moe_dsa"), range(LAYERS)).measure(ALL_PATTERNS[:3], ids)
+    chunked = measure(PatternLosses(build("glm_moe_dsa"), range(LAYERS)), ALL_PATTERNS[:3], ids)
     assert chunked == pytest.approx(whole, rel=1e-6)
 
 
 def test_float64_agrees_with_float32():
     # Without experts: their grouped matmul has no float64 form.
     dense = build("glm_moe_dsa", first_k_dense_replace=LAYERS)
-    single = PatternLosses(dense, range(LAYERS)).measure(ALL_PATTERNS, window(48))
-    double = PatternLosses(build("glm_moe_dsa", first_k_dense_replace=LAYERS).double(), range(LAYERS)).measure(
-        ALL_PATTERNS, window(48)
+    single = measure(PatternLosses(dense, range(LAYERS)), ALL_PATTERNS, window(48))
+    double = measure(
+        PatternLosses(build("glm_moe_dsa", first_k_dense_replace=LAYERS).double(), range(LAYERS)),
+        ALL_PATTERNS,
+        window(48),
     )
     assert single == pytest.approx(double, rel=1e-4)
 
@@ -104,6 +108,74 @@ def test_a_natively_shared_layer_follows_the_switched_site_before_it():
     native = build("glm_moe_dsa", indexer_types=["full", "full", "shared", "shared", "shared", "full"])
     native.load_state_dict(model.state_dict(), strict=False)
     ids = window(48)
-    switched = PatternLosses(model, (0, 1, 3, 5)).measure([Pattern("FFSF"), Pattern("FFFF")], ids)
-    assert switched[0] == PatternLosses(native, (0, 1, 5)).measure([Pattern("FFF")], ids)[0]
+    switched = measure(PatternLosses(model, (0, 1, 3, 5)), [Pattern("FFSF"), Pattern("FFFF")], ids)
+    assert switched[0] == measure(PatternLosses(native, (0, 1, 5)), [Pattern("FFF")], ids)[0]
     assert switched[0] != switched[1]
+
+
+def same_model(family="glm_moe_dsa", **options):
+    return PatternLosses(build(family), range(LAYERS), **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+class TestMemory:
+    """States kept between calls change what is run, never what comes out."""
+
+    def test_candidates_start_where_they_differ_and_come_out_the_same(self, family):
+        memory = PathMemory(range(LAYERS), windows=1, budget=1 << 30)
+        ids, keeping, fresh = window(48), same_model(family, memory=memory), same_model(family)
+        for pattern in ("FFFFFF", "FFFFSF", "FFFSFF", "FFFFFS", "FFSFSF", "FFFFSS", "FSFFSF"):
+            runs = keeping.layer_runs
+            assert measure(keeping, [Pattern(pattern)], ids) == measure(fresh, [Pattern(pattern)], ids), pattern
+            if pattern == "FFFFSF":
+                memory.follow(Pattern(pattern))
+                assert keeping.layer_runs - runs == 2, "the candidate did not start at the layer it flips"
+
+    def test_a_tree_starts_where_its_first_member_differs(self, family):
+        memory = PathMemory(range(LAYERS), windows=1, budget=1 << 30)
+        ids, keeping, fresh = window(48), same_model(family, memory=memory), same_model(family)
+        measure(keeping, [Pattern("FFFFFF")], ids)
+        field = [Pattern("FFFFSF"), Pattern("FFFFFS")]
+        runs = keeping.layer_runs
+        assert measure(keeping, field, ids) == measure(fresh, field, ids)
+        assert keeping.layer_runs - runs == 2 + 2
+
+    @pytest.mark.parametrize("states", [0, 1, 2, 3])
+    def test_a_smaller_budget_keeps_fewer_states(self, family, states):
+        size = 47 * (64 * 4 + 16 * 4)
+        memory = PathMemory(range(LAYERS), windows=1, budget=2 * states * size)
+        ids, keeping, fresh = window(48), same_model(family, memory=memory), same_model(family)
+        for pattern in (Pattern("FFFFFF"), Pattern("FFFFFS"), Pattern("FFSFFF")):
+            assert measure(keeping, [pattern], ids) == measure(fresh, [pattern], ids)
+        assert all(len(path.states) <= states for path in memory._latest.values())
+
+
+def test_windows_in_one_sweep_equal_windows_one_by_one():
+    rows = [Window(seed, window(40, seed)) for seed in range(3)]
+    together = same_model().measure(ALL_PATTERNS[::7], rows)
+    alone = same_model()
+    assert together == [alone.measure(ALL_PATTERNS[::7], [row])[0] for row in rows]
+
+
+def test_blind_positions_measured_once_give_the_same_loss():
+    ids = window(60)
+    stock = measure(same_model(), ALL_PATTERNS[::3], ids)
+    once = measure(same_model(blind=TOPK), ALL_PATTERNS[::3], ids)
+    assert once == pytest.approx(stock, rel=1e-6)
+    # One position more would already differ between patterns.
+    assert measure(same_model(blind=TOPK + 8), ALL_PATTERNS[::3], ids) != pytest.approx(stock, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 100])
+def test_bounded_rows_give_the_same_losses(rows):
+    groups = {"calibration": [window(40, seed) for seed in range(3)]}
+    free = Evaluator(same_model(), groups)(ALL_PATTERNS[::4], "calibration")
+    bounded = Evaluator(same_model(), groups, max_rows=rows)(ALL_PATTERNS[::4], "calibration")
+    assert bounded == free
+
+
+def test_some_windows_are_measured_in_their_order():
+    groups = {"calibration": [window(40, seed) for seed in range(4)]}
+    everyone = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration")
+    some = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration", windows=[3, 1])
+    assert some == [(losses[3], losses[1]) for losses in everyone]

@@ -12,18 +12,16 @@ from indexcache.errors import DatasetError
 
 
 def test_one_process_keeps_everything():
-    assert processes.shard([1, 2, 3]) == [1, 2, 3]
-    assert processes.gather([1, 2, 3]) == [1, 2, 3]
+    assert processes.merge({0: "a", 1: "b"}) == {0: "a", 1: "b"}
     assert processes.is_main()
+    assert processes.process_index() == 0
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_gathering_undoes_sharding(monkeypatch, count):
-    items = list(range(7))
-    parts = [items[index::count] for index in range(count)]
-    monkeypatch.setattr(processes, "process_count", lambda: count)
+def test_merging_brings_every_part_together(monkeypatch):
+    parts = [{0: "a", 2: "c"}, {1: "b"}, {}]
+    monkeypatch.setattr(processes, "process_count", lambda: 3)
     monkeypatch.setattr("accelerate.utils.gather_object", lambda part: parts)
-    assert processes.gather(parts[0]) == (items if count > 1 else parts[0])
+    assert processes.merge(parts[0]) == {0: "a", 1: "b", 2: "c"}
 
 
 def launch(arguments, folder):

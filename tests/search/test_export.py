@@ -7,7 +7,7 @@ import shlex
 import pytest
 import torch
 import transformers
-from random_models import build
+from random_models import build, measure
 from test_pattern import PUBLISHED
 
 from indexcache.dsa.losses import PatternLosses
@@ -88,7 +88,7 @@ def test_transformers_runs_the_plan_as_the_switch_does(plan, checkpoints):
     with torch.inference_mode():
         own = native.eval()(input_ids=ids, labels=ids).loss.item()
     losses = PatternLosses(build("glm_moe_dsa", layers=8, seed=3), range(8))
-    assert losses.measure([Pattern(plan.result.pattern)], ids[0].tolist())[0] / 47 == pytest.approx(own, abs=1e-5)
+    assert measure(losses, [Pattern(plan.result.pattern)], ids[0].tolist())[0] / 47 == pytest.approx(own, abs=1e-5)
 
 
 def test_transformers_cannot_share_in_deepseek_v32(plan):

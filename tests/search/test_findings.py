@@ -7,7 +7,7 @@ import pytest
 
 from indexcache.errors import MeasurementError
 from indexcache.pattern import Pattern
-from indexcache.search.findings import Goal, planned_evaluations, run_search
+from indexcache.search.findings import Goal, Method, planned_evaluations, run_search
 
 SITES, LABELS = 6, 10
 
@@ -20,9 +20,10 @@ class Table:
     def __init__(self, noise=0.0):
         self.noise, self.calls = noise, []
 
-    def __call__(self, patterns, group, reverse=False):
+    def __call__(self, patterns, group, windows=None, reverse=False):
         self.calls.append((group, reverse, len(patterns)))
-        return [self.windows(pattern, group, reverse) for pattern in patterns]
+        losses = [self.windows(pattern, group, reverse) for pattern in patterns]
+        return [tuple(each[number] for number in windows or range(4)) for each in losses]
 
     def windows(self, pattern, group, reverse):
         base = sum(cost for cost, role in zip(self.costs, pattern.roles, strict=True) if role == "S")
@@ -30,8 +31,8 @@ class Table:
         return tuple((1 + base + draw.random() / 100 + reverse * self.noise) * LABELS for _ in range(4))
 
 
-def run(goal, table=None, heldout=True):
-    return run_search(table or Table(), LABELS, SITES, goal, heldout)
+def run(goal, table=None, heldout=True, **method):
+    return run_search(table or Table(), LABELS, 4, SITES, goal, Method(**method), heldout)
 
 
 def test_sites_go_in_the_order_of_what_they_cost():
@@ -80,17 +81,44 @@ def test_the_held_out_check_measures_other_windows():
 @pytest.mark.parametrize(
     "goal", [Goal(keep=0.5), Goal(max_delta=0.1), Goal(keep=1.0), Goal(keep=0.5, to_one=True)]
 )
-def test_the_announced_work_is_the_work_done(goal):
+def test_the_announced_work_is_the_most_that_is_done(goal):
     table = Table()
     run(goal, table)
-    assert sum(count for group, _, count in table.calls if group == "calibration") == planned_evaluations(
-        SITES, goal
-    )
+    done = sum(count for group, _, count in table.calls if group == "calibration")
+    # A uniform pattern that the search has measured already is not measured again.
+    assert planned_evaluations(SITES, goal) - 5 <= done <= planned_evaluations(SITES, goal)
 
 
 def test_a_model_without_a_loss_is_refused_at_once():
-    def broken(patterns, group, reverse=False):
+    def broken(patterns, group, windows=None, reverse=False):
         return [(math.nan,) * 4 for _ in patterns]
 
     with pytest.raises(MeasurementError, match="the model's own loss"):
-        run_search(broken, LABELS, SITES, Goal(keep=0.5), heldout=True)
+        run(Goal(keep=0.5), broken)
+
+
+@pytest.mark.parametrize("strategy", ["exact", "fast", "blocks"])
+def test_every_strategy_reaches_the_goal_around_pinned_sites(strategy):
+    findings = run(Goal(keep=0.5), strategy=strategy, pinned=(2,))
+    assert findings.chosen.pattern.kept == 3
+    assert findings.chosen.pattern.is_full(2)
+
+
+def test_pinned_sites_can_stop_a_search_early():
+    findings = run(Goal(keep=0.2), pinned=(1, 2, 3))
+    assert findings.chosen.pattern.full == (0, 1, 2, 3)
+
+
+def test_refinement_changes_the_pattern_picked_and_is_recorded():
+    start = run(Goal(keep=0.5), strategy="blocks", blocks=2)
+    better = run(Goal(keep=0.5), strategy="blocks", blocks=2, refine_rounds=5)
+    assert better.swaps
+    assert better.chosen.loss < start.chosen.loss
+    assert better.chosen.pattern == better.swaps[-1].evaluation.pattern
+    assert better.heldout.plan.pattern == better.chosen.pattern
+
+
+def test_overlap_patterns_are_measured_when_asked_for():
+    overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
+    assert run(Goal(keep=0.5)).overlap == ()
+    assert [each.pattern.kept for each in run(Goal(keep=0.5), overlap=overlap).overlap] == [5, 4, 3]

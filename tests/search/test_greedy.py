@@ -1,13 +1,13 @@
 """Exact greedy against Algorithm 1 as written, on loss tables and on a real random model."""
 
 import math
-import random
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_models import build
+from loss_tables import LossTable, algorithm_1
+from random_models import build, measure
 
 from indexcache.dsa.losses import PatternLosses
 from indexcache.errors import MeasurementError
@@ -16,45 +16,15 @@ from indexcache.search.evaluation import Evaluation
 from indexcache.search.greedy import candidate_evaluations, exact_greedy
 
 
-class LossTable:
-    """Random losses of every pattern, fixed by a seed; remembers what was measured."""
-
-    def __init__(self, seed, windows=3):
-        self.seed, self.windows, self.measured = seed, windows, []
-
-    def loss(self, pattern):
-        draw = random.Random(f"{self.seed}/{pattern}")
-        return tuple(draw.random() for _ in range(self.windows))
-
-    def __call__(self, patterns):
-        self.measured += patterns
-        return [Evaluation(pattern, self.loss(pattern)) for pattern in patterns]
-
-
-def algorithm_1(table, sites, kept):
-    """The paper's text, over strings: flip each F but the first, keep the flip with the lowest loss."""
-    pattern, order = "F" * sites, []
-    while pattern.count("F") > kept:
-        tried = {}
-        for site in range(1, sites):
-            if pattern[site] == "F":
-                flipped = pattern[:site] + "S" + pattern[site + 1 :]
-                tried[site] = math.fsum(table.loss(flipped)) / table.windows
-        best = min(tried, key=tried.get)
-        pattern = pattern[:best] + "S" + pattern[best + 1 :]
-        order.append(best)
-    return order
-
-
 @given(st.integers(0, 10**6), st.integers(1, 9), st.data())
 def test_exact_greedy_is_algorithm_1(seed, sites, data):
     kept = data.draw(st.integers(1, sites))
-    table = LossTable(seed)
-    steps = exact_greedy(table, sites, kept)
+    table = LossTable(seed, sites)
+    steps = exact_greedy(table.measurements(), sites, kept)
     assert [step.removed for step in steps] == algorithm_1(table, sites, kept)
-    assert len(table.measured) == candidate_evaluations(sites, kept)
+    assert len(table.measured) == candidate_evaluations(sites, kept) * table.windows
     for step in steps:
-        assert step.evaluation.window_losses == table.loss(step.pattern)
+        assert step.evaluation.window_losses == table.losses(step.pattern)
 
 
 def test_the_whole_search_costs_what_the_paper_says():
@@ -85,11 +55,11 @@ def test_greedy_equals_brute_force_on_a_random_model():
 
     losses = PatternLosses(model, range(8))
 
-    def measure(patterns):
-        sums = [losses.measure(patterns, row.tolist()) for row in windows]
+    def evaluate(patterns):
+        sums = [measure(losses, patterns, row.tolist()) for row in windows]
         return [Evaluation(each, tuple(row[i] / 39 for row in sums)) for i, each in enumerate(patterns)]
 
-    steps = exact_greedy(measure, 8, 1)
+    steps = exact_greedy(evaluate, 8, 1)
     assert [step.removed for step in steps] == [site for site, _ in expected]
     for step, (_, loss) in zip(steps, expected, strict=True):
         assert step.evaluation.loss == pytest.approx(loss, abs=1e-5)
@@ -126,17 +96,17 @@ def test_no_candidate_with_a_loss_is_an_error_that_names_them():
 
 
 def test_nothing_to_remove_measures_nothing():
-    table = LossTable(0)
-    assert exact_greedy(table, 4, 4) == []
+    table = LossTable(0, 4)
+    assert exact_greedy(table.measurements(), 4, 4) == []
     assert table.measured == []
 
 
 def test_each_step_is_told_as_it_is_committed():
     told = []
-    steps = exact_greedy(LossTable(1), 5, 2, on_step=told.append)
+    steps = exact_greedy(LossTable(1, 5).measurements(), 5, 2, on_step=told.append)
     assert told == steps
 
 
 def test_patterns_start_full():
-    assert exact_greedy(LossTable(2), 3, 2)[0].pattern.kept == 2
+    assert exact_greedy(LossTable(2, 3).measurements(), 3, 2)[0].pattern.kept == 2
     assert str(Pattern.all_full(3)) == "FFF"

@@ -1,0 +1,155 @@
+"""Measures the search strategies against Algorithm 1 as written, in the same run: cost, time and plan.
+
+Run by hand or with ``make bench-search``; ``--model`` and ``--text`` take any checkpoint and text.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from indexcache.calibrate.sources import TextSource, read_documents
+from indexcache.calibrate.windows import WindowRequest, pack
+from indexcache.dsa.capacity import path_budget
+from indexcache.dsa.checkpoint import load_tokenizer, open_checkpoint
+from indexcache.dsa.loading import load_model
+from indexcache.dsa.losses import PatternLosses, Window
+from indexcache.dsa.paths import PathMemory
+from indexcache.pattern import Pattern, kept_sites
+from indexcache.search.evaluation import Evaluation, paired_difference
+from indexcache.search.fast import fast_greedy
+from indexcache.search.greedy import exact_greedy
+from indexcache.search.measurements import Measurements
+from indexcache.search.refine import refine
+
+
+class Runner:
+    """One strategy's run on a fresh evaluator: counts layer-windows and seconds."""
+
+    def __init__(self, model, checkpoint, windows, remember):
+        memory = None
+        if remember:
+            memory = PathMemory(checkpoint.site_layers, len(windows), path_budget(torch.device("cpu")))
+        blind = checkpoint.selection_width if remember else 0
+        self.losses = PatternLosses(model, checkpoint.site_layers, blind=blind, memory=memory)
+        self.windows, self.labels = windows, len(windows[0]) - 1
+        self.evaluations, self.began = 0, time.perf_counter()
+
+    def measure(self, patterns, numbers):
+        self.evaluations += len(patterns) * len(numbers)
+        rows = [self.losses.measure(patterns, [Window(n, self.windows[n])])[0] for n in numbers]
+        return [tuple(row[index] / self.labels for row in rows) for index in range(len(patterns))]
+
+    def one_by_one(self, patterns, numbers):
+        """As Algorithm 1 does it: one whole forward per candidate and window."""
+        return [self.measure([pattern], numbers)[0] for pattern in patterns]
+
+    def follow(self, step):
+        if self.losses.memory is not None:
+            self.losses.memory.follow(step.pattern)
+        print(
+            f"    {step.pattern}  {step.evaluation.loss:.5f}  {time.perf_counter() - self.began:.0f} s", flush=True
+        )
+
+    def result(self, name, steps):
+        self.losses.switch.remove()
+        return {
+            "strategy": name,
+            "layer_windows": self.losses.layer_runs,
+            "window_evaluations": self.evaluations,
+            "seconds": time.perf_counter() - self.began,
+            "patterns": {step.pattern.kept: str(step.pattern) for step in steps},
+            "losses": {step.pattern.kept: step.evaluation.window_losses for step in steps},
+        }
+
+
+def run(name, model, checkpoint, windows, kept):
+    """One strategy down to ``kept`` full sites."""
+    print(f"  {name}", flush=True)
+    sites = len(checkpoint.site_layers)
+    runner = Runner(model, checkpoint, windows, remember=name == "fast")
+    measure = runner.one_by_one if name == "naive" else runner.measure
+    measurements = Measurements(measure, len(windows))
+    if name == "fast":
+        steps = fast_greedy(measurements, sites, kept, on_step=runner.follow)
+    else:
+        steps = exact_greedy(measurements, sites, kept, on_step=runner.follow)
+    return runner.result(name, steps), measurements
+
+
+def best_of_all(model, checkpoint, windows, kept, start):
+    """Fast's pattern refined, against every pattern with ``kept`` full sites."""
+    sites = len(checkpoint.site_layers)
+    runner = Runner(model, checkpoint, windows, remember=False)
+    measurements = Measurements(runner.measure, len(windows))
+    swaps = refine(measurements, start, rounds=20)
+    refined = swaps[-1].evaluation if swaps else measurements([start])[0]
+    everyone = [Pattern.from_full(sites, (0, *rest)) for rest in itertools.combinations(range(1, sites), kept - 1)]
+    losses = measurements(everyone)
+    runner.losses.switch.remove()
+    best = min(losses, key=lambda each: each.loss)
+    difference = paired_difference(refined, best)
+    print(f"  refined {refined.pattern} in {len(swaps)} swaps; best of {len(everyone)}: {best.pattern}")
+    print(f"  difference {difference.delta:+.6f} ± {difference.standard_error:.6f}", flush=True)
+
+
+def table(results, windows, checkpoint, keeps):
+    """Prints what each strategy took against Algorithm 1, and whether it found the same patterns."""
+    baseline = results[0]
+    print(
+        f"\n| strategy | layer-windows | fewer | seconds | faster | {' | '.join(f'same at {k}' for k in keeps)} |"
+    )
+    print("|---|---:|---:|---:|---:|" + "---|" * len(keeps))
+    for each in results:
+        fewer = baseline["layer_windows"] / each["layer_windows"]
+        faster = baseline["seconds"] / each["seconds"]
+        same = []
+        for kept in keeps:
+            if each["patterns"][kept] == baseline["patterns"][kept]:
+                same.append("yes")
+                continue
+            ours = Evaluation(Pattern(each["patterns"][kept]), tuple(each["losses"][kept]))
+            theirs = Evaluation(Pattern(baseline["patterns"][kept]), tuple(baseline["losses"][kept]))
+            found = paired_difference(ours, theirs)
+            same.append(f"no: {found.delta:+.5f} ± {found.standard_error:.5f}")
+        row = [each["strategy"], f"{each['layer_windows']:,}", f"{fewer:.1f}x", f"{each['seconds']:.0f}"]
+        print(f"| {' | '.join([*row, f'{faster:.1f}x', *same])} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="recipes/tiny")
+    parser.add_argument("--text", default="recipes/tiny/calibration.jsonl")
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument(
+        "--keep", type=float, nargs="+", default=[0.5, 0.25], help="compared; the last is searched to"
+    )
+    parser.add_argument("--strategies", nargs="+", default=["naive", "exact", "fast"])
+    parser.add_argument("--all-patterns", action="store_true", help="also refine, against every pattern")
+    parser.add_argument("--json", type=Path, help="write every figure here")
+    options = parser.parse_args()
+    checkpoint = open_checkpoint(options.model)
+    tokenizer = load_tokenizer(checkpoint)
+    request = WindowRequest(options.window, options.windows, 0)
+    documents = read_documents(TextSource(options.text), tokenizer, request.seed)
+    windows = pack(documents, tokenizer, request).calibration.tolist()
+    model = load_model(checkpoint, "float32")
+    sites = len(checkpoint.site_layers)
+    keeps = [kept_sites(sites, keep) for keep in options.keep]
+    print(
+        f"{options.model}: {sites} sites to {keeps[-1]}, {options.windows} windows of {options.window}", flush=True
+    )
+    results = [run(name, model, checkpoint, windows, keeps[-1])[0] for name in options.strategies]
+    table(results, windows, checkpoint, keeps)
+    if options.all_patterns:
+        best_of_all(model, checkpoint, windows, keeps[-1], Pattern(results[-1]["patterns"][keeps[-1]]))
+    if options.json:
+        options.json.write_text(json.dumps(results) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Overlap patterns against the best of all patterns, tried one by one."""
+
+import itertools
+import random
+
+import pytest
+
+from indexcache.pattern import Pattern
+from indexcache.search.overlap import overlap_pattern
+
+
+def gain(overlap, pattern):
+    return sum(overlap[source][site] for site, source in enumerate(pattern.sources()))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dynamic_programming_finds_the_best_of_all_patterns(seed):
+    draw, sites, kept = random.Random(seed), 7, 1 + seed % 6
+    overlap = [[1.0 if a == b else draw.random() for b in range(sites)] for a in range(sites)]
+    everyone = [Pattern.from_full(sites, (0, *rest)) for rest in itertools.combinations(range(1, sites), kept - 1)]
+    found = overlap_pattern(overlap, kept)
+    assert found.kept == kept
+    assert gain(overlap, found) == pytest.approx(max(gain(overlap, each) for each in everyone))
