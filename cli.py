@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .errors import GateError, IndexcacheError, SettingError
+from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
+from .groups import SPOKEN
 
 if TYPE_CHECKING:
     from .recipes.schema import Recipe
@@ -28,7 +29,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "INDEXCACHE"},
 )
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, also on failure.")]
+JsonFlag = Annotated[
+    bool,
+    typer.Option("--json", allow_from_autoenv=False, help="Print one JSON document on stdout, also on failure."),
+]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 # Never from the environment: running a checkpoint's code is to be asked for each time.
 TrustFlag = Annotated[
@@ -46,23 +50,36 @@ Text = Annotated[str | None, typer.Option()]
 Number = Annotated[int | None, typer.Option()]
 
 
+_INTERRUPTED, _PIPE_CLOSED = 130, 141
+
+
 def _text(help_text: str) -> Any:
     return typer.Option(help=help_text, show_default=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"indexcache {__version__}")
+        raise typer.Exit
 
 
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, allow_from_autoenv=False, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"indexcache {__version__}")
-    elif context.invoked_subcommand is None:
+    if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 @app.command()
 def search(
+    context: typer.Context,
     recipe: Annotated[str | None, _text("YAML recipe: a file, or a name such as tiny.")] = None,
     model: Annotated[str | None, _text("Local folder or hub id of a DSA checkpoint.")] = None,
     dataset: Annotated[str | None, _text("Calibration text: local file or folder, or hub name.")] = None,
@@ -106,11 +123,12 @@ def search(
         "blocks": blocks, "refine_rounds": refine_rounds, "baselines": baselines, "init": init,
         "max_rows": max_rows,
     }  # fmt: skip
+    keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)
     from . import workflow
 
     with _reporter(quiet) as reporter:
-        folder = out or Path("outputs") / Path(recipe or settings.model or "run").stem
+        folder = out or Path("outputs") / _run_name(recipe, settings.model)
         outcome = workflow.search(settings, goal, folder, trust_remote_code, reporter)
     if not _speaks():
         return
@@ -138,16 +156,18 @@ def evaluate(
 
     With --max-delta, exits with 1 when the plan's loss increase is above it.
     """
-    from .search.plan import check_max_delta, read_plan
+    from .search.plan import check_max_delta, plan_file, read_plan
 
     check_max_delta(max_delta)
-    if on not in ("heldout", "calibration"):
+    if on not in SPOKEN:
         raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     plan = read_plan(plan_path)
     from . import workflow
 
     with _reporter(quiet) as reporter:
-        outcome = workflow.evaluate(plan, plan_path, on, max_delta, model, device_map, trust_remote_code, reporter)
+        outcome = workflow.evaluate(
+            plan, plan_file(plan_path).parent, on, max_delta, model, device_map, trust_remote_code, reporter
+        )
     if _speaks():
         from .tables import eval_document, eval_table
 
@@ -170,10 +190,14 @@ def cut(
     """Pick another step of a searched plan, offline; prints the new plan's path."""
     from .files import write_atomically
     from .search.plan import cut as cut_plan
-    from .search.plan import read_plan
+    from .search.plan import plan_file, read_plan
 
+    plan_path = plan_file(plan_path)
     plan = cut_plan(read_plan(plan_path), keep, max_delta)
     target = out or plan_path.with_name(f"{plan_path.stem}-{plan.result.kept}of{plan.result.sites}.json")
+    tokens = plan_path.parent / plan.tokens.file
+    if target.parent.resolve() != plan_path.parent.resolve() and tokens.is_file():
+        write_atomically(target.parent / plan.tokens.file, tokens.read_bytes())
     write_atomically(target, plan.as_json())
     typer.echo(plan.as_json().rstrip() if as_json else str(target))
 
@@ -226,11 +250,32 @@ def report(
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
     from .search.folder import write_report
-    from .search.plan import read_plan
+    from .search.plan import plan_file, read_plan
 
-    written = write_report(out or plan_path.parent, read_plan(plan_path))
+    plan_path = plan_file(plan_path)
+    written = write_report(out or plan_path.parent, read_plan(plan_path), plan_path.stem)
     paths = [str(path) for path in written]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
+
+
+def _one_wish(
+    context: typer.Context, keep: float | None, max_delta: float | None
+) -> tuple[float | None, float | None]:
+    """Of both given, the one on the command line wins over the one in the environment."""
+    if keep is None or max_delta is None:
+        return keep, max_delta
+    sources = [str(context.get_parameter_source(name)) for name in ("keep", "max_delta")]
+    from_environment = [source.endswith("ENVIRONMENT") for source in sources]
+    if from_environment[0] == from_environment[1]:
+        raise SettingError("both --keep and --max-delta were given", hint="give one of them")
+    return (None, max_delta) if from_environment[0] else (keep, None)
+
+
+def _run_name(recipe: str | None, model: str | None) -> str:
+    """The run's folder: the recipe's name or the last part of the model's."""
+    if recipe is not None:
+        return Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")
+    return Path(model or "").resolve().name or "run"
 
 
 def _settings(
@@ -242,14 +287,14 @@ def _settings(
     from .search.findings import Goal
     from .search.plan import check_max_delta
 
-    if keep is not None and max_delta is not None:
-        raise SettingError("both --keep and --max-delta were given", hint="give one of them")
     base = read_recipe(recipe).model_dump(exclude_none=True) if recipe else {}
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = checked(base | overrides, "the options")
     if keep is None and max_delta is None:
         keep, max_delta = settings.keep, settings.max_delta
-    if (keep is None) == (max_delta is None):
+    if keep is not None and max_delta is not None:
+        raise SettingError("the recipe names both keep and max_delta", hint="leave one of them out")
+    if keep is None and max_delta is None:
         raise SettingError(
             "how much to keep was not given", hint="give --keep, e.g. 0.25, or --max-delta, e.g. 0.01"
         )
@@ -283,6 +328,8 @@ def _speaks() -> bool:
 
 
 def _fail(error: IndexcacheError, as_json: bool) -> int:
+    if not _speaks() and not error.shared:
+        print(f"error in process {os.environ['RANK']}: {error.line()}", file=sys.stderr, flush=True)
     if _speaks():
         print(f"error: {error.line()}", file=sys.stderr, flush=True)
         if as_json and not isinstance(error, GateError):
@@ -303,7 +350,8 @@ def _as_our_error(error: Exception) -> IndexcacheError:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
+    """Runs the command line and exits: 0 done, 1 a check failed, 2 wrong use or input, 130
+    interrupted, 141 stdout closed by its reader."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in arguments
     for stream in (sys.stdout, sys.stderr):
@@ -311,16 +359,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=arguments, standalone_mode=False) or 0
-        sys.stdout.flush()
+        # typer turns an interrupt into this code.
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except IndexcacheError as error:
         code = _fail(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        code = 130
+        code = _fail(InterruptedRunError("interrupted; nothing was written"), as_json)
     except BrokenPipeError:
         # The reader of stdout has gone; point it elsewhere so that the interpreter's last flush is silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        code = _PIPE_CLOSED
+    except OSError as error:
+        code = _fail(OutputError(f"the result cannot be printed: {error.strerror}", hint=""), as_json=False)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         code = _fail(_as_our_error(error), as_json)
     sys.exit(code)

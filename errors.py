@@ -11,7 +11,8 @@ IndexcacheError (2)
  ├─ ExportError       an engine that cannot take the plan
  ├─ OutputError       a file that cannot be written
  ├─ MeasurementError  losses that are not numbers
- └─ GateError (1)     a check that ran and failed
+ ├─ GateError (1)     a check that ran and failed
+ └─ InterruptedRunError (130)  stopped by the user
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class IndexcacheError(Exception):
 
     exit_code: ClassVar[int] = 2
     default_hint: ClassVar[str] = ""
+    shared: bool = False
+    """Raised on all of several processes alike, so that one of them tells the user."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(" ".join(message.split()))
@@ -53,19 +56,26 @@ class IndexcacheError(Exception):
 class PatternError(IndexcacheError):
     """A string that is not a pattern for this model."""
 
+    shared = True
     default_hint = "a pattern has one F or S per site and opens with F"
 
 
 class SettingError(IndexcacheError):
     """An option or a recipe field with an impossible value."""
 
+    shared = True
+
 
 class DatasetError(IndexcacheError):
     """Text that cannot be read, or too little of it."""
 
+    shared = True
+
 
 class WindowError(IndexcacheError):
     """A window length at which nothing is measured."""
+
+    shared = True
 
 
 class ModelError(IndexcacheError):
@@ -75,17 +85,25 @@ class ModelError(IndexcacheError):
 class PlanError(IndexcacheError):
     """A plan file that cannot be read or cut as asked."""
 
+    shared = True
+
 
 class IdentityError(IndexcacheError):
     """A plan that was made for other weights or tokens."""
+
+    shared = True
 
 
 class ExportError(IndexcacheError):
     """An engine that cannot take the plan."""
 
+    shared = True
+
 
 class OutputError(IndexcacheError):
     """A file that cannot be written."""
+
+    shared = True
 
 
 class MeasurementError(IndexcacheError):
@@ -98,7 +116,21 @@ class GateError(IndexcacheError):
     exit_code = 1
 
 
+class InterruptedRunError(IndexcacheError):
+    """Stopped by the user."""
+
+    exit_code = 130
+
+
 def first_line(error: Exception) -> str:
-    """What another library's error says, cut to one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    """What another library's error says, as one line: its first sentence or so, 300 characters at most."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    said = lines[0]
+    for line in lines[1:]:
+        # A line that ends so says nothing without the next.
+        if not said.endswith((":", ",", "of")):
+            break
+        said = f"{said} {line}"
+    return said[:300]

@@ -14,8 +14,12 @@ _PACKAGE = Path(__file__).resolve().parent
 
 def find_path(name: str) -> Path | None:
     """The file or folder ``name``: as the user sees it, else among the package's own; None if neither."""
+    if not name.strip():
+        return None
     path = Path(name).expanduser()
-    return next((each for each in (path, _PACKAGE / path) if each.exists()), None)
+    # Of the package, recipes only: a model called "search" is not the folder of that name.
+    own = [_PACKAGE / path] if path.parts[0] == "recipes" else []
+    return next((each for each in (path, *own) if each.exists()), None)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

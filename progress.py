@@ -33,7 +33,7 @@ class Reporter:
         self._console = Console(stderr=True, highlight=False)
         self._total = 0
         self._done = 0
-        self._unit = ""
+        self._doing = "reading"
         self._began = time.monotonic()
         self._spoke = self._began
         self._stop = threading.Event()
@@ -41,6 +41,9 @@ class Reporter:
         self._heart: threading.Thread | None = None
 
     def __enter__(self) -> Reporter:
+        if not self._quiet and not self._console.is_terminal:
+            self._heart = threading.Thread(target=self._beat, daemon=True)
+            self._heart.start()
         return self
 
     def __exit__(
@@ -54,22 +57,24 @@ class Reporter:
             self._heart.join()
             self._heart = None
 
-    def begin(self, total: int, unit: str) -> None:
-        """Starts counting towards ``total`` units of work."""
-        self._total, self._done, self._unit = total, 0, unit
-        self._began = self._spoke = time.monotonic()
-        if self._quiet:
-            return
+    def doing(self, what: str) -> None:
+        """Names what is going on, for as long as there is nothing to count."""
+        self._doing, self._total = what, 0
+        self._began = time.monotonic()
         if self._console.is_terminal:
+            self.say(what)
+
+    def begin(self, total: int, unit: str) -> None:
+        """Starts counting towards at most ``total`` units of work."""
+        self._total, self._done, self._doing = total, 0, unit
+        self._began = time.monotonic()
+        if not self._quiet and self._console.is_terminal:
             columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
             self._bar = Progress(
                 *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True
             )
             self._bar.add_task(unit, total=total)
             self._bar.start()
-        else:
-            self._heart = threading.Thread(target=self._beat, daemon=True)
-            self._heart.start()
 
     def advance(self, amount: int) -> None:
         """``amount`` more units are done."""
@@ -96,8 +101,12 @@ class Reporter:
     def _beat(self) -> None:
         while not self._stop.wait(1.0):
             now = time.monotonic()
-            if now - self._spoke >= _HEARTBEAT_SECONDS - 1:
-                spent = now - self._began
+            if now - self._spoke < _HEARTBEAT_SECONDS - 1:
+                continue
+            spent = now - self._began
+            if self._total:
                 left = spent / self._done * (self._total - self._done) if self._done else None
-                guess = "" if left is None else f", about {left:.0f} s left"
-                self._print(f"{self._done} of {self._total} {self._unit}, {spent:.0f} s{guess}")
+                guess = "" if left is None else f", at most about {left:.0f} s left"
+                self._print(f"{self._done} of {self._total} {self._doing}, {spent:.0f} s{guess}")
+            else:
+                self._print(f"{self._doing}, {spent:.0f} s")

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from .groups import SPOKEN
 from .pattern import kept_sites
 from .search.plan import Plan
 from .search.report import increase
@@ -17,8 +18,6 @@ from .search.report import increase
 if TYPE_CHECKING:
     from .dsa.checkpoint import Checkpoint, Sizes
     from .workflow import EvalOutcome
-
-_GROUPS = {"heldout": "held-out", "calibration": "calibration"}
 
 
 def search_summary(plan: Plan, folder: Path) -> None:
@@ -51,7 +50,7 @@ def eval_table(outcome: EvalOutcome) -> None:
     for name, each in (("this plan", outcome.plan), ("uniform", outcome.uniform)):
         table.add_row(name, str(each.kept), f"{each.loss:.4f}", increase(each))
     console = _console()
-    console.print(f"{outcome.windows} {_GROUPS[outcome.group]} windows, nats per token")
+    console.print(f"{outcome.windows} {SPOKEN[outcome.group]} windows, nats per token")
     console.print(table)
     if outcome.passed:
         console.print(f"passed: at most {outcome.max_delta:g} was allowed")

@@ -26,10 +26,11 @@ from .dsa import processes
 from .dsa.capacity import path_budget, row_bytes, rows_that_fit
 from .dsa.checkpoint import Checkpoint, config_sha256, load_tokenizer, open_checkpoint, weights_sha256
 from .dsa.evaluation import Evaluator
-from .dsa.loading import load_model
+from .dsa.loading import device_kinds, load_model
 from .dsa.losses import PatternLosses
 from .dsa.paths import PathMemory
 from .errors import DatasetError, IdentityError, MeasurementError, ModelError, SettingError, WindowError
+from .groups import CALIBRATION, HELD_OUT, SPOKEN
 from .pattern import Pattern
 from .progress import Reporter
 from .recipes.schema import Recipe
@@ -75,33 +76,26 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
     began, clock = _now(), time.monotonic()
-    checkpoint = open_checkpoint(_required(recipe.model, "model"), recipe.revision, trust_remote_code)
-    length = _window_length(recipe, checkpoint, reporter)
-    source = _source(recipe)
-    old = read_plan(Path(recipe.init)) if recipe.init else None
-    method = _method(recipe, checkpoint, goal, old)
-    processes.main_does(lambda: check_writable(out))
-    request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
-    windows = processes.main_does(lambda: _build_windows(checkpoint, source, request))
-    identity = processes.main_does(lambda: _identity(checkpoint))
-    reporter.say(f"{recipe.windows} + {recipe.heldout} windows of {length} tokens; loading {checkpoint.model_id}")
+    prepared = _prepare(recipe, goal, out, trust_remote_code, reporter)
+    checkpoint, windows, method = prepared.checkpoint, prepared.windows, prepared.method
+    reporter.doing(f"loading {checkpoint.model_id}")
     model = load_model(checkpoint, recipe.dtype, recipe.device_map)
     evaluator = _evaluator(model, checkpoint, windows, recipe.max_rows, reporter)
     if recipe.baselines == "overlap":
-        method = replace(method, overlap=evaluator.overlap("calibration", checkpoint.selection_width))
-    findings = _run(evaluator, checkpoint, recipe, length, goal, method, reporter)
-    tokens = evaluator.window_evaluations * length
+        method = replace(method, overlap=evaluator.overlap(CALIBRATION, checkpoint.selection_width))
+    findings = _run(evaluator, checkpoint, windows, goal, method, reporter)
+    evaluations, tokens = evaluator.evaluations, evaluator.window_evaluations * windows.length
     plan = Plan(
         schema_version=1,
         indexcache=__version__,
-        model=identity,
-        tokens=_token_identity(recipe, source, windows, checkpoint.selection_width),
+        model=prepared.identity,
+        tokens=_token_identity(recipe, windows, checkpoint.selection_width),
         run=_run_identity(model),
-        search=search_record(findings, method, identity.site_layers, _init_record(old, findings)),
-        result=result(findings, goal, identity),
+        search=search_record(findings, method, checkpoint.site_layers, _init_record(prepared.old, findings)),
+        result=result(findings, goal, prepared.identity),
         heldout=heldout_record(findings.heldout),
         cost=cost(
-            findings, evaluator.evaluations, evaluator.layer_windows(), tokens, recipe.windows, checkpoint.layers
+            findings, evaluations, evaluator.layer_windows(), tokens, len(windows.calibration), checkpoint.layers
         ),
         timing=Timing(
             started=began,
@@ -114,26 +108,51 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     return SearchOutcome(plan, out / PLAN_FILE, moved)
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What a search needs besides the loaded model; all of it checked."""
+
+    checkpoint: Checkpoint
+    windows: Windows
+    identity: ModelIdentity
+    method: Method
+    old: Plan | None
+
+
+def _prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, reporter: Reporter) -> _Prepared:
+    model_id, source = _required(recipe.model, "model"), _source(recipe)
+    checkpoint = open_checkpoint(model_id, recipe.revision, trust_remote_code)
+    length = _window_length(recipe, checkpoint, reporter)
+    old = read_plan(Path(recipe.init)) if recipe.init else None
+    method = _method(recipe, checkpoint, goal, old)
+    request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
+    reporter.doing(f"reading {source.dataset}")
+    windows = processes.main_does(lambda: _build_windows(checkpoint, source, request))
+    reporter.doing(f"hashing the weights of {checkpoint.model_id}")
+    identity = processes.main_does(lambda: _identity(checkpoint))
+    processes.main_does(lambda: check_writable(out))
+    reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {length} tokens")
+    return _Prepared(checkpoint, windows, identity, method, old)
+
+
 def _run(
     evaluator: Evaluator,
     checkpoint: Checkpoint,
-    recipe: Recipe,
-    length: int,
+    windows: Windows,
     goal: Goal,
     method: Method,
     reporter: Reporter,
 ) -> Findings:
     sites = len(checkpoint.site_layers)
-    planned = planned_evaluations(sites, goal) * recipe.windows + 3 * recipe.heldout
+    planned = planned_evaluations(sites, goal) * len(windows.calibration) + 3 * len(windows.heldout)
     reporter.begin(planned, "window evaluations")
     return run_search(
         evaluator,
-        labels=length - 1,
-        windows=recipe.windows,
+        labels=windows.length - 1,
+        documents={name: windows.documents(name) for name in (CALIBRATION, HELD_OUT)},
         sites=sites,
         goal=goal,
         method=method,
-        heldout=recipe.heldout > 0,
         told=_told(reporter, checkpoint, goal, evaluator),
         layer_windows=evaluator.layer_windows,
     )
@@ -181,7 +200,7 @@ class EvalOutcome:
 
 def evaluate(
     plan: Plan,
-    path: Path,
+    folder: Path,
     group: str,
     max_delta: float | None,
     model_id: str | None,
@@ -195,12 +214,14 @@ def evaluate(
         IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
         IndexcacheError: one of its other kinds.
     """
-    windows = thaw(path.parent / Path(plan.tokens.file).name, plan.tokens.sha256)
+    windows = thaw(folder / plan.tokens.file, plan.tokens.sha256)
     if not len(windows.group(group)):
-        raise DatasetError(f"the plan froze no {group} windows", hint="measure it with --on calibration")
+        raise DatasetError(f"the plan has no {SPOKEN[group]} windows", hint="measure it with --on calibration")
     revision = plan.model.revision if model_id is None else None
-    checkpoint = open_checkpoint(model_id or plan.model.id, revision, trust_remote_code)
+    checkpoint = _plans_checkpoint(plan, model_id, revision, trust_remote_code)
+    reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     _check_identity(plan.model, processes.main_does(lambda: _identity(checkpoint)))
+    reporter.doing(f"loading {checkpoint.model_id}")
     model = load_model(checkpoint, plan.run.dtype, device_map)
     evaluator = _evaluator(model, checkpoint, windows, None, reporter)
     sites = len(plan.pattern)
@@ -208,11 +229,11 @@ def evaluate(
     reporter.begin(len(patterns) * len(windows.group(group)), "window evaluations")
     labels = windows.length - 1
     full, chosen, even = (
-        Evaluation(pattern, tuple(each / labels for each in sums))
+        Evaluation(pattern, tuple(each / labels for each in sums), windows.documents(group))
         for pattern, sums in zip(patterns, evaluator(patterns, group), strict=True)
     )
     if not (full.finite and chosen.finite and even.finite):
-        raise MeasurementError(f"a loss on the {group} windows is NaN or infinite")
+        raise MeasurementError(f"a loss on the {SPOKEN[group]} windows is NaN or infinite")
     against = measured(chosen, full)
     return EvalOutcome(
         group=group,
@@ -223,6 +244,15 @@ def evaluate(
         max_delta=max_delta,
         passed=None if max_delta is None else against.delta <= max_delta,
     )
+
+
+def _plans_checkpoint(plan: Plan, model_id: str | None, revision: str | None, trust: bool) -> Checkpoint:
+    try:
+        return open_checkpoint(model_id or plan.model.id, revision, trust)
+    except ModelError as error:
+        if model_id is None:
+            error.hint = "the plan names it so: say where the checkpoint is now with --model"
+        raise
 
 
 def _required(value: str | None, name: str) -> str:
@@ -263,7 +293,7 @@ def _source(recipe: Recipe) -> TextSource:
 def _build_windows(checkpoint: Checkpoint, source: TextSource, request: WindowRequest) -> Windows:
     tokenizer = load_tokenizer(checkpoint)
     windows = pack(read_documents(source, tokenizer, request.seed), tokenizer, request)
-    largest = max(int(windows.group(name).max(initial=0)) for name in ("calibration", "heldout"))
+    largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
     if largest >= checkpoint.config.vocab_size:
         raise ModelError(
             f"the tokenizer of {checkpoint.model_id!r} gives id {largest}, but the model knows "
@@ -282,7 +312,7 @@ def _evaluator(
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
     return Evaluator(
         PatternLosses(model, checkpoint.site_layers, blind=width, memory=memory),
-        {"calibration": windows.calibration.tolist(), "heldout": windows.heldout.tolist()},
+        {name: windows.group(name).tolist() for name in (CALIBRATION, HELD_OUT)},
         max_rows or rows_that_fit(device, size, together),
         on_window=lambda patterns: reporter.advance(patterns * together),
     )
@@ -319,7 +349,8 @@ def _short(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def _token_identity(recipe: Recipe, source: TextSource, windows: Windows, width: int) -> TokenIdentity:
+def _token_identity(recipe: Recipe, windows: Windows, width: int) -> TokenIdentity:
+    source = _source(recipe)
     return TokenIdentity(
         sha256=token_sha256(windows),
         file=TOKENS_FILE,
@@ -346,19 +377,20 @@ def _run_identity(model: Any) -> RunIdentity:
         except PackageNotFoundError:
             versions[name] = "unknown"
     return RunIdentity(
-        dtype=str(model.dtype).removeprefix("torch."), device=processes.device_kind(), versions=versions
+        dtype=str(model.dtype).removeprefix("torch."), device=device_kinds(model), versions=versions
     )
 
 
 def _told(reporter: Reporter, checkpoint: Checkpoint, goal: Goal, evaluator: Evaluator) -> Told:
     sites, layers = len(checkpoint.site_layers), checkpoint.site_layers
-    last = sites - goal.deepest(sites)
+    last, began = sites - goal.deepest(sites), time.monotonic()
 
     def step(step: Step) -> None:
         number = sites - step.pattern.kept
         tie = f", tied with {len(step.tied)} more" if step.tied else ""
         reporter.say(
-            f"step {number}/{last}: dropped layer {layers[step.removed]}, loss {step.evaluation.loss:.5f}{tie}"
+            f"step {number}/{last}: dropped layer {layers[step.removed]}, loss {step.evaluation.loss:.4f}{tie}, "
+            f"{time.monotonic() - began:.0f} s"
         )
         evaluator.follow(step.pattern)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from ..files import find_path
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 _COMPRESSION = {".gz", ".xz", ".zst", ".bz2"}
 _TEXT_COLUMNS = ("text", "content")
-_CHAT_COLUMNS = ("messages", "conversations")
-_SHUFFLE_BUFFER = 256
+_CHAT_COLUMNS = ("messages",)
+_SHUFFLE_BUFFER = 1000
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,14 @@ class TextSource:
     Args:
         dataset: a local file, a folder of files, or the name of a dataset on the hub.
         subset: the hub dataset's configuration, where it has several.
-        split: the hub dataset's split.
+        split: the hub dataset's split, train if not given.
         column: the column to read; found by its name where not given.
         revision: branch, tag or commit of the hub dataset.
     """
 
     dataset: str
     subset: str | None = None
-    split: str = "train"
+    split: str | None = None
     column: str | None = None
     revision: str | None = None
 
@@ -40,31 +41,51 @@ class TextSource:
 def read_documents(source: TextSource, tokenizer: Any, seed: int) -> Iterator[str]:
     """Yields the distinct documents of ``source`` in an order fixed by ``seed``.
 
-    Streams: a hub dataset is read only as far as the caller goes. A document that repeats an earlier
-    one word for word is left out, so that no text can stand on both sides of a split.
+    Streams: a dataset is read only as far as the caller goes, shuffled through a buffer of documents.
+    A document that repeats an earlier one, white space aside, is left out, so that no text can stand
+    on both sides of a split.
 
     Args:
         source: what to read.
         tokenizer: renders chat messages through its chat template.
-        seed: of the order (a shuffle through a buffer of documents).
+        seed: of the order.
 
     Raises:
         DatasetError: nothing there, an unreadable file, a missing column, a value that is not text.
     """
     seen: set[bytes] = set()
-    for part in _open(source):
-        column: str | None = None
-        for number, row in enumerate(_rows(part.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER), source)):
-            column = column or _column(row, source)
-            text = _text(row.get(column), column, number, source, tokenizer)
-            digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
-            if text.strip() and digest not in seen:
-                seen.add(digest)
-                yield text
+    for text in _in_turn([_texts(part, source, tokenizer, seed) for part in _open(source)]):
+        digest = hashlib.sha256(" ".join(text.split()).encode("utf-8", "replace")).digest()
+        if text.strip() and digest not in seen:
+            seen.add(digest)
+            yield text
+
+
+def _texts(part: Any, source: TextSource, tokenizer: Any, seed: int) -> Iterator[str]:
+    column: str | None = None
+    for row in _rows(part.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER), source):
+        column = column or _column(row, source)
+        yield _text(row.get(column), column, source, tokenizer)
+
+
+def _in_turn(parts: list[Iterator[str]]) -> Iterator[str]:
+    """One from each, over and over, until all have run out."""
+    while parts:
+        for part in list(parts):
+            try:
+                yield next(part)
+            except StopIteration:
+                parts.remove(part)
 
 
 def _open(source: TextSource) -> list[Any]:
     if (path := find_path(source.dataset)) is not None:
+        for option in ("subset", "split", "revision"):
+            if getattr(source, option) is not None:
+                raise DatasetError(
+                    f"dataset {source.dataset!r} is local and has no {option}",
+                    hint=f"leave --dataset-{option} out",
+                )
         return [_load(builder, source, files=files) for builder, files in _local_files(path).items()]
     if _looks_like_a_path(source.dataset):
         raise DatasetError(
@@ -80,11 +101,13 @@ def _looks_like_a_path(name: str) -> bool:
 def _load(builder: str, source: TextSource, files: list[str] | None = None) -> Any:
     import datasets
 
+    # Its readers log what they also raise.
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     options: dict[str, Any] = {"streaming": True}
     if files is None:
-        options |= {"name": source.subset, "split": source.split, "revision": source.revision}
+        options |= {"name": source.subset, "split": source.split or "train", "revision": source.revision}
     else:
-        options |= {"data_files": files, "split": "train"}
+        options |= {"data_files": [glob.escape(file) for file in files], "split": "train"}
         if builder == "text":
             options["sample_by"] = "document"
     try:
@@ -97,12 +120,17 @@ def _load(builder: str, source: TextSource, files: list[str] | None = None) -> A
 def _local_files(path: Path) -> dict[str, list[str]]:
     """Files under ``path`` by the builder that reads them, in name order."""
     found: dict[str, list[str]] = {}
+    empty = False
     candidates = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in candidates:
         suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSION]
         builder = _BUILDERS.get(suffixes[-1].lower()) if suffixes else None
         if builder and not any(part.startswith(".") for part in file.relative_to(path).parts):
-            found.setdefault(builder, []).append(str(file.resolve()))
+            if file.stat().st_size:
+                found.setdefault(builder, []).append(str(file.resolve()))
+            empty = not file.stat().st_size
+    if not found and empty:
+        raise DatasetError(f"dataset {str(path)!r} is empty", hint="give a file with text")
     if not found:
         raise DatasetError(
             f"dataset {str(path)!r} holds no text that can be read",
@@ -137,10 +165,15 @@ def _column(row: Mapping[str, Any], source: TextSource) -> str:
     )
 
 
-def _text(value: Any, column: str, number: int, source: TextSource, tokenizer: Any) -> str:
+def _text(value: Any, column: str, source: TextSource, tokenizer: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+        if not all({"role", "content"} <= message.keys() for message in value):
+            raise DatasetError(
+                f"column {column!r} of dataset {source.dataset!r} holds messages without role and content",
+                hint="rename their keys, or name a text column with --column",
+            )
         if not getattr(tokenizer, "chat_template", None):
             raise DatasetError(
                 f"column {column!r} of dataset {source.dataset!r} holds chat messages, but the model's tokenizer "
@@ -151,9 +184,10 @@ def _text(value: Any, column: str, number: int, source: TextSource, tokenizer: A
             return str(tokenizer.apply_chat_template(value, tokenize=False))
         except Exception as error:  # templates are programs of the checkpoint and fail in their own ways
             raise DatasetError(
-                f"row {number} of dataset {source.dataset!r} does not fit the tokenizer's chat template: "
-                f"{first_line(error)}"
+                f"a row of dataset {source.dataset!r} does not fit the chat template: {first_line(error)}"
             ) from error
+    held = "nothing" if value is None else type(value).__name__
     raise DatasetError(
-        f"row {number} of dataset {source.dataset!r} holds {type(value).__name__} in column {column!r}, not text"
+        f"a row of dataset {source.dataset!r} holds {held} in column {column!r}, not text",
+        hint="drop such rows, or name another column with --column",
     )

@@ -5,20 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DatasetError, WindowError
+from ..groups import CALIBRATION, HELD_OUT, SPOKEN
 
 TokenArray = npt.NDArray[np.int32]
-
-# No document fills more than this share of a group while there are others to take from.
-_SHARE_OF_ONE_DOCUMENT = 1 / 8
-CALIBRATION = "calibration"
-HELD_OUT = "heldout"
-_SPOKEN = {CALIBRATION: "calibration", HELD_OUT: "held-out"}
 
 
 @dataclass(frozen=True)
@@ -33,15 +29,19 @@ class WindowRequest:
 
 @dataclass(frozen=True)
 class Windows:
-    """Token ids that losses are measured on.
+    """Token ids that losses are measured on, and which document each window is from.
 
     Args:
         calibration: ids ``[windows, length]`` that the search sees.
         heldout: ids ``[windows, length]`` from other documents, for checking the result.
+        calibration_documents: ``[windows]``, equal numbers for windows of the same document.
+        heldout_documents: likewise.
     """
 
     calibration: TokenArray
     heldout: TokenArray
+    calibration_documents: TokenArray
+    heldout_documents: TokenArray
 
     @property
     def length(self) -> int:
@@ -49,23 +49,26 @@ class Windows:
         return int(self.calibration.shape[1])
 
     def group(self, name: str) -> TokenArray:
-        """The windows of ``"calibration"`` or ``"heldout"``."""
+        """The windows of a group."""
         return self.calibration if name == CALIBRATION else self.heldout
+
+    def documents(self, name: str) -> tuple[int, ...]:
+        """The document of each window of a group."""
+        chosen = self.calibration_documents if name == CALIBRATION else self.heldout_documents
+        return tuple(chosen.tolist())
 
 
 def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Windows:
     """Packs ``documents`` until both groups are full; the same input gives the same windows.
 
     Each document goes whole to the group that is further from full. A document of at least one window
-    gives windows cut from it, spread over the document, at most an eighth of its group while other
-    documents can fill the rest; shorter ones are joined with the end-of-text token between them. Each
-    window opens with what the tokenizer puts before a text (BOS), as in training.
+    gives one, cut at random; only where documents run out do the same ones give more, in turn. Shorter
+    documents are joined with the end-of-text token between them. Each window opens with what the
+    tokenizer puts before a text, as in training.
 
     Raises:
         DatasetError: fewer windows than asked for; says how many there are.
     """
-    if request.calibration < 1 or request.heldout < 0:
-        raise DatasetError("at least one calibration window is needed", hint="raise --windows")
     prefix = _prefix(tokenizer)
     groups = [_Group(CALIBRATION, request.calibration), _Group(HELD_OUT, request.heldout)]
     read = 0
@@ -76,16 +79,18 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
         read += 1
         if all(each.fill >= 1 for each in groups):
             break
-    arrays = {group.name: group.finish(request, read) for group in groups}
-    return Windows(calibration=arrays[CALIBRATION], heldout=arrays[HELD_OUT])
+    (calibration, from_one), (heldout, from_other) = [group.finish(request, read) for group in groups]
+    return Windows(calibration, heldout, from_one, from_other)
 
 
 @dataclass
 class _Group:
+    """One group being filled: (document, ids) of its windows, and what its documents could give more."""
+
     name: str
     wanted: int
-    windows: list[list[int]] = field(default_factory=list)
-    spare: list[list[int]] = field(default_factory=list)
+    windows: list[tuple[int, list[int]]] = field(default_factory=list)
+    spare: list[list[tuple[int, list[int]]]] = field(default_factory=list)
     tail: list[int] = field(default_factory=list)
     documents: int = 0
 
@@ -94,44 +99,51 @@ class _Group:
         return len(self.windows) / self.wanted if self.wanted else 1.0
 
     def add(self, ids: list[int], prefix: list[int], end: int | None, request: WindowRequest, number: int) -> None:
-        """Takes the windows of one document (its ``number`` in the stream seeds the draw)."""
+        """Takes a document; its ``number`` in the stream seeds where it is cut."""
         self.documents += 1
         ids = ids[len(prefix) :] if prefix and ids[: len(prefix)] == prefix else ids
         body = request.length - len(prefix)
         if len(ids) < body:
             self.tail += ids if end is None else [*ids, end]
             while len(self.tail) >= body:
-                self.windows.append(prefix + self.tail[:body])
+                self.windows.append((number, prefix + self.tail[:body]))
                 del self.tail[:body]
             return
-        cuts = [prefix + ids[start : start + body] for start in range(0, len(ids) - body + 1, body)]
-        random.Random(f"{request.seed}/{number}").shuffle(cuts)
-        most = max(1, int(self.wanted * _SHARE_OF_ONE_DOCUMENT))
-        self.windows += cuts[:most]
-        self.spare += cuts[most : self.wanted]
+        draw = random.Random(f"{request.seed}/{number}")
+        offset = draw.randrange(len(ids) % body + 1)
+        starts = list(range(offset, len(ids) - body + 1, body))
+        draw.shuffle(starts)
+        cuts = [(number, prefix + ids[start : start + body]) for start in starts[: self.wanted]]
+        self.windows.append(cuts[0])
+        self.spare.append(cuts[1:])
 
-    def finish(self, request: WindowRequest, read: int) -> TokenArray:
-        """The group's windows ``[wanted, length]``, filled up from documents that had more to give.
+    def finish(self, request: WindowRequest, read: int) -> tuple[TokenArray, TokenArray]:
+        """The group's windows ``[wanted, length]`` and their documents ``[wanted]``.
 
         Their order is random, so that the first few are as mixed as all.
         """
-        found = [*self.windows, *self.spare]
+        in_turn = [each for round_ in zip_longest(*self.spare) for each in round_ if each is not None]
+        found = [*self.windows, *in_turn]
         if len(found) < self.wanted:
             raise DatasetError(
-                f"{self.wanted} {_SPOKEN[self.name]} windows of {request.length} tokens were asked for, but of "
+                f"{self.wanted} {SPOKEN[self.name]} windows of {request.length} tokens were asked for, but of "
                 f"the dataset's {read} documents {self.documents} fall to them, which give {len(found)}",
                 hint="lower --windows, --heldout or --window, or give more text in more documents",
             )
         chosen = found[: self.wanted]
         random.Random(f"{request.seed}/{self.name}").shuffle(chosen)
-        return np.asarray(chosen, dtype=np.int32).reshape(self.wanted, request.length)
+        ids = np.asarray([ids for _, ids in chosen], dtype=np.int32).reshape(self.wanted, request.length)
+        return ids, np.asarray([number for number, _ in chosen], dtype=np.int32)
 
 
 def _prefix(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before a text: its beginning-of-text token, or nothing."""
-    bos = tokenizer.bos_token_id
-    added = tokenizer("a", verbose=False)["input_ids"]
-    return [bos] if bos is not None and added[:1] == [bos] else []
+    """What the tokenizer puts before a text of its own accord: BOS, ``[gMASK]<sop>``, or nothing."""
+    bare = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
+    added: list[int] = tokenizer("a", verbose=False)["input_ids"]
+    for start in range(len(added) - len(bare) + 1):
+        if added[start : start + len(bare)] == bare:
+            return added[:start]
+    return []
 
 
 def informative_positions(length: int, selection_width: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import ModelError, first_line
 from ..files import find_path
 from .families import family_of
+from .hub import fetch_description, fetch_weights
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Checkpoint:
 
     Args:
         model_id: as the user wrote it.
-        source: the local folder or hub id that it stands for.
+        folder: where its config and tokenizer are.
         revision: the hub commit, None for a local folder.
         config: the transformers config.
         site_layers: absolute ids of the layers that own an indexer.
@@ -28,7 +29,7 @@ class Checkpoint:
     """
 
     model_id: str
-    source: str
+    folder: Path
     revision: str | None
     config: Any
     site_layers: tuple[int, ...]
@@ -57,26 +58,46 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust_remote_cod
     """
     from transformers import AutoConfig
 
-    local = find_path(model_id)
-    source = model_id if local is None else str(local)
+    folder, commit = _locate(model_id, revision)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers and the hub raise many classes for a wrong name
-        raise _not_found(model_id, source, error) from error
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises many classes for a wrong config
+        raise ModelError(
+            f"the config of {model_id!r} cannot be used: {first_line(error)}",
+            hint="it needs a config.json that this version of transformers knows",
+        ) from error
     family = family_of(config)
     sites, shared = family.site_layers(config), family.shared_layers(config)
     if not sites or any(layer < sites[0] for layer in shared):
         raise ModelError(f"the config of {model_id!r} has no full indexer before its first shared layer")
     return Checkpoint(
         model_id=model_id,
-        source=source,
-        revision=getattr(config, "_commit_hash", None),
+        folder=folder,
+        revision=commit,
         config=config,
         site_layers=sites,
         shared_layers=shared,
         selection_width=family.selection_width(config),
         trust_remote_code=trust_remote_code,
     )
+
+
+def _locate(model_id: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder that ``model_id`` stands for, and its commit if it is on the hub."""
+    local = find_path(model_id)
+    if local is not None and local.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"{model_id!r} is a local folder and has no revision {revision!r}", hint="leave it out"
+            )
+        if not (local / "config.json").is_file():
+            raise ModelError(f"{model_id!r} holds no config.json", hint="give the folder of a transformers model")
+        return local, None
+    if model_id.count("/") != 1 or model_id.startswith((".", "/", "~")):
+        raise ModelError(
+            f"model {model_id!r} does not exist", hint="give a local folder, or a hub id as in org/name"
+        )
+    return fetch_description(model_id, revision)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -88,9 +109,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
-            checkpoint.source, revision=checkpoint.revision, trust_remote_code=checkpoint.trust_remote_code
-        )
+        return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
     except Exception as error:  # as in open_checkpoint
         raise ModelError(
             f"the tokenizer of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}",
@@ -120,7 +139,7 @@ def measure_sizes(checkpoint: Checkpoint) -> Sizes:
 
 def config_sha256(checkpoint: Checkpoint) -> str:
     """SHA-256 of config.json as it stands on disk."""
-    return _file_sha256(_snapshot(checkpoint) / "config.json")
+    return _file_sha256(checkpoint.folder / "config.json")
 
 
 def weights_sha256(checkpoint: Checkpoint) -> str:
@@ -129,17 +148,34 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
     Raises:
         ModelError: there are none.
     """
-    folder = _snapshot(checkpoint)
+    folder = weights_folder(checkpoint)
     digest = hashlib.sha256()
     for name in _weight_files(folder, checkpoint.model_id):
         digest.update(f"{name}:{_file_sha256(folder / name)}\n".encode())
     return digest.hexdigest()
 
 
+def weights_folder(checkpoint: Checkpoint) -> Path:
+    """The local folder of the weights, which are downloaded if they are on the hub."""
+    if checkpoint.revision is None:
+        return checkpoint.folder
+    return fetch_weights(checkpoint.model_id, checkpoint.revision)
+
+
 def _weight_files(folder: Path, model_id: str) -> list[str]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"{index.name} of {model_id!r} is broken", hint="fetch the checkpoint again"
+            ) from error
+        if lost := [name for name in names if not (folder / name).is_file()]:
+            raise ModelError(
+                f"{model_id!r} lacks {lost[0]!r}, which its index names", hint="fetch the checkpoint again"
+            )
+        return names
     if (folder / "model.safetensors").is_file():
         return ["model.safetensors"]
     raise ModelError(
@@ -148,32 +184,12 @@ def _weight_files(folder: Path, model_id: str) -> list[str]:
     )
 
 
-def _snapshot(checkpoint: Checkpoint) -> Path:
-    """The local folder of the checkpoint's files."""
-    if Path(checkpoint.source).is_dir():
-        return Path(checkpoint.source)
-    from transformers.utils import cached_file
-
-    return Path(str(cached_file(checkpoint.source, "config.json", revision=checkpoint.revision))).parent
-
-
 def _file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 24):
-            digest.update(chunk)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    except OSError as error:
+        raise ModelError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
-
-
-def _not_found(model_id: str, source: str, error: Exception) -> ModelError:
-    if Path(source).is_dir():
-        return ModelError(
-            f"{model_id!r} is not a transformers model: {first_line(error)}",
-            hint="the folder needs a config.json with a model_type",
-        )
-    if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
-        return ModelError(f"model {model_id!r} does not exist", hint="give a local folder or a hub id")
-    return ModelError(
-        f"model {model_id!r} is neither a local folder nor reachable on the hub",
-        hint="check the name, the network and, for gated models, HF_TOKEN",
-    )

@@ -41,24 +41,24 @@ class Evaluator:
         patterns: Sequence[Pattern],
         group: str,
         windows: Sequence[int] | None = None,
-        reverse: bool = False,
+        last_token: bool = False,
     ) -> list[tuple[float, ...]]:
-        """Each pattern's summed losses in nats, one per window, in the windows' order.
+        """Each pattern's summed losses in nats, one per window, in the order asked for.
 
         Every process measures its share of the windows and returns the whole.
 
         Args:
             patterns: what to measure.
             group: the name of the windows.
-            windows: which of them, by number; all by default.
-            reverse: measure the windows in the opposite order, to see what the order does to the losses.
+            windows: which of them, by number and in this order; all by default.
+            last_token: measure in another shape, to see what rounding does (see ``PatternLosses.measure``).
         """
         numbers = range(len(self._groups[group])) if windows is None else windows
         # A window always falls to the same process, which may remember its states.
         mine = [number for number in numbers if number % processes.process_count() == processes.process_index()]
         measured: dict[int, tuple[float, ...]] = {}
-        for some in self._sweeps(mine[::-1] if reverse else mine, len(patterns)):
-            measured.update(zip(some, self._sweep(patterns, group, some), strict=True))
+        for some in self._sweeps(mine, len(patterns)):
+            measured.update(zip(some, self._sweep(patterns, group, some, last_token), strict=True))
         everywhere = processes.merge(measured)
         self.evaluations += len(patterns)
         self.window_evaluations += len(patterns) * len(numbers)
@@ -83,12 +83,14 @@ class Evaluator:
         for first in range(0, len(numbers), together):
             yield numbers[first : first + together]
 
-    def _sweep(self, patterns: Sequence[Pattern], group: str, numbers: Sequence[int]) -> list[tuple[float, ...]]:
+    def _sweep(
+        self, patterns: Sequence[Pattern], group: str, numbers: Sequence[int], last_token: bool
+    ) -> list[tuple[float, ...]]:
         windows = [Window((group, number), self._groups[group][number]) for number in numbers]
         losses: list[list[float]] = [[] for _ in numbers]
         for first in range(0, len(patterns), self._max_rows):
             some = patterns[first : first + self._max_rows]
-            for found, more in zip(losses, self._losses.measure(some, windows), strict=True):
+            for found, more in zip(losses, self._losses.measure(some, windows, last_token), strict=True):
                 found.extend(more)
             self._on_window(len(some) * len(numbers))
         return [tuple(each) for each in losses]

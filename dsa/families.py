@@ -35,13 +35,19 @@ def _every_layer(config: Any) -> tuple[int, ...]:
 def _layers_typed(role: str) -> Callable[[Any], tuple[int, ...]]:
     def layers(config: Any) -> tuple[int, ...]:
         types = config.indexer_types[: config.num_hidden_layers]
+        if len(types) < config.num_hidden_layers or not set(types) <= {"full", "shared"}:
+            raise ModelError(
+                f"the config's indexer_types must say full or shared for each of {config.num_hidden_layers} layers"
+            )
         return tuple(layer for layer, kind in enumerate(types) if (kind == "shared") == (role == "shared"))
 
     return layers
 
 
 def _index_topk(config: Any) -> int:
-    return int(config.index_topk)
+    if not isinstance(config.index_topk, int) or config.index_topk < 1:
+        raise ModelError(f"the config's index_topk is {config.index_topk!r}, not a positive number of keys")
+    return config.index_topk
 
 
 FAMILIES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ModelError, SettingError, first_line
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, weights_folder
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -28,14 +28,20 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", device_map: str | No
     import torch
     from transformers import AutoModelForCausalLM
 
-    from .processes import this_device
+    from .processes import process_count, this_device
 
+    if device_map is not None and process_count() > 1:
+        raise SettingError(
+            "a device map places one model over all devices, which several processes cannot each do",
+            hint="run one process, or leave --device-map out",
+        )
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype!r}", hint=f"give one of {', '.join(DTYPES)}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.source,
-            revision=checkpoint.revision,
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            weights_folder(checkpoint),
+            config=checkpoint.config,
+            output_loading_info=True,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             device_map=device_map,
             use_safetensors=True,
@@ -45,6 +51,23 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", device_map: str | No
         raise ModelError(
             f"the weights of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}"
         ) from error
+    if missing := sorted(loaded["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"the checkpoint {checkpoint.model_id!r} has no weights for {missing[0]}{more}",
+            hint="they would be random: fetch or convert the checkpoint again",
+        )
     if device_map is None:
         model.to(this_device())
     return model.requires_grad_(False).eval()
+
+
+def device_kinds(model: Any) -> str:
+    """Where the weights are, e.g. ``cpu``, ``cuda: NVIDIA H100`` or ``cuda: NVIDIA H100, disk``."""
+    import torch
+
+    kinds = set()
+    for device in {weight.device for weight in model.parameters()}:
+        name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+        kinds.add("offloaded" if name == "meta" else name)
+    return ", ".join(sorted(kinds))

@@ -71,18 +71,38 @@ class PatternLosses:
         """Decoder-layer executions so far, one per layer, window and branch."""
 
     @torch.inference_mode()
-    def measure(self, patterns: Sequence[Pattern], windows: Sequence[Window]) -> list[list[float]]:
+    def measure(
+        self, patterns: Sequence[Pattern], windows: Sequence[Window], last_token: bool = False
+    ) -> list[list[float]]:
         """Each window's summed cross entropy in nats under each pattern, accumulated in fp64.
 
         Args:
             patterns: over the model's sites.
             windows: measured in one sweep; a window's n tokens have n - 1 labels.
+            last_token: also run each window's last token, which serves as a label only and whose states
+                reach no other; the same losses in other shapes, without anything remembered.
         """
         ids = [self._ids(window) for window in windows]
-        self.switch.share_only(None)
-        # The last token is nobody's context: it serves as a label only.
-        calls = [self._stack.record(each[:, :-1]) for each in ids]
-        starts = [self._start(window, patterns, call) for window, call in zip(windows, calls, strict=True)]
+        try:
+            return self._sweep(patterns, windows, ids, last_token)
+        finally:
+            # Whatever happened, the model is left all full and holds on to no selection.
+            self.switch.share_only(None)
+            self.switch.forget()
+
+    def _sweep(
+        self,
+        patterns: Sequence[Pattern],
+        windows: Sequence[Window],
+        ids: Sequence[torch.Tensor],
+        last_token: bool,
+    ) -> list[list[float]]:
+        memory = None if last_token else self.memory
+        calls = [self._stack.record(each if last_token else each[:, :-1]) for each in ids]
+        starts = [
+            (memory and memory.find(window.name, patterns)) or (0, State(call.hidden, None))
+            for window, call in zip(windows, calls, strict=True)
+        ]
         kept: list[dict[int, State]] = [{} for _ in windows]
         rows: list[_Row] = []
         for layer in range(len(self._stack)):
@@ -91,22 +111,22 @@ class PatternLosses:
                 for index, (start, state) in enumerate(starts)
                 if start == layer
             ]
-            if self.memory is not None and len(patterns) == 1:
+            if memory is not None and len(patterns) == 1:
                 for row in rows:
-                    if self.memory.wants(layer, row.state):
+                    if memory.wants(layer, row.state):
                         kept[row.window][layer] = row.state
             rows = [
                 self._run(layer, row, full, calls[row.window])
                 for parent in rows
                 for full, row in self._split(layer, parent, patterns)
             ]
-        self.switch.forget()
-        if self.memory is not None and len(patterns) == 1:
+        if memory is not None and len(patterns) == 1:
             for window, states, (start, _) in zip(windows, kept, starts, strict=True):
-                self.memory.keep(window.name, patterns[0], states, start)
+                memory.keep(window.name, patterns[0], states, start)
         losses = [[0.0] * len(patterns) for _ in windows]
         for row in rows:
-            loss = self._loss(row.state.hidden, windows[row.window].name, ids[row.window])
+            name = None if last_token else windows[row.window].name
+            loss = self._loss(row.state.hidden, name, ids[row.window])
             for member in row.members:
                 losses[row.window][member] = loss
         return losses
@@ -135,10 +155,6 @@ class PatternLosses:
         device = torch.device("cpu") if self._device.type == "meta" else self._device
         return torch.as_tensor(window.token_ids, dtype=torch.long, device=device).unsqueeze(0)
 
-    def _start(self, window: Window, patterns: Sequence[Pattern], calls: LayerCalls) -> tuple[int, State]:
-        known = self.memory.find(window.name, patterns) if self.memory is not None else None
-        return known or (0, State(calls.hidden, None))
-
     def _split(self, layer: int, row: _Row, patterns: Sequence[Pattern]) -> Iterator[tuple[bool, _Row]]:
         """``row`` by the role that its patterns give ``layer``: (runs its indexer, row)."""
         site = self._site_of.get(layer)
@@ -157,9 +173,11 @@ class PatternLosses:
         hidden = self._stack.run_layer(layer, row.state.hidden, calls, row.state.selection)
         return _Row(row.window, row.members, State(hidden, self.switch.selection))
 
-    def _loss(self, hidden: torch.Tensor, window: Hashable, ids: torch.Tensor) -> float:
-        """Summed cross entropy of a window's labels; its blind positions are measured once."""
+    def _loss(self, hidden: torch.Tensor, window: Hashable | None, ids: torch.Tensor) -> float:
+        """Summed cross entropy of a window's labels; a named window's blind positions are measured once."""
         blind = min(self._blind, ids.shape[1] - 1)
+        if window is None:
+            return self._cross_entropy(hidden, ids, 0, ids.shape[1] - 1)
         if window not in self._blind_loss:
             self._blind_loss[window] = self._cross_entropy(hidden, ids, 0, blind)
         return self._blind_loss[window] + self._cross_entropy(hidden, ids, blind, ids.shape[1] - 1)
@@ -171,7 +189,7 @@ class PatternLosses:
             stop = min(first + rows, end)
             logits = self._stack.logits(hidden[:, first:stop], ids[:, first:stop])[0].float()
             labels = ids[0, first + 1 : stop + 1].to(logits.device)
-            total += float(nn.functional.cross_entropy(logits, labels, reduction="none").double().sum())
+            total += float(nn.functional.cross_entropy(logits, labels, reduction="none").cpu().double().sum())
             first = stop
             rows = max(1, min(_MOST_LOGITS_ROWS, _LOGITS_BYTES // (4 * logits.shape[-1])))
         return total

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from ..errors import IndexcacheError
 
 T = TypeVar("T")
+_PATIENCE = timedelta(hours=6)
 
 
 def _state() -> Any:
@@ -16,20 +20,14 @@ def _state() -> Any:
     from accelerate.utils import parse_flag_from_env
 
     # Without cpu=True accelerate does not connect processes that have no accelerator.
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    # The others wait while the main process hashes a checkpoint or streams a dataset.
+    return PartialState(cpu=cpu, timeout=_PATIENCE)
 
 
 def this_device() -> Any:
     """The device that accelerate gives this process."""
     return _state().device
-
-
-def device_kind() -> str:
-    """The kind of device, e.g. ``cpu`` or ``cuda: NVIDIA H100``."""
-    import torch
-
-    device = this_device()
-    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device.type)
 
 
 def process_count() -> int:
@@ -57,7 +55,10 @@ def merge(part: dict[int, T]) -> dict[int, T]:
 
 
 def main_does(job: Callable[[], T]) -> T:
-    """Runs ``job`` on the main process; every process gets its result or raises its error."""
+    """Runs ``job`` on the main process; every process gets its result or raises its error.
+
+    The error is marked as shared, so that only one process tells of it.
+    """
     from accelerate.utils import broadcast_object_list
 
     if process_count() == 1:
@@ -68,8 +69,13 @@ def main_does(job: Callable[[], T]) -> T:
             outcome[0] = job()
         except IndexcacheError as error:
             outcome[1] = error
+        except Exception as error:  # whatever it is, the others must not wait for it
+            outcome[1] = IndexcacheError(f"unexpected {type(error).__name__}: {error}")
+            if os.environ.get("INDEXCACHE_TRACEBACK"):
+                traceback.print_exception(error)
     broadcast_object_list(outcome)
     if outcome[1] is not None:
+        outcome[1].shared = True
         raise outcome[1]
     result: T = outcome[0]
     return result

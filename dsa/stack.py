@@ -99,7 +99,7 @@ class Stack:
         return logits
 
     def _run(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
-        return self._model(input_ids=input_ids, use_cache=False, **kwargs)
+        return self._model(input_ids=input_ids, use_cache=False, return_dict=True, **kwargs)
 
     def _mirror(self, states: torch.Tensor) -> Any:
         """``states`` in the form that the model expects back from a layer."""

@@ -25,7 +25,7 @@ class Recipe(BaseModel):
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     dataset: str | None = Field(None, description="local file or folder, or hub name, of calibration text")
     dataset_subset: str | None = Field(None, description="configuration of a hub dataset")
-    dataset_split: str = Field("train", description="split of a hub dataset")
+    dataset_split: str | None = Field(None, description="split of a hub dataset, train if not given")
     dataset_revision: str | None = Field(None, description="branch, tag or commit of a hub dataset")
     column: str | None = Field(None, description="column with text or chat messages; found by name if not given")
     window: Annotated[int, Field(ge=2)] | None = Field(
@@ -33,7 +33,7 @@ class Recipe(BaseModel):
     )
     windows: Annotated[int, Field(ge=1)] = Field(32, description="calibration windows")
     heldout: Annotated[int, Field(ge=0)] = Field(16, description="held-out windows, from other documents")
-    seed: int = Field(0, description="order of documents and choice of windows")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="order of documents and choice of windows")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="compute type; auto is the checkpoint's: search in the type that is served"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import stdev
 
 from ..pattern import Pattern
 
@@ -21,15 +20,21 @@ class Evaluation:
         pattern: what was measured.
         window_losses: mean cross entropy in nats per label, one value per window; all windows have
             the same number of labels.
+        documents: the document that each window is from; empty where each is from its own.
     """
 
     pattern: Pattern
     window_losses: tuple[float, ...]
+    documents: tuple[int, ...] = ()
 
     @property
     def loss(self) -> float:
         """Mean cross entropy in nats per label over all windows; not finite where a window's is not."""
         return _mean(self.window_losses)
+
+    def first(self, windows: int) -> Evaluation:
+        """The evaluation on the first ``windows`` windows alone."""
+        return Evaluation(self.pattern, self.window_losses[:windows], self.documents[:windows])
 
     @property
     def finite(self) -> bool:
@@ -41,7 +46,8 @@ class Evaluation:
 class Difference:
     """A loss difference in nats per label: the mean over windows and its standard error.
 
-    The standard error treats windows as independent samples; it is None for a single window.
+    The standard error treats documents as independent samples and windows of one document as
+    correlated (the cluster-robust error of a mean); it is None for a single document.
     """
 
     delta: float
@@ -50,14 +56,27 @@ class Difference:
 
 def paired_difference(evaluation: Evaluation, baseline: Evaluation) -> Difference:
     """How much higher the loss is than the baseline's on the same windows."""
-    differences = [a - b for a, b in zip(evaluation.window_losses, baseline.window_losses, strict=True)]
-    spread = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
-    return Difference(_mean(differences), spread)
+    pairs = zip(evaluation.window_losses, baseline.window_losses, strict=True)
+    differences = [ours - theirs for ours, theirs in pairs]
+    mean = _mean(differences)
+    clusters: dict[int, list[float]] = {}
+    for document, each in zip(evaluation.documents or range(len(differences)), differences, strict=True):
+        clusters.setdefault(document, []).append(each - mean)
+    count = len(clusters)
+    if count < 2:
+        return Difference(mean, None)
+    squares = math.fsum(math.fsum(cluster) ** 2 for cluster in clusters.values())
+    return Difference(mean, math.sqrt(count / (count - 1) * squares) / len(differences))
 
 
 def noise_floor(first: Evaluation, second: Evaluation) -> float:
-    """The largest change of a window's loss between two measurements of the same pattern."""
-    return max(abs(a - b) for a, b in zip(first.window_losses, second.window_losses, strict=True))
+    """What rounding does to a mean loss, nats per label, from two measurements of the same pattern.
+
+    The larger of the change of the mean, and of its standard deviation if the windows' changes were
+    independent, since a mean of a few may cancel by chance.
+    """
+    changes = [a - b for a, b in zip(first.window_losses, second.window_losses, strict=True)]
+    return max(abs(_mean(changes)), math.sqrt(math.fsum(each * each for each in changes)) / len(changes))
 
 
 def _mean(values: Sequence[float]) -> float:

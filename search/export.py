@@ -49,10 +49,12 @@ def _transformers(plan: Plan) -> Export:
             hint="export for vllm or sglang",
         )
     types = indexer_types(plan.result.layer_pattern)
+    revision = f"    revision={plan.model.revision!r},\n" if plan.model.revision else ""
     paste = (
         "from transformers import AutoModelForCausalLM\n\n"
         "model = AutoModelForCausalLM.from_pretrained(\n"
         f"    {plan.model.id!r},\n"
+        f"{revision}"
         f"    indexer_types={types!r},\n"
         ")\n"
     )
@@ -64,14 +66,20 @@ def _transformers(plan: Plan) -> Export:
     return Export("transformers", {"indexer_types": types}, paste, warnings)
 
 
+def _revision(plan: Plan) -> str:
+    """The commit that was searched, as both servers take it; nothing for a local folder."""
+    return f" --revision {shlex.quote(plan.model.revision)}" if plan.model.revision else ""
+
+
 def _vllm(plan: Plan) -> Export:
     settings: dict[str, object] = {"use_index_cache": True, "index_topk_pattern": plan.result.layer_pattern}
-    paste = f"vllm serve {shlex.quote(plan.model.id)} --hf-overrides {shlex.quote(json.dumps(settings))}\n"
+    overrides = shlex.quote(json.dumps(settings))
+    paste = f"vllm serve {shlex.quote(plan.model.id)}{_revision(plan)} --hf-overrides {overrides}\n"
     warnings = ["needs vLLM 0.21.0 or later; use_index_cache is read by 0.21 and 0.22 only and harmless later"]
-    if not plan.model.shared_layers:
+    if "S" in plan.result.pattern:
         warnings.append(
-            "vLLM 0.24.0 and 0.29.0 to 0.33.0 fail to load checkpoints that ship an indexer on every layer "
-            "(KeyError on a shared layer's indexer weight): use 0.25 to 0.28"
+            "vLLM 0.24.0 and 0.29.0 to 0.33.0 fail to load a checkpoint that ships indexer weights for a shared "
+            "layer (KeyError on them): use 0.25 to 0.28"
         )
     warnings.append("with pipeline parallelism the first layer of every stage must be F; vLLM does not check it")
     return Export("vllm", settings, paste, tuple(warnings))
@@ -81,7 +89,7 @@ def _sglang(plan: Plan) -> Export:
     pattern = plan.result.layer_pattern
     settings: dict[str, object] = {"index_topk_pattern": pattern, "indexer_types": indexer_types(pattern)}
     paste = (
-        f"python -m sglang.launch_server --model-path {shlex.quote(plan.model.id)} "
+        f"python -m sglang.launch_server --model-path {shlex.quote(plan.model.id)}{_revision(plan)} "
         f"--json-model-override-args {shlex.quote(json.dumps(settings))}\n"
     )
     warnings = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import MeasurementError
+from ..groups import CALIBRATION, HELD_OUT
 from ..pattern import Pattern, kept_sites
 from .blocks import blocks_greedy
 from .evaluation import Evaluation, noise_floor, paired_difference
@@ -17,8 +18,6 @@ from .overlap import overlap_pattern
 from .race import STANDARD_ERRORS
 from .refine import Swap, refine
 
-CALIBRATION = "calibration"
-HELD_OUT = "heldout"
 STRATEGIES = ("fast", "exact", "blocks")
 
 
@@ -30,11 +29,11 @@ class Evaluate(Protocol):
         patterns: Sequence[Pattern],
         group: str,
         windows: Sequence[int] | None = None,
-        reverse: bool = False,
+        last_token: bool = False,
     ) -> list[tuple[float, ...]]:
-        """Losses in the order of ``patterns``, on all windows or on those named by number.
+        """Losses in the order of ``patterns``, on all windows or on those named, in that order.
 
-        ``reverse`` visits the windows in the opposite order.
+        ``last_token`` measures in another shape, which changes nothing but rounding.
         """
 
 
@@ -133,11 +132,10 @@ def planned_evaluations(sites: int, goal: Goal) -> int:
 def run_search(
     evaluate: Evaluate,
     labels: int,
-    windows: int,
+    documents: Mapping[str, Sequence[int]],
     sites: int,
     goal: Goal,
     method: Method,
-    heldout: bool,
     told: Told = Told(),
     layer_windows: Callable[[], int] = lambda: 0,
 ) -> Findings:
@@ -146,11 +144,10 @@ def run_search(
     Args:
         evaluate: losses of patterns on the windows.
         labels: labels per window.
-        windows: how many calibration windows there are.
+        documents: for each group, the document that each of its windows is from.
         sites: how many sites the model has.
         goal: how far to go and what to pick.
         method: how to go about it.
-        heldout: whether there are held-out windows to check the result on.
         told: who is told of progress.
         layer_windows: counts decoder-layer executions so far.
 
@@ -162,7 +159,8 @@ def run_search(
     def measure(patterns: Sequence[Pattern], some: Sequence[int]) -> list[tuple[float, ...]]:
         return [_per_label(sums, labels) for sums in evaluate(patterns, CALIBRATION, some)]
 
-    measurements = Measurements(measure, windows)
+    windows = len(documents[CALIBRATION])
+    measurements = Measurements(measure, windows, documents[CALIBRATION])
     full = Pattern.all_full(sites)
     baseline = measurements([full])[0]
     if not baseline.finite:
@@ -170,8 +168,8 @@ def run_search(
             "the model's own loss on the calibration windows is NaN or infinite",
             hint="check the checkpoint, or load it with --dtype float32",
         )
-    again = evaluate([full], CALIBRATION, reverse=True)[0]
-    floor = noise_floor(baseline, Evaluation(full, _per_label(again, labels)))
+    again = evaluate([full], CALIBRATION, range(windows)[::-1], last_token=True)[0]
+    floor = noise_floor(baseline, Evaluation(full, _per_label(again[::-1], labels)))
     before = layer_windows()
     steps = _remove(measurements, sites, goal, method, floor, told)
     chosen = _pick(baseline, steps, goal)
@@ -189,7 +187,7 @@ def run_search(
         if method.overlap is not None
         else (),
         chosen=chosen,
-        heldout=_check(evaluate, labels, chosen.pattern) if heldout else None,
+        heldout=_check(evaluate, labels, documents[HELD_OUT], chosen.pattern) if documents[HELD_OUT] else None,
         search_layer_windows=spent,
     )
 
@@ -239,10 +237,15 @@ def _pick(baseline: Evaluation, steps: Sequence[Step], goal: Goal) -> Evaluation
     return min(within or [baseline], key=lambda each: each.pattern.kept)
 
 
-def _check(evaluate: Evaluate, labels: int, chosen: Pattern) -> HeldOut:
+def _check(evaluate: Evaluate, labels: int, documents: Sequence[int], chosen: Pattern) -> HeldOut:
     patterns = [Pattern.all_full(len(chosen)), chosen, Pattern.uniform(len(chosen), chosen.kept)]
     sums = evaluate(patterns, HELD_OUT)
-    return HeldOut(*map(Evaluation, patterns, [_per_label(each, labels) for each in sums]))
+    return HeldOut(
+        *(
+            Evaluation(pattern, _per_label(each, labels), tuple(documents))
+            for pattern, each in zip(patterns, sums, strict=True)
+        )
+    )
 
 
 def _per_label(sums: Sequence[float], labels: int) -> tuple[float, ...]:

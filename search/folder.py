@@ -12,6 +12,8 @@ from .report import render
 
 PLAN_FILE = "plan.json"
 TOKENS_FILE = "windows.safetensors"
+# What runs and cuts write; nothing else in a folder is touched.
+_OURS = ("plan.", "plan-", TOKENS_FILE, "report.", "curve.")
 
 
 def check_writable(folder: Path) -> None:
@@ -41,12 +43,17 @@ def save_run(folder: Path, plan: Plan, tokens: bytes) -> Path | None:
     return moved
 
 
-def write_report(folder: Path, plan: Plan) -> list[Path]:
-    """Renders the report's files into ``folder``."""
+def write_report(folder: Path, plan: Plan, name: str = "plan") -> list[Path]:
+    """Renders the report's files into ``folder``.
+
+    They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
+    """
+    stem = "" if name == "plan" else f"{name}-"
     written = []
-    for name, text in render(plan).items():
-        write_atomically(folder / name, text)
-        written.append(folder / name)
+    for file, text in render(plan, curve_file=f"{stem}curve.svg").items():
+        path = folder / (file if file.startswith(stem) else f"{stem}{file}")
+        write_atomically(path, text)
+        written.append(path)
     return written
 
 
@@ -62,15 +69,21 @@ def _move_aside(folder: Path, plan: Plan) -> Path | None:
         if _without_timing(old) == _without_timing(plan):
             return None
         stamp = old.timing.finished.replace(":", "").replace("-", "")
-    aside = folder / f"replaced-{stamp}"
+    aside = _unused(folder, f"replaced-{stamp}")
     try:
-        aside.mkdir(exist_ok=True)
-        for name in (PLAN_FILE, TOKENS_FILE, "report.md", "report.html", "curve.svg"):
-            if (folder / name).exists():
-                (folder / name).replace(aside / name)
+        aside.mkdir()
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name.startswith(_OURS):
+                path.replace(aside / path.name)
     except OSError as error:
         raise OutputError(f"the old run cannot be moved to {str(aside)!r}: {error.strerror}") from error
     return aside
+
+
+def _unused(folder: Path, name: str) -> Path:
+    """``name`` in ``folder``, numbered where it stands there already."""
+    names = (name, *(f"{name}-{number}" for number in range(2, 1_000_000)))
+    return next(path for path in (folder / each for each in names) if not path.exists())
 
 
 def _without_timing(plan: Plan) -> object:

@@ -17,10 +17,12 @@ class Measurements:
     Args:
         measure: measures patterns on windows given by number.
         windows: how many there are. Their order is random, so the first few are a fair sample.
+        documents: the document that each window is from; empty where each is from its own.
     """
 
-    def __init__(self, measure: MeasureWindows, windows: int) -> None:
+    def __init__(self, measure: MeasureWindows, windows: int, documents: Sequence[int] = ()) -> None:
         self.windows = windows
+        self._documents = tuple(documents)
         self._measure = measure
         self._losses: dict[str, tuple[float, ...]] = {}
 
@@ -36,4 +38,5 @@ class Measurements:
         for known, group in missing.items():
             for pattern, losses in zip(group, self._measure(group, range(known, count)), strict=True):
                 self._losses[str(pattern)] = self._losses.get(str(pattern), ()) + losses
-        return [Evaluation(pattern, self._losses[str(pattern)][:count]) for pattern in patterns]
+        documents = self._documents[:count]
+        return [Evaluation(each, self._losses[str(each)][:count], documents) for each in patterns]

@@ -8,14 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import PatternError, PlanError, SettingError
+from ..errors import PlanError, SettingError
 from ..pattern import Pattern, kept_sites
+from .consistency import check_consistency
 
 SCHEMA = 1
 _LARGEST_FILE = 64 << 20
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(allow_inf_nan=False, ge=0)]
 Count = Annotated[int, Field(ge=0)]
+Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -42,10 +45,10 @@ class TokenIdentity(_Section):
     """The tokens that were measured; ``file`` stands beside the plan."""
 
     sha256: Sha256
-    file: str
+    file: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     dataset: str
     subset: str | None
-    split: str
+    split: str | None
     column: str | None
     revision: str | None
     seed: int
@@ -72,7 +75,7 @@ class Measured(_Section):
     pattern: str
     loss: Finite
     delta: Finite
-    standard_error: Finite | None
+    standard_error: NotNegative | None
 
 
 class PlanStep(Measured):
@@ -115,7 +118,7 @@ class SearchRecord(_Section):
     pinned_layers: list[Count]
     init: InitRecord | None
     baseline_loss: Finite
-    noise_floor: Finite
+    noise_floor: NotNegative
     steps: list[PlanStep]
     swaps: list[PlanSwap]
     uniform: list[Measured]
@@ -163,9 +166,9 @@ class Cost(_Section):
 class Timing(_Section):
     """The only part of a plan that differs between two runs of the same search."""
 
-    started: str
-    finished: str
-    seconds: Finite
+    started: Timestamp
+    finished: Timestamp
+    seconds: NotNegative
     processes: Count
 
 
@@ -190,38 +193,17 @@ class Plan(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
-        sites = self.model.site_layers
-        if sites != sorted(set(sites)) or not sites or sites[-1] >= self.model.layers:
-            raise ValueError("model.site_layers must be ascending layer ids below model.layers")
-        measured: list[tuple[str, Measured]] = [("result", self.result)]
-        measured += [(f"search.steps.{i}", step) for i, step in enumerate(self.search.steps)]
-        measured += [(f"search.swaps.{i}", swap) for i, swap in enumerate(self.search.swaps)]
-        measured += [(f"search.uniform.{i}", each) for i, each in enumerate(self.search.uniform)]
-        measured += [(f"search.overlap.{i}", each) for i, each in enumerate(self.search.overlap)]
-        for field, each in measured:
-            try:
-                pattern = Pattern.parse(each.pattern, len(sites))
-            except PatternError as error:
-                raise ValueError(f"{field}.pattern: {error}") from None
-            if pattern.kept != each.kept:
-                raise ValueError(f"{field}.kept is {each.kept}, but its pattern keeps {pattern.kept}")
-        self._check_steps()
-        spelled = self.pattern.over_layers(sites, self.model.layers, self.model.shared_layers)
-        if self.result.layer_pattern != spelled:
-            raise ValueError("result.layer_pattern does not spell result.pattern over the layers")
+        check_consistency(self)
         return self
-
-    def _check_steps(self) -> None:
-        pattern = Pattern.all_full(len(self.model.site_layers))
-        for index, step in enumerate(self.search.steps):
-            candidates = pattern.full[1:]
-            if step.removed_site not in candidates or str(pattern.share(step.removed_site)) != step.pattern:
-                raise ValueError(f"search.steps.{index} does not remove one full site of the step before it")
-            pattern = Pattern(step.pattern)
 
     def as_json(self) -> str:
         """The file's text: stable key order, floats at full precision."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plan_file(path: Path) -> Path:
+    """``path``, or the plan.json in it where it is a run's folder."""
+    return path / "plan.json" if path.is_dir() else path
 
 
 def read_plan(path: Path) -> Plan:
@@ -230,6 +212,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         PlanError: missing, unreadable, of another schema version, or inconsistent; names the field.
     """
+    path = plan_file(path)
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise PlanError(f"{str(path)!r} is larger than any plan ({_LARGEST_FILE >> 20} MiB)")

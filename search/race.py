@@ -42,7 +42,7 @@ def race(
             break
         field = [each for each in measured if each.finite]
         if rival is not None:
-            field.append(Evaluation(rival.pattern, rival.window_losses[:count]))
+            field.append(rival.first(count))
         best = min(field, key=lambda each: each.loss, default=None)
         alive = [
             each.pattern

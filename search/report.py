@@ -7,16 +7,14 @@ from typing import Any
 from .curve import loss_curve
 from .plan import Measured, Plan, PlanStep
 
-CURVE_FILE = "curve.svg"
 
-
-def render(plan: Plan) -> dict[str, str]:
-    """The report's files: their names and texts."""
-    curve = loss_curve(plan)
+def render(plan: Plan, curve_file: str = "curve.svg") -> dict[str, str]:
+    """The report's files: their names and texts; report.md shows the picture ``curve_file``."""
+    context = _context(plan, loss_curve(plan), curve_file)
     return {
-        "report.md": _template("report.md.j2", escape=False).render(_context(plan, curve)),
-        "report.html": _template("report.html.j2", escape=True).render(_context(plan, curve)),
-        CURVE_FILE: curve,
+        "report.md": _template("report.md.j2", escape=False).render(context),
+        "report.html": _template("report.html.j2", escape=True).render(context),
+        curve_file: str(context["curve"]),
     }
 
 
@@ -62,7 +60,7 @@ def _markdown_cell(value: object) -> str:
     return text
 
 
-def _context(plan: Plan, curve: str) -> dict[str, Any]:
+def _context(plan: Plan, curve: str, curve_file: str) -> dict[str, Any]:
     uniform = {each.kept: each for each in plan.search.uniform}
     served: dict[int, int] = {}
     for site, source in enumerate(plan.pattern.sources()):
@@ -70,7 +68,7 @@ def _context(plan: Plan, curve: str) -> dict[str, Any]:
     return {
         "plan": plan,
         "curve": curve,
-        "curve_file": CURVE_FILE,
+        "curve_file": curve_file,
         "title": f"indexcache plan for {plan.model.id}",
         "steps": [(step, uniform.get(step.kept)) for step in plan.search.steps],
         "cells": [

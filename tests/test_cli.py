@@ -60,6 +60,61 @@ class TestSearch:
         assert code == 0
         assert json.loads(out)["result"]["pattern"] == "FFFFFF"
 
+    def test_an_option_wins_over_the_environment(self, run_cli, checkpoints, text_file, tmp_path, monkeypatch):
+        monkeypatch.setenv("INDEXCACHE_SEARCH_KEEP", "0.5")
+        arguments = search_arguments(checkpoints, text_file, tmp_path, keep=None, max_delta=1000)
+        code, out, _ = run_cli(*arguments, "--json", "-q")
+        assert (code, json.loads(out)["result"]["keep"]) == (0, None)
+
+    @pytest.mark.parametrize("strategy", ["fast", "blocks"])
+    def test_every_strategy_writes_a_plan(self, run_cli, checkpoints, text_file, tmp_path, strategy):
+        changes = {"strategy": strategy, "windows": 8, "refine_rounds": 2, "baselines": "overlap"}
+        code, out, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path, **changes), "--json", "-q")
+        assert code == 0, err
+        plan = json.loads(out)
+        assert plan["search"]["strategy"] == strategy
+        assert [each["kept"] for each in plan["search"]["overlap"]] == [5, 4, 3]
+        assert len(plan["search"]["overlap_matrix"]) == 6
+        assert plan["cost"]["algorithm_1_layer_windows"] == 12 * 8 * 6
+
+    def test_a_search_from_an_older_plan_says_what_changed(self, run_cli, checkpoints, text_file, tmp_path):
+        first = search_arguments(checkpoints, text_file, tmp_path / "one", strategy="fast", windows=8)
+        code, path, _ = run_cli(*first, "-q")
+        assert code == 0
+        again = search_arguments(
+            checkpoints, text_file, tmp_path / "two", strategy="fast", windows=8, init=path.strip()
+        )
+        code, out, _ = run_cli(*again, "--json", "-q")
+        plan = json.loads(out)
+        old = json.loads(Path(path.strip()).read_text())
+        changed = [
+            step["kept"]
+            for step, before in zip(plan["search"]["steps"], old["search"]["steps"], strict=True)
+            if step["removed_layer"] != before["removed_layer"]
+        ]
+        assert (code, plan["search"]["init"]["changed_steps"]) == (0, changed)
+        assert plan["cost"]["search_layer_windows"] <= old["cost"]["search_layer_windows"]
+
+    def test_runs_of_versions_of_a_model_do_not_share_a_folder(
+        self, run_cli, checkpoints, text_file, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        for name in ("glm-5.1", "glm-5.2"):
+            shutil.copytree(checkpoints["glm_moe_dsa"], tmp_path / name)
+            arguments = search_arguments(checkpoints, text_file, None, model=name, keep=1.0)
+            code, out, _ = run_cli(*arguments, "-q")
+            assert (code, out) == (0, f"outputs/{name}/plan.json\n")
+
+    def test_an_interrupt_is_one_line_and_no_plan(self, run_cli, checkpoints, text_file, tmp_path, monkeypatch):
+        def interrupt(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("indexcache.workflow.run_search", interrupt)
+        code, out, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path), "-q", "--json")
+        assert (code, len(lines(err))) == (130, 1)
+        assert json.loads(out)["error"]["exit_code"] == 130
+        assert not (tmp_path / "plan.json").exists()
+
     def test_remote_code_is_not_trusted_by_the_environment(self, monkeypatch):
         import typer
 
@@ -89,6 +144,11 @@ WRONG = {
     "a window of one": ({"window": 1}, "window"),
     "a missing dataset": ({"dataset": "./none.jsonl"}, "does not exist"),
     "more windows than text": ({"windows": 5000}, "5000 calibration windows"),
+    "a negative seed": ({"seed": -1}, "seed"),
+    "a split of a local file": ({"dataset_split": "test"}, "is local and has no split"),
+    "a revision of a local folder": ({"revision": "main"}, "no revision"),
+    "an older plan without fast": ({"init": "PLAN"}, "gives no head start"),
+    "too many blocks": ({"strategy": "blocks", "blocks": 9}, "9 blocks"),
     "an unknown dtype": ({"dtype": "int4"}, "dtype"),
     "an unknown strategy": ({"strategy": "magic"}, "strategy"),
     "an unknown option": ({"wat": 1}, "--wat"),
@@ -99,8 +159,9 @@ WRONG = {
 
 class TestWrongInput:
     @pytest.mark.parametrize("case", WRONG)
-    def test_is_one_line_and_exit_2(self, run_cli, checkpoints, text_file, tmp_path, case):
+    def test_is_one_line_and_exit_2(self, run_cli, checkpoints, text_file, searched, tmp_path, case):
         changes, says = WRONG[case]
+        changes = {name: searched / "plan.json" if value == "PLAN" else value for name, value in changes.items()}
         code, out, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path / "out", **changes))
         assert (code, out) == (2, "")
         assert len(lines(err)) == 1, err
@@ -108,8 +169,9 @@ class TestWrongInput:
         assert not (tmp_path / "out" / "plan.json").exists()
 
     @pytest.mark.parametrize("case", WRONG)
-    def test_is_a_json_document_when_asked(self, run_cli, checkpoints, text_file, tmp_path, case):
+    def test_is_a_json_document_when_asked(self, run_cli, checkpoints, text_file, searched, tmp_path, case):
         changes, says = WRONG[case]
+        changes = {name: searched / "plan.json" if value == "PLAN" else value for name, value in changes.items()}
         arguments = search_arguments(checkpoints, text_file, tmp_path / "out", **changes)
         code, out, _ = run_cli(*arguments, "--json")
         error = json.loads(out)["error"]
@@ -126,7 +188,7 @@ class TestWrongInput:
         empty.write_text("")
         code, out, err = run_cli(*search_arguments(checkpoints, empty, tmp_path / "out"))
         assert (code, out, len(lines(err))) == (2, "", 1), err
-        assert "0 documents" in err or "cannot" in err
+        assert "is empty" in err
 
     def test_an_unwritable_output(self, run_cli, checkpoints, text_file, tmp_path):
         (tmp_path / "file").write_text("")

@@ -16,6 +16,7 @@ def subclasses(kind):
 def test_only_a_failed_check_exits_with_1():
     codes = {kind.__name__: kind.exit_code for kind in subclasses(errors.IndexcacheError)}
     assert codes.pop("GateError") == 1
+    assert codes.pop("InterruptedRunError") == 130
     assert set(codes.values()) == {2}
 
 
@@ -29,6 +30,9 @@ def test_the_drawn_tree_names_every_class():
     assert drawn == {"IndexcacheError", *(kind.__name__ for kind in subclasses(errors.IndexcacheError))}
 
 
-@pytest.mark.parametrize("text", ["", "a\nb"])
-def test_first_line_is_never_empty(text):
-    assert errors.first_line(ValueError(text)) in ("ValueError", "a")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "ValueError"), ("a\nb", "a"), ("one of:\n  these", "one of: these"), ("\n\n  late", "late")],
+)
+def test_first_line_says_something(text, said):
+    assert errors.first_line(ValueError(text)) == said

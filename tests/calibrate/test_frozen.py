@@ -1,5 +1,7 @@
 """Frozen tokens: what is read is what was written, or it is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,13 @@ from indexcache.calibrate.frozen import frozen_bytes, thaw, token_sha256
 from indexcache.calibrate.windows import Windows
 from indexcache.errors import DatasetError, IdentityError
 
-WINDOWS = Windows(np.arange(12, dtype=np.int32).reshape(3, 4), np.zeros((0, 4), dtype=np.int32))
+NONE = np.zeros(0, dtype=np.int32)
+WINDOWS = Windows(
+    np.arange(12, dtype=np.int32).reshape(3, 4),
+    np.zeros((0, 4), dtype=np.int32),
+    np.array([5, 5, 7], dtype=np.int32),
+    NONE,
+)
 
 
 def test_a_round_trip_keeps_ids_and_hash(tmp_path):
@@ -16,19 +24,21 @@ def test_a_round_trip_keeps_ids_and_hash(tmp_path):
     back = thaw(path, token_sha256(WINDOWS))
     assert np.array_equal(back.calibration, WINDOWS.calibration)
     assert back.heldout.shape == (0, 4)
+    assert back.documents("calibration") == (5, 5, 7)
 
 
 def test_one_changed_id_is_refused(tmp_path):
     path = tmp_path / "windows.safetensors"
     changed = WINDOWS.calibration.copy()
     changed[1, 2] += 1
-    path.write_bytes(frozen_bytes(Windows(changed, WINDOWS.heldout)))
+    path.write_bytes(frozen_bytes(replace(WINDOWS, calibration=changed)))
     with pytest.raises(IdentityError, match="not the plan's"):
         thaw(path, token_sha256(WINDOWS))
 
 
 def test_moving_a_window_between_groups_changes_the_hash():
-    moved = Windows(WINDOWS.calibration[:2], WINDOWS.calibration[2:])
+    ids, documents = WINDOWS.calibration, WINDOWS.calibration_documents
+    moved = Windows(ids[:2], ids[2:], documents[:2], documents[2:])
     assert token_sha256(moved) != token_sha256(WINDOWS)
 
 

@@ -82,6 +82,17 @@ def test_chat_messages_are_rendered(tmp_path):
     assert read(path, Chat) == ["user: hi / assistant: yes"]
 
 
+def test_names_with_glob_characters_are_names(tmp_path):
+    write_jsonl(tmp_path / "a[1].jsonl", [{"text": "this one"}])
+    write_jsonl(tmp_path / "a1.jsonl", [{"text": "not this"}])
+    assert read(tmp_path / "a[1].jsonl") == ["this one"]
+
+
+def test_documents_that_differ_in_white_space_only_count_once(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a b"}, {"text": "a  b\n"}])
+    assert len(read(path)) == 1
+
+
 def test_a_named_column_is_read(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "no", "body": "yes"}])
     assert read(path, column="body") == ["yes"]
@@ -92,7 +103,10 @@ def test_a_named_column_is_read(tmp_path):
     [
         ("a.jsonl", '{"title": "x"}\n', "no column 'text'"),
         ("a.jsonl", '{"text": 5}\n', "holds int in column 'text'"),
-        ("a.jsonl", '{"text": "cut off', "cannot be read"),
+        ("a.jsonl", '{"text": null}\n', "holds nothing in column 'text'"),
+        ("a.jsonl", '{"text": "cut off', "cannot be"),
+        ("a.jsonl", "", "is empty"),
+        ("a.jsonl", '{"messages": [{"from": "human", "value": "hi"}]}\n', "without role and content"),
         ("a.jsonl", '{"messages": [{"role": "user", "content": "hi"}]}\n', "no chat template"),
         ("a.md", "text", "no text that can be read"),
     ],

@@ -18,16 +18,16 @@ END = 0
 
 
 class Words:
-    """A tokenizer whose ids are the numbers that the text spells; id 1 opens a text if asked for."""
+    """A tokenizer whose ids are the numbers that the text spells (7 for a word), after ``opening``."""
 
     eos_token_id = END
 
-    def __init__(self, bos=None):
-        self.bos_token_id = bos
+    def __init__(self, *opening, closing=()):
+        self.opening, self.closing = opening, closing
 
     def __call__(self, text, add_special_tokens=True, verbose=True):
-        ids = [int(word) for word in text.split() if word.isdigit()]
-        return {"input_ids": [self.bos_token_id, *ids] if add_special_tokens and self.bos_token_id else ids}
+        ids = [int(word) if word.isdigit() else 7 for word in text.split()]
+        return {"input_ids": [*self.opening, *ids, *self.closing] if add_special_tokens else ids}
 
 
 def document(number, length):
@@ -57,27 +57,36 @@ def test_groups_are_disjoint_by_document_and_repeatable(lengths, length, seed):
     assert np.array_equal(windows.heldout, again.heldout)
 
 
-def test_a_long_document_does_not_fill_a_group_while_there_are_others():
+def test_each_document_gives_one_window_while_there_are_others():
     documents = [document(number, 200) for number in range(40)]
-    windows = pack(documents, Words(), WindowRequest(10, 16, 0))
-    per_document = [int(window[0]) // 1000 for window in windows.calibration]
-    assert max(per_document.count(each) for each in per_document) == 2
+    windows = pack(documents, Words(), WindowRequest(10, 16, 8))
+    assert len(origins(windows.calibration)) == 16
+    assert len(origins(windows.heldout)) == 8
 
 
-def test_the_first_windows_are_as_mixed_as_all():
-    documents = [document(number, 200) for number in range(40)]
-    windows = pack(documents, Words(), WindowRequest(10, 32, 0))
-    assert len(origins(windows.calibration[:8])) >= 4
+def test_few_long_documents_give_more_in_turn():
+    windows = pack([document(number, 200) for number in range(6)], Words(), WindowRequest(10, 16, 4))
+    firsts = [int(window[0]) // 1000 for window in windows.calibration]
+    counts = [firsts.count(each) for each in set(firsts)]
+    assert max(counts) - min(counts) <= 1, counts
 
 
-def test_few_long_documents_fill_a_group_all_the_same():
-    windows = pack([document(0, 200), document(1, 200)], Words(), WindowRequest(10, 16, 4))
-    assert origins(windows.calibration) == {1}
-    assert origins(windows.heldout) == {2}
+def test_each_window_knows_its_document():
+    windows = pack([document(number, 200) for number in range(6)], Words(), WindowRequest(10, 16, 4))
+    for name in ("calibration", "heldout"):
+        expected = tuple(int(window[0]) // 1000 - 1 for window in windows.group(name))
+        assert windows.documents(name) == expected
+
+
+def test_the_seed_decides_where_documents_are_cut():
+    documents = [document(number, 200) for number in range(6)]
+    one, same, other = (pack(documents, Words(), WindowRequest(10, 4, 2, seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one.calibration, same.calibration)
+    assert not np.array_equal(one.calibration, other.calibration)
 
 
 def test_windows_of_one_document_do_not_overlap():
-    windows = pack([document(0, 200)], Words(), WindowRequest(10, 20, 0))
+    windows = pack([document(0, 205)], Words(), WindowRequest(10, 20, 0))
     assert len(np.unique(windows.calibration)) == 200
 
 
@@ -86,10 +95,18 @@ def test_short_documents_are_joined_by_the_end_token():
     assert windows.calibration[0].tolist() == [1000, 1001, 1002, END, 2000, 2001, 2002, END]
 
 
-def test_every_window_opens_with_the_beginning_token():
-    windows = pack([document(0, 40)], Words(bos=1), WindowRequest(10, 4, 0))
-    assert windows.calibration[:, 0].tolist() == [1, 1, 1, 1]
-    assert (windows.calibration[:, 1:] >= 1000).all()
+@pytest.mark.parametrize("opening", [(1,), (1, 2), ()])
+@pytest.mark.parametrize("closing", [(), (END,)])
+def test_every_window_opens_with_what_the_tokenizer_puts_before_a_text(opening, closing):
+    windows = pack([document(0, 60)], Words(*opening, closing=closing), WindowRequest(10, 4, 0))
+    count = len(opening)
+    assert windows.calibration[:, :count].tolist() == [list(opening)] * 4
+    assert (windows.calibration[:, count:] >= 1000).all()
+
+
+def test_a_text_that_brings_its_own_opening_is_not_opened_twice():
+    windows = pack(["1 " + document(0, 9)], Words(1), WindowRequest(10, 1, 0))
+    assert windows.calibration[0].tolist() == [1, *range(1000, 1009)]
 
 
 def test_too_little_text_says_how_many_windows_there_are():

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import transformers
 from random_models import DIMENSIONS, EMBEDDED
+from safetensors.torch import load_file, save_file
 
 from indexcache.dsa.checkpoint import (
     config_sha256,
@@ -109,6 +110,57 @@ def test_missing_weights_and_tokenizer_are_said(checkpoints, tmp_path):
         load_model(checkpoint)
     with pytest.raises(ModelError, match="tokenizer"):
         load_tokenizer(checkpoint)
+
+
+@pytest.mark.parametrize("part", [".indexer.", "model.layers.3.", "lm_head"])
+def test_weights_that_are_not_there_are_refused_and_not_made_up(checkpoints, tmp_path, part):
+    folder = copy(checkpoints["glm_moe_dsa"], tmp_path / "partial")
+    weights = load_file(folder / "model.safetensors")
+    left = {name: weight for name, weight in weights.items() if part not in name}
+    assert len(left) < len(weights)
+    save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=part):
+        load_model(open_checkpoint(str(folder)))
+
+
+def test_a_broken_or_incomplete_set_of_shards_is_one_line(checkpoints, tmp_path):
+    load_model(open_checkpoint(str(checkpoints["glm_moe_dsa"]))).save_pretrained(tmp_path, max_shard_size="300KB")
+    checkpoint = open_checkpoint(str(tmp_path))
+    sorted(tmp_path.glob("model-*.safetensors"))[1].unlink()
+    with pytest.raises(ModelError, match="lacks 'model-00002"):
+        weights_sha256(checkpoint)
+    for content in ("{", "{}", "[]"):
+        (tmp_path / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(ModelError, match="is broken"):
+            weights_sha256(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"indexer_types": ["full"] * 3}, "indexer_types"),
+        ({"indexer_types": ["full", "foo"] * 3}, "indexer_types"),
+        ({"index_topk": 0}, "index_topk is 0"),
+        ({"index_topk": -3}, "index_topk"),
+    ],
+)
+def test_an_impossible_config_is_one_line(checkpoints, tmp_path, changes, says):
+    config = json.loads((checkpoints["glm_moe_dsa"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ModelError, match=says):
+        open_checkpoint(str(tmp_path))
+
+
+def test_a_revision_of_a_local_folder_is_refused(checkpoints):
+    with pytest.raises(ModelError, match="no revision"):
+        open_checkpoint(str(checkpoints["glm_moe_dsa"]), revision="main")
+
+
+@pytest.mark.parametrize("name", ["search", "", "dsa"])
+def test_the_packages_folders_are_no_models(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="does not exist"):
+        open_checkpoint(name)
 
 
 def test_pickled_weights_are_refused(checkpoints, tmp_path):

@@ -54,10 +54,34 @@ class TestEveryFamily:
         model, ids = build(family), torch.tensor([window(40)])
         stock = model(input_ids=ids).logits
         losses = PatternLosses(model, range(LAYERS))
-        measure(losses, ALL_PATTERNS[-3:], ids[0].tolist())
+        measure(losses, [Pattern("FFFFFS")], ids[0].tolist())
+        assert losses.switch.selection is None
+        assert torch.equal(model(input_ids=ids).logits, stock), "measuring left the model under a pattern"
         losses.switch.remove()
         assert torch.equal(model(input_ids=ids).logits, stock)
         assert not any("forward" in module.__dict__ for module in model.modules())
+
+    @pytest.mark.parametrize("where", ["model.layers.3", "model.norm"])
+    def test_an_error_on_the_way_leaves_the_model_as_it_was(self, family, where):
+        model, ids = build(family), torch.tensor([window(40)])
+        stock = model(input_ids=ids).logits
+        losses = PatternLosses(model, range(LAYERS))
+        broken = model.get_submodule(where).register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            measure(losses, [Pattern("FFFFFS"), Pattern("FSFFFF")], ids[0].tolist())
+        broken.remove()
+        assert torch.equal(model(input_ids=ids).logits, stock)
+        assert not any("forward" in layer.__dict__ for layer in model.model.layers)
+
+    def test_half_precision_losses_are_summed_in_full_precision(self, family):
+        model, ids = build(family).bfloat16(), window(60)
+        rows = torch.tensor([ids])
+        with torch.inference_mode():
+            logits = model(input_ids=rows, use_cache=False).logits[0, :-1]
+        expected = torch.nn.functional.cross_entropy(logits.double(), rows[0, 1:], reduction="sum").item()
+        found = measure(PatternLosses(model, range(LAYERS)), [Pattern("FFFFFF")], ids)[0]
+        assert found == pytest.approx(expected, rel=2e-3)
+        assert model.dtype == torch.bfloat16
 
     def test_layers_on_disk_give_the_same_losses(self, family, checkpoints, tmp_path):
         place = {"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu", "model.rotary_emb": "cpu"}
@@ -70,8 +94,14 @@ class TestEveryFamily:
         )
         assert next(away.model.layers[3].parameters()).device.type == "meta", "nothing was offloaded"
         ids = window(40)
+        untouched = away(input_ids=torch.tensor([ids])).logits
         expected = measure(PatternLosses(there.eval(), range(LAYERS)), ALL_PATTERNS[::5], ids)
-        assert measure(PatternLosses(away.eval(), range(LAYERS)), ALL_PATTERNS[::5], ids) == expected
+        losses = PatternLosses(away.eval(), range(LAYERS))
+        assert losses.offloaded
+        assert measure(losses, ALL_PATTERNS[::5], ids) == expected
+        # accelerate's own forwards, which fetch the weights, are back in place.
+        losses.switch.remove()
+        assert torch.equal(away(input_ids=torch.tensor([ids])).logits, untouched)
 
 
 def test_candidates_of_a_step_share_the_layers_before_their_flip():
@@ -179,3 +209,23 @@ def test_some_windows_are_measured_in_their_order():
     everyone = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration")
     some = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration", windows=[3, 1])
     assert some == [(losses[3], losses[1]) for losses in everyone]
+
+
+def test_another_shape_gives_the_same_losses_and_remembers_nothing():
+    memory = PathMemory(range(LAYERS), windows=1, budget=1 << 30)
+    losses, ids = same_model(memory=memory, blind=TOPK), window(48)
+    usual = measure(losses, [Pattern("FFSFFF")], ids)
+    runs = losses.layer_runs
+    other = losses.measure([Pattern("FFSFFF")], [Window(tuple(ids), ids)], last_token=True)[0]
+    assert other == pytest.approx(usual, rel=1e-6)
+    assert losses.layer_runs - runs == LAYERS, "states kept in one shape were used in another"
+
+
+def test_losses_carry_no_graph():
+    model = build("glm_moe_dsa").requires_grad_(True)
+    losses = PatternLosses(model, range(LAYERS))
+    memory = losses.memory = PathMemory(range(LAYERS), windows=1, budget=1 << 30)
+    measure(losses, [Pattern("FFFFFF")], window(40))
+    kept = [state.hidden for path in memory._latest.values() for state in path.states.values()]
+    assert kept
+    assert not any(hidden.requires_grad for hidden in kept)

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from indexcache.dsa import processes
-from indexcache.errors import DatasetError
+from indexcache.dsa.checkpoint import open_checkpoint
+from indexcache.dsa.loading import load_model
+from indexcache.errors import DatasetError, IndexcacheError, SettingError
 
 
 def test_one_process_keeps_everything():
@@ -54,15 +56,41 @@ def test_two_processes_find_the_same_plan(checkpoints, text_file, tmp_path, run_
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
 
 
-def test_an_error_in_the_main_process_reaches_the_user_once(checkpoints, tmp_path):
-    done = launch(arguments(checkpoints, tmp_path / "missing.jsonl", tmp_path / "out"), tmp_path)
+def test_an_error_of_the_main_process_is_raised_everywhere_and_told_once(checkpoints, tmp_path):
+    out = tmp_path / "out"
+    done = launch(arguments(checkpoints, tmp_path / "missing.jsonl", out), tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("error: dataset") == 1, done.stderr[-2000:]
+    assert json.loads(done.stdout)["error"]["type"] == "DatasetError"
+    assert not (out / "plan.json").exists()
 
 
-def test_the_main_process_error_is_raised_everywhere():
+def test_an_unforeseen_error_of_the_main_process_reaches_the_others(monkeypatch):
+    sent = []
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", sent.append)
+
     def job():
-        raise DatasetError("nothing there")
+        raise KeyError("lost")
 
-    with pytest.raises(DatasetError, match="nothing there"):
+    with pytest.raises(IndexcacheError, match="unexpected KeyError") as caught:
         processes.main_does(job)
+    assert caught.value.shared
+    assert sent[0][1] is caught.value
+
+
+def test_another_process_raises_what_the_main_process_sent(monkeypatch):
+    def receive(outcome):
+        outcome[1] = DatasetError("nothing there")
+
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", receive)
+    with pytest.raises(DatasetError, match="nothing there"):
+        processes.main_does(lambda: pytest.fail("the job ran on another process than the main one"))
+
+
+def test_several_processes_cannot_each_have_a_device_map(monkeypatch, checkpoints):
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
+    with pytest.raises(SettingError, match="device map"):
+        load_model(open_checkpoint(str(checkpoints["glm_moe_dsa"])), device_map="auto")

@@ -111,3 +111,26 @@ def test_sites_that_the_model_does_not_have_are_refused():
 def test_a_pattern_of_another_length_is_refused():
     with pytest.raises(ModelError, match="5 letters for 6 sites"):
         Switch(build("glm_moe_dsa"), range(LAYERS)).use(Pattern("FFFFF"))
+
+
+def test_a_selection_follows_the_hidden_states_to_their_device():
+    model = build("glm_moe_dsa")
+    switch = Switch(model, range(LAYERS))
+    switch.selection = torch.zeros(1, 4, 2, dtype=torch.int32)
+    switch.use(Pattern("FSFFFF"))
+    found = model.model.layers[1].self_attn.indexer(torch.empty(1, 4, 64, device="meta"))
+    assert found.device.type == "meta"
+
+
+def test_indexers_in_two_stacks_are_refused():
+    model = build("glm_moe_dsa")
+    model.other = build("glm_moe_dsa").model
+    with pytest.raises(ModelError, match="several stacks"):
+        Switch(model, range(LAYERS))
+
+
+def test_forgetting_drops_the_selection():
+    switch = Switch(build("glm_moe_dsa"), range(LAYERS))
+    switch.selection = torch.zeros(1)
+    switch.forget()
+    assert switch.selection is None

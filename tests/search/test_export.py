@@ -97,10 +97,18 @@ def test_transformers_cannot_share_in_deepseek_v32(plan):
 
 
 def test_vllm_warns_of_versions_that_do_not_load(plan):
+    """They stumble over indexer weights of shared layers, which only sites that are shared now still have."""
     assert any("0.29.0" in warning for warning in export(plan, "vllm").warnings)
-    shared = plan.model.model_copy(update={"shared_layers": [1]})
-    sharing = export(plan.model_copy(update={"model": shared}), "vllm")
-    assert not any("0.29.0" in warning for warning in sharing.warnings)
+    everything_full = export(plan_for(plan, "FFFF"), "vllm")
+    assert not any("0.29.0" in warning for warning in everything_full.warnings)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_commit_that_was_searched_is_served(plan, engine):
+    assert "revision" not in export(plan, engine).paste
+    model = plan.model.model_copy(update={"revision": "abc123"})
+    paste = export(plan.model_copy(update={"model": model}), engine).paste
+    assert "revision='abc123'" in paste if engine == "transformers" else "--revision abc123" in paste
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones(plan):

@@ -20,19 +20,20 @@ class Table:
     def __init__(self, noise=0.0):
         self.noise, self.calls = noise, []
 
-    def __call__(self, patterns, group, windows=None, reverse=False):
-        self.calls.append((group, reverse, len(patterns)))
-        losses = [self.windows(pattern, group, reverse) for pattern in patterns]
+    def __call__(self, patterns, group, windows=None, last_token=False):
+        self.calls.append((group, last_token, len(patterns)))
+        losses = [self.windows(pattern, group, last_token) for pattern in patterns]
         return [tuple(each[number] for number in windows or range(4)) for each in losses]
 
-    def windows(self, pattern, group, reverse):
+    def windows(self, pattern, group, last_token):
         base = sum(cost for cost, role in zip(self.costs, pattern.roles, strict=True) if role == "S")
         draw = random.Random(f"{group}/{pattern}")
-        return tuple((1 + base + draw.random() / 100 + reverse * self.noise) * LABELS for _ in range(4))
+        return tuple((1 + base + draw.random() / 100 + last_token * self.noise) * LABELS for _ in range(4))
 
 
 def run(goal, table=None, heldout=True, **method):
-    return run_search(table or Table(), LABELS, 4, SITES, goal, Method(**method), heldout)
+    documents = {"calibration": (0, 1, 2, 3), "heldout": (4, 5, 6, 7) if heldout else ()}
+    return run_search(table or Table(), LABELS, documents, SITES, goal, Method(**method))
 
 
 def test_sites_go_in_the_order_of_what_they_cost():
@@ -65,7 +66,23 @@ def test_losses_are_per_label():
     assert run(Goal(keep=1.0)).baseline.loss == pytest.approx(1.0, abs=0.011)
 
 
-def test_the_noise_floor_comes_from_the_other_order():
+def test_removals_within_the_noise_floor_are_tied():
+    assert not any(step.tied for step in run(Goal(keep=0.5)).steps)
+    assert run(Goal(keep=0.5), Table(noise=0.15)).steps[0].tied == (4,)
+
+
+def test_max_delta_picks_the_sparsest_even_behind_a_dearer_step():
+    class Dipping(Table):
+        """Losses that rise and fall again as sites are shared."""
+
+        def windows(self, pattern, group, last_token):
+            shared = pattern.roles.count("S")
+            return tuple((1 + (0, 0.5, 0.1, 0.6, 0.2, 0.9)[shared]) * LABELS for _ in range(4))
+
+    assert run(Goal(max_delta=0.3), Dipping()).chosen.pattern.kept == SITES - 4
+
+
+def test_the_noise_floor_comes_from_another_shape():
     assert run(Goal(keep=1.0)).noise_floor == 0.0
     assert run(Goal(keep=1.0), Table(noise=0.05)).noise_floor == pytest.approx(0.05)
 
@@ -90,7 +107,7 @@ def test_the_announced_work_is_the_most_that_is_done(goal):
 
 
 def test_a_model_without_a_loss_is_refused_at_once():
-    def broken(patterns, group, windows=None, reverse=False):
+    def broken(patterns, group, windows=None, last_token=False):
         return [(math.nan,) * 4 for _ in patterns]
 
     with pytest.raises(MeasurementError, match="the model's own loss"):

@@ -6,7 +6,7 @@ import pytest
 
 from indexcache.calibrate.frozen import thaw
 from indexcache.errors import OutputError
-from indexcache.search.folder import check_writable, save_run
+from indexcache.search.folder import check_writable, save_run, write_report
 from indexcache.search.plan import cut, read_plan
 
 
@@ -55,3 +55,34 @@ def test_a_folder_that_cannot_be_written_is_found_out_early(tmp_path):
         check_writable(tmp_path / "file" / "run")
     check_writable(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_cut_plans_move_with_the_tokens_they_need(folder):
+    plan = read_plan(folder / "plan.json")
+    (folder / "plan-2of8.json").write_text(cut(plan, keep=0.25).as_json())
+    (folder / "notes.txt").write_text("mine")
+    moved = save_run(folder, cut(plan, keep=0.25), b"other tokens")
+    assert (moved / "plan-2of8.json").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_runs_moved_aside_do_not_overwrite_each_other(folder):
+    plan = read_plan(folder / "plan.json")
+    moved = []
+    for content in ("torn", "torn again"):
+        (folder / "plan.json").write_text(content)
+        moved.append(save_run(folder, plan, b"tokens"))
+    assert [(each / "plan.json").read_text() for each in moved] == ["torn", "torn again"]
+
+
+def test_a_cut_plans_report_leaves_the_plans_own_alone(folder):
+    plan = read_plan(folder / "plan.json")
+    before = (folder / "report.html").read_text()
+    written = write_report(folder, cut(plan, keep=0.25), "plan-2of8")
+    assert {path.name for path in written} == {
+        "plan-2of8-report.md",
+        "plan-2of8-report.html",
+        "plan-2of8-curve.svg",
+    }
+    assert "(plan-2of8-curve.svg)" in (folder / "plan-2of8-report.md").read_text()
+    assert (folder / "report.html").read_text() == before

@@ -59,6 +59,7 @@ def test_cutting_picks_the_step_with_that_many_sites(plan, keep, kept):
     assert (again.result.kept, again.result.keep) == (kept, keep)
     assert again.result.pattern.count("F") == kept
     assert again.search == plan.search
+    assert again.result.uniform.kept == kept
     assert (again.heldout is None) == (kept != plan.result.kept)
 
 
@@ -109,6 +110,27 @@ def test_cutting_needs_one_possible_wish(plan, asked):
         ("result.pattern", "FFSSFFSSF", "9 letters"),
         ("result.kept", 5, "keeps 4"),
         ("result.layer_pattern", "FFFFFFFF", "layer_pattern"),
+        ("result.pattern", "FFFFSSSS", "no step"),
+        ("result.loss", -1.0, "result.delta"),
+        ("result.sites", 99, "result.sites"),
+        ("result.keep", None, "exactly one"),
+        ("result.max_delta", 0.1, "exactly one"),
+        ("result.uniform.pattern", "xyz", "result.uniform.pattern"),
+        ("result.uniform.pattern", "FFFFSSSS", "not spread evenly"),
+        ("heldout.plan.pattern", "hello", "heldout.plan.pattern"),
+        ("heldout.plan.delta", 0.5, "heldout.plan.delta"),
+        ("search.steps.1.removed_layer", 7, "removed_layer"),
+        ("search.steps.1.delta", 5.0, "search.steps.1.delta"),
+        ("search.steps.1.standard_error", -1.0, "standard_error"),
+        ("search.noise_floor", -1.0, "noise_floor"),
+        ("model.shared_layers", [99], "shared_layers"),
+        ("model.shared_layers", [1], "none of model.shared_layers"),
+        ("tokens.labels", 3, "tokens.labels"),
+        ("tokens.informative_share", 0.1, "informative_share"),
+        ("tokens.informative_positions", 1, "informative_positions"),
+        ("tokens.file", "../elsewhere", "tokens.file"),
+        ("tokens.file", "", "tokens.file"),
+        ("timing.finished", "/../../x", "timing.finished"),
     ],
 )
 def test_a_wrong_field_is_named(changed, path, value, says):
@@ -131,5 +153,9 @@ def test_what_is_no_plan_is_one_line(tmp_path, content):
 def test_a_missing_plan_or_a_folder_is_one_line(tmp_path):
     with pytest.raises(PlanError, match="does not exist"):
         read_plan(tmp_path / "plan.json")
-    with pytest.raises(PlanError, match="cannot be read"):
+    with pytest.raises(PlanError, match=r"plan\.json. does not exist"):
         read_plan(tmp_path)
+
+
+def test_a_runs_folder_stands_for_its_plan(plan, searched):
+    assert read_plan(searched) == plan

@@ -1,0 +1,5 @@
+"""Makes ``python -m indexcache`` the command line."""
+
+from .cli import main
+
+main()
