@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from contextlib import suppress
@@ -49,7 +50,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
                 Path(unfinished).unlink(missing_ok=True)
         raise OutputError(
             f"{str(path)!r} cannot be written: {error.strerror or error}",
-            hint="free the disk, or give another folder with --out",
+            hint="give another place with --out" if error.errno != errno.ENOSPC else "free the disk",
         ) from error
 
 

@@ -137,3 +137,14 @@ def kept_sites(sites: int, keep: float) -> int:
             hint="give a number above 0 and at most 1, e.g. --keep 0.25",
         )
     return max(1, math.ceil(Fraction(repr(float(keep))) * sites))
+
+
+def layer_ranges(layers: Sequence[int]) -> str:
+    """``0-2, 5`` for the ascending layers 0, 1, 2, 5."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .groups import SPOKEN
-from .pattern import kept_sites
+from .pattern import kept_sites, layer_ranges
 from .search.plan import Plan
 from .search.report import increase
 
@@ -33,7 +33,7 @@ def search_summary(plan: Plan, folder: Path) -> None:
         even = ["uniform", str(result.kept), f"{result.uniform.loss:.4f}", increase(result.uniform)]
         table.add_row(*even, *([increase(held.uniform)] if held else []))
     console = _console(stderr=True)
-    console.print(f"{plan.model.id}: {result.kept} of {result.sites} indexers kept")
+    console.print(f"{plan.model.id}: {result.kept} of {result.sites} indexers kept; losses in nats per token")
     console.print(table)
     console.print(f"pattern  {result.layer_pattern}")
     console.print(
@@ -100,8 +100,8 @@ def inspect_table(document: dict[str, Any]) -> None:
     rows = {
         "model": f"{document['model']} ({document['architecture']}, {document['model_type']})",
         "layers": f"{document['layers']}, {document['sites']} of them sites",
-        "sites": _runs(document["site_layers"]),
-        "shared in the checkpoint": _runs(document["shared_layers"]) or "none",
+        "sites": layer_ranges(document["site_layers"]),
+        "shared in the checkpoint": layer_ranges(document["shared_layers"]) or "none",
         "keys selected": f"{document['selection_width']}; windows of {document['shortest_informative_window']} "
         "tokens and more tell patterns apart",
         "positions": str(document["max_position_embeddings"]),
@@ -129,7 +129,3 @@ def _console(stderr: bool = False) -> Console:
     return Console(
         stderr=stderr, width=max(100, shutil.get_terminal_size().columns), highlight=False, markup=False
     )
-
-
-def _runs(layers: list[int]) -> str:
-    return ", ".join(map(str, layers)) if layers else ""

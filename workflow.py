@@ -274,7 +274,7 @@ def _window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) -
     share = informative_share(length, width)
     if share < _SMALL_SHARE:
         reporter.warn(
-            f"only {share:.0%} of the positions in a window of {length} are informative (the indexer selects "
+            f"only {share:.1%} of the positions in a window of {length} are informative (the indexer selects "
             f"{width}); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more tells patterns apart better"
         )
     return length

@@ -128,7 +128,8 @@ class _Group:
             raise DatasetError(
                 f"{self.wanted} {SPOKEN[self.name]} windows of {request.length} tokens were asked for, but of "
                 f"the dataset's {read} documents {self.documents} fall to them, which give {len(found)}",
-                hint="lower --windows, --heldout or --window, or give more text in more documents",
+                hint="lower --windows, --heldout or --window, or give more documents; one document cannot serve "
+                "both groups, --heldout 0 does without the second",
             )
         chosen = found[: self.wanted]
         random.Random(f"{request.seed}/{self.name}").shuffle(chosen)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from ..pattern import Pattern
+from ..pattern import Pattern, layer_ranges
 
 _INDEXER = re.compile(r"(?P<stack>.*\blayers)\.(?P<layer>\d+)\.(?:.*\.)?indexer$")
 
@@ -35,8 +35,8 @@ class Switch:
         self.stack_name, indexers = _find_indexers(model)
         if tuple(indexers) != self.site_layers:
             raise ModelError(
-                f"the config names indexers in layers {_ranges(self.site_layers)}, "
-                f"but the loaded model has them in {_ranges(tuple(indexers)) or 'none'}"
+                f"the config names indexers in layers {layer_ranges(self.site_layers)}, "
+                f"but the loaded model has them in {layer_ranges(tuple(indexers)) or 'none'}"
             )
         self.selection: Any = None
         self._shared_layers: frozenset[int] = frozenset()
@@ -101,14 +101,3 @@ def _find_indexers(model: nn.Module) -> tuple[str, dict[int, nn.Module]]:
     if len(stacks) > 1:
         raise ModelError(f"indexers stand in several stacks of layers: {', '.join(sorted(stacks))}")
     return (stacks.pop() if stacks else ""), dict(sorted(found.items()))
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """``0-2, 5`` for 0, 1, 2, 5."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

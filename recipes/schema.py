@@ -101,14 +101,15 @@ def checked(document: dict[str, Any], where: str) -> Recipe:
                 hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(Recipe.model_fields)}",
             ) from None
         raise SettingError(
-            f"{where}, {field}: {first['msg']}, not {first['input']!r}",
+            f"{where}, {field} is {first['input']!r}: {first['msg'].lower().replace('input should', 'it should')}",
             hint=Recipe.model_fields[field].description if field in Recipe.model_fields else None,
         ) from None
 
 
 def _find(name: str) -> Path:
-    for candidate in (Path(name).expanduser(), _FOLDER / f"{name}.yaml"):
-        if candidate.is_file():
+    own = _FOLDER / Path(name).name
+    for candidate in (Path(name).expanduser(), own.with_name(f"{own.name}.yaml"), own):
+        if candidate.is_file() and candidate.suffix in (".yaml", ".yml"):
             return candidate
-    own = ", ".join(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
-    raise SettingError(f"recipe {name!r} does not exist", hint=f"give a YAML file or one of: {own}")
+    shipped = ", ".join(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+    raise SettingError(f"recipe {name!r} does not exist", hint=f"give a YAML file or one of: {shipped}")

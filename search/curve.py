@@ -49,12 +49,12 @@ def _dress(axes: Any, plan: Plan) -> None:
     axes.axvline(shared, color=_INK, linewidth=0.8, linestyle=":")
     axes.annotate(
         f"this plan: {plan.result.kept} of {sites} kept",
-        (shared, 1),
+        (shared, 1.02),
         xycoords=("data", "axes fraction"),
-        xytext=(-5, -6) if shared > sites / 2 else (5, -6),
+        xytext=(-5, 0) if shared > sites / 2 else (5, 0),
         textcoords="offset points",
         ha="right" if shared > sites / 2 else "left",
-        va="top",
+        va="bottom",
         color=_INK,
     )
     axes.axhline(0, color=_INK, linewidth=0.6)
@@ -64,7 +64,7 @@ def _dress(axes: Any, plan: Plan) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7ea", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.93))
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1))
 
 
 def _line(axes: Any, points: Sequence[Measured], sites: int, label: str, colour: str, marker: str) -> None:

@@ -60,6 +60,13 @@ def _markdown_cell(value: object) -> str:
     return text
 
 
+def _headline(plan: Plan) -> dict[str, Any]:
+    """The figures to lead with: held-out ones, where there are any."""
+    if plan.heldout is not None:
+        return {"on": "held out", "plan": plan.heldout.plan, "uniform": plan.heldout.uniform}
+    return {"on": "calibration", "plan": plan.result, "uniform": plan.result.uniform}
+
+
 def _context(plan: Plan, curve: str, curve_file: str) -> dict[str, Any]:
     uniform = {each.kept: each for each in plan.search.uniform}
     served: dict[int, int] = {}
@@ -67,6 +74,7 @@ def _context(plan: Plan, curve: str, curve_file: str) -> dict[str, Any]:
         served[site] = plan.model.site_layers[source]
     return {
         "plan": plan,
+        "headline": _headline(plan),
         "curve": curve,
         "curve_file": curve_file,
         "title": f"indexcache plan for {plan.model.id}",

@@ -126,7 +126,7 @@ class TestSearch:
 
     def test_a_small_informative_share_is_warned_about(self, run_cli, checkpoints, text_file, tmp_path):
         _, _, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path, window=24, keep=1.0), "-q")
-        assert "warning: only 30% of the positions" in err
+        assert "warning: only 30.4% of the positions" in err
 
 
 WRONG = {

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexcache.errors import PatternError, SettingError
-from indexcache.pattern import Pattern, indexer_types, kept_sites
+from indexcache.pattern import Pattern, indexer_types, kept_sites, layer_ranges
 
 PUBLISHED = {
     "30B 1/2": (24, 47, "FSFSFSSSSFSFFFFSFFSSFFSFFFSSFFSSFSSSSFSFFFSFSSF"),
@@ -85,6 +85,11 @@ def test_the_first_site_cannot_be_shared():
 
 def test_over_layers_marks_layers_that_are_no_sites():
     assert Pattern("FSF").over_layers([0, 2, 4], 6, shared_layers=[1]) == "FSSFFF"
+
+
+def test_layers_are_written_as_ranges():
+    assert layer_ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert layer_ranges([]) == ""
 
 
 def test_indexer_types_spell_roles_out():
