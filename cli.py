@@ -128,7 +128,7 @@ def search(
     from . import workflow
 
     with _reporter(quiet) as reporter:
-        folder = out or Path("outputs") / _run_name(recipe, settings.model)
+        folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
         outcome = workflow.search(settings, goal, folder, trust_remote_code, reporter)
     if not _speaks():
         return

@@ -104,6 +104,9 @@ class TestSearch:
             arguments = search_arguments(checkpoints, text_file, None, model=name, keep=1.0)
             code, out, _ = run_cli(*arguments, "-q")
             assert (code, out) == (0, f"outputs/{name}/plan.json\n")
+        # A recipe for another model does not lend its folder.
+        code, out, _ = run_cli(*search_arguments(checkpoints, text_file, None, keep=1.0, recipe="tiny"), "-q")
+        assert (code, out) == (0, "outputs/glm_moe_dsa/plan.json\n")
 
     def test_an_interrupt_is_one_line_and_no_plan(self, run_cli, checkpoints, text_file, tmp_path, monkeypatch):
         def interrupt(*_, **__):
