@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check clean
+.PHONY: help install demo test lint bench-search clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ lint: $(STAMP) ## ruff and mypy --strict only
 	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
 		-m indexcache -m indexcache.cli -m indexcache.workflow -m indexcache.progress -m indexcache.tables \
 		-p indexcache.calibrate -p indexcache.dsa -p indexcache.recipes -p indexcache.search
+
+bench-search: $(STAMP) ## search strategies against Algorithm 1 as written; about an hour on 2 cores
+	$(BIN)/python tests/benchmarks/bench_search.py --all-patterns
 
 clean: ## remove the venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

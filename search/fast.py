@@ -10,23 +10,7 @@ from ..pattern import Pattern
 from .evaluation import Evaluation
 from .greedy import Step, best_step, candidates, no_finite_loss
 from .measurements import Measurements
-from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
-
-# An increase measured when there were this many times as many full sites is no longer believed.
-_STALE = 1.25
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What removing a site cost when it was last measured.
-
-    Args:
-        increases: by how much it raised the loss of each of the first windows, nats per label.
-        kept: full sites there were before it.
-    """
-
-    increases: tuple[float, ...]
-    kept: int
+from .race import STANDARD_ERRORS, race
 
 
 def fast_greedy(
@@ -41,12 +25,12 @@ def fast_greedy(
 ) -> list[Step]:
     """Greedy removal that measures a few candidates a step instead of all.
 
-    What removing a site costs changes slowly as others are shared, and mostly upwards. So the increase
-    measured at an earlier step stands for the present one: the candidate with the lowest is measured
-    again, and is removed as soon as none of the others seemed cheaper on the windows they were seen on
-    (Minoux's accelerated greedy). Candidates last measured when a quarter more sites were full are first
-    seen again on a few windows, all together. Whatever is measured on more than those is raced (see
-    ``race``), and each removal is measured on all windows before it is committed.
+    What removing a site costs depends above all on the full sites next to it: the one before it would
+    serve it, the one after it ends its run. So an increase measured at an earlier step stands for the
+    present one (Minoux's accelerated greedy) until a full site beside it is removed. At each step the
+    candidate with the lowest increase is measured, those whose neighbour has just gone are raced against
+    it (see ``race``), and others follow while they seemed cheaper than the best, on the windows they were
+    seen on. Each removal is measured on all windows before it is committed.
 
     Args:
         measurements: of the calibration windows.
@@ -74,25 +58,28 @@ def fast_greedy(
 
 @dataclass
 class _LazySearch:
+    """``seen`` holds by how much removing a site raised the loss of each of the first windows."""
+
     measurements: Measurements
     pinned: frozenset[int]
     expected: dict[int, float]
     noise_floor: float
     standard_errors: float
-    seen: dict[int, _Seen] = field(default_factory=dict)
+    seen: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     def step(self, current: Evaluation) -> Step:
         """The next removal from ``current``."""
         everyone = candidates(current.pattern, self.pinned)
+        waiting = {site for site in everyone if site in self.seen or site in self.expected}
         finished: dict[int, Evaluation] = {}
-        waiting = set(everyone)
-        unknown = [site for site in everyone if site not in self.seen and site not in self.expected]
-        if unknown:
-            finished |= self._race(unknown, current, None)
-            waiting -= set(unknown)
-        self._look_again(sorted(waiting), current)
+        if waiting:
+            first = min(waiting, key=lambda site: (self._lead_over(site, None, current), site))
+            finished |= self._race([first], current, None)
+            waiting.discard(first)
+        if unknown := [site for site in everyone if site not in self.seen and site not in self.expected]:
+            finished |= self._race(unknown, current, _lowest(finished))
         while waiting:
-            leader = min(finished.values(), key=lambda each: each.loss, default=None)
+            leader = _lowest(finished)
             bounds = {site: self._lead_over(site, leader, current) for site in waiting}
             site = min(bounds, key=lambda each: (bounds[each], each))
             if leader is not None and bounds[site] >= 0:
@@ -101,30 +88,28 @@ class _LazySearch:
             waiting.discard(site)
         if not finished:
             raise no_finite_loss(everyone)
-        return best_step(list(finished), list(finished.values()), self.noise_floor)
+        step = best_step(list(finished), list(finished.values()), self.noise_floor)
+        self._forget_beside(step.removed, current.pattern)
+        return step
+
+    def _forget_beside(self, removed: int, pattern: Pattern) -> None:
+        full = pattern.full
+        place = full.index(removed)
+        for neighbour in full[place - 1 : place + 2]:
+            self.seen.pop(neighbour, None)
 
     def _race(self, sites: list[int], current: Evaluation, leader: Evaluation | None) -> dict[int, Evaluation]:
         """Races ``sites``; returns those that saw all windows with a finite loss."""
         patterns = [current.pattern.share(site) for site in sites]
         results = race(self.measurements, patterns, leader, self.standard_errors)
-        self._remember(sites, results, current)
+        self.seen |= {
+            site: _increases(result, current) for site, result in zip(sites, results, strict=True) if result.finite
+        }
         return {
             site: result
             for site, result in zip(sites, results, strict=True)
             if result.finite and len(result.window_losses) == self.measurements.windows
         }
-
-    def _look_again(self, sites: list[int], current: Evaluation) -> None:
-        kept = current.pattern.kept
-        old = [site for site in sites if site in self.seen and self.seen[site].kept >= _STALE * kept]
-        if old:
-            patterns = [current.pattern.share(site) for site in old]
-            self._remember(old, self.measurements(patterns, FIRST_WINDOWS), current)
-
-    def _remember(self, sites: list[int], results: list[Evaluation], current: Evaluation) -> None:
-        for site, result in zip(sites, results, strict=True):
-            if result.finite:
-                self.seen[site] = _Seen(_increases(result, current), current.pattern.kept)
 
     def _lead_over(self, site: int, leader: Evaluation | None, current: Evaluation) -> float:
         """How much dearer than the leader ``site`` was when last seen, on the windows it was seen on.
@@ -133,8 +118,12 @@ class _LazySearch:
         """
         if site not in self.seen:
             return self.expected[site] - (leader.loss - current.loss if leader else 0.0)
-        known = self.seen[site].increases
+        known = self.seen[site]
         return fmean(known) - (fmean(_increases(leader, current)[: len(known)]) if leader else 0.0)
+
+
+def _lowest(evaluations: Mapping[int, Evaluation]) -> Evaluation | None:
+    return min(evaluations.values(), key=lambda each: each.loss, default=None)
 
 
 def _increases(evaluation: Evaluation, current: Evaluation) -> tuple[float, ...]:
