@@ -1,42 +1,66 @@
-"""Draws the loss-versus-sparsity curve of a plan as SVG."""
+"""Draws a plan's loss-versus-sparsity curve and its overlap heatmap as SVG."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .plan import Measured, Plan
 
 SEARCHED = "#0b6e99"
 UNIFORM = "#c2571a"
+OVERLAP = "#7a5ea8"
 _INK = "#3a3f45"
 
 
 def loss_curve(plan: Plan) -> str:
-    """An SVG element: loss increase over the sites that share, searched and uniform, with error bars."""
+    """An SVG element: loss increase over the sites that share, searched and baselines, with error bars."""
+    sites, search = plan.result.sites, plan.search
+    full = Measured(kept=sites, pattern="F" * sites, loss=search.baseline_loss, delta=0.0, standard_error=0.0)
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        _line(axes, [full, *search.uniform], sites, "uniform interleaving", UNIFORM, "s")
+        if search.overlap:
+            _line(axes, [full, *search.overlap], sites, "by overlap alone", OVERLAP, "^")
+        _line(axes, [full, *search.steps], sites, "searched", SEARCHED, "o")
+        _dress(axes, plan)
+
+    return _svg(draw, (7.2, 3.9))
+
+
+def overlap_heatmap(plan: Plan) -> str:
+    """An SVG element: the share of keys that each two sites select alike, all sites full."""
+    matrix, layers = plan.search.overlap_matrix, plan.model.site_layers
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        cells = axes.pcolormesh(matrix, vmin=0.0, vmax=1.0, cmap="Blues", edgecolor="white", linewidth=0.3)
+        every = max(1, len(layers) // 16)
+        ticks = [site + 0.5 for site in range(0, len(layers), every)]
+        axes.set_xticks(ticks, [str(layer) for layer in layers[::every]])
+        axes.set_yticks(ticks, [str(layer) for layer in layers[::every]])
+        axes.set_aspect("equal")
+        axes.invert_yaxis()
+        axes.set_xlabel("layer")
+        axes.set_ylabel("layer")
+        figure.colorbar(cells, ax=axes, label="share of keys selected alike")
+
+    return _svg(draw, (5.6, 4.6))
+
+
+def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
     # The object interface draws without pyplot's global state or a display.
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    style = {
-        "svg.hashsalt": "indexcache",
-        "svg.fonttype": "none",
-        "font.family": "sans-serif",
-        "font.size": 10,
-    }
+    style = {"svg.hashsalt": "indexcache", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        sites = plan.result.sites
-        full = Measured(
-            kept=sites, pattern="F" * sites, loss=plan.search.baseline_loss, delta=0.0, standard_error=0.0
-        )
-        _line(axes, [full, *plan.search.uniform], sites, "uniform interleaving", UNIFORM, "s")
-        _line(axes, [full, *plan.search.steps], sites, "searched", SEARCHED, "o")
-        _dress(axes, plan)
+        draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
@@ -46,14 +70,15 @@ def loss_curve(plan: Plan) -> str:
 def _dress(axes: Any, plan: Plan) -> None:
     """Marks the step that was picked and labels the axes."""
     sites, shared = plan.result.sites, plan.result.sites - plan.result.kept
+    on_the_right = 2 * shared > max((sites - step.kept for step in plan.search.steps), default=0)
     axes.axvline(shared, color=_INK, linewidth=0.8, linestyle=":")
     axes.annotate(
         f"this plan: {plan.result.kept} of {sites} kept",
         (shared, 1.02),
         xycoords=("data", "axes fraction"),
-        xytext=(-5, 0) if shared > sites / 2 else (5, 0),
+        xytext=(-5, 0) if on_the_right else (5, 0),
         textcoords="offset points",
-        ha="right" if shared > sites / 2 else "left",
+        ha="right" if on_the_right else "left",
         va="bottom",
         color=_INK,
     )

@@ -13,7 +13,7 @@ from .report import render
 PLAN_FILE = "plan.json"
 TOKENS_FILE = "windows.safetensors"
 # What runs and cuts write; nothing else in a folder is touched.
-_OURS = ("plan.", "plan-", TOKENS_FILE, "report.", "curve.")
+_OURS = ("plan.", "plan-", TOKENS_FILE, "report.", "curve.", "overlap.")
 
 
 def check_writable(folder: Path) -> None:
@@ -50,10 +50,9 @@ def write_report(folder: Path, plan: Plan, name: str = "plan") -> list[Path]:
     """
     stem = "" if name == "plan" else f"{name}-"
     written = []
-    for file, text in render(plan, curve_file=f"{stem}curve.svg").items():
-        path = folder / (file if file.startswith(stem) else f"{stem}{file}")
-        write_atomically(path, text)
-        written.append(path)
+    for file, text in render(plan, stem).items():
+        write_atomically(folder / file, text)
+        written.append(folder / file)
     return written
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from .curve import loss_curve
+from .curve import loss_curve, overlap_heatmap
 from .plan import Measured, Plan, PlanStep
 
 
-def render(plan: Plan, curve_file: str = "curve.svg") -> dict[str, str]:
-    """The report's files: their names and texts; report.md shows the picture ``curve_file``."""
-    context = _context(plan, loss_curve(plan), curve_file)
+def render(plan: Plan, stem: str = "") -> dict[str, str]:
+    """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures."""
+    pictures = {f"{stem}curve.svg": loss_curve(plan)}
+    if plan.search.overlap_matrix:
+        pictures[f"{stem}overlap.svg"] = overlap_heatmap(plan)
+    context = _context(plan, pictures)
     return {
-        "report.md": _template("report.md.j2", escape=False).render(context),
-        "report.html": _template("report.html.j2", escape=True).render(context),
-        curve_file: str(context["curve"]),
+        f"{stem}report.md": _template("report.md.j2", escape=False).render(context),
+        f"{stem}report.html": _template("report.html.j2", escape=True).render(context),
+        **pictures,
     }
 
 
@@ -67,7 +70,7 @@ def _headline(plan: Plan) -> dict[str, Any]:
     return {"on": "calibration", "plan": plan.result, "uniform": plan.result.uniform}
 
 
-def _context(plan: Plan, curve: str, curve_file: str) -> dict[str, Any]:
+def _context(plan: Plan, pictures: dict[str, str]) -> dict[str, Any]:
     uniform = {each.kept: each for each in plan.search.uniform}
     served: dict[int, int] = {}
     for site, source in enumerate(plan.pattern.sources()):
@@ -75,8 +78,8 @@ def _context(plan: Plan, curve: str, curve_file: str) -> dict[str, Any]:
     return {
         "plan": plan,
         "headline": _headline(plan),
-        "curve": curve,
-        "curve_file": curve_file,
+        "pictures": list(pictures.values()),
+        "picture_files": list(pictures),
         "title": f"indexcache plan for {plan.model.id}",
         "steps": [(step, uniform.get(step.kept)) for step in plan.search.steps],
         "cells": [

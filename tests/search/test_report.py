@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from indexcache.search.plan import cut, read_plan
+from indexcache.search.plan import PlanSwap, cut, read_plan
 from indexcache.search.report import render
 
 
@@ -80,3 +80,25 @@ def test_names_cannot_become_markup(plan):
 
 def test_rendering_twice_gives_the_same_files(plan):
     assert render(plan) == render(plan)
+
+
+def test_overlap_has_its_heatmap_and_its_line(plan):
+    matrix = [[1.0 if a == b else 0.5 for b in range(8)] for a in range(8)]
+    search = plan.search.model_copy(update={"overlap_matrix": matrix, "overlap": plan.search.uniform})
+    files = render(plan.model_copy(update={"search": search}), "other-")
+    ElementTree.fromstring(files["other-overlap.svg"])
+    assert "share of keys selected alike" in files["other-overlap.svg"]
+    assert "by overlap alone" in files["other-curve.svg"]
+    assert "(other-overlap.svg)" in files["other-report.md"]
+    assert files["other-report.html"].count("<figure") == 2
+    assert "overlap.svg" not in render(plan)
+
+
+def test_refinement_is_told(plan):
+    step = plan.search.steps[3]
+    fields = {name: getattr(step, name) for name in ("kept", "pattern", "loss", "delta", "standard_error")}
+    swap = PlanSwap(**fields, removed_layer=2, restored_layer=6)
+    files = render(plan.model_copy(update={"search": plan.search.model_copy(update={"swaps": [swap]})}))
+    assert "| 2 | 6 |" in files["report.md"]
+    assert "Refinement then swapped" in files["report.html"]
+    assert "Refinement" not in render(plan)["report.md"]
