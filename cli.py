@@ -349,6 +349,11 @@ def _as_our_error(error: Exception) -> IndexcacheError:
     )
 
 
+def _abandon_stdout() -> None:
+    """Points stdout elsewhere, so that the interpreter's last flush of it is silent."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 a check failed, 2 wrong use or input, 130
     interrupted, 141 stdout closed by its reader."""
@@ -369,12 +374,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _fail(InterruptedRunError("interrupted; nothing was written"), as_json)
     except BrokenPipeError:
-        # The reader of stdout has gone; point it elsewhere so that the interpreter's last flush is silent.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         code = _PIPE_CLOSED
     except OSError as error:
         code = _fail(OutputError(f"the result cannot be printed: {error.strerror}", hint=""), as_json=False)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
     except Exception as error:
         code = _fail(_as_our_error(error), as_json)
     sys.exit(code)

@@ -31,12 +31,10 @@ from .dsa.losses import PatternLosses
 from .dsa.paths import PathMemory
 from .errors import DatasetError, IdentityError, MeasurementError, ModelError, SettingError, WindowError
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
-from .pattern import Pattern
 from .progress import Reporter
 from .recipes.schema import Recipe
 from .search.blocks import check_blocks
-from .search.evaluation import Evaluation
-from .search.findings import Findings, Goal, Method, Told, planned_evaluations, run_search
+from .search.findings import Findings, Goal, Method, Told, compare, planned_evaluations, run_search
 from .search.folder import PLAN_FILE, TOKENS_FILE, check_writable, save_run
 from .search.greedy import Step
 from .search.plan import (
@@ -49,7 +47,7 @@ from .search.plan import (
     TokenIdentity,
     read_plan,
 )
-from .search.record import cost, heldout_record, measured, result, search_record
+from .search.record import cost, heldout_record, result, search_record
 from .search.refine import Swap
 from .search.warm import changed_steps, priorities
 
@@ -224,25 +222,18 @@ def evaluate(
     reporter.doing(f"loading {checkpoint.model_id}")
     model = load_model(checkpoint, plan.run.dtype, device_map)
     evaluator = _evaluator(model, checkpoint, windows, None, reporter)
-    sites = len(plan.pattern)
-    patterns = [Pattern.all_full(sites), plan.pattern, Pattern.uniform(sites, plan.pattern.kept)]
-    reporter.begin(len(patterns) * len(windows.group(group)), "window evaluations")
-    labels = windows.length - 1
-    full, chosen, even = (
-        Evaluation(pattern, tuple(each / labels for each in sums), windows.documents(group))
-        for pattern, sums in zip(patterns, evaluator(patterns, group), strict=True)
-    )
-    if not (full.finite and chosen.finite and even.finite):
+    reporter.begin(3 * len(windows.group(group)), "window evaluations")
+    found = heldout_record(compare(evaluator, group, windows.length - 1, windows.documents(group), plan.pattern))
+    if found is None:
         raise MeasurementError(f"a loss on the {SPOKEN[group]} windows is NaN or infinite")
-    against = measured(chosen, full)
     return EvalOutcome(
         group=group,
         windows=len(windows.group(group)),
-        baseline_loss=full.loss,
-        plan=against,
-        uniform=measured(even, full),
+        baseline_loss=found.baseline_loss,
+        plan=found.plan,
+        uniform=found.uniform,
         max_delta=max_delta,
-        passed=None if max_delta is None else against.delta <= max_delta,
+        passed=None if max_delta is None else found.plan.delta <= max_delta,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,26 +58,11 @@ class PathMemory:
 
     def find(self, window: Hashable, patterns: Sequence[Pattern]) -> tuple[int, State] | None:
         """The deepest kept layer that all ``patterns`` enter in the same known state."""
-        found: tuple[int, State] | None = None
-        for path in (self._base.get(window), self._latest.get(window)):
-            if path is None:
-                continue
-            agreed = min(_agreement(path.pattern, pattern) for pattern in patterns)
-            # The layer at which they first differ is still entered in the same state.
-            limit = self.site_layers[agreed] if agreed < len(self.site_layers) else None
-            for layer, state in path.states.items():
-                if (limit is None or layer <= limit) and (found is None or layer > found[0]):
-                    found = (layer, state)
-        return found
+        return max(self._known(window, patterns), key=lambda each: each[0], default=None)
 
     def keep(self, window: Hashable, pattern: Pattern, states: dict[int, State], start: int) -> None:
         """Keeps the path of ``pattern``: ``states`` from layer ``start`` on, earlier ones as already known."""
-        known: dict[int, State] = {}
-        for path in (self._base.get(window), self._latest.get(window)):
-            if path is not None:
-                agreed = _agreement(path.pattern, pattern)
-                limit = self.site_layers[agreed] if agreed < len(self.site_layers) else start
-                known |= {layer: each for layer, each in path.states.items() if layer <= min(start, limit)}
+        known = {layer: state for layer, state in self._known(window, [pattern]) if layer <= start}
         self._latest[window] = Path(pattern, known | states)
         self._base.setdefault(window, self._latest[window])
 
@@ -86,6 +71,18 @@ class PathMemory:
         for window, path in self._latest.items():
             if path.pattern == pattern:
                 self._base[window] = path
+
+    def _known(self, window: Hashable, patterns: Sequence[Pattern]) -> Iterator[tuple[int, State]]:
+        """Kept states that all ``patterns`` go through, with the layers they enter."""
+        for path in (self._base.get(window), self._latest.get(window)):
+            if path is None:
+                continue
+            agreed = min(_agreement(path.pattern, pattern) for pattern in patterns)
+            # The layer at which they first differ is still entered in the same state.
+            differ = self.site_layers[agreed] if agreed < len(self.site_layers) else None
+            for layer, state in path.states.items():
+                if differ is None or layer <= differ:
+                    yield layer, state
 
     def _choose(self, state_bytes: int) -> frozenset[int]:
         # Two paths a window at worst, though they share what comes before they differ.

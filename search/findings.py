@@ -80,8 +80,8 @@ class Method:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Losses on windows that the search did not see."""
+class Comparison:
+    """A pattern beside all full and uniform interleaving, on the same windows."""
 
     full: Evaluation
     plan: Evaluation
@@ -111,7 +111,7 @@ class Findings:
     uniform: tuple[Evaluation, ...]
     overlap: tuple[Evaluation, ...]
     chosen: Evaluation
-    heldout: HeldOut | None
+    heldout: Comparison | None
     search_layer_windows: int
 
 
@@ -187,7 +187,9 @@ def run_search(
         if method.overlap is not None
         else (),
         chosen=chosen,
-        heldout=_check(evaluate, labels, documents[HELD_OUT], chosen.pattern) if documents[HELD_OUT] else None,
+        heldout=compare(evaluate, HELD_OUT, labels, documents[HELD_OUT], chosen.pattern)
+        if documents[HELD_OUT]
+        else None,
         search_layer_windows=spent,
     )
 
@@ -237,10 +239,11 @@ def _pick(baseline: Evaluation, steps: Sequence[Step], goal: Goal) -> Evaluation
     return min(within or [baseline], key=lambda each: each.pattern.kept)
 
 
-def _check(evaluate: Evaluate, labels: int, documents: Sequence[int], chosen: Pattern) -> HeldOut:
+def compare(evaluate: Evaluate, group: str, labels: int, documents: Sequence[int], chosen: Pattern) -> Comparison:
+    """Measures ``chosen``, all full and uniform interleaving on the windows of ``group``."""
     patterns = [Pattern.all_full(len(chosen)), chosen, Pattern.uniform(len(chosen), chosen.kept)]
-    sums = evaluate(patterns, HELD_OUT)
-    return HeldOut(
+    sums = evaluate(patterns, group)
+    return Comparison(
         *(
             Evaluation(pattern, _per_label(each, labels), tuple(documents))
             for pattern, each in zip(patterns, sums, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .evaluation import Evaluation, paired_difference
-from .findings import Findings, Goal, HeldOut, Method
+from .findings import Comparison, Findings, Goal, Method
 from .greedy import Step, candidate_evaluations
 from .plan import (
     Cost,
@@ -70,8 +70,8 @@ def result(findings: Findings, goal: Goal, model: ModelIdentity) -> Result:
     )
 
 
-def heldout_record(heldout: HeldOut | None) -> HeldOutRecord | None:
-    """The held-out check; None where it was not made or gave no numbers."""
+def heldout_record(heldout: Comparison | None) -> HeldOutRecord | None:
+    """A comparison as the plan and eval tell it; None where it was not made or gave no numbers."""
     if heldout is None or not all(each.finite for each in (heldout.full, heldout.plan, heldout.uniform)):
         return None
     return HeldOutRecord(
