@@ -1,4 +1,4 @@
-"""The command line: search, eval, cut, export, inspect and report."""
+"""The command line: search, estimate, eval, cut, export, inspect and report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .groups import SPOKEN
 if TYPE_CHECKING:
     from .recipes.schema import Recipe
     from .search.findings import Goal
+    from .workflow import EstimateOutcome
 
 app = typer.Typer(
     name="indexcache",
@@ -50,6 +51,7 @@ Text = Annotated[str | None, typer.Option()]
 Number = Annotated[int | None, typer.Option()]
 
 
+_STRATEGIES = "fast, exact or blocks"
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
@@ -97,7 +99,7 @@ def search(
     dataset_subset: Annotated[str | None, _text("Configuration of a hub dataset.")] = None,
     dataset_split: Annotated[str | None, _text("Split of a hub dataset [train].")] = None,
     dataset_revision: Annotated[str | None, _text("Branch, tag or commit of a hub dataset.")] = None,
-    strategy: Annotated[str | None, _text("exact, fast or blocks [exact].")] = None,
+    strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
     standard_errors: Annotated[float | None, _text("How much worse leaves a race early [3].")] = None,
     blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
     refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
@@ -107,6 +109,7 @@ def search(
     init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
     max_rows: Annotated[int | None, _text("Windows x patterns in memory together [by free memory].")] = None,
     out: Annotated[Path | None, _text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it will cost.")] = False,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -129,6 +132,9 @@ def search(
 
     with _reporter(quiet) as reporter:
         folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
+        if dry_run:
+            _print_estimate(workflow.estimate(settings, goal, folder, trust_remote_code, True, reporter), as_json)
+            return
         outcome = workflow.search(settings, goal, folder, trust_remote_code, reporter)
     if not _speaks():
         return
@@ -139,6 +145,57 @@ def search(
 
         search_summary(outcome.plan, folder)
     typer.echo(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
+
+
+@app.command()
+def estimate(
+    context: typer.Context,
+    recipe: Annotated[str | None, _text("YAML recipe: a file, or a name such as tiny.")] = None,
+    model: Annotated[str | None, _text("Local folder or hub id of a DSA checkpoint.")] = None,
+    keep: Keep = None,
+    max_delta: MaxDelta = None,
+    to_one: Annotated[bool, typer.Option("--all", help="Search on to one full site.")] = False,
+    window: Annotated[int | None, _text("Tokens per window [4 x the selection width].")] = None,
+    windows: Annotated[int | None, _text("Calibration windows [32].")] = None,
+    heldout: Annotated[int | None, _text("Held-out windows [16].")] = None,
+    dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [auto].")] = None,
+    device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
+    strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
+    blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
+    refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
+    timed: Annotated[bool, typer.Option("--time/--no-time", help="Load the weights and time a window.")] = True,
+    trust_remote_code: TrustFlag = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Say what a search will cost: layer-windows from the config alone, then seconds from one window.
+
+    Needs no text; the options are those of search.
+    """
+    given = {
+        "model": model, "window": window, "windows": windows, "heldout": heldout, "dtype": dtype,
+        "device_map": device_map, "revision": revision, "strategy": strategy, "blocks": blocks,
+        "refine_rounds": refine_rounds,
+    }  # fmt: skip
+    keep, max_delta = _one_wish(context, keep, max_delta)
+    settings, goal = _settings(recipe, given, keep, max_delta, to_one)
+    from . import workflow
+
+    with _reporter(quiet) as reporter:
+        outcome = workflow.estimate(settings, goal, None, trust_remote_code, timed, reporter)
+    _print_estimate(outcome, as_json)
+
+
+def _print_estimate(outcome: EstimateOutcome, as_json: bool) -> None:
+    from .tables import estimate_document, estimate_table
+
+    if not _speaks():
+        return
+    if as_json:
+        typer.echo(json.dumps(estimate_document(outcome), indent=2))
+    else:
+        estimate_table(outcome)
 
 
 @app.command(name="eval")

@@ -65,7 +65,7 @@ class Reporter:
             self.say(what)
 
     def begin(self, total: int, unit: str) -> None:
-        """Starts counting towards at most ``total`` units of work."""
+        """Starts counting towards about ``total`` units of work."""
         self._total, self._done, self._doing = total, 0, unit
         self._began = time.monotonic()
         if not self._quiet and self._console.is_terminal:
@@ -105,8 +105,8 @@ class Reporter:
                 continue
             spent = now - self._began
             if self._total:
-                left = spent / self._done * (self._total - self._done) if self._done else None
-                guess = "" if left is None else f", at most about {left:.0f} s left"
+                left = spent / self._done * (self._total - self._done) if 0 < self._done < self._total else None
+                guess = "" if left is None else f", about {left:.0f} s left"
                 self._print(f"{self._done} of {self._total} {self._doing}, {spent:.0f} s{guess}")
             else:
                 self._print(f"{self._doing}, {spent:.0f} s")

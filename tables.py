@@ -17,7 +17,7 @@ from .search.report import increase
 
 if TYPE_CHECKING:
     from .dsa.checkpoint import Checkpoint, Sizes
-    from .workflow import EvalOutcome
+    from .workflow import EstimateOutcome, EvalOutcome
 
 
 def search_summary(plan: Plan, folder: Path) -> None:
@@ -67,6 +67,51 @@ def eval_document(outcome: EvalOutcome) -> dict[str, Any]:
         "max_delta": outcome.max_delta,
         "passed": outcome.passed,
     }
+
+
+def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
+    """A search's expected cost as JSON."""
+    expected = outcome.expected
+    return {
+        "model": outcome.model,
+        "sites": outcome.sites,
+        "layers": outcome.layers,
+        "kept": outcome.kept,
+        "strategy": outcome.strategy,
+        "windows": outcome.windows,
+        "window": outcome.window,
+        "evaluations": expected.evaluations,
+        "tokens": expected.window_evaluations * outcome.window,
+        "layer_windows": expected.layer_windows,
+        "search_layer_windows": expected.search_layer_windows,
+        "algorithm_1_layer_windows": expected.algorithm_1_layer_windows,
+        "fewer": round(expected.fewer, 2),
+        "seconds_per_layer_window": outcome.seconds_per_layer_window,
+        "seconds": outcome.seconds,
+    }
+
+
+def estimate_table(outcome: EstimateOutcome) -> None:
+    """Prints a search's expected cost, on stdout."""
+    expected, seconds = outcome.expected, outcome.seconds
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rows = {
+        "search": f"{outcome.sites} sites down to {outcome.kept}, {outcome.strategy}",
+        "windows": f"{outcome.windows} of {outcome.window} tokens",
+        "evaluations": f"about {expected.evaluations:,}",
+        "layer-windows": f"about {expected.layer_windows:,}, {expected.search_layer_windows:,} of them to choose",
+        "Algorithm 1": f"{expected.algorithm_1_layer_windows:,} layer-windows, {expected.fewer:.1f} times as many",
+        "time": "not timed" if seconds is None else f"about {_duration(seconds)}, from one window timed here",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    _console().print(table)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def inspect_document(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, Any]:

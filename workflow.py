@@ -1,4 +1,4 @@
-"""The jobs behind the commands, from checked input to written files: search and eval."""
+"""The jobs behind the commands, from checked input to written files: search, estimate and eval."""
 
 from __future__ import annotations
 
@@ -13,46 +13,37 @@ from typing import Any
 
 from . import __version__
 from .calibrate.frozen import frozen_bytes, thaw, token_sha256
-from .calibrate.sources import TextSource, read_documents
-from .calibrate.windows import (
-    WindowRequest,
-    Windows,
-    check_length,
-    informative_positions,
-    informative_share,
-    pack,
-)
+from .calibrate.windows import Windows, informative_positions, informative_share
 from .dsa import processes
 from .dsa.capacity import path_budget, row_bytes, rows_that_fit
-from .dsa.checkpoint import Checkpoint, config_sha256, load_tokenizer, open_checkpoint, weights_sha256
+from .dsa.checkpoint import Checkpoint, open_checkpoint
 from .dsa.evaluation import Evaluator
 from .dsa.loading import device_kinds, load_model
 from .dsa.losses import PatternLosses
 from .dsa.paths import PathMemory
-from .errors import DatasetError, IdentityError, MeasurementError, ModelError, SettingError, WindowError
+from .errors import DatasetError, MeasurementError, ModelError
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
+from .pattern import Pattern
+from .preparation import (
+    check_identity,
+    model_identity,
+    prepare,
+    required,
+    search_method,
+    text_source,
+    window_length,
+)
 from .progress import Reporter
 from .recipes.schema import Recipe
-from .search.blocks import check_blocks
-from .search.findings import Findings, Goal, Method, Told, compare, planned_evaluations, run_search
-from .search.folder import PLAN_FILE, TOKENS_FILE, check_writable, save_run
+from .search.estimate import Expected, Shape, expected_cost
+from .search.findings import Findings, Goal, Method, Told, compare, run_search
+from .search.folder import PLAN_FILE, TOKENS_FILE, save_run
 from .search.greedy import Step
-from .search.plan import (
-    InitRecord,
-    Measured,
-    ModelIdentity,
-    Plan,
-    RunIdentity,
-    Timing,
-    TokenIdentity,
-    read_plan,
-)
+from .search.plan import InitRecord, Measured, Plan, RunIdentity, Timing, TokenIdentity
 from .search.record import cost, heldout_record, result, search_record
 from .search.refine import Swap
-from .search.warm import changed_steps, priorities
+from .search.warm import changed_steps
 
-_SMALL_SHARE = 0.5
-_DEFAULT_WINDOW_IN_SELECTIONS = 4
 _VERSIONS = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
 
 
@@ -74,7 +65,7 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
     began, clock = _now(), time.monotonic()
-    prepared = _prepare(recipe, goal, out, trust_remote_code, reporter)
+    prepared = prepare(recipe, goal, out, trust_remote_code, reporter)
     checkpoint, windows, method = prepared.checkpoint, prepared.windows, prepared.method
     reporter.doing(f"loading {checkpoint.model_id}")
     model = load_model(checkpoint, recipe.dtype, recipe.device_map)
@@ -106,33 +97,6 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     return SearchOutcome(plan, out / PLAN_FILE, moved)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What a search needs besides the loaded model; all of it checked."""
-
-    checkpoint: Checkpoint
-    windows: Windows
-    identity: ModelIdentity
-    method: Method
-    old: Plan | None
-
-
-def _prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, reporter: Reporter) -> _Prepared:
-    model_id, source = _required(recipe.model, "model"), _source(recipe)
-    checkpoint = open_checkpoint(model_id, recipe.revision, trust_remote_code)
-    length = _window_length(recipe, checkpoint, reporter)
-    old = read_plan(Path(recipe.init)) if recipe.init else None
-    method = _method(recipe, checkpoint, goal, old)
-    request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
-    reporter.doing(f"reading {source.dataset}")
-    windows = processes.main_does(lambda: _build_windows(checkpoint, source, request))
-    reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    identity = processes.main_does(lambda: _identity(checkpoint))
-    processes.main_does(lambda: check_writable(out))
-    reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {length} tokens")
-    return _Prepared(checkpoint, windows, identity, method, old)
-
-
 def _run(
     evaluator: Evaluator,
     checkpoint: Checkpoint,
@@ -141,35 +105,17 @@ def _run(
     method: Method,
     reporter: Reporter,
 ) -> Findings:
-    sites = len(checkpoint.site_layers)
-    planned = planned_evaluations(sites, goal) * len(windows.calibration) + 3 * len(windows.heldout)
-    reporter.begin(planned, "window evaluations")
+    expected = expected_cost(_shape(checkpoint, len(windows.calibration), len(windows.heldout)), goal, method)
+    reporter.begin(expected.window_evaluations, "window evaluations")
     return run_search(
         evaluator,
         labels=windows.length - 1,
         documents={name: windows.documents(name) for name in (CALIBRATION, HELD_OUT)},
-        sites=sites,
+        sites=len(checkpoint.site_layers),
         goal=goal,
         method=method,
         told=_told(reporter, checkpoint, goal, evaluator),
         layer_windows=evaluator.layer_windows,
-    )
-
-
-def _method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal, old: Plan | None) -> Method:
-    if old is not None and recipe.strategy != "fast":
-        raise SettingError(
-            f"an older plan gives no head start to the {recipe.strategy} strategy",
-            hint="give --strategy fast, or leave --init out",
-        )
-    if recipe.strategy == "blocks":
-        check_blocks(recipe.blocks, len(checkpoint.site_layers), goal.deepest(len(checkpoint.site_layers)))
-    return Method(
-        strategy=recipe.strategy,
-        standard_errors=recipe.standard_errors,
-        blocks=recipe.blocks,
-        refine_rounds=recipe.refine_rounds,
-        priorities=priorities(old, checkpoint.site_layers) if old else {},
     )
 
 
@@ -178,6 +124,86 @@ def _init_record(old: Plan | None, findings: Findings) -> InitRecord | None:
         return None
     digest = hashlib.sha256(old.as_json().encode()).hexdigest()
     return InitRecord(plan_sha256=digest, changed_steps=changed_steps(old, findings.steps))
+
+
+def _shape(checkpoint: Checkpoint, windows: int, heldout: int) -> Shape:
+    return Shape(checkpoint.site_layers, checkpoint.layers, windows, heldout)
+
+
+@dataclass(frozen=True)
+class EstimateOutcome:
+    """What a search is expected to cost; the seconds are None where no window was timed."""
+
+    model: str
+    sites: int
+    layers: int
+    kept: int
+    strategy: str
+    windows: int
+    window: int
+    expected: Expected
+    seconds_per_layer_window: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Expected time of the measurements, over all processes."""
+        if self.seconds_per_layer_window is None:
+            return None
+        return self.seconds_per_layer_window * self.expected.layer_windows / processes.process_count()
+
+
+def estimate(
+    recipe: Recipe, goal: Goal, out: Path | None, trust_remote_code: bool, timed: bool, reporter: Reporter
+) -> EstimateOutcome:
+    """What a search will cost: counted from the config, then timed on one window of any tokens.
+
+    Args:
+        recipe: settings of the search.
+        goal: how far it is to go.
+        out: check all that the search would check, the text and this folder too; None checks the model alone.
+        trust_remote_code: run code that the checkpoint brings.
+        timed: load the weights and time a window.
+        reporter: told of progress.
+
+    Raises:
+        IndexcacheError: one of its kinds, for whatever is wrong.
+    """
+    if out is not None:
+        prepared = prepare(recipe, goal, out, trust_remote_code, reporter)
+        checkpoint, method, length = prepared.checkpoint, prepared.method, prepared.windows.length
+    else:
+        checkpoint = open_checkpoint(required(recipe.model, "model"), recipe.revision, trust_remote_code)
+        method, length = search_method(recipe, checkpoint, goal), window_length(recipe, checkpoint, reporter)
+    expected = expected_cost(_shape(checkpoint, recipe.windows, recipe.heldout), goal, method)
+    reporter.say(
+        f"about {expected.layer_windows:,} layer-windows of {length} tokens; Algorithm 1 as written would take "
+        f"{expected.algorithm_1_layer_windows:,}"
+    )
+    return EstimateOutcome(
+        model=checkpoint.model_id,
+        sites=len(checkpoint.site_layers),
+        layers=checkpoint.layers,
+        kept=goal.deepest(len(checkpoint.site_layers)),
+        strategy=method.strategy,
+        windows=recipe.windows,
+        window=length,
+        expected=expected,
+        seconds_per_layer_window=_time_window(checkpoint, recipe, length, reporter) if timed else None,
+    )
+
+
+def _time_window(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: Reporter) -> float:
+    """Seconds per decoder layer of a second window, its loss included; the first one warms up."""
+    reporter.doing(f"loading {checkpoint.model_id}")
+    model = load_model(checkpoint, recipe.dtype, recipe.device_map)
+    reporter.doing("timing a window")
+    losses = PatternLosses(model, checkpoint.site_layers)
+    tokens = [number % checkpoint.config.vocab_size for number in range(length)]
+    evaluator, full = Evaluator(losses, {CALIBRATION: [tokens]}), Pattern.all_full(len(checkpoint.site_layers))
+    evaluator([full], CALIBRATION)
+    began = time.perf_counter()
+    evaluator([full], CALIBRATION)
+    return (time.perf_counter() - began) / checkpoint.layers
 
 
 @dataclass(frozen=True)
@@ -218,7 +244,7 @@ def evaluate(
     revision = plan.model.revision if model_id is None else None
     checkpoint = _plans_checkpoint(plan, model_id, revision, trust_remote_code)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    _check_identity(plan.model, processes.main_does(lambda: _identity(checkpoint)))
+    check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint)))
     reporter.doing(f"loading {checkpoint.model_id}")
     model = load_model(checkpoint, plan.run.dtype, device_map)
     evaluator = _evaluator(model, checkpoint, windows, None, reporter)
@@ -246,54 +272,6 @@ def _plans_checkpoint(plan: Plan, model_id: str | None, revision: str | None, tr
         raise
 
 
-def _required(value: str | None, name: str) -> str:
-    if not value:
-        raise SettingError(f"no {name} was given", hint=f"give --{name}, or a recipe that names one with --recipe")
-    return value
-
-
-def _window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) -> int:
-    width = checkpoint.selection_width
-    length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
-    check_length(length, width)
-    longest = getattr(checkpoint.config, "max_position_embeddings", None)
-    if longest is not None and length > longest:
-        raise WindowError(
-            f"windows of {length} tokens are longer than the model's {longest} positions",
-            hint="lower --window",
-        )
-    share = informative_share(length, width)
-    if share < _SMALL_SHARE:
-        reporter.warn(
-            f"only {share:.1%} of the positions in a window of {length} are informative (the indexer selects "
-            f"{width}); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more tells patterns apart better"
-        )
-    return length
-
-
-def _source(recipe: Recipe) -> TextSource:
-    return TextSource(
-        dataset=_required(recipe.dataset, "dataset"),
-        subset=recipe.dataset_subset,
-        split=recipe.dataset_split,
-        column=recipe.column,
-        revision=recipe.dataset_revision,
-    )
-
-
-def _build_windows(checkpoint: Checkpoint, source: TextSource, request: WindowRequest) -> Windows:
-    tokenizer = load_tokenizer(checkpoint)
-    windows = pack(read_documents(source, tokenizer, request.seed), tokenizer, request)
-    largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
-    if largest >= checkpoint.config.vocab_size:
-        raise ModelError(
-            f"the tokenizer of {checkpoint.model_id!r} gives id {largest}, but the model knows "
-            f"{checkpoint.config.vocab_size}",
-            hint="the tokenizer files are of another model",
-        )
-    return windows
-
-
 def _evaluator(
     model: Any, checkpoint: Checkpoint, windows: Windows, max_rows: int | None, reporter: Reporter
 ) -> Evaluator:
@@ -309,39 +287,8 @@ def _evaluator(
     )
 
 
-def _identity(checkpoint: Checkpoint) -> ModelIdentity:
-    return ModelIdentity(
-        id=checkpoint.model_id,
-        revision=checkpoint.revision,
-        architecture=checkpoint.architecture,
-        model_type=checkpoint.config.model_type,
-        layers=checkpoint.layers,
-        site_layers=list(checkpoint.site_layers),
-        shared_layers=list(checkpoint.shared_layers),
-        selection_width=checkpoint.selection_width,
-        config_sha256=config_sha256(checkpoint),
-        weights_sha256=weights_sha256(checkpoint),
-    )
-
-
-def _check_identity(planned: ModelIdentity, found: ModelIdentity) -> None:
-    for field in ("model_type", "layers", "site_layers", "config_sha256", "weights_sha256"):
-        old, new = getattr(planned, field), getattr(found, field)
-        if old != new:
-            raise IdentityError(
-                f"the plan was made for another model than {found.id!r}: {field} is {_short(new)}, "
-                f"the plan has {_short(old)}",
-                hint="search this checkpoint, or give the plan's own with --model",
-            )
-
-
-def _short(value: object) -> str:
-    text = f"{len(value)} layers" if isinstance(value, list) else str(value)
-    return text[:12] if len(text) == 64 else text
-
-
 def _token_identity(recipe: Recipe, windows: Windows, width: int) -> TokenIdentity:
-    source = _source(recipe)
+    source = text_source(recipe)
     return TokenIdentity(
         sha256=token_sha256(windows),
         file=TOKENS_FILE,

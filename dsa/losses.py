@@ -99,18 +99,14 @@ class PatternLosses:
     ) -> list[list[float]]:
         memory = None if last_token else self.memory
         calls = [self._stack.record(each if last_token else each[:, :-1]) for each in ids]
-        starts = [
-            (memory and memory.find(window.name, patterns)) or (0, State(call.hidden, None))
-            for window, call in zip(windows, calls, strict=True)
-        ]
+        entering: dict[int, list[_Row]] = {}
+        for index, (window, call) in enumerate(zip(windows, calls, strict=True)):
+            for start, row in _first_rows(index, window, patterns, State(call.hidden, None), memory):
+                entering.setdefault(start, []).append(row)
         kept: list[dict[int, State]] = [{} for _ in windows]
         rows: list[_Row] = []
         for layer in range(len(self._stack)):
-            rows += [
-                _Row(index, tuple(range(len(patterns))), state)
-                for index, (start, state) in enumerate(starts)
-                if start == layer
-            ]
+            rows += entering.get(layer, [])
             if memory is not None and len(patterns) == 1:
                 for row in rows:
                     if memory.wants(layer, row.state):
@@ -121,8 +117,8 @@ class PatternLosses:
                 for full, row in self._split(layer, parent, patterns)
             ]
         if memory is not None and len(patterns) == 1:
-            for window, states, (start, _) in zip(windows, kept, starts, strict=True):
-                memory.keep(window.name, patterns[0], states, start)
+            for window, states in zip(windows, kept, strict=True):
+                memory.keep(window.name, patterns[0], states)
         losses = [[0.0] * len(patterns) for _ in windows]
         for row in rows:
             name = None if last_token else windows[row.window].name
@@ -193,3 +189,15 @@ class PatternLosses:
             first = stop
             rows = max(1, min(_MOST_LOGITS_ROWS, _LOGITS_BYTES // (4 * logits.shape[-1])))
         return total
+
+
+def _first_rows(
+    index: int, window: Window, patterns: Sequence[Pattern], embedded: State, memory: PathMemory | None
+) -> Iterator[tuple[int, _Row]]:
+    """Where each pattern has to begin, with what is known of it: (layer, row); ``embedded`` enters layer 0."""
+    starts = [(memory and memory.find(window.name, pattern)) or (0, embedded) for pattern in patterns]
+    together: dict[tuple[int, int], list[int]] = {}
+    for member, (layer, state) in enumerate(starts):
+        together.setdefault((layer, id(state)), []).append(member)
+    for (layer, _), members in together.items():
+        yield layer, _Row(index, tuple(members), starts[members[0]][1])

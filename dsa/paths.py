@@ -35,7 +35,9 @@ class Path:
 
 @dataclass
 class PathMemory:
-    """Paths of the pattern in force and of the one measured last, per window, within a memory budget.
+    """Paths of the pattern in force and of the last two measured, per window, within a memory budget.
+
+    Two, because the best candidate of a step is mostly measured just before the one that comes second.
 
     Args:
         site_layers: absolute ids of the layers at which patterns can differ, ascending.
@@ -47,7 +49,7 @@ class PathMemory:
     windows: int
     budget: int
     _base: dict[Hashable, Path] = field(default_factory=dict)
-    _latest: dict[Hashable, Path] = field(default_factory=dict)
+    _latest: dict[Hashable, tuple[Path, ...]] = field(default_factory=dict)
     _kept_layers: frozenset[int] | None = None
 
     def wants(self, layer: int, state: State) -> bool:
@@ -56,28 +58,26 @@ class PathMemory:
             self._kept_layers = self._choose(state.bytes)
         return layer in self._kept_layers
 
-    def find(self, window: Hashable, patterns: Sequence[Pattern]) -> tuple[int, State] | None:
-        """The deepest kept layer that all ``patterns`` enter in the same known state."""
-        return max(self._known(window, patterns), key=lambda each: each[0], default=None)
+    def find(self, window: Hashable, pattern: Pattern) -> tuple[int, State] | None:
+        """The deepest kept layer that ``pattern`` enters in a known state, and that state."""
+        return max(self._known(window, pattern), key=lambda each: each[0], default=None)
 
-    def keep(self, window: Hashable, pattern: Pattern, states: dict[int, State], start: int) -> None:
-        """Keeps the path of ``pattern``: ``states`` from layer ``start`` on, earlier ones as already known."""
-        known = {layer: state for layer, state in self._known(window, [pattern]) if layer <= start}
-        self._latest[window] = Path(pattern, known | states)
-        self._base.setdefault(window, self._latest[window])
+    def keep(self, window: Hashable, pattern: Pattern, states: dict[int, State]) -> None:
+        """Keeps the path of ``pattern``: ``states`` as just run, the others as already known."""
+        path = Path(pattern, dict(self._known(window, pattern)) | states)
+        self._latest[window] = (*self._latest.get(window, ())[-1:], path)
+        self._base.setdefault(window, path)
 
     def follow(self, pattern: Pattern) -> None:
         """``pattern`` is in force from now on: the candidates to come are made from it."""
-        for window, path in self._latest.items():
-            if path.pattern == pattern:
-                self._base[window] = path
+        for window, paths in self._latest.items():
+            self._base[window] = next((path for path in paths if path.pattern == pattern), self._base[window])
 
-    def _known(self, window: Hashable, patterns: Sequence[Pattern]) -> Iterator[tuple[int, State]]:
-        """Kept states that all ``patterns`` go through, with the layers they enter."""
-        for path in (self._base.get(window), self._latest.get(window)):
-            if path is None:
-                continue
-            agreed = min(_agreement(path.pattern, pattern) for pattern in patterns)
+    def _known(self, window: Hashable, pattern: Pattern) -> Iterator[tuple[int, State]]:
+        """Kept states that ``pattern`` goes through, with the layers they enter."""
+        base = self._base.get(window)
+        for path in (*self._latest.get(window, ()), *([base] if base else [])):
+            agreed = _agreement(path.pattern, pattern)
             # The layer at which they first differ is still entered in the same state.
             differ = self.site_layers[agreed] if agreed < len(self.site_layers) else None
             for layer, state in path.states.items():
@@ -85,8 +85,8 @@ class PathMemory:
                     yield layer, state
 
     def _choose(self, state_bytes: int) -> frozenset[int]:
-        # Two paths a window at worst, though they share what comes before they differ.
-        count = self.budget // max(1, 2 * self.windows * state_bytes)
+        # Three paths a window at worst, though they share what comes before they differ.
+        count = self.budget // max(1, 3 * self.windows * state_bytes)
         layers = self.site_layers[1:]
         if count >= len(layers):
             return frozenset(layers)

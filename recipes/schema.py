@@ -39,8 +39,8 @@ class Recipe(BaseModel):
     )
     device_map: str | None = Field(None, description="transformers' placement, e.g. auto, for large models")
     strategy: Literal["exact", "fast", "blocks"] = Field(
-        "exact",
-        description="exact: Algorithm 1, every candidate on every window; fast: lazy re-evaluation and racing; "
+        "fast",
+        description="fast: lazy re-evaluation and racing; exact: Algorithm 1, every candidate on every window; "
         "blocks: the paper's pipeline variant",
     )
     standard_errors: Annotated[float, Field(gt=0)] = Field(

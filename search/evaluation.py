@@ -57,10 +57,14 @@ class Difference:
 def paired_difference(evaluation: Evaluation, baseline: Evaluation) -> Difference:
     """How much higher the loss is than the baseline's on the same windows."""
     pairs = zip(evaluation.window_losses, baseline.window_losses, strict=True)
-    differences = [ours - theirs for ours, theirs in pairs]
+    return mean_difference([ours - theirs for ours, theirs in pairs], evaluation.documents)
+
+
+def mean_difference(differences: Sequence[float], documents: Sequence[int] = ()) -> Difference:
+    """Of differences by window; ``documents`` are the windows', empty where each is from its own."""
     mean = _mean(differences)
     clusters: dict[int, list[float]] = {}
-    for document, each in zip(evaluation.documents or range(len(differences)), differences, strict=True):
+    for document, each in zip(documents or range(len(differences)), differences, strict=True):
         clusters.setdefault(document, []).append(each - mean)
     count = len(clusters)
     if count < 2:

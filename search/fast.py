@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 
 from ..pattern import Pattern
-from .evaluation import Evaluation
+from .evaluation import Evaluation, mean_difference
 from .greedy import Step, best_step, candidates, no_finite_loss
 from .measurements import Measurements
-from .race import STANDARD_ERRORS, race
+from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
+
+# A difference to an increase measured at an earlier step has to be this many standard errors to count.
+_SEEMS_CHEAPER = 0.5
+_GLANCE = 0.25
 
 
 def fast_greedy(
@@ -25,12 +29,17 @@ def fast_greedy(
 ) -> list[Step]:
     """Greedy removal that measures a few candidates a step instead of all.
 
-    What removing a site costs depends above all on the full sites next to it: the one before it would
-    serve it, the one after it ends its run. So an increase measured at an earlier step stands for the
-    present one (Minoux's accelerated greedy) until a full site beside it is removed. At each step the
-    candidate with the lowest increase is measured, those whose neighbour has just gone are raced against
-    it (see ``race``), and others follow while they seemed cheaper than the best, on the windows they were
-    seen on. Each removal is measured on all windows before it is committed.
+    What removing a site costs hardly moves while the sites beside it stay as they are, and mostly rises
+    when the next full site after it goes, since it then serves more layers. So an increase measured at
+    an earlier step is taken as a lower bound of the present one (Minoux's accelerated greedy). It is
+    forgotten only for the next full site after a removed one: the removed one's selection would have
+    replaced that site's, and now an earlier one's would, so the increase moves either way, often by
+    much.
+
+    The first step races all candidates (see ``race``). At each later one the candidate with the lowest
+    increase is measured on all windows, the one whose increase was forgotten on a quarter of them, and
+    others race against the best while they seem cheaper than it, by more than half a standard error on
+    the windows they were seen on. Each removal is measured on all windows before it is committed.
 
     Args:
         measurements: of the calibration windows.
@@ -76,8 +85,11 @@ class _LazySearch:
             first = min(waiting, key=lambda site: (self._lead_over(site, None, current), site))
             finished |= self._race([first], current, None)
             waiting.discard(first)
-        if unknown := [site for site in everyone if site not in self.seen and site not in self.expected]:
-            finished |= self._race(unknown, current, _lowest(finished))
+        unknown = [site for site in everyone if site not in self.seen and site not in self.expected]
+        if finished:
+            waiting |= self._glance(unknown, current)
+        else:
+            finished |= self._race(unknown, current, None)
         while waiting:
             leader = _lowest(finished)
             bounds = {site: self._lead_over(site, leader, current) for site in waiting}
@@ -89,14 +101,22 @@ class _LazySearch:
         if not finished:
             raise no_finite_loss(everyone)
         step = best_step(list(finished), list(finished.values()), self.noise_floor)
-        self._forget_beside(step.removed, current.pattern)
+        self._forget_next(step.removed, current.pattern)
         return step
 
-    def _forget_beside(self, removed: int, pattern: Pattern) -> None:
+    def _forget_next(self, removed: int, pattern: Pattern) -> None:
         full = pattern.full
         place = full.index(removed)
-        for neighbour in full[place - 1 : place + 2]:
-            self.seen.pop(neighbour, None)
+        for site in full[place : place + 2]:
+            self.seen.pop(site, None)
+
+    def _glance(self, sites: list[int], current: Evaluation) -> set[int]:
+        """Measures ``sites`` on the first windows; returns those with a finite loss there."""
+        count = max(FIRST_WINDOWS, math.ceil(_GLANCE * self.measurements.windows))
+        results = self.measurements([current.pattern.share(site) for site in sites], count)
+        finite = {site: result for site, result in zip(sites, results, strict=True) if result.finite}
+        self.seen |= {site: _increases(result, current) for site, result in finite.items()}
+        return set(finite)
 
     def _race(self, sites: list[int], current: Evaluation, leader: Evaluation | None) -> dict[int, Evaluation]:
         """Races ``sites``; returns those that saw all windows with a finite loss."""
@@ -112,14 +132,20 @@ class _LazySearch:
         }
 
     def _lead_over(self, site: int, leader: Evaluation | None, current: Evaluation) -> float:
-        """How much dearer than the leader ``site`` was when last seen, on the windows it was seen on.
+        """At least how much dearer than the leader ``site`` seems, on the windows it was seen on.
 
         Without a leader, how dear it was.
         """
         if site not in self.seen:
             return self.expected[site] - (leader.loss - current.loss if leader else 0.0)
         known = self.seen[site]
-        return fmean(known) - (fmean(_increases(leader, current)[: len(known)]) if leader else 0.0)
+        if leader is None:
+            return mean_difference(known).delta
+        leaders = _increases(leader, current)[: len(known)]
+        found = mean_difference(
+            [own - other for own, other in zip(known, leaders, strict=True)], current.documents[: len(known)]
+        )
+        return found.delta + _SEEMS_CHEAPER * (found.standard_error or 0.0)
 
 
 def _lowest(evaluations: Mapping[int, Evaluation]) -> Evaluation | None:

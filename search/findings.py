@@ -12,7 +12,7 @@ from ..pattern import Pattern, kept_sites
 from .blocks import blocks_greedy
 from .evaluation import Evaluation, noise_floor, paired_difference
 from .fast import fast_greedy
-from .greedy import Step, candidate_evaluations, exact_greedy
+from .greedy import Step, exact_greedy
 from .measurements import Measurements
 from .overlap import overlap_pattern
 from .race import STANDARD_ERRORS
@@ -70,7 +70,7 @@ class Method:
         overlap: ``[sites][sites]`` share of keys selected alike, to measure overlap patterns too.
     """
 
-    strategy: str = "exact"
+    strategy: str = "fast"
     pinned: tuple[int, ...] = ()
     standard_errors: float = STANDARD_ERRORS
     blocks: int = 1
@@ -121,12 +121,6 @@ class Told:
 
     step: Callable[[Step], None] = lambda step: None
     swap: Callable[[Swap], None] = lambda swap: None
-
-
-def planned_evaluations(sites: int, goal: Goal) -> int:
-    """Evaluations on calibration windows that an exact search takes, the most of any, for a progress bar."""
-    deepest = goal.deepest(sites)
-    return 2 + candidate_evaluations(sites, deepest) + (sites - deepest)
 
 
 def run_search(

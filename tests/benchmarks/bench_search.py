@@ -70,7 +70,7 @@ def run(name, model, checkpoint, windows, kept):
     """One strategy down to ``kept`` full sites."""
     print(f"  {name}", flush=True)
     sites = len(checkpoint.site_layers)
-    runner = Runner(model, checkpoint, windows, remember=name == "fast")
+    runner = Runner(model, checkpoint, windows, remember=name != "naive")
     measure = runner.one_by_one if name == "naive" else runner.measure
     measurements = Measurements(measure, len(windows))
     if name == "fast":
@@ -124,11 +124,11 @@ def main():
     parser.add_argument("--model", default="recipes/tiny")
     parser.add_argument("--text", default="recipes/tiny/calibration.jsonl")
     parser.add_argument("--windows", type=int, default=64)
-    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--window", type=int, default=256)
     parser.add_argument(
         "--keep", type=float, nargs="+", default=[0.5, 0.25], help="compared; the last is searched to"
     )
-    parser.add_argument("--strategies", nargs="+", default=["naive", "exact", "fast"])
+    parser.add_argument("--strategies", nargs="+", default=["naive", "fast", "exact"])
     parser.add_argument("--all-patterns", action="store_true", help="also refine, against every pattern")
     parser.add_argument("--json", type=Path, help="write every figure here")
     options = parser.parse_args()
@@ -146,7 +146,8 @@ def main():
     results = [run(name, model, checkpoint, windows, keeps[-1])[0] for name in options.strategies]
     table(results, windows, checkpoint, keeps)
     if options.all_patterns:
-        best_of_all(model, checkpoint, windows, keeps[-1], Pattern(results[-1]["patterns"][keeps[-1]]))
+        found = next(each for each in results if each["strategy"] == options.strategies[-1])
+        best_of_all(model, checkpoint, windows, keeps[-1], Pattern(found["patterns"][keeps[-1]]))
     if options.json:
         options.json.write_text(json.dumps(results) + "\n")
 

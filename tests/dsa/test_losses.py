@@ -13,6 +13,8 @@ from indexcache.dsa.losses import PatternLosses, Window
 from indexcache.dsa.paths import PathMemory
 from indexcache.dsa.switch import Switch
 from indexcache.pattern import Pattern
+from indexcache.search.estimate import LayerCount, Shape
+from indexcache.search.findings import Goal, Method, Told, run_search
 
 LAYERS, TOPK = 6, 16
 ALL_PATTERNS = [Pattern("F" + "".join(tail)) for tail in itertools.product("FS", repeat=LAYERS - 1)]
@@ -161,23 +163,32 @@ class TestMemory:
                 memory.follow(Pattern(pattern))
                 assert keeping.layer_runs - runs == 2, "the candidate did not start at the layer it flips"
 
-    def test_a_tree_starts_where_its_first_member_differs(self, family):
+    def test_each_of_several_candidates_starts_at_its_own_flip(self, family):
         memory = PathMemory(range(LAYERS), windows=1, budget=1 << 30)
         ids, keeping, fresh = window(48), same_model(family, memory=memory), same_model(family)
         measure(keeping, [Pattern("FFFFFF")], ids)
         field = [Pattern("FFFFSF"), Pattern("FFFFFS")]
         runs = keeping.layer_runs
         assert measure(keeping, field, ids) == measure(fresh, field, ids)
-        assert keeping.layer_runs - runs == 2 + 2
+        assert keeping.layer_runs - runs == 2 + 1
+
+    def test_patterns_that_leave_the_known_path_together_share_what_follows(self, family):
+        memory = PathMemory(range(LAYERS), windows=1, budget=1 << 30)
+        ids, keeping, fresh = window(48), same_model(family, memory=memory), same_model(family)
+        measure(keeping, [Pattern("FFFFFF")], ids)
+        field = [Pattern("FFFSFF"), Pattern("FFFSFS"), Pattern("FFFFFS")]
+        runs = keeping.layer_runs
+        assert measure(keeping, field, ids) == measure(fresh, field, ids)
+        assert keeping.layer_runs - runs == (1 + 1 + 2) + 1
 
     @pytest.mark.parametrize("states", [0, 1, 2, 3])
     def test_a_smaller_budget_keeps_fewer_states(self, family, states):
         size = 47 * (64 * 4 + 16 * 4)
-        memory = PathMemory(range(LAYERS), windows=1, budget=2 * states * size)
+        memory = PathMemory(range(LAYERS), windows=1, budget=3 * states * size)
         ids, keeping, fresh = window(48), same_model(family, memory=memory), same_model(family)
         for pattern in (Pattern("FFFFFF"), Pattern("FFFFFS"), Pattern("FFSFFF")):
             assert measure(keeping, [pattern], ids) == measure(fresh, [pattern], ids)
-        assert all(len(path.states) <= states for path in memory._latest.values())
+        assert all(len(path.states) <= states for paths in memory._latest.values() for path in paths)
 
 
 def test_windows_in_one_sweep_equal_windows_one_by_one():
@@ -226,6 +237,28 @@ def test_losses_carry_no_graph():
     losses = PatternLosses(model, range(LAYERS))
     memory = losses.memory = PathMemory(range(LAYERS), windows=1, budget=1 << 30)
     measure(losses, [Pattern("FFFFFF")], window(40))
-    kept = [state.hidden for path in memory._latest.values() for state in path.states.values()]
+    kept = [state.hidden for paths in memory._latest.values() for path in paths for state in path.states.values()]
     assert kept
     assert not any(hidden.requires_grad for hidden in kept)
+
+
+@pytest.mark.parametrize("strategy", ["exact", "fast", "blocks"])
+def test_the_estimate_counts_layers_as_they_are_run(strategy):
+    """With the model's own losses in place of made-up ones, the estimate's count is the evaluator's."""
+    groups = {name: [window(40, seed + len(name)) for seed in range(6)] for name in ("calibration", "heldout")}
+    memory = PathMemory(range(LAYERS), windows=6, budget=1 << 30)
+    evaluator = Evaluator(same_model(memory=memory), groups)
+    count = LayerCount(Shape(range(LAYERS), LAYERS, 6, 6))
+
+    def evaluate(patterns, group, windows=None, last_token=False):
+        numbers = range(6) if windows is None else windows
+        count.measure(patterns, numbers, remember=group == "calibration" and not last_token)
+        return evaluator(patterns, group, windows, last_token)
+
+    def step(step):
+        count.follow(step.pattern)
+        evaluator.follow(step.pattern)
+
+    method, documents = Method(strategy=strategy, blocks=2, refine_rounds=2), {name: range(6) for name in groups}
+    run_search(evaluate, 39, documents, LAYERS, Goal(keep=0.34), method, Told(step))
+    assert evaluator.layer_windows() == count.layer_windows

@@ -88,6 +88,28 @@ class TestFast:
                 spent[name] += len(table.measured)
         assert spent["fast"] * 3 < spent["exact"]
 
+    def test_a_site_that_gets_cheap_when_the_one_before_it_goes_is_seen_at_once(self):
+        class Substitute(DistanceTable):
+            """Site 4 is dear while site 3 would replace its selection, and free once an earlier one does."""
+
+            def loss(self, pattern, window):
+                costs = {1: 0.5, 2: 0.6, 3: 0.1, 4: 1.0 if pattern.is_full(3) else 0.0, 5: 0.3, 6: 0.7}
+                shared = (site for site in costs if not pattern.is_full(site))
+                return 3.0 + sum(costs[site] for site in shared) + 0.001 * window
+
+        for fast in (fast_greedy, exact_greedy):
+            steps = fast(Substitute(0, 7, windows=16).measurements(), 7, 3)
+            assert [step.removed for step in steps] == [3, 4, 5, 1]
+
+    def test_a_site_that_never_has_a_number_is_never_removed(self):
+        class Poisoned(DistanceTable):
+            def loss(self, pattern, window):
+                return float("nan") if not pattern.is_full(2) else super().loss(pattern, window)
+
+        for seed in range(10):
+            steps = fast_greedy(Poisoned(seed, SITES, windows=16).measurements(), SITES, 2)
+            assert [step.pattern.is_full(2) for step in steps] == [True] * (SITES - 2)
+
     def test_expected_increases_replace_the_first_round(self):
         table = DistanceTable(3, SITES)
         cold = fast_greedy(table.measurements(), SITES, 2)

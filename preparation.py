@@ -1,0 +1,174 @@
+"""Checks what a search or an evaluation is asked for, and reads it, before any weight is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .calibrate.sources import TextSource, read_documents
+from .calibrate.windows import WindowRequest, Windows, check_length, informative_share, pack
+from .dsa import processes
+from .dsa.checkpoint import Checkpoint, config_sha256, load_tokenizer, open_checkpoint, weights_sha256
+from .errors import IdentityError, ModelError, SettingError, WindowError
+from .groups import CALIBRATION, HELD_OUT
+from .progress import Reporter
+from .recipes.schema import Recipe
+from .search.blocks import check_blocks
+from .search.findings import Goal, Method
+from .search.folder import check_writable
+from .search.plan import ModelIdentity, Plan, read_plan
+from .search.warm import priorities
+
+_SMALL_SHARE = 0.5
+_DEFAULT_WINDOW_IN_SELECTIONS = 4
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a search needs besides the loaded model; all of it checked."""
+
+    checkpoint: Checkpoint
+    windows: Windows
+    identity: ModelIdentity
+    method: Method
+    old: Plan | None
+
+
+def prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, reporter: Reporter) -> Prepared:
+    """Reads the checkpoint's config and the text, and checks whatever can be checked without weights.
+
+    Raises:
+        IndexcacheError: one of its kinds, for whatever is wrong.
+    """
+    model_id, source = required(recipe.model, "model"), text_source(recipe)
+    checkpoint = open_checkpoint(model_id, recipe.revision, trust_remote_code)
+    length = window_length(recipe, checkpoint, reporter)
+    old = read_plan(Path(recipe.init)) if recipe.init else None
+    method = search_method(recipe, checkpoint, goal, old)
+    request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
+    reporter.doing(f"reading {source.dataset}")
+    windows = processes.main_does(lambda: _build_windows(checkpoint, source, request))
+    reporter.doing(f"hashing the weights of {checkpoint.model_id}")
+    identity = processes.main_does(lambda: model_identity(checkpoint))
+    processes.main_does(lambda: check_writable(out))
+    reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {length} tokens")
+    return Prepared(checkpoint, windows, identity, method, old)
+
+
+def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal, old: Plan | None = None) -> Method:
+    """How the recipe wants this checkpoint searched.
+
+    Raises:
+        SettingError: settings that do not go together.
+        PlanError: the older plan is for a model with other sites.
+    """
+    if old is not None and recipe.strategy != "fast":
+        raise SettingError(
+            f"an older plan gives no head start to the {recipe.strategy} strategy",
+            hint="give --strategy fast, or leave --init out",
+        )
+    if recipe.strategy == "blocks":
+        check_blocks(recipe.blocks, len(checkpoint.site_layers), goal.deepest(len(checkpoint.site_layers)))
+    return Method(
+        strategy=recipe.strategy,
+        standard_errors=recipe.standard_errors,
+        blocks=recipe.blocks,
+        refine_rounds=recipe.refine_rounds,
+        priorities=priorities(old, checkpoint.site_layers) if old else {},
+    )
+
+
+def required(value: str | None, name: str) -> str:
+    """``value``, which the options or the recipe have to give.
+
+    Raises:
+        SettingError: they do not.
+    """
+    if not value:
+        raise SettingError(f"no {name} was given", hint=f"give --{name}, or a recipe that names one with --recipe")
+    return value
+
+
+def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) -> int:
+    """Tokens per window; warns where few of a window's positions can tell patterns apart.
+
+    Raises:
+        WindowError: too short to tell any apart, or longer than the model's positions.
+    """
+    width = checkpoint.selection_width
+    length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
+    check_length(length, width)
+    longest = getattr(checkpoint.config, "max_position_embeddings", None)
+    if longest is not None and length > longest:
+        raise WindowError(
+            f"windows of {length} tokens are longer than the model's {longest} positions",
+            hint="lower --window",
+        )
+    share = informative_share(length, width)
+    if share < _SMALL_SHARE:
+        reporter.warn(
+            f"only {share:.1%} of the positions in a window of {length} are informative (the indexer selects "
+            f"{width}); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more tells patterns apart better"
+        )
+    return length
+
+
+def text_source(recipe: Recipe) -> TextSource:
+    """Where the recipe's calibration text is."""
+    return TextSource(
+        dataset=required(recipe.dataset, "dataset"),
+        subset=recipe.dataset_subset,
+        split=recipe.dataset_split,
+        column=recipe.column,
+        revision=recipe.dataset_revision,
+    )
+
+
+def _build_windows(checkpoint: Checkpoint, source: TextSource, request: WindowRequest) -> Windows:
+    tokenizer = load_tokenizer(checkpoint)
+    windows = pack(read_documents(source, tokenizer, request.seed), tokenizer, request)
+    largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
+    if largest >= checkpoint.config.vocab_size:
+        raise ModelError(
+            f"the tokenizer of {checkpoint.model_id!r} gives id {largest}, but the model knows "
+            f"{checkpoint.config.vocab_size}",
+            hint="the tokenizer files are of another model",
+        )
+    return windows
+
+
+def model_identity(checkpoint: Checkpoint) -> ModelIdentity:
+    """What a plan says of the checkpoint it is for; hashes its weights."""
+    return ModelIdentity(
+        id=checkpoint.model_id,
+        revision=checkpoint.revision,
+        architecture=checkpoint.architecture,
+        model_type=checkpoint.config.model_type,
+        layers=checkpoint.layers,
+        site_layers=list(checkpoint.site_layers),
+        shared_layers=list(checkpoint.shared_layers),
+        selection_width=checkpoint.selection_width,
+        config_sha256=config_sha256(checkpoint),
+        weights_sha256=weights_sha256(checkpoint),
+    )
+
+
+def check_identity(planned: ModelIdentity, found: ModelIdentity) -> None:
+    """Compares a plan's checkpoint with the one at hand.
+
+    Raises:
+        IdentityError: names the first field that differs, and both values.
+    """
+    for field in ("model_type", "layers", "site_layers", "config_sha256", "weights_sha256"):
+        old, new = getattr(planned, field), getattr(found, field)
+        if old != new:
+            raise IdentityError(
+                f"the plan was made for another model than {found.id!r}: {field} is {_short(new)}, "
+                f"the plan has {_short(old)}",
+                hint="search this checkpoint, or give the plan's own with --model",
+            )
+
+
+def _short(value: object) -> str:
+    text = f"{len(value)} layers" if isinstance(value, list) else str(value)
+    return text[:12] if len(text) == 64 else text

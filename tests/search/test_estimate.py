@@ -1,0 +1,118 @@
+"""What a search is expected to cost: the same count as measuring, without a model."""
+
+import random
+
+import pytest
+from loss_tables import LossTable
+
+from indexcache.pattern import Pattern
+from indexcache.search.estimate import LayerCount, Shape, expected_cost
+from indexcache.search.findings import Goal, Method
+
+SITE_LAYERS, LAYERS = (1, 2, 4, 5, 7), 9
+SHAPE = Shape(SITE_LAYERS, LAYERS, windows=6, heldout=3)
+
+
+def prefix_tree(patterns, start):
+    """Layers from ``start`` on, once for each state: a state is what all sites up to the layer decided."""
+    states = set()
+    for pattern in patterns:
+        for layer in range(start, LAYERS):
+            states.add(
+                (layer, "".join(r for r, at in zip(pattern.roles, SITE_LAYERS, strict=True) if at <= layer))
+            )
+    return len(states)
+
+
+def some_patterns(chance, count):
+    return [Pattern("F" + "".join(chance.choice("FS") for _ in SITE_LAYERS[1:])) for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_patterns_share_the_layers_before_they_differ(seed):
+    patterns = some_patterns(random.Random(seed), 1 + seed)
+    count = LayerCount(SHAPE)
+    count.measure(patterns, [0, 1])
+    assert count.layer_windows == 2 * prefix_tree(patterns, 0)
+
+
+def test_candidates_start_where_they_leave_the_pattern_in_force():
+    count, full = LayerCount(SHAPE), Pattern("FFFFF")
+    count.measure([full], [0])
+    before = count.layer_windows
+    count.measure([full.share(3), full.share(4)], [0])
+    assert count.layer_windows - before == (LAYERS - 5) + (LAYERS - 7)
+    count.measure([full.share(2)], [0])
+    count.follow(full.share(2))
+    before = count.layer_windows
+    count.measure([full.share(2).share(4)], [0])
+    assert count.layer_windows - before == LAYERS - 7
+
+
+def test_states_of_one_window_say_nothing_of_another():
+    count = LayerCount(SHAPE)
+    count.measure([Pattern("FFFFF")], [0])
+    count.measure([Pattern("FFFFS")], [1])
+    assert count.layer_windows == 2 * LAYERS
+
+
+@pytest.mark.parametrize("goal", [Goal(keep=0.4), Goal(max_delta=0.1), Goal(keep=1.0), Goal(0.6, to_one=True)])
+@pytest.mark.parametrize("strategy", ["exact", "blocks"])
+def test_what_does_not_depend_on_losses_is_counted_exactly(goal, strategy):
+    """Evaluations of exact and blocks are the same whatever the losses are."""
+    from indexcache.search.findings import run_search
+
+    if strategy == "blocks" and goal.deepest(5) < 2:
+        pytest.skip("two blocks keep two sites")
+    method, table = Method(strategy=strategy, blocks=2), LossTable(3, 5)
+    done = []
+
+    def evaluate(patterns, group, windows=None, last_token=False):
+        numbers = range(3) if windows is None else windows
+        done.append(len(patterns) * len(numbers))
+        return table.measure(patterns, numbers)
+
+    run_search(evaluate, 1, {"calibration": range(6), "heldout": range(3)}, 5, goal, method)
+    expected = expected_cost(SHAPE, goal, method)
+    # A uniform pattern that the search came by is not measured again, and the losses say which it comes by.
+    assert abs(expected.window_evaluations - sum(done)) <= 4 * SHAPE.windows
+
+
+def test_without_a_removal_there_is_the_baseline_twice_and_the_held_out_check():
+    expected = expected_cost(SHAPE, Goal(keep=1.0), Method())
+    assert expected.layer_windows == (2 * SHAPE.windows + SHAPE.heldout) * LAYERS
+    assert (expected.search_layer_windows, expected.algorithm_1_layer_windows) == (0, 0)
+
+
+def test_algorithm_1_runs_every_candidate_through_every_layer():
+    expected = expected_cost(SHAPE, Goal(keep=0.4), Method())
+    assert expected.algorithm_1_layer_windows == (4 + 3 + 2) * 6 * LAYERS
+
+
+def test_the_deeper_the_model_the_more_fast_saves():
+    ratios = []
+    for sites in (16, 47, 78):
+        fast, exact = (
+            expected_cost(Shape(range(sites), sites, 16, 0), Goal(keep=0.25), Method(strategy=strategy))
+            for strategy in ("fast", "exact")
+        )
+        assert 1.5 < exact.fewer < 2.2
+        assert fast.search_layer_windows < exact.search_layer_windows
+        ratios.append(fast.fewer)
+    assert ratios == sorted(ratios)
+
+
+def test_rows_that_do_not_fit_together_share_less():
+    patterns = some_patterns(random.Random(0), 8)
+    counts = []
+    for rows in (8, 2, 1):
+        count = LayerCount(SHAPE)
+        for first in range(0, 8, rows):
+            count.measure(patterns[first : first + rows], [0], remember=False)
+        counts.append(count.layer_windows)
+    assert counts[0] < counts[1] < counts[2] == 8 * LAYERS
+
+
+def test_the_same_twice():
+    cost = [expected_cost(SHAPE, Goal(keep=0.4), Method(strategy="fast", refine_rounds=2)) for _ in range(2)]
+    assert cost[0] == cost[1]
