@@ -34,7 +34,8 @@ lint: $(STAMP) ## ruff and mypy --strict only
 		-p indexcache.calibrate -p indexcache.dsa -p indexcache.recipes -p indexcache.search
 
 bench-search: $(STAMP) ## search strategies against Algorithm 1 as written; about an hour on 2 cores
-	$(BIN)/python tests/benchmarks/bench_search.py --all-patterns
+	$(BIN)/python tests/benchmarks/bench_search.py
+	$(BIN)/python tests/benchmarks/bench_search.py --windows 16 --strategies fast --all-patterns
 
 clean: ## remove the venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

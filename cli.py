@@ -164,6 +164,10 @@ def estimate(
     strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
     blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
     refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
+    standard_errors: Annotated[float | None, _text("How much worse leaves a race early [3].")] = None,
+    baselines: Annotated[str | None, _text("uniform, or overlap for its patterns too [uniform].")] = None,
+    init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
+    max_rows: Annotated[int | None, _text("Windows x patterns in memory together [by free memory].")] = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Load the weights and time a window.")] = True,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
@@ -171,12 +175,13 @@ def estimate(
 ) -> None:
     """Say what a search will cost: layer-windows from the config alone, then seconds from one window.
 
-    Needs no text; the options are those of search.
+    Takes the options of search that change the cost, and needs no text. --no-time needs no weights.
     """
     given = {
         "model": model, "window": window, "windows": windows, "heldout": heldout, "dtype": dtype,
         "device_map": device_map, "revision": revision, "strategy": strategy, "blocks": blocks,
-        "refine_rounds": refine_rounds,
+        "refine_rounds": refine_rounds, "standard_errors": standard_errors, "baselines": baselines,
+        "init": init, "max_rows": max_rows,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)

@@ -72,6 +72,11 @@ class Pattern:
         """Sites that run their indexer, ascending."""
         return tuple(site for site, role in enumerate(self.roles) if role == FULL)
 
+    def agreement(self, other: Pattern) -> int:
+        """How many leading sites have the same role in both; all, if they are equal."""
+        pairs = enumerate(zip(self.roles, other.roles, strict=True))
+        return next((site for site, (ours, theirs) in pairs if ours != theirs), len(self))
+
     @property
     def kept(self) -> int:
         """How many sites are full."""

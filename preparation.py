@@ -17,7 +17,7 @@ from .search.blocks import check_blocks
 from .search.findings import Goal, Method
 from .search.folder import check_writable
 from .search.plan import ModelIdentity, Plan, read_plan
-from .search.warm import priorities
+from .search.warm import old_order
 
 _SMALL_SHARE = 0.5
 _DEFAULT_WINDOW_IN_SELECTIONS = 4
@@ -43,39 +43,41 @@ def prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repo
     model_id, source = required(recipe.model, "model"), text_source(recipe)
     checkpoint = open_checkpoint(model_id, recipe.revision, trust_remote_code)
     length = window_length(recipe, checkpoint, reporter)
-    old = read_plan(Path(recipe.init)) if recipe.init else None
-    method = search_method(recipe, checkpoint, goal, old)
+    old, method = search_method(recipe, checkpoint, goal)
+    processes.main_does(lambda: check_writable(out))
     request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
     reporter.doing(f"reading {source.dataset}")
     windows = processes.main_does(lambda: _build_windows(checkpoint, source, request))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     identity = processes.main_does(lambda: model_identity(checkpoint))
-    processes.main_does(lambda: check_writable(out))
     reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {length} tokens")
     return Prepared(checkpoint, windows, identity, method, old)
 
 
-def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal, old: Plan | None = None) -> Method:
-    """How the recipe wants this checkpoint searched.
+def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[Plan | None, Method]:
+    """The older plan to start from, if any, and how the recipe wants this checkpoint searched.
 
     Raises:
         SettingError: settings that do not go together.
         PlanError: the older plan is for a model with other sites.
     """
+    old = read_plan(Path(recipe.init)) if recipe.init else None
     if old is not None and recipe.strategy != "fast":
         raise SettingError(
             f"an older plan gives no head start to the {recipe.strategy} strategy",
             hint="give --strategy fast, or leave --init out",
         )
-    if recipe.strategy == "blocks":
-        check_blocks(recipe.blocks, len(checkpoint.site_layers), goal.deepest(len(checkpoint.site_layers)))
-    return Method(
+    method = Method(
         strategy=recipe.strategy,
         standard_errors=recipe.standard_errors,
         blocks=recipe.blocks,
         refine_rounds=recipe.refine_rounds,
-        priorities=priorities(old, checkpoint.site_layers) if old else {},
+        order=old_order(old, checkpoint.site_layers) if old else (),
     )
+    if recipe.strategy == "blocks":
+        sites = len(checkpoint.site_layers)
+        check_blocks(recipe.blocks, sites, method.deepest(goal, sites))
+    return old, method
 
 
 def required(value: str | None, name: str) -> str:

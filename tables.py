@@ -38,7 +38,8 @@ def search_summary(plan: Plan, folder: Path) -> None:
     console.print(f"pattern  {result.layer_pattern}")
     console.print(
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
-        f"{plan.cost.evaluations} evaluations in {plan.timing.seconds:.0f} s"
+        f"{plan.cost.window_evaluations} window evaluations in {plan.timing.seconds:.0f} s, choosing "
+        f"{plan.cost.fewer:.1f} times cheaper than Algorithm 1"
     )
     console.print(f"report   {folder / 'report.html'}")
 
@@ -79,14 +80,16 @@ def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
         "kept": outcome.kept,
         "strategy": outcome.strategy,
         "windows": outcome.windows,
+        "heldout_windows": outcome.heldout,
         "window": outcome.window,
-        "evaluations": expected.evaluations,
+        "window_evaluations": expected.window_evaluations,
         "tokens": expected.window_evaluations * outcome.window,
         "layer_windows": expected.layer_windows,
         "search_layer_windows": expected.search_layer_windows,
         "algorithm_1_layer_windows": expected.algorithm_1_layer_windows,
         "fewer": round(expected.fewer, 2),
-        "seconds_per_layer_window": outcome.seconds_per_layer_window,
+        "seconds_per_full_layer": outcome.layer_seconds and outcome.layer_seconds[0],
+        "seconds_per_shared_layer": outcome.layer_seconds and outcome.layer_seconds[1],
         "seconds": outcome.seconds,
     }
 
@@ -96,12 +99,14 @@ def estimate_table(outcome: EstimateOutcome) -> None:
     expected, seconds = outcome.expected, outcome.seconds
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     rows = {
-        "search": f"{outcome.sites} sites down to {outcome.kept}, {outcome.strategy}",
-        "windows": f"{outcome.windows} of {outcome.window} tokens",
-        "evaluations": f"about {expected.evaluations:,}",
-        "layer-windows": f"about {expected.layer_windows:,}, {expected.search_layer_windows:,} of them to choose",
-        "Algorithm 1": f"{expected.algorithm_1_layer_windows:,} layer-windows, {expected.fewer:.1f} times as many",
-        "time": "not timed" if seconds is None else f"about {_duration(seconds)}, from one window timed here",
+        "search": f"{outcome.sites} sites, searched down to {outcome.kept}, {outcome.strategy}",
+        "windows": f"{outcome.windows} and {outcome.heldout} held out, of {outcome.window} tokens",
+        "to choose": f"about {expected.search_layer_windows:,} layer-windows; Algorithm 1 takes "
+        f"{expected.algorithm_1_layer_windows:,}, {expected.fewer:.1f} times as many",
+        "in all": f"about {expected.layer_windows:,} layer-windows, with baselines and checks",
+        "time": "not timed"
+        if seconds is None
+        else f"about {_duration(seconds)} of measuring, from one window here",
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -72,8 +72,8 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     evaluator = _evaluator(model, checkpoint, windows, recipe.max_rows, reporter)
     if recipe.baselines == "overlap":
         method = replace(method, overlap=evaluator.overlap(CALIBRATION, checkpoint.selection_width))
-    findings = _run(evaluator, checkpoint, windows, goal, method, reporter)
-    evaluations, tokens = evaluator.evaluations, evaluator.window_evaluations * windows.length
+    findings = _run(evaluator, checkpoint, windows, goal, method, recipe.max_rows, reporter)
+    evaluations = evaluator.window_evaluations
     plan = Plan(
         schema_version=1,
         indexcache=__version__,
@@ -84,7 +84,12 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
         result=result(findings, goal, prepared.identity),
         heldout=heldout_record(findings.heldout),
         cost=cost(
-            findings, evaluations, evaluator.layer_windows(), tokens, len(windows.calibration), checkpoint.layers
+            findings,
+            evaluations,
+            evaluator.layer_windows(),
+            evaluations * windows.length,
+            len(windows.calibration),
+            checkpoint.layers,
         ),
         timing=Timing(
             started=began,
@@ -103,9 +108,14 @@ def _run(
     windows: Windows,
     goal: Goal,
     method: Method,
+    max_rows: int | None,
     reporter: Reporter,
 ) -> Findings:
-    expected = expected_cost(_shape(checkpoint, len(windows.calibration), len(windows.heldout)), goal, method)
+    shape = Shape(
+        checkpoint.site_layers, checkpoint.layers, len(windows.calibration), len(windows.heldout), max_rows
+    )
+    reporter.doing("counting what the search will run")
+    expected = expected_cost(shape, goal, method, method.overlap is not None)
     reporter.begin(expected.window_evaluations, "window evaluations")
     return run_search(
         evaluator,
@@ -114,7 +124,7 @@ def _run(
         sites=len(checkpoint.site_layers),
         goal=goal,
         method=method,
-        told=_told(reporter, checkpoint, goal, evaluator),
+        told=_told(reporter, checkpoint, method.deepest(goal, len(checkpoint.site_layers)), evaluator),
         layer_windows=evaluator.layer_windows,
     )
 
@@ -126,13 +136,13 @@ def _init_record(old: Plan | None, findings: Findings) -> InitRecord | None:
     return InitRecord(plan_sha256=digest, changed_steps=changed_steps(old, findings.steps))
 
 
-def _shape(checkpoint: Checkpoint, windows: int, heldout: int) -> Shape:
-    return Shape(checkpoint.site_layers, checkpoint.layers, windows, heldout)
-
-
 @dataclass(frozen=True)
 class EstimateOutcome:
-    """What a search is expected to cost; the seconds are None where no window was timed."""
+    """What a search is expected to cost.
+
+    Args:
+        layer_seconds: of one layer on one window, full and shared; None where none was timed.
+    """
 
     model: str
     sites: int
@@ -140,16 +150,19 @@ class EstimateOutcome:
     kept: int
     strategy: str
     windows: int
+    heldout: int
     window: int
     expected: Expected
-    seconds_per_layer_window: float | None
+    layer_seconds: tuple[float, float] | None
 
     @property
     def seconds(self) -> float | None:
-        """Expected time of the measurements, over all processes."""
-        if self.seconds_per_layer_window is None:
+        """Expected time of the measurements, all processes kept busy."""
+        if self.layer_seconds is None:
             return None
-        return self.seconds_per_layer_window * self.expected.layer_windows / processes.process_count()
+        full, shared = self.layer_seconds
+        own = self.expected.layer_windows - self.expected.shared_layer_windows
+        return (own * full + self.expected.shared_layer_windows * shared) / processes.process_count()
 
 
 def estimate(
@@ -173,37 +186,48 @@ def estimate(
         checkpoint, method, length = prepared.checkpoint, prepared.method, prepared.windows.length
     else:
         checkpoint = open_checkpoint(required(recipe.model, "model"), recipe.revision, trust_remote_code)
-        method, length = search_method(recipe, checkpoint, goal), window_length(recipe, checkpoint, reporter)
-    expected = expected_cost(_shape(checkpoint, recipe.windows, recipe.heldout), goal, method)
+        (_, method), length = search_method(recipe, checkpoint, goal), window_length(recipe, checkpoint, reporter)
+    reporter.doing("counting what the search will run")
+    shape = Shape(checkpoint.site_layers, checkpoint.layers, recipe.windows, recipe.heldout, recipe.max_rows)
+    expected = expected_cost(shape, goal, method, recipe.baselines == "overlap")
     reporter.say(
-        f"about {expected.layer_windows:,} layer-windows of {length} tokens; Algorithm 1 as written would take "
-        f"{expected.algorithm_1_layer_windows:,}"
+        f"about {expected.search_layer_windows:,} layer-windows of {length} tokens to choose, where Algorithm 1 "
+        f"takes {expected.algorithm_1_layer_windows:,}; about {expected.layer_windows:,} in all"
     )
     return EstimateOutcome(
         model=checkpoint.model_id,
         sites=len(checkpoint.site_layers),
         layers=checkpoint.layers,
-        kept=goal.deepest(len(checkpoint.site_layers)),
+        kept=method.deepest(goal, len(checkpoint.site_layers)),
         strategy=method.strategy,
         windows=recipe.windows,
+        heldout=recipe.heldout,
         window=length,
         expected=expected,
-        seconds_per_layer_window=_time_window(checkpoint, recipe, length, reporter) if timed else None,
+        layer_seconds=_time_layers(checkpoint, recipe, length, reporter) if timed else None,
     )
 
 
-def _time_window(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: Reporter) -> float:
-    """Seconds per decoder layer of a second window, its loss included; the first one warms up."""
+def _time_layers(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: Reporter) -> tuple[float, float]:
+    """Seconds of a full and of a shared layer on one window, its loss included; a first run warms up."""
     reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, recipe.dtype, recipe.device_map)
+    try:
+        model = load_model(checkpoint, recipe.dtype, recipe.device_map)
+    except ModelError as error:
+        error.hint = error.hint or "--no-time counts without weights"
+        raise
     reporter.doing("timing a window")
     losses = PatternLosses(model, checkpoint.site_layers)
     tokens = [number % checkpoint.config.vocab_size for number in range(length)]
-    evaluator, full = Evaluator(losses, {CALIBRATION: [tokens]}), Pattern.all_full(len(checkpoint.site_layers))
-    evaluator([full], CALIBRATION)
-    began = time.perf_counter()
-    evaluator([full], CALIBRATION)
-    return (time.perf_counter() - began) / checkpoint.layers
+    evaluator, sites = Evaluator(losses, {CALIBRATION: [tokens]}), len(checkpoint.site_layers)
+
+    def seconds(pattern: Pattern) -> float:
+        evaluator([pattern], CALIBRATION)
+        began = time.perf_counter()
+        evaluator([pattern], CALIBRATION)
+        return (time.perf_counter() - began) / checkpoint.layers
+
+    return seconds(Pattern.all_full(sites)), seconds(Pattern.from_full(sites, [0]))
 
 
 @dataclass(frozen=True)
@@ -277,7 +301,8 @@ def _evaluator(
 ) -> Evaluator:
     together, width = processes.process_count(), checkpoint.selection_width
     device = processes.this_device()
-    memory = PathMemory(checkpoint.site_layers, len(windows.calibration), path_budget(device, together))
+    own_windows = -(-len(windows.calibration) // together)
+    memory = PathMemory(checkpoint.site_layers, own_windows, path_budget(device, together))
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
     return Evaluator(
         PatternLosses(model, checkpoint.site_layers, blind=width, memory=memory),
@@ -319,9 +344,9 @@ def _run_identity(model: Any) -> RunIdentity:
     )
 
 
-def _told(reporter: Reporter, checkpoint: Checkpoint, goal: Goal, evaluator: Evaluator) -> Told:
+def _told(reporter: Reporter, checkpoint: Checkpoint, deepest: int, evaluator: Evaluator) -> Told:
     sites, layers = len(checkpoint.site_layers), checkpoint.site_layers
-    last, began = sites - goal.deepest(sites), time.monotonic()
+    last, began = sites - deepest, time.monotonic()
 
     def step(step: Step) -> None:
         number = sites - step.pattern.kept

@@ -28,10 +28,15 @@ def row_bytes(config: Any, tokens: int, element_size: int, selection_width: int)
 
 
 def rows_that_fit(device: torch.device, bytes_per_row: int, processes: int = 1) -> int:
-    """How many rows a sweep may carry, at least one; ``processes`` share the memory."""
-    return max(1, int(_SHARE_FOR_ROWS * free_memory(device) / processes // bytes_per_row))
+    """How many rows a sweep may carry, at least one; ``processes`` share this machine's memory."""
+    return max(1, int(_SHARE_FOR_ROWS * _own_share(device, processes) // bytes_per_row))
 
 
 def path_budget(device: torch.device, processes: int = 1) -> int:
     """Bytes for keeping states of the pattern in force."""
-    return int(_SHARE_FOR_PATHS * free_memory(device) / processes)
+    return int(_SHARE_FOR_PATHS * _own_share(device, processes))
+
+
+def _own_share(device: torch.device, processes: int) -> float:
+    # Each process has a GPU of its own; CPU memory is everybody's.
+    return free_memory(device) / (processes if device.type == "cpu" else 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from ..groups import CALIBRATION
 from ..pattern import Pattern
 from . import processes
 from .losses import PatternLosses, Window
@@ -31,8 +32,6 @@ class Evaluator:
         self._groups = groups
         self._max_rows = max_rows
         self._on_window = on_window
-        self.evaluations = 0
-        """Patterns measured so far, one per pattern and call."""
         self.window_evaluations = 0
         """Pattern x window pairs measured so far, over all processes."""
 
@@ -60,7 +59,6 @@ class Evaluator:
         for some in self._sweeps(mine, len(patterns)):
             measured.update(zip(some, self._sweep(patterns, group, some, last_token), strict=True))
         everywhere = processes.merge(measured)
-        self.evaluations += len(patterns)
         self.window_evaluations += len(patterns) * len(numbers)
         return [tuple(everywhere[number][index] for number in numbers) for index in range(len(patterns))]
 
@@ -90,7 +88,9 @@ class Evaluator:
         losses: list[list[float]] = [[] for _ in numbers]
         for first in range(0, len(patterns), self._max_rows):
             some = patterns[first : first + self._max_rows]
-            for found, more in zip(losses, self._losses.measure(some, windows, last_token), strict=True):
+            # What is left over of many patterns, or of held-out windows, is not what candidates start from.
+            keep = group == CALIBRATION and len(patterns) == 1
+            for found, more in zip(losses, self._losses.measure(some, windows, last_token, keep), strict=True):
                 found.extend(more)
             self._on_window(len(some) * len(numbers))
         return [tuple(each) for each in losses]

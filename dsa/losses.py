@@ -72,7 +72,11 @@ class PatternLosses:
 
     @torch.inference_mode()
     def measure(
-        self, patterns: Sequence[Pattern], windows: Sequence[Window], last_token: bool = False
+        self,
+        patterns: Sequence[Pattern],
+        windows: Sequence[Window],
+        last_token: bool = False,
+        keep_states: bool = True,
     ) -> list[list[float]]:
         """Each window's summed cross entropy in nats under each pattern, accumulated in fp64.
 
@@ -81,10 +85,11 @@ class PatternLosses:
             windows: measured in one sweep; a window's n tokens have n - 1 labels.
             last_token: also run each window's last token, which serves as a label only and whose states
                 reach no other; the same losses in other shapes, without anything remembered.
+            keep_states: of a single pattern, where there is a memory; others may start from them.
         """
         ids = [self._ids(window) for window in windows]
         try:
-            return self._sweep(patterns, windows, ids, last_token)
+            return self._sweep(patterns, windows, ids, last_token, keep_states and len(patterns) == 1)
         finally:
             # Whatever happened, the model is left all full and holds on to no selection.
             self.switch.share_only(None)
@@ -96,6 +101,7 @@ class PatternLosses:
         windows: Sequence[Window],
         ids: Sequence[torch.Tensor],
         last_token: bool,
+        keep_states: bool,
     ) -> list[list[float]]:
         memory = None if last_token else self.memory
         calls = [self._stack.record(each if last_token else each[:, :-1]) for each in ids]
@@ -107,7 +113,7 @@ class PatternLosses:
         rows: list[_Row] = []
         for layer in range(len(self._stack)):
             rows += entering.get(layer, [])
-            if memory is not None and len(patterns) == 1:
+            if memory is not None and keep_states:
                 for row in rows:
                     if memory.wants(layer, row.state):
                         kept[row.window][layer] = row.state
@@ -116,7 +122,7 @@ class PatternLosses:
                 for parent in rows
                 for full, row in self._split(layer, parent, patterns)
             ]
-        if memory is not None and len(patterns) == 1:
+        if memory is not None and keep_states:
             for window, states in zip(windows, kept, strict=True):
                 memory.keep(window.name, patterns[0], states)
         losses = [[0.0] * len(patterns) for _ in windows]
@@ -134,6 +140,7 @@ class PatternLosses:
         state, selections = State(calls.hidden, None), []
         self.switch.share_only(None)
         for layer in range(len(self._stack)):
+            self.layer_runs += 1
             hidden = self._stack.run_layer(layer, state.hidden, calls, state.selection)
             state = State(hidden, self.switch.selection)
             if layer in self._site_of:

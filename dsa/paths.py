@@ -54,6 +54,8 @@ class PathMemory:
 
     def wants(self, layer: int, state: State) -> bool:
         """Whether ``state``, entering ``layer``, is to be kept; all states are taken to be as large."""
+        if layer not in self.site_layers[1:]:
+            return False  # no candidate starts there, and before the first site there is no selection to size
         if self._kept_layers is None:
             self._kept_layers = self._choose(state.bytes)
         return layer in self._kept_layers
@@ -77,7 +79,7 @@ class PathMemory:
         """Kept states that ``pattern`` goes through, with the layers they enter."""
         base = self._base.get(window)
         for path in (*self._latest.get(window, ()), *([base] if base else [])):
-            agreed = _agreement(path.pattern, pattern)
+            agreed = path.pattern.agreement(pattern)
             # The layer at which they first differ is still entered in the same state.
             differ = self.site_layers[agreed] if agreed < len(self.site_layers) else None
             for layer, state in path.states.items():
@@ -85,17 +87,9 @@ class PathMemory:
                     yield layer, state
 
     def _choose(self, state_bytes: int) -> frozenset[int]:
-        # Three paths a window at worst, though they share what comes before they differ.
-        count = self.budget // max(1, 3 * self.windows * state_bytes)
+        # Three paths a window and one in the making at worst, though they share what comes before they differ.
+        count = self.budget // max(1, 4 * self.windows * state_bytes)
         layers = self.site_layers[1:]
         if count >= len(layers):
             return frozenset(layers)
         return frozenset(layers[(2 * i + 1) * len(layers) // (2 * count)] for i in range(count))
-
-
-def _agreement(one: Pattern, other: Pattern) -> int:
-    """How many leading sites have the same role."""
-    for site, (a, b) in enumerate(zip(one.roles, other.roles, strict=True)):
-        if a != b:
-            return site
-    return len(one)

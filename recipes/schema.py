@@ -18,7 +18,7 @@ _LARGEST_FILE = 1 << 20
 class Recipe(BaseModel):
     """Settings of a search. Options on the command line and INDEXCACHE_* variables win over them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     schema_version: Literal[1] = Field(1, description="version of this schema")
     model: str | None = Field(None, description="local folder or hub id of a DSA checkpoint")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..pattern import Pattern
@@ -12,9 +12,9 @@ from .greedy import Step, best_step, candidates, no_finite_loss
 from .measurements import Measurements
 from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
 
-# A difference to an increase measured at an earlier step has to be this many standard errors to count.
+# A candidate not measured on all windows at this step has to seem cheaper by so many standard errors.
 _SEEMS_CHEAPER = 0.5
-_GLANCE = 0.25
+_GLANCE = 0.25  # share of the windows for a site whose increase was forgotten
 
 
 def fast_greedy(
@@ -23,7 +23,7 @@ def fast_greedy(
     kept: int,
     noise_floor: float = 0.0,
     pinned: Collection[int] = (),
-    priorities: Mapping[int, float] | None = None,
+    order: Sequence[int] = (),
     standard_errors: float = STANDARD_ERRORS,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
@@ -31,10 +31,9 @@ def fast_greedy(
 
     What removing a site costs hardly moves while the sites beside it stay as they are, and mostly rises
     when the next full site after it goes, since it then serves more layers. So an increase measured at
-    an earlier step is taken as a lower bound of the present one (Minoux's accelerated greedy). It is
-    forgotten only for the next full site after a removed one: the removed one's selection would have
-    replaced that site's, and now an earlier one's would, so the increase moves either way, often by
-    much.
+    an earlier step stands for the present one (as in Minoux's accelerated greedy), but for the next full
+    site after a removed one: the removed one's selection would have replaced that site's, and now an
+    earlier one's would, so its increase moves either way, often by much, and is forgotten.
 
     The first step races all candidates (see ``race``). At each later one the candidate with the lowest
     increase is measured on all windows, the one whose increase was forgotten on a quarter of them, and
@@ -47,14 +46,15 @@ def fast_greedy(
         kept: full sites at the end, at least 1.
         noise_floor: losses that differ by no more than this count as tied, nats per label.
         pinned: sites that stay full.
-        priorities: expected increases from an earlier plan, instead of measuring every site at first.
+        order: sites in the order in which an earlier search removed them. Each step then measures the
+            next of them first, and the first step has only a glance, at four windows, at the others.
         standard_errors: of the race.
         on_step: told of each committed step.
 
     Raises:
         MeasurementError: no candidate of a step has a finite loss.
     """
-    search = _LazySearch(measurements, frozenset(pinned), dict(priorities or {}), noise_floor, standard_errors)
+    search = _LazySearch(measurements, frozenset(pinned), tuple(order), noise_floor, standard_errors)
     current = measurements([Pattern.all_full(sites)])[0]
     steps: list[Step] = []
     while current.pattern.kept > kept and candidates(current.pattern, pinned):
@@ -71,7 +71,7 @@ class _LazySearch:
 
     measurements: Measurements
     pinned: frozenset[int]
-    expected: dict[int, float]
+    order: tuple[int, ...]
     noise_floor: float
     standard_errors: float
     seen: dict[int, tuple[float, ...]] = field(default_factory=dict)
@@ -79,22 +79,22 @@ class _LazySearch:
     def step(self, current: Evaluation) -> Step:
         """The next removal from ``current``."""
         everyone = candidates(current.pattern, self.pinned)
-        waiting = {site for site in everyone if site in self.seen or site in self.expected}
+        waiting = {site for site in everyone if site in self.seen}
         finished: dict[int, Evaluation] = {}
-        if waiting:
-            first = min(waiting, key=lambda site: (self._lead_over(site, None, current), site))
+        first = self._first(everyone)
+        if first is not None:
             finished |= self._race([first], current, None)
             waiting.discard(first)
-        unknown = [site for site in everyone if site not in self.seen and site not in self.expected]
+        unknown = [site for site in everyone if site not in self.seen]
         if finished:
             waiting |= self._glance(unknown, current)
         else:
             finished |= self._race(unknown, current, None)
         while waiting:
             leader = _lowest(finished)
-            bounds = {site: self._lead_over(site, leader, current) for site in waiting}
-            site = min(bounds, key=lambda each: (bounds[each], each))
-            if leader is not None and bounds[site] >= 0:
+            behind = {site: self._behind(site, leader, current) for site in waiting}
+            site = min(behind, key=lambda each: (behind[each], each))
+            if leader is not None and behind[site] >= 0:
                 break
             finished |= self._race([site], current, leader)
             waiting.discard(site)
@@ -104,6 +104,15 @@ class _LazySearch:
         self._forget_next(step.removed, current.pattern)
         return step
 
+    def _first(self, everyone: Sequence[int]) -> int | None:
+        """The next site of the older search's order, or the one that seemed cheapest; None at a cold start."""
+        cheapest = min(
+            (site for site in everyone if site in self.seen),
+            key=lambda site: (mean_difference(self.seen[site]).delta, site),
+            default=None,
+        )
+        return next((site for site in self.order if site in everyone), cheapest)
+
     def _forget_next(self, removed: int, pattern: Pattern) -> None:
         full = pattern.full
         place = full.index(removed)
@@ -111,8 +120,9 @@ class _LazySearch:
             self.seen.pop(site, None)
 
     def _glance(self, sites: list[int], current: Evaluation) -> set[int]:
-        """Measures ``sites`` on the first windows; returns those with a finite loss there."""
-        count = max(FIRST_WINDOWS, math.ceil(_GLANCE * self.measurements.windows))
+        """Measures ``sites`` on the first windows, few where an order is known; returns the finite ones."""
+        share = 0.0 if self.order else _GLANCE
+        count = max(FIRST_WINDOWS, math.ceil(share * self.measurements.windows))
         results = self.measurements([current.pattern.share(site) for site in sites], count)
         finite = {site: result for site, result in zip(sites, results, strict=True) if result.finite}
         self.seen |= {site: _increases(result, current) for site, result in finite.items()}
@@ -131,13 +141,12 @@ class _LazySearch:
             if result.finite and len(result.window_losses) == self.measurements.windows
         }
 
-    def _lead_over(self, site: int, leader: Evaluation | None, current: Evaluation) -> float:
-        """At least how much dearer than the leader ``site`` seems, on the windows it was seen on.
+    def _behind(self, site: int, leader: Evaluation | None, current: Evaluation) -> float:
+        """How much dearer than the leader ``site`` seems, on the windows it was seen on.
 
-        Without a leader, how dear it was.
+        Doubt, half a standard error, counts for the leader: near-equal candidates would take turns
+        otherwise, and the one that is not removed now is removed next. Without a leader, how dear it was.
         """
-        if site not in self.seen:
-            return self.expected[site] - (leader.loss - current.loss if leader else 0.0)
         known = self.seen[site]
         if leader is None:
             return mean_difference(known).delta

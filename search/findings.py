@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import MeasurementError
@@ -51,10 +51,6 @@ class Goal:
     max_delta: float | None = None
     to_one: bool = False
 
-    def deepest(self, sites: int) -> int:
-        """How many full sites the search goes down to."""
-        return 1 if self.to_one or self.keep is None else kept_sites(sites, self.keep)
-
 
 @dataclass(frozen=True)
 class Method:
@@ -66,7 +62,7 @@ class Method:
         standard_errors: how much worse a candidate must be to leave a race early.
         blocks: number of blocks, for the strategy of that name.
         refine_rounds: swaps at most after the removals; 0 for none.
-        priorities: expected loss increase of removing each site, from an earlier plan.
+        order: sites in the order in which an earlier search removed them, tried first by ``fast``.
         overlap: ``[sites][sites]`` share of keys selected alike, to measure overlap patterns too.
     """
 
@@ -75,8 +71,13 @@ class Method:
     standard_errors: float = STANDARD_ERRORS
     blocks: int = 1
     refine_rounds: int = 0
-    priorities: Mapping[int, float] = field(default_factory=dict)
+    order: tuple[int, ...] = ()
     overlap: Sequence[Sequence[float]] | None = None
+
+    def deepest(self, goal: Goal, sites: int) -> int:
+        """How many full sites the search goes down to; each block keeps one."""
+        least = self.blocks if self.strategy == "blocks" else 1
+        return least if goal.to_one or goal.keep is None else kept_sites(sites, goal.keep)
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def run_search(
 def _remove(
     measurements: Measurements, sites: int, goal: Goal, method: Method, floor: float, told: Told
 ) -> list[Step]:
-    kept = goal.deepest(sites)
+    kept = method.deepest(goal, sites)
     if method.strategy == "fast":
         return fast_greedy(
             measurements,
@@ -199,7 +200,7 @@ def _remove(
             kept,
             floor,
             method.pinned,
-            priorities=method.priorities,
+            order=method.order,
             standard_errors=method.standard_errors,
             on_step=told.step,
         )

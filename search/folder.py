@@ -17,14 +17,17 @@ _OURS = ("plan.", "plan-", TOKENS_FILE, "report.", "curve.", "overlap.")
 
 
 def check_writable(folder: Path) -> None:
-    """Makes ``folder`` and a file in it, so that a search does not end in a folder it cannot write to.
+    """Tries to write in ``folder``, so that a search does not end in a folder it cannot write to; leaves nothing.
 
     Raises:
         OutputError: it cannot.
     """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     probe = folder / ".writable"
     write_atomically(probe, b"")
     probe.unlink(missing_ok=True)
+    for each in made:
+        each.rmdir()
 
 
 def save_run(folder: Path, plan: Plan, tokens: bytes) -> Path | None:

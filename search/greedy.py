@@ -17,9 +17,9 @@ class Step:
     Args:
         removed: the site that turned shared.
         evaluation: the pattern after it, measured on all windows.
-        runner_up: the site that came second; None where there was no choice.
+        runner_up: the site that came second of those measured on all windows; None where it was the only one.
         margin: how much higher the runner-up's loss is on the same windows.
-        tied: other sites whose loss is within the noise floor of the chosen one's.
+        tied: other sites measured on all windows whose loss is within the noise floor of the chosen one's.
     """
 
     removed: int
@@ -75,6 +75,11 @@ def candidates(pattern: Pattern, pinned: Collection[int] = ()) -> list[int]:
 def candidate_evaluations(sites: int, kept: int) -> int:
     """How many evaluations the steps of ``exact_greedy`` take together."""
     return sum(full - 1 for full in range(kept + 1, sites + 1))
+
+
+def times_fewer(algorithm_1: int, spent: int) -> float:
+    """How many times the layer-windows ``spent`` Algorithm 1 takes; 1 where there was nothing to do."""
+    return algorithm_1 / spent if algorithm_1 and spent else 1.0
 
 
 def best_step(sites: Sequence[int], evaluations: Sequence[Evaluation], noise_floor: float) -> Step:

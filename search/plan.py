@@ -150,21 +150,23 @@ class HeldOutRecord(_Section):
 class Cost(_Section):
     """What the run took; a layer-window is one decoder layer run on one window.
 
+    Where memory is too short to keep all states, layers run again, so these figures can differ between
+    machines; losses and patterns do not.
     ``search_layer_windows`` is the part of the removals and swaps, without baselines and checks;
     ``algorithm_1_layer_windows`` what the removals take as the paper writes them; ``fewer`` their ratio.
     """
 
-    evaluations: Count
+    window_evaluations: Count
     layer_windows: Count
     tokens: Count
     search_layer_windows: Count
-    algorithm_1_evaluations: Count
+    algorithm_1_window_evaluations: Count
     algorithm_1_layer_windows: Count
     fewer: Finite
 
 
 class Timing(_Section):
-    """The only part of a plan that differs between two runs of the same search."""
+    """When and how fast: differs between two runs of the same search, as nothing else does on one machine."""
 
     started: Timestamp
     finished: Timestamp

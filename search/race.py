@@ -10,6 +10,7 @@ from .measurements import Measurements
 
 FIRST_WINDOWS = 4
 STANDARD_ERRORS = 3.0
+_FEWEST_DOCUMENTS = 4  # of fewer, a standard error says nothing
 
 
 def race(
@@ -21,8 +22,8 @@ def race(
     """Measures ``patterns`` on 4, 8, 16, ... windows and drops one when it is clearly worse than the best.
 
     Clearly means that its loss, paired on the same windows, is higher by more than ``standard_errors``
-    standard errors of the difference; a loss that is no number is always worse. The best of all windows
-    is never dropped on their account, and whatever stays has seen every window.
+    standard errors of the difference, seen on at least four documents; a loss that is no number is always
+    worse. Whatever stays has seen every window. A pattern alone has nothing to race and sees them at once.
 
     Args:
         measurements: of the calibration windows.
@@ -35,6 +36,8 @@ def race(
     """
     seen: dict[Pattern, Evaluation] = {}
     alive, count = list(patterns), min(FIRST_WINDOWS, measurements.windows)
+    if rival is None and len(alive) == 1:
+        count = measurements.windows
     while alive:
         measured = measurements(alive, count)
         seen.update(zip(alive, measured, strict=True))
@@ -56,5 +59,7 @@ def race(
 def _clearly_worse(evaluation: Evaluation, best: Evaluation, standard_errors: float) -> bool:
     if not evaluation.finite:
         return True
+    if len(set(evaluation.documents) or evaluation.window_losses) < _FEWEST_DOCUMENTS:
+        return False
     difference = paired_difference(evaluation, best)
     return difference.standard_error is not None and difference.delta > standard_errors * difference.standard_error

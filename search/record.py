@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .evaluation import Evaluation, paired_difference
 from .findings import Comparison, Findings, Goal, Method
-from .greedy import Step, candidate_evaluations
+from .greedy import Step, candidate_evaluations, times_fewer
 from .plan import (
     Cost,
     HeldOutRecord,
@@ -90,19 +90,28 @@ def _swap(swap: Swap, baseline: Evaluation, site_layers: Sequence[int]) -> PlanS
 
 
 def cost(findings: Findings, evaluations: int, layer_windows: int, tokens: int, windows: int, layers: int) -> Cost:
-    """What the run took, beside what Algorithm 1 takes to the same depth."""
+    """What the run took, beside what Algorithm 1 takes to the same depth.
+
+    Args:
+        findings: of the search.
+        evaluations: pattern x window pairs measured.
+        layer_windows: decoder-layer executions.
+        tokens: tokens run, of all pairs.
+        windows: calibration windows.
+        layers: decoder layers of the model.
+    """
     sites = len(findings.baseline.pattern)
     reached = findings.steps[-1].pattern.kept if findings.steps else sites
     literal = candidate_evaluations(sites, reached)
     spent = findings.search_layer_windows
     return Cost(
-        evaluations=evaluations,
+        window_evaluations=evaluations,
         layer_windows=layer_windows,
         tokens=tokens,
         search_layer_windows=spent,
-        algorithm_1_evaluations=literal,
+        algorithm_1_window_evaluations=literal * windows,
         algorithm_1_layer_windows=literal * windows * layers,
-        fewer=round(literal * windows * layers / spent, 2) if spent else 1.0,
+        fewer=round(times_fewer(literal * windows * layers, spent), 2),
     )
 
 

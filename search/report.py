@@ -77,6 +77,7 @@ def _context(plan: Plan, pictures: dict[str, str]) -> dict[str, Any]:
         served[site] = plan.model.site_layers[source]
     return {
         "plan": plan,
+        "how": _how(plan),
         "headline": _headline(plan),
         "pictures": list(pictures.values()),
         "picture_files": list(pictures),
@@ -89,3 +90,19 @@ def _context(plan: Plan, pictures: dict[str, str]) -> dict[str, Any]:
         "informative": f"{plan.tokens.informative_share:.1%}",
         "ratio": f"{plan.result.kept / plan.result.sites:.1%}",
     }
+
+
+def _how(plan: Plan) -> str:
+    """How each step's site was chosen, and what an older plan had to do with it."""
+    ways = {
+        "exact": "Each step turns one more site shared: of all, the one whose loss stays lowest.",
+        "fast": "Each step turns one more site shared, the one whose loss stays lowest of those measured: sites "
+        "that were clearly dearer before are not measured again.",
+        "blocks": f"Each step turns one more site shared, the one of its block whose loss stays lowest; "
+        f"{plan.search.blocks} blocks of layers take turns.",
+    }
+    way = ways.get(plan.search.strategy, "Each step turns one more site shared.")
+    if plan.search.init is None:
+        return way
+    changed = ", ".join(map(str, plan.search.init.changed_steps)) or "no step"
+    return f"{way} An older plan's order was tried first; the two differ at {changed} (full sites left)."

@@ -9,14 +9,11 @@ from .greedy import Step
 from .plan import Plan
 
 
-def priorities(old: Plan, site_layers: Sequence[int]) -> dict[int, float]:
-    """Expected loss increase of removing each site, nats per label, from the steps of an older plan.
-
-    The increases are made to rise along the old order, so that this order is followed until a
-    measurement speaks against it. Sites that the old search kept are expected to be the dearest.
+def old_order(old: Plan, site_layers: Sequence[int]) -> tuple[int, ...]:
+    """The sites that an older plan's search removed, in their order.
 
     Raises:
-        PlanError: the plan is for a model with other sites.
+        PlanError: the plan is for a model with other sites, or removed none.
     """
     if list(site_layers) != old.model.site_layers:
         raise PlanError(
@@ -24,17 +21,12 @@ def priorities(old: Plan, site_layers: Sequence[int]) -> dict[int, float]:
             f"{len(site_layers)}",
             hint="start from a plan of the same architecture",
         )
-    expected: dict[int, float] = {}
-    before, highest = 0.0, float("-inf")
-    for step in old.search.steps:
-        highest = max(highest, step.delta - before)
-        expected[step.removed_site], before = highest, step.delta
-    if expected:
-        expected |= {site: highest for site in range(1, len(site_layers)) if site not in expected}
-    return expected
+    if not old.search.steps:
+        raise PlanError("the plan to start from has no steps", hint="start from one that was searched further")
+    return tuple(step.removed_site for step in old.search.steps)
 
 
 def changed_steps(old: Plan, steps: Sequence[Step]) -> list[int]:
-    """Numbers of full sites at which the new search removed another site than the old one."""
+    """Numbers of full sites, of those both searches reached, at which they removed different sites."""
     removed = {step.kept: step.removed_site for step in old.search.steps}
-    return [step.pattern.kept for step in steps if removed.get(step.pattern.kept) != step.removed]
+    return [step.pattern.kept for step in steps if removed.get(step.pattern.kept, step.removed) != step.removed]

@@ -215,14 +215,15 @@ class TestEstimate:
         assert document["algorithm_1_layer_windows"] == 12 * 8 * 6
         assert document["seconds"] is None
         code, out, _ = run_cli("estimate", *arguments)
-        assert (code, f"{12 * 8 * 6:,} layer-windows" in out, "not timed" in out) == (0, True, True)
+        assert (code, f"Algorithm 1 takes {12 * 8 * 6:,}" in out, "not timed" in out) == (0, True, True)
 
     def test_times_one_window_after_saying_what_it_counted(self, run_cli, checkpoints):
         code, out, err = run_cli("estimate", "--model", checkpoints["glm_moe_dsa"], "--keep", "0.5", "--json")
         document = json.loads(out)
         assert (code, "layer-windows" in err) == (0, True)
-        assert document["seconds"] == pytest.approx(
-            document["seconds_per_layer_window"] * document["layer_windows"]
+        layers = sorted([document["seconds_per_full_layer"], document["seconds_per_shared_layer"]])
+        assert (
+            layers[0] * document["layer_windows"] <= document["seconds"] <= layers[1] * document["layer_windows"]
         )
 
     def test_is_near_what_an_exact_search_takes(self, run_cli, checkpoints, text_file, tmp_path):
@@ -239,7 +240,7 @@ class TestEstimate:
         out = tmp_path / "run"
         code, printed, err = run_cli(*search_arguments(checkpoints, text_file, out), "--dry-run")
         assert (code, "about" in printed, "3 calibration and 2 held-out windows" in err) == (0, True, True)
-        assert not out.exists() or not any(out.iterdir())
+        assert not out.exists()
         arguments = search_arguments(checkpoints, tmp_path / "none.jsonl", out)
         code, printed, err = run_cli(*arguments, "--dry-run")
         assert (code, printed, len(lines(err)), "none.jsonl" in err) == (2, "", 1, True)

@@ -13,14 +13,14 @@ SITE_LAYERS, LAYERS = (1, 2, 4, 5, 7), 9
 SHAPE = Shape(SITE_LAYERS, LAYERS, windows=6, heldout=3)
 
 
-def prefix_tree(patterns, start):
+def prefix_tree(patterns, start, without_indexer=False):
     """Layers from ``start`` on, once for each state: a state is what all sites up to the layer decided."""
     states = set()
     for pattern in patterns:
+        roles = dict(zip(SITE_LAYERS, pattern.roles, strict=True))
         for layer in range(start, LAYERS):
-            states.add(
-                (layer, "".join(r for r, at in zip(pattern.roles, SITE_LAYERS, strict=True) if at <= layer))
-            )
+            if not without_indexer or roles.get(layer) != "F":
+                states.add((layer, "".join(role for at, role in roles.items() if at <= layer)))
     return len(states)
 
 
@@ -34,6 +34,7 @@ def test_patterns_share_the_layers_before_they_differ(seed):
     count = LayerCount(SHAPE)
     count.measure(patterns, [0, 1])
     assert count.layer_windows == 2 * prefix_tree(patterns, 0)
+    assert count.shared_layer_windows == 2 * prefix_tree(patterns, 0, without_indexer=True)
 
 
 def test_candidates_start_where_they_leave_the_pattern_in_force():
@@ -62,8 +63,6 @@ def test_what_does_not_depend_on_losses_is_counted_exactly(goal, strategy):
     """Evaluations of exact and blocks are the same whatever the losses are."""
     from indexcache.search.findings import run_search
 
-    if strategy == "blocks" and goal.deepest(5) < 2:
-        pytest.skip("two blocks keep two sites")
     method, table = Method(strategy=strategy, blocks=2), LossTable(3, 5)
     done = []
 
@@ -85,7 +84,7 @@ def test_without_a_removal_there_is_the_baseline_twice_and_the_held_out_check():
 
 
 def test_algorithm_1_runs_every_candidate_through_every_layer():
-    expected = expected_cost(SHAPE, Goal(keep=0.4), Method())
+    expected = expected_cost(SHAPE, Goal(keep=0.4), Method(strategy="exact"))
     assert expected.algorithm_1_layer_windows == (4 + 3 + 2) * 6 * LAYERS
 
 
@@ -116,3 +115,21 @@ def test_rows_that_do_not_fit_together_share_less():
 def test_the_same_twice():
     cost = [expected_cost(SHAPE, Goal(keep=0.4), Method(strategy="fast", refine_rounds=2)) for _ in range(2)]
     assert cost[0] == cost[1]
+
+
+def test_many_windows_cost_in_proportion():
+    few, many = (
+        expected_cost(Shape(range(16), 16, windows, 0), Goal(keep=0.25), Method()) for windows in (32, 3200)
+    )
+    assert many.layer_windows == 100 * few.layer_windows
+    assert many.algorithm_1_layer_windows == 100 * few.algorithm_1_layer_windows
+
+
+def test_overlap_patterns_and_their_selections_count():
+    plain, both = (expected_cost(SHAPE, Goal(keep=0.4), Method(), overlap) for overlap in (False, True))
+    assert both.layer_windows >= plain.layer_windows + SHAPE.windows * LAYERS
+
+
+def test_blocks_go_no_deeper_than_a_site_each():
+    expected = expected_cost(SHAPE, Goal(max_delta=1.0), Method(strategy="blocks", blocks=2))
+    assert expected.algorithm_1_layer_windows == (4 + 3 + 2) * 6 * LAYERS
