@@ -24,14 +24,38 @@ _DEFAULT_WINDOW_IN_SELECTIONS = 4
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a search needs besides the loaded model; all of it checked."""
+class Intended:
+    """What is to be searched and how: known from the settings and the checkpoint's config.
+
+    Args:
+        length: tokens per window.
+        old: the plan to start from.
+    """
 
     checkpoint: Checkpoint
-    windows: Windows
-    identity: ModelIdentity
+    length: int
     method: Method
     old: Plan | None
+
+
+@dataclass(frozen=True)
+class Prepared(Intended):
+    """What a search needs besides the loaded model; all of it checked."""
+
+    windows: Windows
+    identity: ModelIdentity
+
+
+def intend(recipe: Recipe, goal: Goal, trust_remote_code: bool, reporter: Reporter) -> Intended:
+    """Reads the checkpoint's config and checks the settings against it.
+
+    Raises:
+        IndexcacheError: one of its kinds, for whatever is wrong.
+    """
+    checkpoint = open_checkpoint(required(recipe.model, "model"), recipe.revision, trust_remote_code)
+    length = window_length(recipe, checkpoint, reporter)
+    old, method = search_method(recipe, checkpoint, goal)
+    return Intended(checkpoint, length, method, old)
 
 
 def prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, reporter: Reporter) -> Prepared:
@@ -40,10 +64,10 @@ def prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repo
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
-    model_id, source = required(recipe.model, "model"), text_source(recipe)
-    checkpoint = open_checkpoint(model_id, recipe.revision, trust_remote_code)
-    length = window_length(recipe, checkpoint, reporter)
-    old, method = search_method(recipe, checkpoint, goal)
+    required(recipe.model, "model")  # named before the text, if both are missing
+    source = text_source(recipe)
+    intended = intend(recipe, goal, trust_remote_code, reporter)
+    checkpoint, length = intended.checkpoint, intended.length
     processes.main_does(lambda: check_writable(out))
     request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
     reporter.doing(f"reading {source.dataset}")
@@ -51,7 +75,7 @@ def prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repo
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     identity = processes.main_does(lambda: model_identity(checkpoint))
     reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {length} tokens")
-    return Prepared(checkpoint, windows, identity, method, old)
+    return Prepared(**vars(intended), windows=windows, identity=identity)
 
 
 def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[Plan | None, Method]:

@@ -25,13 +25,12 @@ from .errors import DatasetError, MeasurementError, ModelError
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
 from .pattern import Pattern
 from .preparation import (
+    Intended,
     check_identity,
+    intend,
     model_identity,
     prepare,
-    required,
-    search_method,
     text_source,
-    window_length,
 )
 from .progress import Reporter
 from .recipes.schema import Recipe
@@ -72,7 +71,8 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     evaluator = _evaluator(model, checkpoint, windows, recipe.max_rows, reporter)
     if recipe.baselines == "overlap":
         method = replace(method, overlap=evaluator.overlap(CALIBRATION, checkpoint.selection_width))
-    findings = _run(evaluator, checkpoint, windows, goal, method, recipe.max_rows, reporter)
+    expected = _expected(recipe, checkpoint, goal, method, reporter)
+    findings = _run(evaluator, checkpoint, windows, goal, method, expected, reporter)
     evaluations = evaluator.window_evaluations
     plan = Plan(
         schema_version=1,
@@ -108,14 +108,9 @@ def _run(
     windows: Windows,
     goal: Goal,
     method: Method,
-    max_rows: int | None,
+    expected: Expected,
     reporter: Reporter,
 ) -> Findings:
-    shape = Shape(
-        checkpoint.site_layers, checkpoint.layers, len(windows.calibration), len(windows.heldout), max_rows
-    )
-    reporter.doing("counting what the search will run")
-    expected = expected_cost(shape, goal, method, method.overlap is not None)
     reporter.begin(expected.window_evaluations, "window evaluations")
     return run_search(
         evaluator,
@@ -127,6 +122,12 @@ def _run(
         told=_told(reporter, checkpoint, method.deepest(goal, len(checkpoint.site_layers)), evaluator),
         layer_windows=evaluator.layer_windows,
     )
+
+
+def _expected(recipe: Recipe, checkpoint: Checkpoint, goal: Goal, method: Method, reporter: Reporter) -> Expected:
+    reporter.doing("counting what the search will run")
+    shape = Shape(checkpoint.site_layers, checkpoint.layers, recipe.windows, recipe.heldout, recipe.max_rows)
+    return expected_cost(shape, goal, method, recipe.baselines == "overlap")
 
 
 def _init_record(old: Plan | None, findings: Findings) -> InitRecord | None:
@@ -182,14 +183,11 @@ def estimate(
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
     if out is not None:
-        prepared = prepare(recipe, goal, out, trust_remote_code, reporter)
-        checkpoint, method, length = prepared.checkpoint, prepared.method, prepared.windows.length
+        intended: Intended = prepare(recipe, goal, out, trust_remote_code, reporter)
     else:
-        checkpoint = open_checkpoint(required(recipe.model, "model"), recipe.revision, trust_remote_code)
-        (_, method), length = search_method(recipe, checkpoint, goal), window_length(recipe, checkpoint, reporter)
-    reporter.doing("counting what the search will run")
-    shape = Shape(checkpoint.site_layers, checkpoint.layers, recipe.windows, recipe.heldout, recipe.max_rows)
-    expected = expected_cost(shape, goal, method, recipe.baselines == "overlap")
+        intended = intend(recipe, goal, trust_remote_code, reporter)
+    checkpoint, method, length = intended.checkpoint, intended.method, intended.length
+    expected = _expected(recipe, checkpoint, goal, method, reporter)
     reporter.say(
         f"about {expected.search_layer_windows:,} layer-windows of {length} tokens to choose, where Algorithm 1 "
         f"takes {expected.algorithm_1_layer_windows:,}; about {expected.layer_windows:,} in all"
