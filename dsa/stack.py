@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .switch import restore_forward
+from .switch import restore
 
 # The stack's entry point for a selection made by an earlier layer, in families that share natively.
 _PREVIOUS_SELECTION = "prev_topk_indices"
@@ -114,4 +114,4 @@ class Stack:
             yield
         finally:
             for layer, own in zip(self.layers, overridden, strict=True):
-                restore_forward(layer, own)
+                restore(layer, "forward", own)

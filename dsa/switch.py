@@ -32,7 +32,7 @@ class Switch:
 
     def __init__(self, model: nn.Module, site_layers: Sequence[int]) -> None:
         self.site_layers = tuple(site_layers)
-        self.stack_name, indexers = _find_indexers(model)
+        self.stack_name, indexers = find_indexers(model)
         if tuple(indexers) != self.site_layers:
             raise ModelError(
                 f"the config names indexers in layers {layer_ranges(self.site_layers)}, "
@@ -65,7 +65,7 @@ class Switch:
         """Gives the model its own forwards back."""
         self.forget()
         for layer, module in self._indexers.items():
-            restore_forward(module, self._overridden[layer])
+            restore(module, "forward", self._overridden[layer])
 
     def _forward(self, layer: int, own_forward: Callable[..., Any]) -> Callable[..., Any]:
         def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -78,19 +78,19 @@ class Switch:
         return forward
 
 
-def restore_forward(module: nn.Module, overridden: Any) -> None:
-    """Undoes ``module.forward = ...``, back to ``overridden`` or to the class's own where that is None."""
+def restore(module: nn.Module, name: str, overridden: Any) -> None:
+    """Undoes an override of a method on the instance: back to ``overridden``, or to the class's own if None."""
     if overridden is None:
-        module.__dict__.pop("forward", None)
+        module.__dict__.pop(name, None)
     else:
-        module.forward = overridden
+        setattr(module, name, overridden)
 
 
 def _moved(selection: Any, device: torch.device) -> Any:
     return selection.to(device) if isinstance(selection, torch.Tensor) else selection
 
 
-def _find_indexers(model: nn.Module) -> tuple[str, dict[int, nn.Module]]:
+def find_indexers(model: nn.Module) -> tuple[str, dict[int, nn.Module]]:
     """The decoder stack's name and its indexers by absolute layer id, ascending."""
     found: dict[int, nn.Module] = {}
     stacks: set[str] = set()

@@ -1,0 +1,92 @@
+"""Runs the indexers of a loaded model in chunks of rows, on their own weights and code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .chunks import ChunkBudget
+from .index_scores import DeferredKeys, Scorer
+from .selection import mark_distinct
+from .switch import find_indexers, restore
+
+# Rows whose projections are made together; queries take heads x dim values each.
+_ROWS = 4096
+
+
+class ChunkedIndexers:
+    """Overrides ``forward`` on each indexer instance of ``model``; to be done before a ``Switch`` is.
+
+    An indexer's own forward is called on some rows at a time and is handed ``DeferredKeys``, so that
+    it computes what it always does, but the scores in chunks. Peak memory is the budget, where the
+    stock forward takes ``2 x [tokens, heads, tokens]`` fp32 values. With a live cache the stock forward runs.
+
+    Args:
+        model: a transformers DSA model of a family whose selections are token indices.
+        budget: memory for a chunk of scores.
+    """
+
+    def __init__(self, model: nn.Module, budget: ChunkBudget) -> None:
+        self._budget = budget
+        _, indexers = find_indexers(model)
+        self._overridden = [(each, each.__dict__.get("forward")) for each in indexers.values()]
+        for module in indexers.values():
+            module.forward = self._forward(module.forward)
+
+    def remove(self) -> None:
+        """Gives the indexers their own forwards back."""
+        for module, own in self._overridden:
+            restore(module, "forward", own)
+
+    def _forward(self, own_forward: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(own_forward)
+
+        @torch.no_grad()
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given = dict(signature.bind(*args, **kwargs).arguments)
+            if given.get("past_key_values") is not None:
+                return own_forward(*args, **kwargs)
+            return self._in_chunks(own_forward, given)
+
+        return forward
+
+    def _in_chunks(self, own_forward: Callable[..., Any], given: dict[str, Any]) -> torch.Tensor:
+        tokens = given["hidden_states"].shape[1]
+        keys, parts = _KeysSoFar(tokens, self._budget), []
+        for first in range(0, tokens, _ROWS):
+            rows = slice(first, min(first + _ROWS, tokens))
+            keys.first = first
+            parts.append(own_forward(**_rows_of(given, rows) | {"past_key_values": keys}))
+        return mark_distinct(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+
+
+class _KeysSoFar:
+    """Stands in for the cache inside an indexer's forward: collects keys, hands out ``DeferredKeys``."""
+
+    def __init__(self, total: int, budget: ChunkBudget) -> None:
+        self.first = 0
+        self._total = total
+        self._budget = budget
+        self._keys: torch.Tensor | None = None
+
+    def update_indexer(self, keys: torch.Tensor, layer: int) -> DeferredKeys:
+        if self._keys is None:
+            self._keys = keys.new_empty(keys.shape[0], self._total, keys.shape[2])
+        end = self.first + keys.shape[1]
+        self._keys[:, self.first : end] = keys
+        return DeferredKeys(Scorer(self._keys[:, :end], self.first, self._total, self._budget))
+
+
+def _rows_of(given: dict[str, Any], rows: slice) -> dict[str, Any]:
+    """An indexer's arguments for the queries of ``rows``, which see no key after themselves."""
+    part = dict(given)
+    for name in ("hidden_states", "q_resid", "position_ids"):
+        if part.get(name) is not None:
+            part[name] = part[name][:, rows]
+    part["position_embeddings"] = tuple(each[:, rows] for each in given["position_embeddings"])
+    part["attention_mask"] = given["attention_mask"][:, rows, : rows.stop]
+    return part

@@ -1,0 +1,64 @@
+"""Runs work over many rows in chunks that fit, and in smaller ones where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+class ChunkBudget:
+    """How much memory a chunk of rows may take.
+
+    Args:
+        on_cpu: bytes, where the work runs on a CPU.
+        on_gpu: bytes on a GPU; halved each time its memory runs out.
+        told: called with a line for the user when that happens.
+    """
+
+    def __init__(self, on_cpu: int, on_gpu: int, told: Callable[[str], None] = lambda line: None) -> None:
+        self._bytes = {"cpu": on_cpu}
+        self._on_gpu = on_gpu
+        self.told = told
+
+    def bytes(self, device: torch.device) -> int:
+        """What a chunk may take on ``device`` now."""
+        return self._bytes.get(device.type, self._on_gpu)
+
+    def run(
+        self,
+        rows: int,
+        row_bytes: int,
+        device: torch.device,
+        work: Callable[[int, int], None],
+    ) -> None:
+        """Calls ``work(first, end)`` until all ``rows`` are done; a call that runs out of memory is repeated.
+
+        Args:
+            rows: how many there are.
+            row_bytes: what one row takes at most.
+            device: where.
+            work: writes its rows' results where they belong; must bear being called again for them.
+
+        Raises:
+            torch.OutOfMemoryError: not even one row fits.
+        """
+        first = 0
+        while first < rows:
+            end = min(rows, first + max(1, self.bytes(device) // max(1, row_bytes)))
+            if self._fits(work, first, end):
+                first = end
+            else:
+                torch.cuda.empty_cache()
+                self._on_gpu = (end - first) // 2 * row_bytes
+                self.told(f"out of GPU memory: going on with chunks of {(end - first) // 2} rows")
+
+    @staticmethod
+    def _fits(work: Callable[[int, int], None], first: int, end: int) -> bool:
+        try:
+            work(first, end)
+        except torch.OutOfMemoryError:
+            if end - first < 2:
+                raise
+            return False  # the exception holds on to the frames, and so to their tensors, until it is gone
+        return True

@@ -1,0 +1,24 @@
+"""Triton kernels for long windows, and whether they can run on a device."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import torch
+
+# The kernels' tiles are laid out for the shared memory of Hopper and of later data-centre GPUs.
+_SHARED_MEMORY = 227 << 10
+
+
+def usable(keys: torch.Tensor) -> bool:
+    """Whether the kernels run on ``keys`` ``[keys, dim]``: 16-bit floats on a GPU with room for their tiles."""
+    return keys.is_cuda and keys.dtype in (torch.bfloat16, torch.float16) and _has_room(keys.device)
+
+
+@cache
+def _has_room(device: torch.device) -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", 0) >= _SHARED_MEMORY

@@ -1,0 +1,88 @@
+"""Attention of all heads of a query over the latent keys that it selected, gathered as they are needed."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+_LOG2_E = 1.4426950408889634
+_KEYS = 64
+# Tensor cores of Hopper multiply 64 rows at once; with few heads narrower products waste less.
+_MANY_HEADS = 64
+
+
+@triton.jit
+def _attend(
+    queries, latent, chosen, out, sinks, first, scale, width,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr, KEYS: tl.constexpr,
+    SINKS: tl.constexpr, FIRST_ONES: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    place = first + row
+    head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    real = head < HEADS
+    rank, rope = tl.arange(0, RANK), RANK + tl.arange(0, ROPE)
+    at = queries + (row * HEADS + head)[:, None] * (RANK + ROPE)
+    query = tl.load(at + rank, mask=real[:, None], other=0.0)
+    query_rope = tl.load(at + rope, mask=real[:, None], other=0.0)
+    highest = tl.full((BLOCK,), -1e30, tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    mixed = tl.zeros((BLOCK, RANK), tl.float32)
+    end = tl.minimum(width, place + 1) if FIRST_ONES else width
+    for start in tl.range(0, end, KEYS, num_stages=2):
+        slot = start + tl.arange(0, KEYS)
+        key = tl.load(chosen + row * width + slot, mask=slot < width, other=-1)
+        seen = (key >= 0) & (key <= place)
+        at = latent + tl.where(seen, key, 0).to(tl.int64)[:, None] * (RANK + ROPE)
+        keys = tl.load(at + rank)
+        scores = tl.dot(query_rope, tl.trans(tl.load(at + rope)), tl.dot(query, tl.trans(keys)))
+        scores = tl.where(seen, scores * scale, -1e30)
+        now = tl.maximum(highest, tl.max(scores, 1))
+        shrink = tl.exp2(highest - now)
+        weights = tl.where(seen, tl.exp2(scores - now[:, None]), 0.0)
+        total = total * shrink + tl.sum(weights, 1)
+        mixed = tl.dot(weights.to(keys.dtype), keys, mixed * shrink[:, None])
+        highest = now
+    if SINKS:
+        sink = tl.load(sinks + head, mask=real, other=0.0) * 1.4426950408889634
+        now = tl.maximum(highest, sink)
+        shrink = tl.exp2(highest - now)
+        mixed = mixed * shrink[:, None]
+        total = total * shrink + tl.exp2(sink - now)
+    mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
+    tl.store(out + (row * HEADS + head)[:, None] * RANK + rank, mixed.to(out.dtype.element_ty), mask=real[:, None])
+
+
+def sparse_attention(
+    queries: torch.Tensor,
+    latent: torch.Tensor,
+    chosen: torch.Tensor,
+    first: int,
+    scaling: float,
+    sinks: torch.Tensor | None,
+    rank: int,
+    first_ones: bool,
+) -> torch.Tensor:
+    """Softmax-weighted means of the selected latent keys: ``[queries, heads, rank]``; zeros where none is seen.
+
+    Args:
+        queries: ``[queries, heads, rank + rope]``, the key projection absorbed; both powers of two from 16 on.
+        latent: ``[keys, rank + rope]`` 16-bit floats; values are the first ``rank``.
+        chosen: ``[queries, width]`` int32 places, each at most once; negative and later ones are skipped.
+        first: place of the first query.
+        scaling: of the scores.
+        sinks: ``[heads]`` fp32 logits of a key without value.
+        rank: of the latent keys.
+        first_ones: whether queries that see fewer keys than ``width`` have these first in their row.
+    """
+    count, heads, dim = queries.shape
+    out = torch.empty(count, heads, rank, dtype=latent.dtype, device=latent.device)
+    block = min(_MANY_HEADS, max(16, triton.next_power_of_2(heads)))
+    _attend[(count, triton.cdiv(heads, block))](
+        queries.contiguous(), latent.contiguous(), chosen.contiguous(), out, sinks,
+        first, scaling * _LOG2_E, chosen.shape[1],
+        heads, block, rank, dim - rank, _KEYS, sinks is not None, first_ones,
+        num_warps=8 if block == _MANY_HEADS else 4,
+    )  # fmt: skip
+    return out
