@@ -8,6 +8,7 @@ from typing import Any
 
 from .chunked import ChunkedIndexers
 from .chunks import ChunkBudget
+from .feedforward import ChunkedFeedForward
 from .sparse import SparseAttention
 from .switch import find_indexers
 
@@ -39,12 +40,13 @@ def install(model: Any, backends: Backends, told: Callable[[str], None] = lambda
         What gives the model its own code back.
     """
     budget = ChunkBudget(_ON_CPU, _ON_GPU, told)
-    installed: list[ChunkedIndexers | SparseAttention] = []
+    installed: list[ChunkedIndexers | SparseAttention | ChunkedFeedForward] = []
     stack_name, _ = find_indexers(model)
     if backends.indexer == "chunked":
         installed.append(ChunkedIndexers(model, budget))
     if backends.attention == "sparse":
         installed.append(SparseAttention(model, stack_name, budget, whole_mask=backends.indexer == "stock"))
+        installed.append(ChunkedFeedForward(model, stack_name))
 
     def remove() -> None:
         for each in reversed(installed):

@@ -56,12 +56,15 @@ class ChunkedIndexers:
 
     def _in_chunks(self, own_forward: Callable[..., Any], given: dict[str, Any]) -> torch.Tensor:
         tokens = given["hidden_states"].shape[1]
-        keys, parts = _KeysSoFar(tokens, self._budget), []
+        keys, selection = _KeysSoFar(tokens, self._budget), None
         for first in range(0, tokens, _ROWS):
             rows = slice(first, min(first + _ROWS, tokens))
             keys.first = first
-            parts.append(own_forward(**_rows_of(given, rows) | {"past_key_values": keys}))
-        return mark_distinct(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+            part = own_forward(**_rows_of(given, rows) | {"past_key_values": keys})
+            if selection is None:
+                selection = part.new_empty(part.shape[0], tokens, part.shape[2])
+            selection[:, rows] = part
+        return mark_distinct(selection)
 
 
 class _KeysSoFar:

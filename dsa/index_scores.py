@@ -86,6 +86,8 @@ class _HeadScores:
             return replace(scores, rectified=True)
         if function is torch.matmul and isinstance(args[1], _HeadScores) and args[1].rectified:
             scores = args[1]
+            if scores.scale <= 0:
+                raise TypeError("the indexer's scale is not positive, which is not foreseen")
             weights = args[0].squeeze(-2) * scores.scale  # relu(c x) = c relu(x) for a positive scale
             return _IndexScores(scores.queries, weights, scores.scorer)
         raise TypeError(f"the indexer calls {function.__name__} on its scores, which is not foreseen")
@@ -157,7 +159,7 @@ def select_tokens(
     chosen[:blind] = torch.arange(width, dtype=torch.int32, device=chosen.device)
     if blind == len(queries):
         return
-    fused = kernels.usable(keys) and visible.causal
+    fused = kernels.usable(keys, keys.shape[1]) and visible.causal
     row_bytes = len(keys) * 4 * (1 if fused else queries.shape[1] + 1)
 
     def work(start: int, end: int) -> None:

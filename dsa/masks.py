@@ -24,7 +24,7 @@ def compact_mask(
     """A mask function for transformers' ``AttentionMaskInterface`` that holds one value a key.
 
     Returns ``[batch, 1, queries, keys]``, 0 where a key is real and -inf where it is padding, the same
-    for all queries (stride 0): that a query sees no later key, and within a sliding window none before
+    for all queries (stride 0) and, if none is padding, for all keys: that a query sees no later key, and within a sliding window none before
     it, is left to those who read the mask through ``Visibility``. It is fp32, as adding to it or
     inverting it would fill memory with ``[queries, keys]`` values. Where queries do not stand at the
     places of the keys (a live cache, packed sequences) the mask is transformers' own.
@@ -38,11 +38,10 @@ def compact_mask(
             attention_mask, dtype=torch.float32, device=device, local_size=local_size, **_without_dtype(kwargs),
         )  # fmt: skip
         return mask
-    keys = torch.zeros(batch_size, 1, 1, kv_length, device=device)
+    keys = torch.zeros(1, 1, 1, 1, device=device)  # one value for all keys says that none is padding
     if attention_mask is not None:
-        keys.masked_fill_(
-            ~attention_mask[:, None, None, :kv_length].to(device=device, dtype=torch.bool), -torch.inf
-        )
+        real = attention_mask[:, None, None, :kv_length].to(device=device, dtype=torch.bool)
+        keys = keys.expand(real.shape).masked_fill(~real, -torch.inf)
     return keys.expand(batch_size, 1, q_length, kv_length)
 
 
@@ -62,7 +61,8 @@ class Visibility:
         self._mask = mask
         self._first = first
         self._compact = mask.shape[1] > 1 and mask.stride(1) == 0
-        self._padded = self._compact and bool((mask[:, 0] != 0).any())
+        # Told by its layout: looking at values would make the CPU wait for the GPU in every layer.
+        self._padded = self._compact and mask.stride(2) != 0
 
     @property
     def causal(self) -> bool:

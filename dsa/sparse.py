@@ -139,9 +139,9 @@ class _Layer:
         self.to_value = both[..., self.nope :].transpose(0, 1)
         """``[heads, rank, value dim]``: takes averaged latent keys to values."""
 
-    def absorbed(self, query: torch.Tensor) -> torch.Tensor:
-        """``[heads, queries, nope + rope]`` to ``[heads, queries, rank + rope]``."""
-        return torch.cat((query[..., : self.nope] @ self.to_latent, query[..., self.nope :]), dim=-1)
+    def absorbed(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[heads, queries, nope + rope]`` to ``[heads, queries, rank]``, and the rotary part beside it."""
+        return query[..., : self.nope] @ self.to_latent, query[..., self.nope :]
 
     def expanded(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys ``[heads, keys, nope + rope]`` and values ``[heads, keys, value dim]`` of latent keys."""
@@ -186,8 +186,8 @@ class _Sequence:
 
     def attend_selected(self, indices: torch.Tensor, distinct: bool) -> None:
         """Over ``indices`` ``[queries, width]``, which are known to be distinct or not."""
-        count, width = indices.shape
-        if kernels.usable(self.latent) and self.visible.causal:
+        (count, width), rank = indices.shape, self.layer.rank
+        if kernels.usable(self.latent, rank, self.latent.shape[1] - rank) and self.visible.causal:
             self._attend_fused(indices, distinct)
             return
         times = _DENSE_UP_TO if self.latent.device.type == "cpu" else 1
@@ -247,7 +247,7 @@ class _Sequence:
             places = chosen.clamp(min=0)
             seen = (chosen >= 0) & self.visible.chosen(self.batch, (start, end), places)
             keys = self.latent[places]
-            queries = self.layer.absorbed(self.query[:, start:end]).transpose(0, 1)
+            queries = torch.cat(self.layer.absorbed(self.query[:, start:end]), dim=-1).transpose(0, 1)
             weights = self.layer.weights(queries @ keys.mT, seen[:, None], heads=1)
             mixed = weights.to(keys.dtype) @ keys[..., : self.layer.rank]
             self.out[start:end] = (mixed.transpose(0, 1) @ self.layer.to_value).transpose(0, 1)
@@ -259,22 +259,23 @@ class _Sequence:
         """All queries, in one kernel a chunk."""
         from .kernels.attention import sparse_attention as fused_attention
 
-        heads = len(self.query)
+        heads, count = self.query.shape[:2]
+        blind = min(count, indices.shape[1]) if distinct and self.layer.sinks is None else 0
+        if blind:  # these see no more than they select
+            keys, values = self.layer.expanded(self.latent[:blind])
+            mixed = scaled_dot_product_attention(
+                self.query[None, :, :blind], keys[None], values[None], is_causal=True, scale=self.layer.scaling
+            )
+            self.out[:blind] = mixed[0].transpose(0, 1)
 
         def work(start: int, end: int) -> None:
+            start, end = blind + start, blind + end
             chosen = indices[start:end] if distinct else without_repeats(indices[start:end])
-            queries = self.layer.absorbed(self.query[:, start:end]).transpose(0, 1).contiguous()
-            mixed = fused_attention(
-                queries,
-                self.latent,
-                chosen,
-                start,
-                self.layer.scaling,
-                self.layer.sinks,
-                self.layer.rank,
-                distinct,
+            queries, ropes = self.layer.absorbed(self.query[:, start:end])
+            means = fused_attention(
+                queries, ropes, self.latent, chosen, start, self.layer.scaling, self.layer.sinks, distinct
             )
-            self.out[start:end] = (mixed.transpose(0, 1) @ self.layer.to_value).transpose(0, 1)
+            self.out[start:end] = (means @ self.layer.to_value).transpose(0, 1)
 
-        row_bytes = heads * (4 * self.latent.shape[1] + self.layer.values) * self.latent.element_size()
-        self.budget.run(len(indices), row_bytes, self.latent.device, work)
+        row_bytes = heads * (2 * self.latent.shape[1] + self.layer.values) * self.latent.element_size()
+        self.budget.run(count - blind, row_bytes, self.latent.device, work)

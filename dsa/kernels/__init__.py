@@ -11,9 +11,16 @@ import torch
 _SHARED_MEMORY = 227 << 10
 
 
-def usable(keys: torch.Tensor) -> bool:
-    """Whether the kernels run on ``keys`` ``[keys, dim]``: 16-bit floats on a GPU with room for their tiles."""
-    return keys.is_cuda and keys.dtype in (torch.bfloat16, torch.float16) and _has_room(keys.device)
+def usable(keys: torch.Tensor, *dims: int) -> bool:
+    """Whether the kernels run on ``keys``: 16-bit floats on a GPU with room for the kernels' tiles.
+
+    Args:
+        keys: ``[keys, dim]``.
+        dims: the sizes that products run over; powers of two from 16 on, as tensor cores take them.
+    """
+    sixteen_bits = keys.dtype in (torch.bfloat16, torch.float16)
+    even = all(dim >= 16 and dim & (dim - 1) == 0 for dim in dims)
+    return keys.is_cuda and sixteen_bits and even and _has_room(keys.device)
 
 
 @cache

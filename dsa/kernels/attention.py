@@ -14,7 +14,7 @@ _MANY_HEADS = 64
 
 @triton.jit
 def _attend(
-    queries, latent, chosen, out, sinks, first, scale, width,
+    queries, ropes, latent, chosen, out, sinks, first, scale, width, count, rope_head, rope_row,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr, KEYS: tl.constexpr,
     SINKS: tl.constexpr, FIRST_ONES: tl.constexpr,
 ):  # fmt: skip
@@ -23,9 +23,10 @@ def _attend(
     head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     real = head < HEADS
     rank, rope = tl.arange(0, RANK), RANK + tl.arange(0, ROPE)
-    at = queries + (row * HEADS + head)[:, None] * (RANK + ROPE)
-    query = tl.load(at + rank, mask=real[:, None], other=0.0)
-    query_rope = tl.load(at + rope, mask=real[:, None], other=0.0)
+    at = (head.to(tl.int64) * count + row)[:, None] * RANK + rank
+    query = tl.load(queries + at, mask=real[:, None], other=0.0)
+    at_rope = head.to(tl.int64)[:, None] * rope_head + row * rope_row + tl.arange(0, ROPE)
+    query_rope = tl.load(ropes + at_rope, mask=real[:, None], other=0.0)
     highest = tl.full((BLOCK,), -1e30, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     mixed = tl.zeros((BLOCK, RANK), tl.float32)
@@ -34,9 +35,9 @@ def _attend(
         slot = start + tl.arange(0, KEYS)
         key = tl.load(chosen + row * width + slot, mask=slot < width, other=-1)
         seen = (key >= 0) & (key <= place)
-        at = latent + tl.where(seen, key, 0).to(tl.int64)[:, None] * (RANK + ROPE)
-        keys = tl.load(at + rank)
-        scores = tl.dot(query_rope, tl.trans(tl.load(at + rope)), tl.dot(query, tl.trans(keys)))
+        there = latent + tl.where(seen, key, 0).to(tl.int64)[:, None] * (RANK + ROPE)
+        keys = tl.load(there + rank)
+        scores = tl.dot(query_rope, tl.trans(tl.load(there + rope)), tl.dot(query, tl.trans(keys)))
         scores = tl.where(seen, scores * scale, -1e30)
         now = tl.maximum(highest, tl.max(scores, 1))
         shrink = tl.exp2(highest - now)
@@ -51,38 +52,39 @@ def _attend(
         mixed = mixed * shrink[:, None]
         total = total * shrink + tl.exp2(sink - now)
     mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
-    tl.store(out + (row * HEADS + head)[:, None] * RANK + rank, mixed.to(out.dtype.element_ty), mask=real[:, None])
+    tl.store(out + at, mixed.to(out.dtype.element_ty), mask=real[:, None])
 
 
 def sparse_attention(
     queries: torch.Tensor,
+    ropes: torch.Tensor,
     latent: torch.Tensor,
     chosen: torch.Tensor,
     first: int,
     scaling: float,
     sinks: torch.Tensor | None,
-    rank: int,
     first_ones: bool,
 ) -> torch.Tensor:
-    """Softmax-weighted means of the selected latent keys: ``[queries, heads, rank]``; zeros where none is seen.
+    """Softmax-weighted means of the selected latent keys: ``[heads, queries, rank]``; zeros where none is seen.
 
     Args:
-        queries: ``[queries, heads, rank + rope]``, the key projection absorbed; both powers of two from 16 on.
+        queries: ``[heads, queries, rank]``, the key projection absorbed.
+        ropes: ``[heads, queries, rope]``, the rotary part; ranks and ropes are powers of two from 16 on.
         latent: ``[keys, rank + rope]`` 16-bit floats; values are the first ``rank``.
         chosen: ``[queries, width]`` int32 places, each at most once; negative and later ones are skipped.
         first: place of the first query.
         scaling: of the scores.
         sinks: ``[heads]`` fp32 logits of a key without value.
-        rank: of the latent keys.
         first_ones: whether queries that see fewer keys than ``width`` have these first in their row.
     """
-    count, heads, dim = queries.shape
-    out = torch.empty(count, heads, rank, dtype=latent.dtype, device=latent.device)
+    heads, count, rank = queries.shape
+    ropes = ropes if ropes.stride(2) == 1 else ropes.contiguous()
+    out = torch.empty(heads, count, rank, dtype=latent.dtype, device=latent.device)
     block = min(_MANY_HEADS, max(16, triton.next_power_of_2(heads)))
     _attend[(count, triton.cdiv(heads, block))](
-        queries.contiguous(), latent.contiguous(), chosen.contiguous(), out, sinks,
-        first, scaling * _LOG2_E, chosen.shape[1],
-        heads, block, rank, dim - rank, _KEYS, sinks is not None, first_ones,
+        queries.contiguous(), ropes, latent.contiguous(), chosen.contiguous(), out, sinks,
+        first, scaling * _LOG2_E, chosen.shape[1], count, ropes.stride(0), ropes.stride(1),
+        heads, block, rank, ropes.shape[2], _KEYS, sinks is not None, first_ones,
         num_warps=8 if block == _MANY_HEADS else 4,
     )  # fmt: skip
     return out

@@ -77,6 +77,15 @@ def test_the_highest_scores_are_selected_in_order(kind, first):
         assert torch.equal(seen[chosen[row].long()].sort().values, seen.topk(width).values.sort().values)
 
 
+def fused(queries, latent, chosen, first, scaling, sinks, rank, first_ones):
+    """The kernel's result as ``[queries, heads, rank]``, from ``[queries, heads, rank + rope]``."""
+    turned = queries.transpose(0, 1)
+    found = sparse_attention(
+        turned[..., :rank], turned[..., rank:], latent, chosen.to(DEVICE), first, scaling, sinks, first_ones
+    )
+    return found.transpose(0, 1).cpu()
+
+
 def attention(queries, latent, chosen, first, scaling, sinks, rank):
     """Row by row in float64, over the set of keys that each query selected and sees."""
     out = torch.zeros(*queries.shape[:2], rank, dtype=torch.float64)
@@ -103,7 +112,7 @@ def test_attention_equals_float64(dtype, heads, sinks):
     chosen[0, ::3] = -1
     chosen[1] = -1
     logits = torch.randn(heads, generator=generator).to(DEVICE) if sinks else None
-    found = sparse_attention(queries, latent, chosen.to(DEVICE), first, 0.1, logits, rank, first_ones=False).cpu()
+    found = fused(queries, latent, chosen, first, 0.1, logits, rank, first_ones=False)
     wanted = attention(queries, latent, chosen, first, 0.1, logits, rank)
     assert relative_error(found, wanted) < (5e-3 if dtype == torch.bfloat16 else 1e-3)
     assert not found[1].any(), "a query that sees nothing should give zeros"
@@ -115,5 +124,5 @@ def test_queries_that_see_few_keys_stop_at_them():
     queries = torch.randn(80, 2, rank + 16, generator=generator).to(DEVICE, torch.float16)
     latent = torch.randn(80, rank + 16, generator=generator).to(DEVICE, torch.float16)
     chosen = torch.arange(width, dtype=torch.int32).repeat(80, 1)
-    found = sparse_attention(queries, latent, chosen.to(DEVICE), 0, 0.3, None, rank, first_ones=True).cpu()
+    found = fused(queries, latent, chosen, 0, 0.3, None, rank, first_ones=True)
     assert relative_error(found, attention(queries, latent, chosen, 0, 0.3, None, rank)) < 1e-3
