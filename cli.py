@@ -47,9 +47,6 @@ PlanPath = Annotated[
 ]
 Keep = Annotated[float | None, typer.Option(help="Fraction of sites that stay full: above 0, at most 1.")]
 MaxDelta = Annotated[float | None, typer.Option(help="Largest loss increase, nats per token.")]
-Text = Annotated[str | None, typer.Option()]
-Number = Annotated[int | None, typer.Option()]
-
 
 _STRATEGIES = "fast, exact or blocks"
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
@@ -57,6 +54,13 @@ _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 def _text(help_text: str) -> Any:
     return typer.Option(help=help_text, show_default=False)
+
+
+Pin = Annotated[str | None, _text("Decoder layers that stay full whatever is measured, e.g. 0,12.")]
+PipelineSize = Annotated[
+    int | None, _text("Pipeline stages, split as vLLM splits them; the first site of each stays full.")
+]
+PipelineLayers = Annotated[str | None, _text("Instead of --pp-size: layers of each stage, e.g. 20,20,21.")]
 
 
 def _version(wanted: bool) -> None:
@@ -103,6 +107,9 @@ def search(
     standard_errors: Annotated[float | None, _text("How much worse leaves a race early [3].")] = None,
     blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
     refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
+    pin: Pin = None,
+    pp_size: PipelineSize = None,
+    pp_layers: PipelineLayers = None,
     baselines: Annotated[
         str | None, _text("uniform, or overlap for its patterns and heatmap too [uniform].")
     ] = None,
@@ -123,7 +130,8 @@ def search(
         "seed": seed, "dtype": dtype, "device_map": device_map, "revision": revision, "column": column,
         "dataset_subset": dataset_subset, "dataset_split": dataset_split,
         "dataset_revision": dataset_revision, "strategy": strategy, "standard_errors": standard_errors,
-        "blocks": blocks, "refine_rounds": refine_rounds, "baselines": baselines, "init": init,
+        "blocks": blocks, "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
+        "pp_layers": _numbers("pp-layers", pp_layers), "baselines": baselines, "init": init,
         "max_rows": max_rows,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
@@ -164,6 +172,9 @@ def estimate(
     strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
     blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
     refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
+    pin: Pin = None,
+    pp_size: PipelineSize = None,
+    pp_layers: PipelineLayers = None,
     standard_errors: Annotated[float | None, _text("How much worse leaves a race early [3].")] = None,
     baselines: Annotated[str | None, _text("uniform, or overlap for its patterns too [uniform].")] = None,
     init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
@@ -180,8 +191,9 @@ def estimate(
     given = {
         "model": model, "window": window, "windows": windows, "heldout": heldout, "dtype": dtype,
         "device_map": device_map, "revision": revision, "strategy": strategy, "blocks": blocks,
-        "refine_rounds": refine_rounds, "standard_errors": standard_errors, "baselines": baselines,
-        "init": init, "max_rows": max_rows,
+        "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
+        "pp_layers": _numbers("pp-layers", pp_layers), "standard_errors": standard_errors,
+        "baselines": baselines, "init": init, "max_rows": max_rows,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)
@@ -320,6 +332,18 @@ def report(
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 
 
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    """``0,12`` as numbers."""
+    if text is None:
+        return None
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise SettingError(
+            f"--{option} is {text!r}", hint="give whole numbers with commas, e.g. 20,20,21"
+        ) from None
+
+
 def _one_wish(
     context: typer.Context, keep: float | None, max_delta: float | None
 ) -> tuple[float | None, float | None]:
@@ -351,6 +375,8 @@ def _settings(
 
     base = read_recipe(recipe).model_dump(exclude_none=True) if recipe else {}
     overrides = {name: value for name, value in given.items() if value is not None}
+    if overrides.keys() & {"pp_size", "pp_layers"}:
+        base = {name: value for name, value in base.items() if name not in ("pp_size", "pp_layers")}
     settings = checked(base | overrides, "the options")
     if keep is None and max_delta is None:
         keep, max_delta = settings.keep, settings.max_delta

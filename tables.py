@@ -36,6 +36,8 @@ def search_summary(plan: Plan, folder: Path) -> None:
     console.print(f"{plan.model.id}: {result.kept} of {result.sites} indexers kept; losses in nats per token")
     console.print(table)
     console.print(f"pattern  {result.layer_pattern}")
+    if plan.search.pinned_layers:
+        console.print(f"pinned   layers {layer_ranges(plan.search.pinned_layers)}, in uniform too")
     console.print(
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
         f"{plan.timing.seconds:.0f} s"

@@ -106,6 +106,7 @@ class InitRecord(_Section):
 class SearchRecord(_Section):
     """What the search did.
 
+    ``pinned_layers`` had to stay full, in ``uniform`` and ``overlap`` too.
     ``overlap`` holds the patterns that overlap alone would choose, ``overlap_matrix`` the share of keys
     that two sites select alike; both are empty unless asked for. ``init.changed_steps`` lists the
     numbers of full sites at which another site was removed than in the older plan.
@@ -192,6 +193,11 @@ class Plan(_Section):
     def pattern(self) -> Pattern:
         """The pattern picked, over the sites."""
         return Pattern(self.result.pattern)
+
+    @property
+    def pinned_sites(self) -> tuple[int, ...]:
+        """Sites that the search had to keep full."""
+        return tuple(self.model.site_layers.index(layer) for layer in self.search.pinned_layers)
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
