@@ -49,6 +49,9 @@ Keep = Annotated[float | None, typer.Option(help="Fraction of sites that stay fu
 MaxDelta = Annotated[float | None, typer.Option(help="Largest loss increase, nats per token.")]
 
 _STRATEGIES = "fast, exact or blocks"
+_ENGINES = (
+    "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
+)
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
@@ -279,21 +282,48 @@ def cut(
 @app.command()
 def export(
     plan_path: PlanPath,
-    to: Annotated[str, typer.Option(help="transformers, vllm or sglang.", show_default=False)],
+    to: Annotated[str, typer.Option(help=f"{_ENGINES}.", show_default=False)],
+    engine_version: Annotated[
+        str | None, _text("The engine's version, e.g. 0.33.0, for what depends on it.")
+    ] = None,
+    pp_size: Annotated[int | None, _text("Pipeline stages, split as the engine splits them.")] = None,
+    pp_layers: PipelineLayers = None,
+    write: Annotated[Path | None, _text("Folder for a copy of config.json with the settings.")] = None,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Write the weights there too, without the shared indexers.")
+    ] = False,
+    model: Annotated[str | None, _text("Where the plan's checkpoint is now, if it moved.")] = None,
     as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
-    """Print settings, ready to paste, that make a serving engine run the plan."""
+    """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
+    from .search.export import Serving
     from .search.export import export as export_plan
     from .search.plan import read_plan
 
-    exported = export_plan(read_plan(plan_path), to)
+    if strip_weights and write is None:
+        raise SettingError("--strip-weights was given without --write", hint="name the folder with --write")
+    plan, stages = read_plan(plan_path), _numbers("pp-layers", pp_layers)
+    served = str(write) if strip_weights else model
+    exported = export_plan(plan, to, Serving(engine_version, pp_size, stages, served, strip_weights))
+    written = None
+    if write is not None:
+        with _reporter(quiet) as reporter:
+            from . import export_folder
+
+            if strip_weights:
+                written = export_folder.write_stripped(plan, exported, write, model, reporter)
+            else:
+                written = export_folder.write_config(plan, exported, write, model)
+    from .tables import export_document
+
     for warning in exported.warnings:
         typer.echo(f"note: {warning}", err=True)
-    if as_json:
-        document = {"engine": exported.engine, "settings": exported.settings, "warnings": exported.warnings}
-        typer.echo(json.dumps(document, indent=2))
-    else:
-        typer.echo(exported.paste.rstrip())
+    if written:
+        typer.echo(f"wrote {written}", err=True)
+    typer.echo(
+        json.dumps(export_document(plan, exported, written), indent=2) if as_json else exported.paste.rstrip()
+    )
 
 
 @app.command()

@@ -8,7 +8,14 @@ from pathlib import Path
 from .calibrate.sources import TextSource, read_documents
 from .calibrate.windows import WindowRequest, Windows, check_length, informative_share, pack
 from .dsa import processes
-from .dsa.checkpoint import Checkpoint, config_sha256, load_tokenizer, open_checkpoint, weights_sha256
+from .dsa.checkpoint import (
+    Checkpoint,
+    config_sha256,
+    has_nested_config,
+    load_tokenizer,
+    open_checkpoint,
+    weights_sha256,
+)
 from .errors import IdentityError, ModelError, SettingError, WindowError
 from .groups import CALIBRATION, HELD_OUT
 from .progress import Reporter
@@ -181,6 +188,7 @@ def model_identity(checkpoint: Checkpoint) -> ModelIdentity:
         selection_width=checkpoint.selection_width,
         config_sha256=config_sha256(checkpoint),
         weights_sha256=weights_sha256(checkpoint),
+        nested_config=has_nested_config(checkpoint),
     )
 
 

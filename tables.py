@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .groups import SPOKEN
 from .pattern import kept_sites, layer_ranges
+from .search.export import Export
 from .search.plan import Plan
 from .search.report import increase
 
@@ -72,6 +73,22 @@ def eval_document(outcome: EvalOutcome) -> dict[str, Any]:
         "uniform": outcome.uniform.model_dump(),
         "max_delta": outcome.max_delta,
         "passed": outcome.passed,
+    }
+
+
+def export_document(plan: Plan, exported: Export, written: Path | None) -> dict[str, Any]:
+    """An engine's settings as JSON; ``pattern`` is what they spell, a letter for each of ``pattern_layers``."""
+    return {
+        "engine": exported.engine,
+        "model_type": plan.model.model_type,
+        "settings": exported.settings,
+        "paste": exported.paste,
+        "pattern": exported.pattern,
+        "pattern_layers": list(exported.pattern_layers),
+        "layer_pattern": plan.result.layer_pattern,
+        "site_pattern": plan.result.pattern,
+        "warnings": list(exported.warnings),
+        "written": written and str(written),
     }
 
 

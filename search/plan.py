@@ -27,7 +27,11 @@ class _Section(BaseModel):
 
 
 class ModelIdentity(_Section):
-    """The checkpoint that was searched."""
+    """The checkpoint that was searched.
+
+    ``nested_config`` says whether its config.json keeps the text model's settings under text_config;
+    older plans do not say.
+    """
 
     id: str
     revision: str | None
@@ -39,6 +43,7 @@ class ModelIdentity(_Section):
     selection_width: Count
     config_sha256: Sha256
     weights_sha256: Sha256
+    nested_config: bool | None = None
 
 
 class TokenIdentity(_Section):

@@ -376,6 +376,13 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     assert all(line.startswith("note: ") for line in lines(err))
     code, out, _ = run_cli("export", searched / "plan.json", "--to", "sglang", "--json")
     assert set(json.loads(out)["settings"]) == {"index_topk_pattern", "indexer_types"}
+    arguments = ["--to", "vllm", "--engine-version", "0.30.0", "--pp-layers", "1,7", "--json"]
+    code, out, err = run_cli("export", searched, *arguments)
+    document = json.loads(out)
+    plan = json.loads((searched / "plan.json").read_text())
+    assert (code, document["pattern"], document["written"]) == (0, plan["result"]["layer_pattern"], None)
+    assert document["warnings"] == [line.removeprefix("note: ") for line in lines(err)]
+    assert any("fail to load" in warning for warning in document["warnings"])
     code, out, err = run_cli("export", searched / "plan.json", "--to", "tgi", "--json")
     assert (code, "tgi" in json.loads(out)["error"]["message"]) == (2, True)
 

@@ -34,6 +34,11 @@ def changed(searched, tmp_path):
     return change
 
 
+def test_a_plan_from_before_nested_configs_were_recorded_is_read(plan, changed):
+    assert plan.model.nested_config is False
+    assert read_plan(changed("model.nested_config", ...)).model.nested_config is None
+
+
 def test_a_plan_reads_back_as_it_was_written(plan, searched):
     assert plan.as_json() == (searched / "plan.json").read_text()
 
