@@ -46,7 +46,8 @@ class Support:
         keys: what is set.
         versions: those that share in this family.
         letters: what a letter of the pattern stands for, decoder layers or sites.
-        nested: the keys stand under text_config where config.json has one.
+        section: where it reads the keys of a multimodal config.json: nowhere below "top", in "text_config", or
+            in "either" place.
         only_behind_full: a full layer hands its selection to the very next layer and no further.
         paste: what to paste, where it is not as in the engine's other families.
         stripped: versions that load a checkpoint without the shared layers' indexers; None if none is known to.
@@ -56,7 +57,7 @@ class Support:
     keys: tuple[Key, ...]
     versions: str = ""
     letters: Literal["layers", "sites"] = "layers"
-    nested: bool = False
+    section: Literal["top", "text_config", "either"] = "top"
     only_behind_full: bool = False
     paste: str | None = None
     stripped: str | None = ""
@@ -154,8 +155,8 @@ _TRANSFORMERS = Engine(
     families={
         "glm_moe_dsa": Support((_TYPES,), ">=5.6.0"),
         "hy_v4": Support((_TYPES,), ">5.14.1"),
-        "mistral_large4": Support((_TYPES,), ">5.18.0", nested=True),
-        "glm5_next": Support((_TYPES,), ">5.14.1", nested=True, only_behind_full=True),
+        "mistral_large4": Support((_TYPES,), ">5.18.0", section="text_config"),
+        "glm5_next": Support((_TYPES,), ">5.14.1", section="text_config", only_behind_full=True),
     },
     refused=dict.fromkeys(
         ("deepseek_v32", "deepseek_v4", "axk2", "dots3_note", "minimax_m3_vl", "qwen4_exp"),
@@ -237,7 +238,7 @@ _SGLANG = Engine(
         "glm5_next": Support(
             (_PATTERN, _TYPES),
             ">=0.5.20",
-            nested=True,
+            section="text_config",
             only_behind_full=True,
             paste=_CONFIG_KEYS,
             notes=(
@@ -312,7 +313,7 @@ _ATOM = Engine(
         ),
         "deepseek_v4": Support((_USE, _PATTERN), ">=0.1.5", stripped=None),
         # The sparse layers are counted, and keys at the top level are mirrored into text_config (PR #1354).
-        "minimax_m3_vl": Support((_USE, _PATTERN), ">0.1.5", letters="sites", stripped=None),
+        "minimax_m3_vl": Support((_USE, _PATTERN), ">0.1.5", letters="sites", section="either", stripped=None),
     },
     notes=(
         Note("the compile cache does not see indexer_types: clear it after a change"),

@@ -80,8 +80,7 @@ def export(plan: Plan, engine: str, serving: Serving = Serving()) -> Export:
     holds: dict[str, object] = {"pattern": pattern, "types": indexer_types(pattern), "true": True}
     keys = {key.name: holds[key.holds] for key in support.keys if _in_range(version, key.versions)}
     settings: dict[str, object] = dict(keys)
-    nested = support.nested if plan.model.nested_config is None else plan.model.nested_config
-    for section in reversed((*known.place, *(("text_config",) if support.nested and nested else ()))):
+    for section in reversed((*known.place, *_section(known, support, plan))):
         settings = {section: settings}
     return Export(
         engine=known.name,
@@ -178,6 +177,20 @@ def _support(engine: Engine, plan: Plan, version: Version | None) -> Support:
             hint=f"it needs {_in_words(support.versions)}",
         )
     return support
+
+
+def _section(engine: Engine, support: Support, plan: Plan) -> tuple[str, ...]:
+    """Where in the model's config the keys belong: under text_config, or at the top."""
+    nested = plan.model.nested_config
+    if nested is None:
+        nested = support.section == "text_config"
+    if nested and support.section == "top":
+        raise ExportError(
+            f"the checkpoint's config.json keeps the text model under text_config, where {engine.title} is not "
+            "known to look for the keys",
+            hint="there is no way round it in this engine",
+        )
+    return ("text_config",) if nested and support.section == "text_config" else ()
 
 
 def _check_reach(engine: Engine, support: Support, plan: Plan) -> None:

@@ -445,6 +445,12 @@ class TestPaste:
         assert ("text_config" in exported.settings) == where
         assert ("AutoModelForImageTextToText" in exported.paste) == where
 
+    def test_keys_at_the_top_of_a_multimodal_config_would_be_lost(self, plan):
+        with pytest.raises(ExportError, match="keeps the text model under text_config"):
+            export(plan_for(plan, "FSF", nested_config=True), "vllm")
+        made = plan_for(plan, "FSF", "minimax_m3_vl", nested_config=True)
+        assert set(export(made, "atom").settings) == {"use_index_cache", "index_topk_pattern"}
+
 
 class TestStripped:
     @pytest.mark.parametrize("engine", ["vllm-ascend", "xllm", "prime-rl"])
