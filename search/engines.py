@@ -94,7 +94,7 @@ class Engine:
         families: those it shares in.
         looked_at: the newest version read; "" where that was no numbered one.
         place: the sections that its settings stand in.
-        revision: how it is told a commit of the hub; "" where that is not known.
+        revision: how it is told a commit of the hub: plain, quoted for the shell, or as JSON; "" if not known.
         config: it reads the keys in config.json too.
         pipeline: its stages.
         refused: families that it is known not to share in, and why.
@@ -151,7 +151,7 @@ _TRANSFORMERS = Engine(
         "from transformers import {loader}\n\n"
         "model = {loader}.from_pretrained(\n    {model_name},\n{revision}{arguments})\n"
     ),
-    revision="    revision={revision!r},\n",
+    revision="    revision={plain!r},\n",
     families={
         "glm_moe_dsa": Support((_TYPES,), ">=5.6.0"),
         "hy_v4": Support((_TYPES,), ">5.14.1"),
@@ -175,7 +175,7 @@ _VLLM = Engine(
     title="vLLM",
     looked_at="0.33.0",
     paste=_VLLM_COMMAND,
-    revision=" --revision {revision}",
+    revision=" --revision {quoted}",
     pipeline=_VLLM_STAGES,
     # PR #37735; attention.py of deepseek_v32 reads the flag in 0.21 and 0.22 only, indexer_types never.
     families={
@@ -227,7 +227,7 @@ _SGLANG = Engine(
         "{partition}python -m sglang.launch_server --model-path {model}{revision}{stages} "
         "--json-model-override-args {settings}\n"
     ),
-    revision=" --revision {revision}",
+    revision=" --revision {quoted}",
     pipeline=Pipeline("0.5.14", flag=" --pp-size {size}", partition="SGLANG_PP_LAYER_PARTITION={sizes} "),
     # model_config.py, dsa_layer_skips_topk: indexer_types win from 0.5.20 on; GLM configs always have them.
     families={
@@ -267,7 +267,7 @@ _TENSORRT_LLM = Engine(
         "trtllm-serve {model} --extra_llm_api_options indexcache.yaml{stages}\n"
     ),
     place=("model_kwargs",),
-    revision='revision: "{revision}"\n',
+    revision="revision: {json}\n",
     pipeline=Pipeline(split=split_first, flag=" --pp_size {size}", partition="pp_partition: [{sizes}]\n"),
     # PR #15574, llm_args.py, _is_full_indexer_layer: the pattern wins, indexer_types are not read on purpose.
     families=dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), Support((_PATTERN,), ">=1.3.0rc1")),
@@ -288,7 +288,7 @@ _VLLM_ASCEND = Engine(
     title="vllm-ascend",
     looked_at="0.23.0.post1",
     paste=_VLLM_COMMAND,
-    revision=" --revision {revision}",
+    revision=" --revision {quoted}",
     config=False,
     pipeline=_VLLM_STAGES,
     families={
@@ -365,7 +365,7 @@ _LMDEPLOY = Engine(
     title="LMDeploy",
     looked_at="0.16.0",
     paste="lmdeploy serve api_server {model}{revision} --hf-overrides {settings}\n",
-    revision=" --revision {revision}",
+    revision=" --revision {quoted}",
     families={"glm_moe_dsa": Support((_TYPES,), ">=0.16.0")},
     refused={"deepseek_v32": "it reads indexer_types for glm_moe_dsa only"},
 )

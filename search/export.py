@@ -234,7 +234,9 @@ def _paste(
     return (support.paste or engine.paste).format(
         model=shlex.quote(model),
         model_name=repr(model),
-        revision=engine.revision.format(revision=revision) if revision else "",
+        revision=engine.revision.format(plain=revision, quoted=shlex.quote(revision), json=json.dumps(revision))
+        if revision
+        else "",
         stages=pipeline.flag.format(size=count) if count else "",
         partition=pipeline.partition.format(sizes=sizes) if sizes else "",
         settings=shlex.quote(json.dumps(settings)),

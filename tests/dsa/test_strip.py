@@ -55,6 +55,7 @@ def source(tmp_path):
     (folder / "tokenizer.json").write_text("{}")
     (folder / "encoding").mkdir()
     (folder / "encoding" / "code.py").write_text("pass\n")
+    (folder / ".gitattributes").write_text("")
     (folder / ".cache").mkdir()
     (folder / ".cache" / "lock").write_text("")
     (folder / "consolidated.safetensors").write_bytes(b"not named by the index")

@@ -374,6 +374,13 @@ class TestStages:
     def test_engines_that_hand_selections_on_are_not(self, plan, engine):
         assert self.told(plan, engine, pp_layers=[2, 4]) == self.told(plan, engine) == []
 
+    def test_a_stage_that_starts_where_the_checkpoint_itself_shares_is_one_of_them(self, plan):
+        made = plan_for(plan, "FFF", sites=[0, 1, 3], layers=4, shared=[2])
+        assert any("start with layers 2" in each for each in export(made, "vllm", Serving(pp_size=2)).warnings)
+        made = plan_for(plan, "FFS", "deepseek_v4", sites=[0, 3, 5], layers=6)
+        told = export(made, "vllm-ascend", Serving(pp_layers=[2, 2, 2])).warnings
+        assert any("start with layers 5 " in each for each in told), "layers without an indexer wait for nothing"
+
     def test_sglang_hands_them_on_since_0_5_14(self, plan):
         def told(version, **serving):
             return self.told(plan, "sglang", version=version, **serving)
@@ -416,8 +423,15 @@ class TestStages:
 class TestPaste:
     @pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "vllm-ascend", "atom", "lmdeploy"])
     def test_names_are_quoted_for_the_shell(self, plan, engine):
-        words = shlex.split(export(plan_for(plan, "FS", id="a'; rm -rf $HOME #"), engine).paste.split("EOF\n")[-1])
+        made = plan_for(plan, "FS", id="a'; rm -rf $HOME #", revision="b'\nEOF\n; rm #")
+        command = export(made, engine).paste
+        if engine == "tensorrt-llm":
+            heredoc, _, command = command.rpartition("\nEOF\n")
+            assert yaml.safe_load(heredoc.split("<<'EOF'\n")[1])["revision"] == made.model.revision
+        words = shlex.split(command)
         assert "a'; rm -rf $HOME #" in words
+        if "--revision" in words:
+            assert made.model.revision in words
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_the_commit_that_was_searched_is_served(self, plan, engine):

@@ -128,11 +128,11 @@ def test_keeping_fewer_than_are_pinned_is_refused_before_anything_is_measured(wi
 
 def test_every_pattern_that_the_plan_is_compared_with_keeps_the_pinned_sites():
     overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
-    findings = run(Goal(keep=0.5), pinned=(4,), refine_rounds=9, overlap=overlap)
+    findings = run(Goal(keep=0.5), pinned=(5,), refine_rounds=9, overlap=overlap)
     compared = [*findings.uniform, *findings.overlap, findings.heldout.uniform, findings.heldout.plan]
     assert len(compared) == 8
-    assert all(each.pattern.is_full(4) for each in compared)
-    assert str(findings.heldout.uniform.pattern) == "FSFSFS"
+    assert all(each.pattern.is_full(5) for each in compared)
+    assert str(findings.heldout.uniform.pattern) == "FSSFSF"
 
 
 def test_algorithm_1_does_not_try_the_pinned_sites_either():
