@@ -47,16 +47,23 @@ PlanPath = Annotated[
 ]
 Keep = Annotated[float | None, typer.Option(help="Fraction of sites that stay full: above 0, at most 1.")]
 MaxDelta = Annotated[float | None, typer.Option(help="Largest loss increase, nats per token.")]
-Text = Annotated[str | None, typer.Option()]
-Number = Annotated[int | None, typer.Option()]
-
 
 _STRATEGIES = "fast, exact or blocks"
+_ENGINES = (
+    "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
+)
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
 def _text(help_text: str) -> Any:
     return typer.Option(help=help_text, show_default=False)
+
+
+Pin = Annotated[str | None, _text("Decoder layers that stay full whatever is measured, e.g. 0,12.")]
+PipelineSize = Annotated[
+    int | None, _text("Pipeline stages, split as vLLM splits them; the first site of each stays full.")
+]
+PipelineLayers = Annotated[str | None, _text("Instead of --pp-size: layers of each stage, e.g. 20,20,21.")]
 
 
 def _version(wanted: bool) -> None:
@@ -103,6 +110,9 @@ def search(
     standard_errors: Annotated[float | None, _text("How much worse leaves a race early [3].")] = None,
     blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
     refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
+    pin: Pin = None,
+    pp_size: PipelineSize = None,
+    pp_layers: PipelineLayers = None,
     baselines: Annotated[
         str | None, _text("uniform, or overlap for its patterns and heatmap too [uniform].")
     ] = None,
@@ -123,7 +133,8 @@ def search(
         "seed": seed, "dtype": dtype, "device_map": device_map, "revision": revision, "column": column,
         "dataset_subset": dataset_subset, "dataset_split": dataset_split,
         "dataset_revision": dataset_revision, "strategy": strategy, "standard_errors": standard_errors,
-        "blocks": blocks, "refine_rounds": refine_rounds, "baselines": baselines, "init": init,
+        "blocks": blocks, "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
+        "pp_layers": _numbers("pp-layers", pp_layers), "baselines": baselines, "init": init,
         "max_rows": max_rows,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
@@ -164,6 +175,9 @@ def estimate(
     strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
     blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
     refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
+    pin: Pin = None,
+    pp_size: PipelineSize = None,
+    pp_layers: PipelineLayers = None,
     standard_errors: Annotated[float | None, _text("How much worse leaves a race early [3].")] = None,
     baselines: Annotated[str | None, _text("uniform, or overlap for its patterns too [uniform].")] = None,
     init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
@@ -180,8 +194,9 @@ def estimate(
     given = {
         "model": model, "window": window, "windows": windows, "heldout": heldout, "dtype": dtype,
         "device_map": device_map, "revision": revision, "strategy": strategy, "blocks": blocks,
-        "refine_rounds": refine_rounds, "standard_errors": standard_errors, "baselines": baselines,
-        "init": init, "max_rows": max_rows,
+        "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
+        "pp_layers": _numbers("pp-layers", pp_layers), "standard_errors": standard_errors,
+        "baselines": baselines, "init": init, "max_rows": max_rows,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)
@@ -267,21 +282,48 @@ def cut(
 @app.command()
 def export(
     plan_path: PlanPath,
-    to: Annotated[str, typer.Option(help="transformers, vllm or sglang.", show_default=False)],
+    to: Annotated[str, typer.Option(help=f"{_ENGINES}.", show_default=False)],
+    engine_version: Annotated[
+        str | None, _text("The engine's version, e.g. 0.33.0, for what depends on it.")
+    ] = None,
+    pp_size: Annotated[int | None, _text("Pipeline stages, split as the engine splits them.")] = None,
+    pp_layers: PipelineLayers = None,
+    write: Annotated[Path | None, _text("Folder for a copy of config.json with the settings.")] = None,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Write the weights there too, without the shared indexers.")
+    ] = False,
+    model: Annotated[str | None, _text("Where the plan's checkpoint is now, if it moved.")] = None,
     as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
-    """Print settings, ready to paste, that make a serving engine run the plan."""
+    """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
+    from .search.export import Serving
     from .search.export import export as export_plan
     from .search.plan import read_plan
 
-    exported = export_plan(read_plan(plan_path), to)
+    if strip_weights and write is None:
+        raise SettingError("--strip-weights was given without --write", hint="name the folder with --write")
+    plan, stages = read_plan(plan_path), _numbers("pp-layers", pp_layers)
+    served = str(write) if strip_weights else model
+    exported = export_plan(plan, to, Serving(engine_version, pp_size, stages, served, strip_weights))
+    written = None
+    if write is not None:
+        with _reporter(quiet) as reporter:
+            from . import export_folder
+
+            if strip_weights:
+                written = export_folder.write_stripped(plan, exported, write, model, reporter)
+            else:
+                written = export_folder.write_config(plan, exported, write, model)
+    from .tables import export_document
+
     for warning in exported.warnings:
         typer.echo(f"note: {warning}", err=True)
-    if as_json:
-        document = {"engine": exported.engine, "settings": exported.settings, "warnings": exported.warnings}
-        typer.echo(json.dumps(document, indent=2))
-    else:
-        typer.echo(exported.paste.rstrip())
+    if written:
+        typer.echo(f"wrote {written}", err=True)
+    typer.echo(
+        json.dumps(export_document(plan, exported, written), indent=2) if as_json else exported.paste.rstrip()
+    )
 
 
 @app.command()
@@ -320,6 +362,18 @@ def report(
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 
 
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    """``0,12`` as numbers."""
+    if text is None:
+        return None
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise SettingError(
+            f"--{option} is {text!r}", hint="give whole numbers with commas, e.g. 20,20,21"
+        ) from None
+
+
 def _one_wish(
     context: typer.Context, keep: float | None, max_delta: float | None
 ) -> tuple[float | None, float | None]:
@@ -351,6 +405,8 @@ def _settings(
 
     base = read_recipe(recipe).model_dump(exclude_none=True) if recipe else {}
     overrides = {name: value for name, value in given.items() if value is not None}
+    if overrides.keys() & {"pp_size", "pp_layers"}:
+        base = {name: value for name, value in base.items() if name not in ("pp_size", "pp_layers")}
     settings = checked(base | overrides, "the options")
     if keep is None and max_delta is None:
         keep, max_delta = settings.keep, settings.max_delta

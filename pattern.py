@@ -61,11 +61,24 @@ class Pattern:
         return cls("".join(FULL if site in kept else SHARED for site in range(sites)))
 
     @classmethod
-    def uniform(cls, sites: int, kept: int) -> Pattern:
-        """``kept`` full sites spread evenly, e.g. 4 of 16 gives FSSSFSSSFSSSFSSS."""
-        if not 1 <= kept <= sites:
-            raise PatternError(f"cannot keep {kept} of {sites} sites")
-        return cls.from_full(sites, (-(-j * sites // kept) for j in range(kept)))
+    def uniform(cls, sites: int, kept: int, pinned: Iterable[int] = ()) -> Pattern:
+        """``kept`` full sites spread evenly, e.g. 4 of 16 gives FSSSFSSSFSSSFSSS.
+
+        With ``pinned`` sites that have to be full, the others are spread over the stretches between
+        them, each going where a full site serves most.
+        """
+        starts = sorted({0, *pinned})
+        if not len(starts) <= kept <= sites or starts[-1] >= sites:
+            raise PatternError(f"cannot keep {kept} of {sites} sites, {len(starts)} of them fixed")
+        lengths = [end - start for start, end in zip(starts, (*starts[1:], sites), strict=True)]
+        counts = [1] * len(starts)
+        for _ in range(kept - len(starts)):
+            widest = max(range(len(starts)), key=lambda each: (Fraction(lengths[each], counts[each]), -each))
+            counts[widest] += 1
+        stretches = zip(starts, lengths, counts, strict=True)
+        return cls.from_full(
+            sites, (start + -(-j * length // count) for start, length, count in stretches for j in range(count))
+        )
 
     @property
     def full(self) -> tuple[int, ...]:

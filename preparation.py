@@ -8,15 +8,22 @@ from pathlib import Path
 from .calibrate.sources import TextSource, read_documents
 from .calibrate.windows import WindowRequest, Windows, check_length, informative_share, pack
 from .dsa import processes
-from .dsa.checkpoint import Checkpoint, config_sha256, load_tokenizer, open_checkpoint, weights_sha256
+from .dsa.checkpoint import (
+    Checkpoint,
+    config_sha256,
+    has_nested_config,
+    load_tokenizer,
+    open_checkpoint,
+    weights_sha256,
+)
 from .errors import IdentityError, ModelError, SettingError, WindowError
 from .groups import CALIBRATION, HELD_OUT
 from .progress import Reporter
 from .recipes.schema import Recipe
-from .search.blocks import check_blocks
 from .search.findings import Goal, Method
 from .search.folder import check_writable
 from .search.plan import ModelIdentity, Plan, read_plan
+from .search.stages import pinned_sites, stage_sizes
 from .search.warm import old_order
 
 _SMALL_SHARE = 0.5
@@ -93,14 +100,19 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
         )
     method = Method(
         strategy=recipe.strategy,
+        pinned=pinned_sites(
+            recipe.pin or (),
+            stage_sizes(checkpoint.layers, recipe.pp_size, recipe.pp_layers),
+            checkpoint.site_layers,
+            checkpoint.shared_layers,
+            checkpoint.layers,
+        ),
         standard_errors=recipe.standard_errors,
         blocks=recipe.blocks,
         refine_rounds=recipe.refine_rounds,
         order=old_order(old, checkpoint.site_layers) if old else (),
     )
-    if recipe.strategy == "blocks":
-        sites = len(checkpoint.site_layers)
-        check_blocks(recipe.blocks, sites, method.deepest(goal, sites))
+    method.check(goal, len(checkpoint.site_layers))
     return old, method
 
 
@@ -176,6 +188,7 @@ def model_identity(checkpoint: Checkpoint) -> ModelIdentity:
         selection_width=checkpoint.selection_width,
         config_sha256=config_sha256(checkpoint),
         weights_sha256=weights_sha256(checkpoint),
+        nested_config=has_nested_config(checkpoint),
     )
 
 

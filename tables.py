@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .groups import SPOKEN
 from .pattern import kept_sites, layer_ranges
+from .search.export import Export
 from .search.plan import Plan
 from .search.report import increase
 
@@ -36,6 +37,8 @@ def search_summary(plan: Plan, folder: Path) -> None:
     console.print(f"{plan.model.id}: {result.kept} of {result.sites} indexers kept; losses in nats per token")
     console.print(table)
     console.print(f"pattern  {result.layer_pattern}")
+    if plan.search.pinned_layers:
+        console.print(f"pinned   layers {layer_ranges(plan.search.pinned_layers)}, in uniform too")
     console.print(
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
         f"{plan.timing.seconds:.0f} s"
@@ -70,6 +73,22 @@ def eval_document(outcome: EvalOutcome) -> dict[str, Any]:
         "uniform": outcome.uniform.model_dump(),
         "max_delta": outcome.max_delta,
         "passed": outcome.passed,
+    }
+
+
+def export_document(plan: Plan, exported: Export, written: Path | None) -> dict[str, Any]:
+    """An engine's settings as JSON; ``pattern`` is what they spell, a letter for each of ``pattern_layers``."""
+    return {
+        "engine": exported.engine,
+        "model_type": plan.model.model_type,
+        "settings": exported.settings,
+        "paste": exported.paste,
+        "pattern": exported.pattern,
+        "pattern_layers": list(exported.pattern_layers),
+        "layer_pattern": plan.result.layer_pattern,
+        "site_pattern": plan.result.pattern,
+        "warnings": list(exported.warnings),
+        "written": written and str(written),
     }
 
 

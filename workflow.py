@@ -271,7 +271,8 @@ def evaluate(
     model = load_model(checkpoint, plan.run.dtype, device_map)
     evaluator = _evaluator(model, checkpoint, windows, None, reporter)
     reporter.begin(3 * len(windows.group(group)), "window evaluations")
-    found = heldout_record(compare(evaluator, group, windows.length - 1, windows.documents(group), plan.pattern))
+    labels, documents = windows.length - 1, windows.documents(group)
+    found = heldout_record(compare(evaluator, group, labels, documents, plan.pattern, plan.pinned_sites))
     if found is None:
         raise MeasurementError(f"a loss on the {SPOKEN[group]} windows is NaN or infinite")
     return EvalOutcome(

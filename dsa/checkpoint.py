@@ -142,6 +142,12 @@ def config_sha256(checkpoint: Checkpoint) -> str:
     return _file_sha256(checkpoint.folder / "config.json")
 
 
+def has_nested_config(checkpoint: Checkpoint) -> bool:
+    """Whether config.json keeps the text model's settings under text_config, as multimodal models do."""
+    document = json.loads((checkpoint.folder / "config.json").read_bytes())
+    return isinstance(document.get("text_config"), dict)
+
+
 def weights_sha256(checkpoint: Checkpoint) -> str:
     """SHA-256 over name and content of every safetensors file that the checkpoint loads.
 
@@ -150,7 +156,7 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
     """
     folder = weights_folder(checkpoint)
     digest = hashlib.sha256()
-    for name in _weight_files(folder, checkpoint.model_id):
+    for name in weight_files(folder, checkpoint.model_id):
         digest.update(f"{name}:{_file_sha256(folder / name)}\n".encode())
     return digest.hexdigest()
 
@@ -162,7 +168,12 @@ def weights_folder(checkpoint: Checkpoint) -> Path:
     return fetch_weights(checkpoint.model_id, checkpoint.revision)
 
 
-def _weight_files(folder: Path, model_id: str) -> list[str]:
+def weight_files(folder: Path, model_id: str) -> list[str]:
+    """Names of the safetensors files in ``folder`` that a checkpoint loads.
+
+    Raises:
+        ModelError: there are none, one is missing, or the index is broken.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:

@@ -43,6 +43,15 @@ class Recipe(BaseModel):
         description="fast: lazy re-evaluation and racing; exact: Algorithm 1, every candidate on every window; "
         "blocks: the paper's pipeline variant",
     )
+    pin: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="decoder layers that stay full whatever is measured, e.g. [0, 12]"
+    )
+    pp_size: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="pipeline stages, split as vLLM splits them; the first site of each stays full"
+    )
+    pp_layers: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="instead of pp_size: decoder layers of each stage, e.g. [20, 20, 21]"
+    )
     standard_errors: Annotated[float, Field(gt=0)] = Field(
         3.0, description="fast and refinement: how much worse a candidate must be to leave the race early"
     )

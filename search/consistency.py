@@ -24,7 +24,7 @@ def check_consistency(plan: Plan) -> None:
     _check_layers(plan)
     _check_tokens(plan)
     for field, measured, baseline in _all_measured(plan):
-        _check_measured(field, measured, baseline, len(plan.model.site_layers))
+        _check_measured(field, measured, baseline, plan)
     _check_steps(plan)
     _check_result(plan)
     _check_heldout(plan)
@@ -37,6 +37,9 @@ def _check_layers(plan: Plan) -> None:
             raise ValueError(f"model.{name} must be ascending layer ids below model.layers")
     if not sites or set(sites) & set(shared):
         raise ValueError("model.site_layers must name layers, and none of model.shared_layers")
+    pinned = plan.search.pinned_layers
+    if pinned != sorted(set(pinned)) or not set(pinned) <= set(sites):
+        raise ValueError("search.pinned_layers must be ascending and of model.site_layers")
 
 
 def _check_tokens(plan: Plan) -> None:
@@ -69,16 +72,19 @@ def _all_measured(plan: Plan) -> Iterator[tuple[str, Measured, float]]:
         yield "heldout.uniform", plan.heldout.uniform, plan.heldout.baseline_loss
 
 
-def _check_measured(field: str, measured: Measured, baseline: float, sites: int) -> None:
+def _check_measured(field: str, measured: Measured, baseline: float, plan: Plan) -> None:
+    sites, pinned = len(plan.model.site_layers), plan.pinned_sites
     try:
         pattern = Pattern.parse(measured.pattern, sites)
     except PatternError as error:
         raise ValueError(f"{field}.pattern: {error}") from None
+    if not set(pinned) <= set(pattern.full):
+        raise ValueError(f"{field}.pattern shares a layer of search.pinned_layers")
     if pattern.kept != measured.kept:
         raise ValueError(f"{field}.kept is {measured.kept}, but its pattern keeps {pattern.kept}")
     if not math.isclose(measured.delta, measured.loss - baseline, rel_tol=1e-6, abs_tol=_ROUNDING):
         raise ValueError(f"{field}.delta is not its loss less the baseline's")
-    if ".uniform" in field and pattern != Pattern.uniform(sites, pattern.kept):
+    if ".uniform" in field and pattern != Pattern.uniform(sites, pattern.kept, pinned):
         raise ValueError(f"{field}.pattern is not spread evenly")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ..groups import CALIBRATION, HELD_OUT
 from ..pattern import FULL, Pattern
 from .findings import Goal, Method, Told, run_search
-from .greedy import candidate_evaluations, times_fewer
+from .greedy import times_fewer
 
 # Of the made-up losses. Chosen so that ``fast`` takes about what it took on the models in tests/benchmarks.
 _NOISE = 1.5
@@ -90,13 +90,12 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
         told=Told(step=lambda step: count.follow(step.pattern)),
         layer_windows=lambda: count.layer_windows,
     )
-    literal = candidate_evaluations(sites, findings.steps[-1].pattern.kept if findings.steps else sites)
     return Expected(
         window_evaluations=round(times * evaluate.window_evaluations),
         layer_windows=round(times * count.layer_windows) + (shape.windows * shape.layers if overlap else 0),
         shared_layer_windows=round(times * count.shared_layer_windows),
         search_layer_windows=round(times * findings.search_layer_windows),
-        algorithm_1_layer_windows=literal * shape.windows * shape.layers,
+        algorithm_1_layer_windows=findings.algorithm_1_evaluations * shape.windows * shape.layers,
     )
 
 

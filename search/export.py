@@ -1,15 +1,42 @@
-"""Settings, ready to paste, that make a serving engine run a plan's pattern."""
+"""Settings, ready to paste, that make an engine run a plan's pattern."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ExportError
-from ..pattern import indexer_types
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from ..errors import ExportError, SettingError
+from ..pattern import SHARED, indexer_types, layer_ranges
+from .engines import ENGINES, FAMILIES, WITHOUT_PATTERNS, Engine, Note, Support
 from .plan import Plan
+from .stages import split_before_last, stage_sizes, stage_starts
+
+# Every key that says which layers share; a frequency is never written, as engines read it differently.
+_SHARING_KEYS = ("index_topk_pattern", "indexer_types", "index_topk_freq", "index_skip_topk_offset")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a plan is to be served, as far as the settings depend on it.
+
+    Args:
+        version: of the engine; None where it is not known.
+        pp_size: pipeline stages, split by the engine's own rule.
+        pp_layers: instead, the decoder layers of each stage.
+        model: where the checkpoint is, if not where the plan says.
+        stripped: it holds no indexer weights of shared layers.
+    """
+
+    version: str | None = None
+    pp_size: int | None = None
+    pp_layers: Sequence[int] | None = None
+    model: str | None = None
+    stripped: bool = False
 
 
 @dataclass(frozen=True)
@@ -19,90 +46,261 @@ class Export:
     Args:
         engine: its name.
         settings: the settings as data.
-        paste: what to paste, with comments.
+        paste: what to paste.
         warnings: what the engine does not check and the user should know.
+        pattern: the pattern that the settings spell.
+        pattern_layers: the decoder layers that its letters stand for.
+        config: the keys as they stand in config.json; None where the engine does not take them from there.
     """
 
     engine: str
     settings: dict[str, object]
     paste: str
     warnings: tuple[str, ...]
+    pattern: str
+    pattern_layers: tuple[int, ...]
+    config: dict[str, object] | None
 
 
-def export(plan: Plan, engine: str) -> Export:
-    """The settings for ``engine``; always an explicit pattern, one letter per decoder layer.
-
-    A frequency is never written: engines disagree by one layer about what it means.
+def export(plan: Plan, engine: str, serving: Serving = Serving()) -> Export:
+    """The settings for ``engine``; always an explicit pattern.
 
     Raises:
-        ExportError: an engine that is not known, or one that cannot share in this family.
+        ExportError: an engine that is not known, or one that cannot share in this family or at this version.
+        SettingError: a version or stages that cannot be.
     """
-    if engine not in ENGINES:
-        raise ExportError(f"engine {engine!r} is not known", hint=f"give one of {', '.join(ENGINES)}")
-    return ENGINES[engine](plan)
+    known = _engine(engine)
+    version = _version(known, serving.version)
+    support = _support(known, plan, version)
+    _check_reach(known, support, plan)
+    if serving.stripped:
+        _check_stripped(known, support, plan, version)
+    by_site = support.letters == "sites"
+    pattern = plan.result.pattern if by_site else plan.result.layer_pattern
+    holds: dict[str, object] = {"pattern": pattern, "types": indexer_types(pattern), "true": True}
+    keys = {key.name: holds[key.holds] for key in support.keys if _in_range(version, key.versions)}
+    settings: dict[str, object] = dict(keys)
+    for section in reversed((*known.place, *_section(known, support, plan))):
+        settings = {section: settings}
+    return Export(
+        engine=known.name,
+        settings=settings,
+        paste=_paste(known, support, plan, serving, settings, pattern),
+        warnings=tuple(_warnings(known, support, plan, serving, version)),
+        pattern=pattern,
+        pattern_layers=tuple(plan.model.site_layers if by_site else range(plan.model.layers)),
+        config=keys if known.config else None,
+    )
 
 
-def _transformers(plan: Plan) -> Export:
-    if plan.model.model_type != "glm_moe_dsa":
+def edited_config(config: dict[str, object], exported: Export) -> dict[str, object]:
+    """config.json with an export's keys, and no other key about sharing that says something else.
+
+    They stand where the text model's settings do: under text_config where there is one.
+
+    Raises:
+        ExportError: the engine does not take its settings from config.json.
+    """
+    if exported.config is None:
         raise ExportError(
-            f"transformers has no setting that shares indexers in {plan.model.model_type}",
-            hint="export for vllm or sglang",
+            f"{exported.engine} does not take its settings from config.json", hint="paste what export prints"
         )
-    types = indexer_types(plan.result.layer_pattern)
-    revision = f"    revision={plan.model.revision!r},\n" if plan.model.revision else ""
-    paste = (
-        "from transformers import AutoModelForCausalLM\n\n"
-        "model = AutoModelForCausalLM.from_pretrained(\n"
-        f"    {plan.model.id!r},\n"
-        f"{revision}"
-        f"    indexer_types={types!r},\n"
-        ")\n"
+    section = config.get("text_config")
+    if isinstance(section, dict):
+        return {**config, "text_config": edited_config(section, exported)}
+    ours: dict[str, object] = {
+        "index_topk_pattern": exported.pattern,
+        "indexer_types": indexer_types(exported.pattern),
+    } | exported.config
+    kept = {
+        name: ours.get(name, value) for name, value in config.items() if name in ours or name not in _SHARING_KEYS
+    }
+    return kept | exported.config
+
+
+def _engine(name: str) -> Engine:
+    name = name.lower()
+    if name in WITHOUT_PATTERNS:
+        raise ExportError(f"{name} cannot run a plan: it {WITHOUT_PATTERNS[name]}", hint=_give_one_of())
+    if name not in ENGINES:
+        raise ExportError(f"engine {name!r} is not known", hint=_give_one_of())
+    return ENGINES[name]
+
+
+def _give_one_of() -> str:
+    return f"give one of {', '.join(ENGINES)}"
+
+
+def _version(engine: Engine, text: str | None) -> Version | None:
+    if text is None:
+        return None
+    try:
+        return Version(text)
+    except InvalidVersion:
+        raise SettingError(
+            f"{text!r} is no version of {engine.title} that can be looked up",
+            hint="give a release such as 0.33.0, or leave --engine-version out",
+        ) from None
+
+
+def _in_range(version: Version | None, ranges: str) -> bool:
+    """Whether ``version`` is in one of the ranges, or is not known."""
+    return version is None or any(
+        SpecifierSet(each).contains(version, prereleases=True) for each in ranges.split("|")
     )
-    warnings = (
-        "needs transformers 5.6.0 or later (sharing in glm_moe_dsa)",
-        "shared layers build no indexer: their indexer weights are reported as unexpected and not loaded",
-        "in config.json the key is indexer_types; index_topk_pattern is ignored wherever indexer_types stands",
-    )
-    return Export("transformers", {"indexer_types": types}, paste, warnings)
 
 
-def _revision(plan: Plan) -> str:
-    """The commit that was searched, as both servers take it; nothing for a local folder."""
-    return f" --revision {shlex.quote(plan.model.revision)}" if plan.model.revision else ""
+def _in_words(versions: str) -> str:
+    return f"{versions[2:]} or later" if versions.startswith(">=") else f"a version after {versions[1:]}"
 
 
-def _vllm(plan: Plan) -> Export:
-    settings: dict[str, object] = {"use_index_cache": True, "index_topk_pattern": plan.result.layer_pattern}
-    overrides = shlex.quote(json.dumps(settings))
-    paste = f"vllm serve {shlex.quote(plan.model.id)}{_revision(plan)} --hf-overrides {overrides}\n"
-    warnings = ["needs vLLM 0.21.0 or later; use_index_cache is read by 0.21 and 0.22 only and harmless later"]
-    if "S" in plan.result.pattern:
-        warnings.append(
-            "vLLM 0.24.0 and 0.29.0 to 0.33.0 fail to load a checkpoint that ships indexer weights for a shared "
-            "layer (KeyError on them): use 0.25 to 0.28"
+def _family(plan: Plan) -> str:
+    """transformers calls the text model of a multimodal family by the family's name with _text."""
+    return plan.model.model_type.removesuffix("_text")
+
+
+def _support(engine: Engine, plan: Plan, version: Version | None) -> Support:
+    family = _family(plan)
+    if family not in engine.families:
+        reason = engine.refused.get(family, "it is not known to")
+        if family not in FAMILIES:
+            reason = "that is no family with searchable indexers"
+        able = [each.name for each in ENGINES.values() if family in each.families]
+        raise ExportError(
+            f"{engine.title} cannot share indexers in {family}: {reason}",
+            hint=f"export for {', '.join(able)}" if able else "no engine is known that can",
         )
-    warnings.append("with pipeline parallelism the first layer of every stage must be F; vLLM does not check it")
-    return Export("vllm", settings, paste, tuple(warnings))
+    support = engine.families[family]
+    if not _in_range(version, support.versions):
+        raise ExportError(
+            f"{engine.title} {version} cannot share indexers in {family}",
+            hint=f"it needs {_in_words(support.versions)}",
+        )
+    return support
 
 
-def _sglang(plan: Plan) -> Export:
-    pattern = plan.result.layer_pattern
-    settings: dict[str, object] = {"index_topk_pattern": pattern, "indexer_types": indexer_types(pattern)}
-    paste = (
-        f"python -m sglang.launch_server --model-path {shlex.quote(plan.model.id)}{_revision(plan)} "
-        f"--json-model-override-args {shlex.quote(json.dumps(settings))}\n"
+def _section(engine: Engine, support: Support, plan: Plan) -> tuple[str, ...]:
+    """Where in the model's config the keys belong: under text_config, or at the top."""
+    nested = plan.model.nested_config
+    if nested is None:
+        nested = support.section == "text_config"
+    if nested and support.section == "top":
+        raise ExportError(
+            f"the checkpoint's config.json keeps the text model under text_config, where {engine.title} is not "
+            "known to look for the keys",
+            hint="there is no way round it in this engine",
+        )
+    return ("text_config",) if nested and support.section == "text_config" else ()
+
+
+def _check_reach(engine: Engine, support: Support, plan: Plan) -> None:
+    """Refuses a plan whose selections an engine would lose on the way to the layers that share them."""
+    letters = plan.result.layer_pattern
+    indexed = {*plan.model.site_layers, *plan.model.shared_layers}
+    lost = [
+        layer
+        for layer in sorted(indexed)
+        if letters[layer] == SHARED and (layer - 1 not in indexed or letters[layer - 1] == SHARED)
+    ]
+    if support.only_behind_full and lost:
+        raise ExportError(
+            f"{engine.title} hands a selection to the very next layer only, and in this plan layers "
+            f"{layer_ranges(lost)} stand farther behind their full one",
+            hint="there is no way round it in this engine",
+        )
+
+
+def _check_stripped(engine: Engine, support: Support, plan: Plan, version: Version | None) -> None:
+    if support.stripped is None:
+        raise ExportError(
+            f"{engine.title} is not known to load {_family(plan)} without the shared layers' indexers",
+            hint="leave --strip-weights out",
+        )
+    if not _in_range(version, support.stripped):
+        raise ExportError(
+            f"{engine.title} {version} loads the indexers of shared layers too",
+            hint=f"leave --strip-weights out, or use {_in_words(support.stripped)}",
+        )
+
+
+def _paste(
+    engine: Engine, support: Support, plan: Plan, serving: Serving, settings: dict[str, object], pattern: str
+) -> str:
+    model = serving.model or plan.model.id
+    sizes = ",".join(map(str, serving.pp_layers or ()))
+    count = serving.pp_size or len(serving.pp_layers or ())
+    pipeline, revision = engine.pipeline, None if serving.model else plan.model.revision
+    multimodal = plan.model.architecture.endswith("ForConditionalGeneration") or "text_config" in settings
+    return (support.paste or engine.paste).format(
+        model=shlex.quote(model),
+        model_name=repr(model),
+        revision=engine.revision.format(plain=revision, quoted=shlex.quote(revision), json=json.dumps(revision))
+        if revision
+        else "",
+        stages=pipeline.flag.format(size=count) if count else "",
+        partition=pipeline.partition.format(sizes=sizes) if sizes else "",
+        settings=shlex.quote(json.dumps(settings)),
+        json=json.dumps(settings, indent=2),
+        arguments="".join(f"    {name}={value!r},\n" for name, value in settings.items()),
+        pattern=pattern,
+        loader="AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM",
     )
-    warnings = (
-        "needs SGLang 0.5.10 or later",
-        "both keys are needed: from 0.5.20 on indexer_types wins and a pattern alone is ignored for GLM",
-        "--enable-two-batch-overlap is refused with shared layers",
-        "with pipeline parallelism before 0.5.14 the first layer of every stage must be F",
-    )
-    return Export("sglang", settings, paste, warnings)
 
 
-ENGINES: dict[str, Callable[[Plan], Export]] = {
-    "transformers": _transformers,
-    "vllm": _vllm,
-    "sglang": _sglang,
-}
+def _warnings(
+    engine: Engine, support: Support, plan: Plan, serving: Serving, version: Version | None
+) -> list[str]:
+    told = []
+    if support.versions and version is None:
+        told.append(f"needs {engine.title} {_in_words(support.versions)}")
+    if version and engine.looked_at and version > Version(engine.looked_at):
+        told.append(f"{engine.title} {version} is newer than {engine.looked_at}, the last that was looked at")
+    if serving.stripped and support.stripped and version is None:
+        told.append(f"without the shared layers' indexers needs {engine.title} {_in_words(support.stripped)}")
+    if support.letters == "sites":
+        told.append(
+            f"a letter of this pattern stands for one of the {len(plan.model.site_layers)} layers that own an "
+            f"indexer ({layer_ranges(plan.model.site_layers)}), not for a decoder layer; over all "
+            f"{plan.model.layers} it would be {plan.result.layer_pattern}"
+        )
+    notes = [*support.notes, *engine.notes]
+    told += [note.text for note in notes if _applies(note, plan, serving) and _in_range(version, note.versions)]
+    told += _stage_warnings(engine, support, plan, serving, version)
+    if plan.model.revision and not engine.revision and serving.model is None:
+        told.append(f"the plan is for commit {plan.model.revision} of {plan.model.id}: serve that one")
+    return told
+
+
+def _applies(note: Note, plan: Plan, serving: Serving) -> bool:
+    if note.when == "rejected":
+        return SHARED in plan.result.pattern and not serving.stripped
+    return note.when == "always" or bool(plan.model.shared_layers)
+
+
+def _stage_warnings(
+    engine: Engine, support: Support, plan: Plan, serving: Serving, version: Version | None
+) -> list[str]:
+    """Where a pipeline stage would start on a layer that waits for a selection from the stage before."""
+    pipeline = engine.pipeline
+    split = pipeline.split or split_before_last
+    sizes = stage_sizes(plan.model.layers, serving.pp_size, serving.pp_layers, split)
+    since = None if support.only_behind_full else pipeline.hands_over_since
+    if since == "" or (since and version and version >= Version(since)):
+        return []
+    before = f" before {since}" if since and version is None else ""
+    if sizes is None:
+        return [
+            f"with pipeline parallelism{before} the first indexed layer of every stage must be F: say the stages "
+            "with --pp-size or --pp-layers to have it checked"
+        ]
+    spelled, told = ",".join(map(str, sizes)), []
+    if serving.pp_size is not None and pipeline.split is None:
+        told.append(f"how {engine.title} splits layers is not known; stages of {spelled} were taken")
+    indexed = [*plan.model.site_layers, *plan.model.shared_layers]
+    waiting = [layer for layer in stage_starts(sizes, indexed) if plan.result.layer_pattern[layer] == SHARED]
+    if waiting:
+        told.append(
+            f"of the stages {spelled}, those that start with layers {layer_ranges(waiting)} get no selection to "
+            f"share{before}{pipeline.otherwise}: search with --pp-layers {spelled}"
+        )
+    return told

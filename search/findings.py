@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import MeasurementError
+from ..errors import MeasurementError, SettingError
 from ..groups import CALIBRATION, HELD_OUT
 from ..pattern import Pattern, kept_sites
-from .blocks import blocks_greedy
+from .blocks import blocks_greedy, check_blocks
 from .evaluation import Evaluation, noise_floor, paired_difference
 from .fast import fast_greedy
-from .greedy import Step, exact_greedy
+from .greedy import Step, candidate_evaluations, exact_greedy
 from .measurements import Measurements
 from .overlap import overlap_pattern
 from .race import STANDARD_ERRORS
@@ -74,10 +74,33 @@ class Method:
     order: tuple[int, ...] = ()
     overlap: Sequence[Sequence[float]] | None = None
 
+    def always_full(self, sites: int) -> frozenset[int]:
+        """The sites that stay full whatever is measured: the first, the pinned, and each block's first."""
+        starts = Pattern.uniform(sites, self.blocks).full if self.strategy == "blocks" else (0,)
+        return frozenset((*starts, *self.pinned))
+
     def deepest(self, goal: Goal, sites: int) -> int:
-        """How many full sites the search goes down to; each block keeps one."""
-        least = self.blocks if self.strategy == "blocks" else 1
-        return least if goal.to_one or goal.keep is None else kept_sites(sites, goal.keep)
+        """How many full sites the search goes down to."""
+        if goal.to_one or goal.keep is None:
+            return len(self.always_full(sites))
+        return kept_sites(sites, goal.keep)
+
+    def check(self, goal: Goal, sites: int) -> None:
+        """Refuses a goal that keeps fewer sites than have to stay full.
+
+        Raises:
+            SettingError: says how many of how many.
+        """
+        kept = sites if goal.keep is None else kept_sites(sites, goal.keep)
+        if self.strategy == "blocks":
+            check_blocks(self.blocks, sites, kept)
+        least = len(self.always_full(sites))
+        if kept < least:
+            raise SettingError(
+                f"{least} of {sites} sites have to stay full (the first and those pinned), but keep "
+                f"{goal.keep:g} leaves {kept}",
+                hint="keep more, or pin fewer",
+            )
 
 
 @dataclass(frozen=True)
@@ -98,11 +121,12 @@ class Findings:
         noise_floor: nats per label, from measuring the baseline again in another order.
         steps: the removals, from all full downwards.
         swaps: what refinement changed in the pattern picked, in order.
-        uniform: evenly spread patterns, one per number of full sites that the steps reach.
+        uniform: patterns spread evenly around the pinned sites, one per number of full sites that the steps reach.
         overlap: the patterns that overlap alone would choose, likewise; empty unless asked for.
         chosen: the pattern picked, measured on the calibration windows.
         heldout: the check on other windows; None where there are none.
         search_layer_windows: decoder-layer executions of the removals and swaps alone.
+        algorithm_1_evaluations: of patterns on all windows, that Algorithm 1 takes for the same removals.
     """
 
     baseline: Evaluation
@@ -114,6 +138,7 @@ class Findings:
     chosen: Evaluation
     heldout: Comparison | None
     search_layer_windows: int
+    algorithm_1_evaluations: int
 
 
 @dataclass(frozen=True)
@@ -148,8 +173,9 @@ def run_search(
 
     Raises:
         MeasurementError: the model's own loss is not finite, or no candidate's is.
-        SettingError: blocks that do not go with what is to be kept.
+        SettingError: blocks or pinned sites that do not go with what is to be kept.
     """
+    method.check(goal, sites)
 
     def measure(patterns: Sequence[Pattern], some: Sequence[int]) -> list[tuple[float, ...]]:
         return [_per_label(sums, labels) for sums in evaluate(patterns, CALIBRATION, some)]
@@ -171,21 +197,22 @@ def run_search(
     swaps = _refine(measurements, chosen, method, floor, told)
     spent = layer_windows() - before
     chosen = swaps[-1].evaluation if swaps else chosen
-    reached = [step.pattern.kept for step in steps]
+    reached, pinned = [step.pattern.kept for step in steps], method.pinned
     return Findings(
         baseline=baseline,
         noise_floor=floor,
         steps=tuple(steps),
         swaps=tuple(swaps),
-        uniform=tuple(measurements([Pattern.uniform(sites, kept) for kept in reached])),
-        overlap=tuple(measurements([overlap_pattern(method.overlap, kept) for kept in reached]))
+        uniform=tuple(measurements([Pattern.uniform(sites, kept, pinned) for kept in reached])),
+        overlap=tuple(measurements([overlap_pattern(method.overlap, kept, pinned) for kept in reached]))
         if method.overlap is not None
         else (),
         chosen=chosen,
-        heldout=compare(evaluate, HELD_OUT, labels, documents[HELD_OUT], chosen.pattern)
+        heldout=compare(evaluate, HELD_OUT, labels, documents[HELD_OUT], chosen.pattern, pinned)
         if documents[HELD_OUT]
         else None,
         search_layer_windows=spent,
+        algorithm_1_evaluations=candidate_evaluations(sites, min(reached, default=sites), pinned),
     )
 
 
@@ -227,16 +254,23 @@ def _pick(baseline: Evaluation, steps: Sequence[Step], goal: Goal) -> Evaluation
     measured = [baseline, *(step.evaluation for step in steps)]
     if goal.keep is not None:
         kept = kept_sites(len(baseline.pattern), goal.keep)
-        # With pinned sites the search may have had to stop before.
-        return min((each for each in measured if each.pattern.kept >= kept), key=lambda each: each.pattern.kept)
+        return next(each for each in measured if each.pattern.kept == kept)
     limit = goal.max_delta or 0.0
     within = [each for each in measured if paired_difference(each, baseline).delta <= limit]
     return min(within or [baseline], key=lambda each: each.pattern.kept)
 
 
-def compare(evaluate: Evaluate, group: str, labels: int, documents: Sequence[int], chosen: Pattern) -> Comparison:
-    """Measures ``chosen``, all full and uniform interleaving on the windows of ``group``."""
-    patterns = [Pattern.all_full(len(chosen)), chosen, Pattern.uniform(len(chosen), chosen.kept)]
+def compare(
+    evaluate: Evaluate,
+    group: str,
+    labels: int,
+    documents: Sequence[int],
+    chosen: Pattern,
+    pinned: Sequence[int] = (),
+) -> Comparison:
+    """Measures ``chosen``, all full and uniform interleaving around ``pinned`` on the windows of ``group``."""
+    sites = len(chosen)
+    patterns = [Pattern.all_full(sites), chosen, Pattern.uniform(sites, chosen.kept, pinned)]
     sums = evaluate(patterns, group)
     return Comparison(
         *(

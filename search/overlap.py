@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..pattern import Pattern
 
 
-def overlap_pattern(overlap: Sequence[Sequence[float]], kept: int) -> Pattern:
+def overlap_pattern(overlap: Sequence[Sequence[float]], kept: int, pinned: Collection[int] = ()) -> Pattern:
     """The pattern with ``kept`` full sites whose selections the shared ones overlap most with.
 
     Solved exactly by dynamic programming over where each run of shared sites ends. The paper's
@@ -16,6 +16,7 @@ def overlap_pattern(overlap: Sequence[Sequence[float]], kept: int) -> Pattern:
     Args:
         overlap: ``[sites][sites]``, the share of keys that two sites select alike, all sites full.
         kept: full sites.
+        pinned: sites that have to be full.
     """
     sites = len(overlap)
     # served[i][j]: what sites i to j - 1 gain together when i is full and serves the rest.
@@ -29,7 +30,8 @@ def overlap_pattern(overlap: Sequence[Sequence[float]], kept: int) -> Pattern:
         reached = [worst] * (sites + 1)
         for first in range(sites):
             gained, full = best[first]
-            for end in range(first + 1, sites + 1):
+            next_pinned = min((site for site in pinned if site > first), default=sites)
+            for end in range(first + 1, next_pinned + 1):
                 total = gained + served[first][end]
                 if total > reached[end][0]:
                     reached[end] = (total, (*full, first))

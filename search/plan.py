@@ -27,7 +27,11 @@ class _Section(BaseModel):
 
 
 class ModelIdentity(_Section):
-    """The checkpoint that was searched."""
+    """The checkpoint that was searched.
+
+    ``nested_config`` says whether its config.json keeps the text model's settings under text_config;
+    older plans do not say.
+    """
 
     id: str
     revision: str | None
@@ -39,6 +43,7 @@ class ModelIdentity(_Section):
     selection_width: Count
     config_sha256: Sha256
     weights_sha256: Sha256
+    nested_config: bool | None = None
 
 
 class TokenIdentity(_Section):
@@ -106,6 +111,7 @@ class InitRecord(_Section):
 class SearchRecord(_Section):
     """What the search did.
 
+    ``pinned_layers`` had to stay full, in ``uniform`` and ``overlap`` too.
     ``overlap`` holds the patterns that overlap alone would choose, ``overlap_matrix`` the share of keys
     that two sites select alike; both are empty unless asked for. ``init.changed_steps`` lists the
     numbers of full sites at which another site was removed than in the older plan.
@@ -192,6 +198,11 @@ class Plan(_Section):
     def pattern(self) -> Pattern:
         """The pattern picked, over the sites."""
         return Pattern(self.result.pattern)
+
+    @property
+    def pinned_sites(self) -> tuple[int, ...]:
+        """Sites that the search had to keep full."""
+        return tuple(self.model.site_layers.index(layer) for layer in self.search.pinned_layers)
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .evaluation import Evaluation, paired_difference
 from .findings import Comparison, Findings, Goal, Method
-from .greedy import Step, candidate_evaluations, times_fewer
+from .greedy import Step, times_fewer
 from .plan import (
     Cost,
     HeldOutRecord,
@@ -100,10 +100,7 @@ def cost(findings: Findings, evaluations: int, layer_windows: int, tokens: int, 
         windows: calibration windows.
         layers: decoder layers of the model.
     """
-    sites = len(findings.baseline.pattern)
-    reached = findings.steps[-1].pattern.kept if findings.steps else sites
-    literal = candidate_evaluations(sites, reached)
-    spent = findings.search_layer_windows
+    literal, spent = findings.algorithm_1_evaluations, findings.search_layer_windows
     return Cost(
         window_evaluations=evaluations,
         layer_windows=layer_windows,

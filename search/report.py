@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..pattern import layer_ranges
 from .curve import loss_curve, overlap_heatmap
 from .plan import Measured, Plan, PlanStep
 
@@ -102,6 +103,10 @@ def _how(plan: Plan) -> str:
         f"{plan.search.blocks} blocks of layers take turns.",
     }
     way = ways.get(plan.search.strategy, "Each step turns one more site shared.")
+    if plan.search.pinned_layers:
+        way += (
+            f" Pinned to stay full, in the uniform patterns too: layers {layer_ranges(plan.search.pinned_layers)}."
+        )
     if plan.search.init is None:
         return way
     changed = ", ".join(map(str, plan.search.init.changed_steps)) or "no step"

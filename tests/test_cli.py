@@ -43,6 +43,33 @@ class TestSearch:
             documents.append(json.dumps(document))
         assert documents[0] == documents[1]
 
+    @pytest.mark.parametrize("strategy", ["fast", "exact", "blocks"])
+    def test_pinned_layers_stay_full_and_stand_in_the_plan(
+        self, run_cli, checkpoints, text_file, tmp_path, strategy
+    ):
+        changes = {"strategy": strategy, "pin": "5", "pp_layers": "2,4", "keep": 0.67, "refine_rounds": 2}
+        arguments = search_arguments(checkpoints, text_file, tmp_path, **changes, baselines="overlap")
+        code, out, err = run_cli(*arguments, "--json")
+        assert code == 0, err
+        plan = json.loads(out)
+        assert plan["search"]["pinned_layers"] == [0, 2, 5]
+        measured = [*plan["search"]["uniform"], *plan["search"]["overlap"], *plan["search"]["steps"]]
+        assert {each["pattern"][site] for each in [*measured, plan["result"]] for site in (0, 2, 5)} == {"F"}
+        assert "pinned   layers 0, 2, 5" in err
+        assert "Pinned to stay full, in the uniform patterns too: layers 0, 2, 5" in (
+            (tmp_path / "report.md").read_text()
+        )
+        again = json.loads(run_cli("eval", tmp_path / "plan.json", "--json", "-q")[1])
+        assert again["uniform"] == plan["heldout"]["uniform"]
+
+    def test_stages_on_the_command_line_win_over_the_recipes(self, run_cli, checkpoints, text_file, tmp_path):
+        recipe = tmp_path / "mine.yaml"
+        recipe.write_text("pp_size: 3\npin: [1]\n")
+        arguments = search_arguments(checkpoints, text_file, tmp_path, recipe=recipe, pp_layers="4,2", keep=0.67)
+        code, out, err = run_cli(*arguments, "--json", "-q")
+        assert code == 0, err
+        assert json.loads(out)["search"]["pinned_layers"] == [0, 1, 4]
+
     def test_a_recipe_gives_what_the_options_leave_open(self, run_cli, checkpoints, text_file, tmp_path):
         recipe = tmp_path / "mine.yaml"
         recipe.write_text(f"model: {checkpoints['deepseek_v32']}\nwindow: 40\nwindows: 2\nheldout: 0\nkeep: 1.0\n")
@@ -152,6 +179,13 @@ WRONG = {
     "a revision of a local folder": ({"revision": "main"}, "no revision"),
     "an older plan without fast": ({"init": "PLAN", "strategy": "exact"}, "gives no head start"),
     "too many blocks": ({"strategy": "blocks", "blocks": 9}, "9 blocks"),
+    "a pinned layer that is not there": ({"pin": "0,6"}, "layer 6 cannot be pinned"),
+    "a pin that is no number": ({"pin": "0,x"}, "--pin is '0,x'"),
+    "a negative pin": ({"pin": "-1"}, "pin"),
+    "stages of another model": ({"pp_layers": "20,20,21"}, "add up to 61 layers, but the model has 6"),
+    "more stages than layers": ({"pp_size": 7}, "pp-size is 7"),
+    "stages given twice": ({"pp_size": 2, "pp_layers": "3,3"}, "both pp-size and pp-layers"),
+    "more stages than sites to keep": ({"pp_size": 4}, "4 of 6 sites have to stay full"),
     "an unknown dtype": ({"dtype": "int4"}, "dtype"),
     "an unknown strategy": ({"strategy": "magic"}, "strategy"),
     "an unknown option": ({"wat": 1}, "--wat"),
@@ -245,6 +279,15 @@ class TestEstimate:
         code, printed, err = run_cli(*arguments, "--dry-run")
         assert (code, printed, len(lines(err)), "none.jsonl" in err) == (2, "", 1, True)
 
+    def test_pinned_layers_are_no_candidates(self, run_cli, checkpoints):
+        def estimate(*options):
+            arguments = ["--model", checkpoints["glm_moe_dsa"], "--strategy", "exact", "--no-time"]
+            return json.loads(run_cli("estimate", *arguments, *options, "--json", "-q")[1])
+
+        assert estimate("--keep", 0.5)["algorithm_1_layer_windows"] == (5 + 4 + 3) * 32 * 6
+        assert estimate("--keep", 0.5, "--pp-size", 2)["algorithm_1_layer_windows"] == (4 + 3 + 2) * 32 * 6
+        assert estimate("--max-delta", 1, "--pin", "2,3")["kept"] == 3
+
     def test_blocks_that_cannot_be_are_refused_before_weights(self, run_cli, checkpoints, tmp_path):
         shutil.copy(checkpoints["glm_moe_dsa"] / "config.json", tmp_path)
         arguments = ["--model", tmp_path, "--keep", "0.5", "--strategy", "blocks", "--blocks", 4]
@@ -333,6 +376,13 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     assert all(line.startswith("note: ") for line in lines(err))
     code, out, _ = run_cli("export", searched / "plan.json", "--to", "sglang", "--json")
     assert set(json.loads(out)["settings"]) == {"index_topk_pattern", "indexer_types"}
+    arguments = ["--to", "vllm", "--engine-version", "0.30.0", "--pp-layers", "1,7", "--json"]
+    code, out, err = run_cli("export", searched, *arguments)
+    document = json.loads(out)
+    plan = json.loads((searched / "plan.json").read_text())
+    assert (code, document["pattern"], document["written"]) == (0, plan["result"]["layer_pattern"], None)
+    assert document["warnings"] == [line.removeprefix("note: ") for line in lines(err)]
+    assert any("fail to load" in warning for warning in document["warnings"])
     code, out, err = run_cli("export", searched / "plan.json", "--to", "tgi", "--json")
     assert (code, "tgi" in json.loads(out)["error"]["message"]) == (2, True)
 

@@ -1,5 +1,7 @@
 """Patterns: what is accepted, what it means, and the published strings."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +56,28 @@ def test_uniform_keeps_as_many_as_asked(sites, data):
     gaps = [b - a for a, b in zip(full, (*full[1:], sites), strict=True)]
     assert len(full) == kept
     assert max(gaps) - min(gaps) <= 1, f"{kept} of {sites} are not spread evenly: {full}"
+
+
+@given(st.integers(1, 40), st.data())
+def test_uniform_around_pinned_sites_leaves_no_longer_run_than_it_must(sites, data):
+    pinned = data.draw(st.sets(st.integers(0, sites - 1), max_size=6))
+    fewest = len({0, *pinned})
+    kept = data.draw(st.integers(fewest, sites))
+    pattern = Pattern.uniform(sites, kept, pinned)
+    assert pattern.kept == kept
+    assert pinned <= set(pattern.full)
+    ends = [*sorted({0, *pinned}), sites]
+    gaps = [b - a for a, b in zip(pattern.full, (*pattern.full[1:], sites), strict=True)]
+    # With runs shorter by one, each stretch between pinned sites would need more full sites than there are.
+    shorter = max(gaps) - 1
+    assert shorter == 0 or sum(-(-(b - a) // shorter) for a, b in itertools.pairwise(ends)) > kept
+
+
+def test_uniform_around_pinned_sites_is_refused_where_they_are_too_many():
+    assert str(Pattern.uniform(8, 4, (4,))) == "FSFSFSFS"
+    assert str(Pattern.uniform(8, 4, (7,))) == "FSSFSFSF"
+    with pytest.raises(PatternError, match="cannot keep 2 of 8 sites, 3 of them fixed"):
+        Pattern.uniform(8, 2, (3, 4))
 
 
 @given(patterns)

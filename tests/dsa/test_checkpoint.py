@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import transformers
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from indexcache.dsa.checkpoint import (
     config_sha256,
+    has_nested_config,
     load_tokenizer,
     measure_sizes,
     open_checkpoint,
@@ -185,3 +187,10 @@ def test_the_dtype_is_the_checkpoints_unless_asked_otherwise():
     assert json.loads((EMBEDDED / "config.json").read_text())["dtype"] == "bfloat16"
     assert str(load_model(checkpoint).dtype) == "torch.bfloat16"
     assert str(load_model(checkpoint, "float32").dtype) == "torch.float32"
+
+
+def test_a_config_that_nests_the_text_model_is_told_apart(checkpoints, tmp_path):
+    checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
+    assert not has_nested_config(checkpoint)
+    (tmp_path / "config.json").write_text('{"text_config": {"num_hidden_layers": 2}}')
+    assert has_nested_config(replace(checkpoint, folder=tmp_path))

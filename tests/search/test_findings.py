@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from indexcache.errors import MeasurementError
+from indexcache.errors import MeasurementError, SettingError
 from indexcache.pattern import Pattern
 from indexcache.search.findings import Goal, Method, run_search
 
@@ -110,9 +110,34 @@ def test_every_strategy_reaches_the_goal_around_pinned_sites(strategy):
     assert findings.chosen.pattern.is_full(2)
 
 
-def test_pinned_sites_can_stop_a_search_early():
-    findings = run(Goal(keep=0.2), pinned=(1, 2, 3))
-    assert findings.chosen.pattern.full == (0, 1, 2, 3)
+@pytest.mark.parametrize("strategy", ["exact", "fast", "blocks"])
+@pytest.mark.parametrize("wish", [{"max_delta": 9.0}, {"keep": 0.9, "to_one": True}])
+def test_a_search_without_an_end_stops_at_the_pinned_sites(strategy, wish):
+    findings = run(Goal(**wish), strategy=strategy, blocks=2, pinned=(1, 5))
+    last = findings.steps[-1].pattern.full
+    assert last == ((0, 1, 3, 5) if strategy == "blocks" else (0, 1, 5))
+
+
+@pytest.mark.parametrize("wish", [{}, {"to_one": True}])
+def test_keeping_fewer_than_are_pinned_is_refused_before_anything_is_measured(wish):
+    table = Table()
+    with pytest.raises(SettingError, match="4 of 6 sites have to stay full"):
+        run(Goal(keep=0.5, **wish), table, pinned=(1, 2, 3))
+    assert table.calls == []
+
+
+def test_every_pattern_that_the_plan_is_compared_with_keeps_the_pinned_sites():
+    overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
+    findings = run(Goal(keep=0.5), pinned=(5,), refine_rounds=9, overlap=overlap)
+    compared = [*findings.uniform, *findings.overlap, findings.heldout.uniform, findings.heldout.plan]
+    assert len(compared) == 8
+    assert all(each.pattern.is_full(5) for each in compared)
+    assert str(findings.heldout.uniform.pattern) == "FSSFSF"
+
+
+def test_algorithm_1_does_not_try_the_pinned_sites_either():
+    assert run(Goal(keep=0.5)).algorithm_1_evaluations == 5 + 4 + 3
+    assert run(Goal(keep=0.5), pinned=(0, 4)).algorithm_1_evaluations == 4 + 3 + 2
 
 
 def test_refinement_changes_the_pattern_picked_and_is_recorded():

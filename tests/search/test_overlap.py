@@ -21,3 +21,13 @@ def test_dynamic_programming_finds_the_best_of_all_patterns(seed):
     found = overlap_pattern(overlap, kept)
     assert found.kept == kept
     assert gain(overlap, found) == pytest.approx(max(gain(overlap, each) for each in everyone))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_around_pinned_sites_it_finds_the_best_of_what_is_left(seed):
+    draw, sites, kept, fixed = random.Random(seed), 8, 4, {0, 3, 5}
+    overlap = [[draw.random() for _ in range(sites)] for _ in range(sites)]
+    allowed = [Pattern.from_full(sites, {*fixed, site}) for site in (1, 2, 4, 6, 7)]
+    found = overlap_pattern(overlap, kept, (5, 3))
+    assert found in allowed
+    assert gain(overlap, found) == pytest.approx(max(gain(overlap, each) for each in allowed))

@@ -34,6 +34,11 @@ def changed(searched, tmp_path):
     return change
 
 
+def test_a_plan_from_before_nested_configs_were_recorded_is_read(plan, changed):
+    assert plan.model.nested_config is False
+    assert read_plan(changed("model.nested_config", ...)).model.nested_config is None
+
+
 def test_a_plan_reads_back_as_it_was_written(plan, searched):
     assert plan.as_json() == (searched / "plan.json").read_text()
 
@@ -124,6 +129,9 @@ def test_cutting_needs_one_possible_wish(plan, asked):
         ("search.steps.1.standard_error", -1.0, "standard_error"),
         ("search.noise_floor", -1.0, "noise_floor"),
         ("model.shared_layers", [99], "shared_layers"),
+        ("search.pinned_layers", [99], "search.pinned_layers"),
+        ("search.pinned_layers", [5, 5], "search.pinned_layers"),
+        ("search.pinned_layers", [1, 2, 3, 4, 5, 6, 7], "shares a layer of search.pinned_layers"),
         ("model.shared_layers", [1], "none of model.shared_layers"),
         ("tokens.labels", 3, "tokens.labels"),
         ("tokens.informative_share", 0.1, "informative_share"),

@@ -1,0 +1,93 @@
+"""An export's folder: config.json with its settings, and on request the checkpoint without the shared indexers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .dsa.checkpoint import Checkpoint, config_sha256, open_checkpoint
+from .dsa.strip import strip_indexers
+from .errors import ExportError, IdentityError, ModelError, OutputError
+from .files import write_atomically
+from .pattern import SHARED, layer_ranges
+from .preparation import check_identity, model_identity
+from .progress import Reporter
+from .search.export import Export, edited_config
+from .search.plan import Plan
+
+
+def write_config(plan: Plan, exported: Export, folder: Path, model: str | None) -> Path:
+    """Writes the plan's config.json with the export's settings to ``folder``, and nothing else; its path.
+
+    Raises:
+        ExportError: the engine does not read them there.
+        IdentityError: the config.json found is not the plan's.
+        ModelError: the checkpoint cannot be found.
+        OutputError: there is a config.json already, or none can be written.
+    """
+    checkpoint = _checkpoint(plan, model)
+    if config_sha256(checkpoint) != plan.model.config_sha256:
+        raise IdentityError(
+            f"the config.json of {checkpoint.model_id!r} is not the one that was searched",
+            hint="give the plan's own checkpoint with --model",
+        )
+    content = _config(checkpoint, exported)
+    path = folder / "config.json"
+    if folder.resolve() == checkpoint.folder.resolve():
+        raise OutputError(f"{str(folder)!r} is the checkpoint itself", hint="give another folder")
+    if path.exists():
+        raise OutputError(f"{str(path)!r} is there already", hint="give another folder")
+    write_atomically(path, content)
+    return path
+
+
+def write_stripped(plan: Plan, exported: Export, folder: Path, model: str | None, reporter: Reporter) -> Path:
+    """Writes the plan's checkpoint to ``folder``, its shared layers' indexer weights left out; its path.
+
+    Multi-token-prediction layers keep theirs.
+
+    Raises:
+        ExportError: the plan shares no layer.
+        IdentityError: the checkpoint found is not the plan's.
+        ModelError: it is not in a local folder, or cannot be read.
+        OutputError: the folder cannot be written; nothing is left of it.
+    """
+    checkpoint = _checkpoint(plan, model)
+    if checkpoint.revision is not None:
+        raise ModelError(
+            f"{checkpoint.model_id!r} is on the hub, and weights are stripped from a local folder only",
+            hint=f"hf download {checkpoint.model_id} --revision {checkpoint.revision} --local-dir FOLDER, then "
+            "give --model FOLDER",
+        )
+    reporter.doing(f"hashing the weights of {checkpoint.model_id}")
+    check_identity(plan.model, model_identity(checkpoint))
+    sites = zip(plan.model.site_layers, plan.result.pattern, strict=True)
+    shared = [layer for layer, role in sites if role == SHARED]
+    if not shared:
+        raise ExportError("the plan shares no layer, so there are no weights to leave out")
+    reporter.say(f"leaving out the indexers of layers {layer_ranges(shared)}")
+    content = _config(checkpoint, exported).encode()
+    stripped = strip_indexers(
+        checkpoint.folder,
+        folder,
+        shared,
+        plan.model.shared_layers,
+        content,
+        lambda name: reporter.doing(f"writing {name}"),
+    )
+    reporter.say(f"left out {stripped.tensors} tensors of {stripped.size:,} bytes")
+    return folder
+
+
+def _checkpoint(plan: Plan, model: str | None) -> Checkpoint:
+    try:
+        return open_checkpoint(model or plan.model.id, None if model else plan.model.revision)
+    except ModelError as error:
+        if model is None:
+            error.hint = "the plan names it so: say where the checkpoint is now with --model"
+        raise
+
+
+def _config(checkpoint: Checkpoint, exported: Export) -> str:
+    document = json.loads((checkpoint.folder / "config.json").read_bytes())
+    return json.dumps(edited_config(document, exported), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,415 @@
+"""The table of engines: in which families each takes a pattern, under which keys and since when, and its traps.
+
+Read in the engines' released sources up to the versions named by ``looked_at``; what rests on less says so.
+Engines check almost nothing: a key that is not read, or read otherwise, changes the model without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .stages import Split, split_before_last, split_first
+
+
+@dataclass(frozen=True)
+class Key:
+    """A setting: its name, what it holds, and the versions that read it ("" for all)."""
+
+    name: str
+    holds: Literal["pattern", "types", "true"]
+    versions: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the user should know: for these versions, or while the version is not known.
+
+    Args:
+        text: the note.
+        versions: as in ``==0.24.* | >=0.29,<=0.33.0``; "" for all.
+        when: "rejected", where the checkpoint holds indexer weights that the plan has no use for;
+            "shipped", where layers share in the checkpoint itself.
+    """
+
+    text: str
+    versions: str = ""
+    when: Literal["always", "rejected", "shipped"] = "always"
+
+
+@dataclass(frozen=True)
+class Support:
+    """How an engine takes a pattern in one family.
+
+    Args:
+        keys: what is set.
+        versions: those that share in this family.
+        letters: what a letter of the pattern stands for, decoder layers or sites.
+        section: where it reads the keys of a multimodal config.json: nowhere below "top", in "text_config", or
+            in "either" place.
+        only_behind_full: a full layer hands its selection to the very next layer and no further.
+        paste: what to paste, where it is not as in the engine's other families.
+        stripped: versions that load a checkpoint without the shared layers' indexers; None if none is known to.
+        notes: of this family.
+    """
+
+    keys: tuple[Key, ...]
+    versions: str = ""
+    letters: Literal["layers", "sites"] = "layers"
+    section: Literal["top", "text_config", "either"] = "top"
+    only_behind_full: bool = False
+    paste: str | None = None
+    stripped: str | None = ""
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """An engine's pipeline stages.
+
+    Args:
+        hands_over_since: the version from which on a stage hands its selection on; "" for all, None for none.
+        split: how layers are spread over stages by number alone; None where it is not known.
+        flag: asks for ``{size}`` stages.
+        partition: asks for stages of ``{sizes}`` layers, beside the flag.
+        otherwise: what becomes of a stage that waits for a selection.
+    """
+
+    hands_over_since: str | None = None
+    split: Split | None = None
+    flag: str = ""
+    partition: str = ""
+    otherwise: str = ""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A serving or training engine.
+
+    Args:
+        name: as given to ``--to``.
+        title: as its makers write it.
+        paste: what to paste, with fields in braces.
+        families: those it shares in.
+        looked_at: the newest version read; "" where that was no numbered one.
+        place: the sections that its settings stand in.
+        revision: how it is told a commit of the hub: plain, quoted for the shell, or as JSON; "" if not known.
+        config: it reads the keys in config.json too.
+        pipeline: its stages.
+        refused: families that it is known not to share in, and why.
+        notes: of all families.
+    """
+
+    name: str
+    title: str
+    paste: str
+    families: Mapping[str, Support]
+    looked_at: str = ""
+    place: tuple[str, ...] = ()
+    revision: str = ""
+    config: bool = True
+    pipeline: Pipeline = Pipeline()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+
+
+FAMILIES = (
+    "deepseek_v32",
+    "glm_moe_dsa",
+    "axk2",
+    "hy_v4",
+    "mistral_large4",
+    "dots3_note",
+    "glm5_next",
+    "deepseek_v4",
+    "minimax_m3_vl",
+    "qwen4_exp",
+)
+
+_PATTERN, _TYPES = Key("index_topk_pattern", "pattern"), Key("indexer_types", "types")
+_USE = Key("use_index_cache", "true")
+_CONFIG_KEYS = "{json}\n"
+_EDIT = Note(
+    "the keys belong into config.json, in place of any that stand there: --write DIR writes an edited copy"
+)
+_VLLM_COMMAND = "{partition}vllm serve {model}{revision}{stages} --hf-overrides {settings}\n"
+_VLLM_STAGES = Pipeline(
+    split=split_before_last,
+    flag=" --pipeline-parallel-size {size}",
+    partition="VLLM_PP_LAYER_PARTITION={sizes} ",
+    otherwise=", and read uninitialised memory without a word",
+)
+_ONE_PROCESS = Pipeline("")
+_ONLY_NEXT = "a full layer hands its selection to the very next layer only"
+
+_TRANSFORMERS = Engine(
+    name="transformers",
+    title="transformers",
+    looked_at="5.23.0",
+    paste=(
+        "from transformers import {loader}\n\n"
+        "model = {loader}.from_pretrained(\n    {model_name},\n{revision}{arguments})\n"
+    ),
+    revision="    revision={plain!r},\n",
+    families={
+        "glm_moe_dsa": Support((_TYPES,), ">=5.6.0"),
+        "hy_v4": Support((_TYPES,), ">5.14.1"),
+        "mistral_large4": Support((_TYPES,), ">5.18.0", section="text_config"),
+        "glm5_next": Support((_TYPES,), ">5.14.1", section="text_config", only_behind_full=True),
+    },
+    refused=dict.fromkeys(
+        ("deepseek_v32", "deepseek_v4", "axk2", "dots3_note", "minimax_m3_vl", "qwen4_exp"),
+        "its model has no setting for it",
+    ),
+    notes=(
+        Note("shared layers build no indexer: their indexer weights are reported as unexpected and not loaded"),
+        Note(
+            "in config.json the key is indexer_types; index_topk_pattern is ignored wherever indexer_types stands"
+        ),
+    ),
+)
+
+_VLLM = Engine(
+    name="vllm",
+    title="vLLM",
+    looked_at="0.33.0",
+    paste=_VLLM_COMMAND,
+    revision=" --revision {quoted}",
+    pipeline=_VLLM_STAGES,
+    # PR #37735; attention.py of deepseek_v32 reads the flag in 0.21 and 0.22 only, indexer_types never.
+    families={
+        **dict.fromkeys(
+            ("deepseek_v32", "glm_moe_dsa"),
+            Support(
+                (Key("use_index_cache", "true", "<0.23"), _PATTERN),
+                ">=0.21.0",
+                stripped=">=0.24",
+                notes=(
+                    Note("use_index_cache is read by 0.21 and 0.22 only and harmless later", "<0.23"),
+                    Note(
+                        "0.24.0 and 0.29.0 to 0.33.0 (on ROCm from 0.32.0) fail to load a checkpoint that holds "
+                        "indexer weights of a shared layer, with a KeyError that names one: use 0.25 to 0.28, or "
+                        "leave them out with --write DIR --strip-weights",
+                        "==0.24.* | >=0.29,<=0.33.0",
+                        "rejected",
+                    ),
+                    Note(
+                        "before 0.24 it is not verified that a checkpoint loads whose own shared layers hold no "
+                        "indexer",
+                        "<0.24",
+                        "shipped",
+                    ),
+                    Note(
+                        "multi-token-prediction layers stay full: before 0.24 only a frequency shares them",
+                        "<0.24",
+                    ),
+                ),
+            ),
+        ),
+        "hy_v4": Support(
+            (_TYPES,),
+            notes=(Note("HY-V4 was read in 0.33.0 alone: from which version on it shares is not known"),),
+        ),
+    },
+    refused={
+        "deepseek_v4": "no release reads a key for it (PR #51209 is open)",
+        "minimax_m3_vl": "it takes a frequency only, which engines read differently, and only on ROCm",
+        "glm5_next": "its model never shares",
+    },
+)
+
+_SGLANG = Engine(
+    name="sglang",
+    title="SGLang",
+    looked_at="0.5.23",
+    paste=(
+        "{partition}python -m sglang.launch_server --model-path {model}{revision}{stages} "
+        "--json-model-override-args {settings}\n"
+    ),
+    revision=" --revision {quoted}",
+    pipeline=Pipeline("0.5.14", flag=" --pp-size {size}", partition="SGLANG_PP_LAYER_PARTITION={sizes} "),
+    # model_config.py, dsa_layer_skips_topk: indexer_types win from 0.5.20 on; GLM configs always have them.
+    families={
+        **dict.fromkeys(
+            ("deepseek_v32", "glm_moe_dsa"), Support((_PATTERN, _TYPES), ">=0.5.10", stripped=">=0.5.18")
+        ),
+        "hy_v4": Support((_PATTERN, _TYPES), ">=0.5.20"),
+        "glm5_next": Support(
+            (_PATTERN, _TYPES),
+            ">=0.5.20",
+            section="text_config",
+            only_behind_full=True,
+            paste=_CONFIG_KEYS,
+            notes=(
+                Note("--json-model-override-args replaces text_config as a whole and cannot be used"),
+                _EDIT,
+            ),
+        ),
+    },
+    refused={
+        "deepseek_v4": "no release up to 0.5.23 reads a key for it (PRs #26274 and #32771 are open)",
+        "minimax_m3_vl": "it takes a frequency only, from an environment variable",
+        "dots3_note": f"{_ONLY_NEXT}, and sliding-window layers stand between",
+    },
+    notes=(
+        Note("both keys are needed: from 0.5.20 on indexer_types wins and a pattern alone is ignored for GLM"),
+        Note("--enable-two-batch-overlap is refused with shared layers"),
+    ),
+)
+
+_TENSORRT_LLM = Engine(
+    name="tensorrt-llm",
+    title="TensorRT-LLM",
+    paste=(
+        "cat > indexcache.yaml <<'EOF'\n"
+        'model_kwargs:\n  index_topk_pattern: "{pattern}"\n{revision}{partition}EOF\n'
+        "trtllm-serve {model} --extra_llm_api_options indexcache.yaml{stages}\n"
+    ),
+    place=("model_kwargs",),
+    revision="revision: {json}\n",
+    pipeline=Pipeline(split=split_first, flag=" --pp_size {size}", partition="pp_partition: [{sizes}]\n"),
+    # PR #15574, llm_args.py, _is_full_indexer_layer: the pattern wins, indexer_types are not read on purpose.
+    families=dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), Support((_PATTERN,), ">=1.3.0rc1")),
+    refused={"deepseek_v4": "its model does not use the pattern"},
+    notes=(
+        Note(
+            "merged for about 1.3.0rc22: an earlier release candidate ignores the key without a word", "<1.3.0rc23"
+        ),
+        Note("sparse_attention_config takes no pattern and rejects one"),
+    ),
+)
+
+_ASCEND_BUILDS = (
+    Note("indexer_types must not be set, nor config.json edited: shared layers still load their indexer weights"),
+)
+_VLLM_ASCEND = Engine(
+    name="vllm-ascend",
+    title="vllm-ascend",
+    looked_at="0.23.0.post1",
+    paste=_VLLM_COMMAND,
+    revision=" --revision {quoted}",
+    config=False,
+    pipeline=_VLLM_STAGES,
+    families={
+        **dict.fromkeys(
+            ("deepseek_v32", "glm_moe_dsa"),
+            Support((_USE, _PATTERN), ">=0.23.0rc1", stripped=None, notes=_ASCEND_BUILDS),
+        ),
+        # models/deepseek_v4/model.py counts the layers of compress_ratio 4, which are the sites.
+        "deepseek_v4": Support((_USE, _PATTERN), ">=0.20.2rc1", letters="sites", stripped=None),
+    },
+)
+
+_ATOM = Engine(
+    name="atom",
+    title="ATOM",
+    paste="python -m atom.entrypoints.openai_server --model {model}{stages} --hf-overrides {settings}\n",
+    pipeline=Pipeline(""),
+    # models/deepseek_v2.py, _should_skip_index_topk: a pattern alone does nothing.
+    families={
+        **dict.fromkeys(
+            ("deepseek_v32", "glm_moe_dsa"), Support((_USE, _PATTERN, _TYPES), ">=0.1.5", stripped=">0.1.5")
+        ),
+        "deepseek_v4": Support((_USE, _PATTERN), ">=0.1.5", stripped=None),
+        # The sparse layers are counted, and keys at the top level are mirrored into text_config (PR #1354).
+        "minimax_m3_vl": Support((_USE, _PATTERN), ">0.1.5", letters="sites", section="either", stripped=None),
+    },
+    notes=(
+        Note("the compile cache does not see indexer_types: clear it after a change"),
+        Note("as a plugin of SGLang the same settings go to --json-model-override-args"),
+    ),
+)
+
+_XLLM = Engine(
+    name="xllm",
+    title="xLLM",
+    looked_at="0.10.0",
+    paste=_CONFIG_KEYS,
+    # layers/common/dsa_topk_share_plan.h; aborts unless the pattern has a letter per decoder layer.
+    families=dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), Support((_PATTERN,), ">=0.10.0", stripped=None)),
+    notes=(_EDIT, Note("context-parallel prefill is not supported with shared layers")),
+)
+
+_LLAMA_CPP = Engine(
+    name="llama.cpp",
+    title="llama.cpp",
+    paste=_CONFIG_KEYS,
+    pipeline=_ONE_PROCESS,
+    # PR #25407, conversion/glm.py: the converter writes <architecture>.attention.indexer.types from indexer_types.
+    families={
+        "glm_moe_dsa": Support((_TYPES,)),
+        "hy_v4": Support(
+            (_TYPES,),
+            notes=(
+                Note(
+                    "the converter rejects indexer weights of a shared layer: leave them out with --write DIR "
+                    "--strip-weights",
+                    when="rejected",
+                ),
+            ),
+        ),
+    },
+    refused={
+        "deepseek_v32": "every layer runs its indexer there, and no key says otherwise",
+        "dots3_note": "its converter takes the indexers from the layer types alone",
+    },
+    notes=(
+        _EDIT,
+        Note("then convert_hf_to_gguf.py writes them into the GGUF; --override-kv cannot, for a GGUF that exists"),
+    ),
+)
+
+_LMDEPLOY = Engine(
+    name="lmdeploy",
+    title="LMDeploy",
+    looked_at="0.16.0",
+    paste="lmdeploy serve api_server {model}{revision} --hf-overrides {settings}\n",
+    revision=" --revision {quoted}",
+    families={"glm_moe_dsa": Support((_TYPES,), ">=0.16.0")},
+    refused={"deepseek_v32": "it reads indexer_types for glm_moe_dsa only"},
+)
+
+_MLX_VLM = Engine(
+    name="mlx-vlm",
+    title="mlx-vlm",
+    paste=_CONFIG_KEYS,
+    pipeline=_ONE_PROCESS,
+    families={"glm_moe_dsa": Support((_PATTERN, _TYPES), ">=0.6")},
+    notes=(_EDIT, Note("a checkpoint converted to MLX before has a config.json of its own: edit that one")),
+)
+
+_PRIME_RL = Engine(
+    name="prime-rl",
+    title="prime-rl",
+    paste='[trainer.model.index_cache]\ntopk_pattern = "{pattern}"\n',
+    place=("trainer", "model", "index_cache"),
+    config=False,
+    families={"glm_moe_dsa": Support((Key("topk_pattern", "pattern"),), stripped=None)},
+    notes=(Note("needs PR #2541; its topk_freq means other layers than vLLM's index_topk_freq"),),
+)
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        _TRANSFORMERS,
+        _VLLM,
+        _SGLANG,
+        _TENSORRT_LLM,
+        _VLLM_ASCEND,
+        _ATOM,
+        _XLLM,
+        _LLAMA_CPP,
+        _LMDEPLOY,
+        _MLX_VLM,
+        _PRIME_RL,
+    )
+}
+
+WITHOUT_PATTERNS = {
+    "mlx-lm": "reads no key for sharing, up to 0.32.2",
+    "ktransformers": "has no key for sharing in its own tree",
+    "omlx": "takes a frequency only",
+    "slime": "takes a frequency only",
+    "miles": "takes a frequency only",
+}
