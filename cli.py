@@ -1,4 +1,4 @@
-"""The command line: search, estimate, eval, cut, export, inspect and report."""
+"""The command line: search, estimate, eval, cut, export, bench, inspect and report."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ TrustFlag = Annotated[
 ]
 PlanPath = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
+]
+IndexerBackend = Annotated[str | None, typer.Option(help="stock, chunked or auto [auto].", show_default=False)]
+AttentionBackend = Annotated[
+    str | None, typer.Option(help="stock, sparse or auto [auto: by length].", show_default=False)
+]
+BeyondPositions = Annotated[
+    bool, typer.Option("--beyond-positions", help="Allow windows longer than the model's positions.")
 ]
 Keep = Annotated[float | None, typer.Option(help="Fraction of sites that stay full: above 0, at most 1.")]
 MaxDelta = Annotated[float | None, typer.Option(help="Largest loss increase, nats per token.")]
@@ -100,6 +107,9 @@ def search(
     heldout: Annotated[int | None, _text("Held-out windows, from other documents [16].")] = None,
     seed: Annotated[int | None, _text("Order of documents and choice of windows [0].")] = None,
     dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [auto].")] = None,
+    indexer: IndexerBackend = None,
+    attention: AttentionBackend = None,
+    beyond_positions: BeyondPositions = False,
     device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
     revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
     column: Annotated[str | None, _text("Column with text or chat messages [found by name].")] = None,
@@ -130,7 +140,9 @@ def search(
     """
     given = {
         "model": model, "dataset": dataset, "window": window, "windows": windows, "heldout": heldout,
-        "seed": seed, "dtype": dtype, "device_map": device_map, "revision": revision, "column": column,
+        "seed": seed, "dtype": dtype, "indexer": indexer, "attention": attention,
+        "beyond_positions": beyond_positions or None, "device_map": device_map, "revision": revision,
+        "column": column,
         "dataset_subset": dataset_subset, "dataset_split": dataset_split,
         "dataset_revision": dataset_revision, "strategy": strategy, "standard_errors": standard_errors,
         "blocks": blocks, "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
@@ -170,6 +182,9 @@ def estimate(
     windows: Annotated[int | None, _text("Calibration windows [32].")] = None,
     heldout: Annotated[int | None, _text("Held-out windows [16].")] = None,
     dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [auto].")] = None,
+    indexer: IndexerBackend = None,
+    attention: AttentionBackend = None,
+    beyond_positions: BeyondPositions = False,
     device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
     revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
     strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
@@ -193,6 +208,7 @@ def estimate(
     """
     given = {
         "model": model, "window": window, "windows": windows, "heldout": heldout, "dtype": dtype,
+        "indexer": indexer, "attention": attention, "beyond_positions": beyond_positions or None,
         "device_map": device_map, "revision": revision, "strategy": strategy, "blocks": blocks,
         "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
         "pp_layers": _numbers("pp-layers", pp_layers), "standard_errors": standard_errors,
@@ -360,6 +376,63 @@ def report(
     written = write_report(out or plan_path.parent, read_plan(plan_path), plan_path.stem)
     paths = [str(path) for path in written]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
+
+
+@app.command()
+def bench(
+    plan_path: PlanPath,
+    context: Annotated[str, typer.Option(help="Lengths in tokens, e.g. 8k,32k,128k; k is 1024.")] = "8k",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Build the model from its config alone.")
+    ] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Prefills per length and pattern.")] = 3,
+    model: Annotated[str | None, _text("Where the plan's checkpoint is now, or a config like it.")] = None,
+    dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [the plan's].")] = None,
+    indexer: IndexerBackend = None,
+    attention: AttentionBackend = None,
+    beyond_positions: BeyondPositions = False,
+    device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    trust_remote_code: TrustFlag = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Time prefills under the plan and all full on this device, and the indexers' share of each.
+
+    Writes bench.json beside the plan and adds a figure and a table to its report.
+    """
+    from .recipes.schema import checked
+    from .search.plan import plan_file, read_plan
+
+    plan_path = plan_file(plan_path)
+    plan, contexts = read_plan(plan_path), _lengths(context)
+    given = {"dtype": dtype or plan.run.dtype, "indexer": indexer, "attention": attention}
+    settings = checked({name: value for name, value in given.items() if value}, "the options")
+    from .benching import BenchRequest
+    from .benching import bench as run_bench
+    from .dsa.backends import Backends
+    from .tables import bench_table
+
+    request = BenchRequest(
+        contexts, repeats, settings.dtype, device_map, Backends(settings.indexer, settings.attention),
+        random_weights, beyond_positions, trust_remote_code,
+    )  # fmt: skip
+    with _reporter(quiet) as reporter:
+        record = run_bench(plan, plan_path, model, request, reporter)
+    if as_json:
+        typer.echo(record.as_json().rstrip())
+    else:
+        bench_table(record)
+
+
+def _lengths(text: str) -> list[int]:
+    """``8k,32k`` as tokens; k is 1024."""
+    lengths = []
+    for each in text.lower().replace(" ", "").split(","):
+        digits, unit = (each[:-1], 1024) if each.endswith("k") else (each, 1)
+        if not digits.isdecimal() or not 2 <= int(digits) * unit <= 1 << 30:
+            raise SettingError(f"--context is {text!r}", hint="give lengths in tokens, e.g. 8k,32k,131072")
+        lengths.append(int(digits) * unit)
+    return lengths
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:

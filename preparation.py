@@ -136,12 +136,7 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
     width = checkpoint.selection_width
     length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
     check_length(length, width)
-    longest = getattr(checkpoint.config, "max_position_embeddings", None)
-    if longest is not None and length > longest:
-        raise WindowError(
-            f"windows of {length} tokens are longer than the model's {longest} positions",
-            hint="lower --window",
-        )
+    check_positions(checkpoint, length, recipe.beyond_positions, reporter, "--window")
     share = informative_share(length, width)
     if share < _SMALL_SHARE:
         reporter.warn(
@@ -149,6 +144,21 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
             f"{width}); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more tells patterns apart better"
         )
     return length
+
+
+def check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter: Reporter, option: str) -> None:
+    """Refuses sequences longer than the model's positions, or warns of them where they were asked for.
+
+    Raises:
+        WindowError: too long, and not asked for.
+    """
+    longest = getattr(checkpoint.config.get_text_config(), "max_position_embeddings", None)
+    if longest is None or length <= longest:
+        return
+    what = f"windows of {length} tokens are longer than the model's {longest} positions"
+    if not beyond:
+        raise WindowError(what, hint=f"lower {option}, or allow it with --beyond-positions")
+    reporter.warn(f"{what}: losses at the end of them are not what the model was trained for")
 
 
 def text_source(recipe: Recipe) -> TextSource:

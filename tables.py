@@ -14,6 +14,7 @@ from .groups import SPOKEN
 from .pattern import kept_sites, layer_ranges
 from .search.export import Export
 from .search.plan import Plan
+from .search.prefills import PrefillRecord
 from .search.report import increase
 
 if TYPE_CHECKING:
@@ -90,6 +91,29 @@ def export_document(plan: Plan, exported: Export, written: Path | None) -> dict[
         "warnings": list(exported.warnings),
         "written": written and str(written),
     }
+
+
+def bench_table(record: PrefillRecord) -> None:
+    """Prints prefill times, on stdout."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("context", justify="right")
+    for name in ("all full, s", "indexers", "this plan, s", "indexers", "speedup"):
+        table.add_column(name, justify="right")
+    for point in record.points:
+        full, plan = point.all_full, point.plan
+        if full is None or plan is None:
+            table.add_row(f"{point.context:,}", "does not fit", "", "", "", "")
+            continue
+        shares = [f"{each.indexer_share:.0%}" for each in (full, plan)]
+        seconds = [f"{each.seconds:.3g}" for each in (full, plan)]
+        table.add_row(f"{point.context:,}", seconds[0], shares[0], seconds[1], shares[1], f"{point.speedup:.2f}x")
+    console = _console()
+    weights = ", random weights" if record.random_weights else ""
+    console.print(
+        f"prefill on {record.device}, {record.dtype}{weights}; {record.indexer} indexers, "
+        f"{record.attention} attention; medians of {record.repeats}"
+    )
+    console.print(table)
 
 
 def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:

@@ -6,23 +6,20 @@ import hashlib
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
-from typing import Any
 
 from . import __version__
 from .calibrate.frozen import frozen_bytes, thaw, token_sha256
 from .calibrate.windows import Windows, informative_positions, informative_share
 from .dsa import processes
-from .dsa.capacity import path_budget, row_bytes, rows_that_fit
+from .dsa.backends import Backends
 from .dsa.checkpoint import Checkpoint, open_checkpoint
 from .dsa.evaluation import Evaluator
-from .dsa.loading import device_kinds, load_model
+from .dsa.loading import device_kinds
 from .dsa.losses import PatternLosses
-from .dsa.paths import PathMemory
 from .errors import DatasetError, MeasurementError, ModelError
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
+from .measuring import Loaded, evaluator, load
 from .pattern import Pattern
 from .preparation import (
     Intended,
@@ -42,8 +39,7 @@ from .search.plan import InitRecord, Measured, Plan, RunIdentity, Timing, TokenI
 from .search.record import cost, heldout_record, result, search_record
 from .search.refine import Swap
 from .search.warm import changed_steps
-
-_VERSIONS = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
+from .versions import library_versions
 
 
 @dataclass(frozen=True)
@@ -66,27 +62,27 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     began, clock = _now(), time.monotonic()
     prepared = prepare(recipe, goal, out, trust_remote_code, reporter)
     checkpoint, windows, method = prepared.checkpoint, prepared.windows, prepared.method
-    reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, recipe.dtype, recipe.device_map)
-    evaluator = _evaluator(model, checkpoint, windows, recipe.max_rows, reporter)
+    wanted = Backends(recipe.indexer, recipe.attention)
+    loaded = load(checkpoint, recipe.dtype, recipe.device_map, wanted, windows.length, reporter)
+    measure = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
     if recipe.baselines == "overlap":
-        method = replace(method, overlap=evaluator.overlap(CALIBRATION, checkpoint.selection_width))
+        method = replace(method, overlap=measure.overlap(CALIBRATION, checkpoint.selection_width))
     expected = _expected(recipe, checkpoint, goal, method, reporter)
-    findings = _run(evaluator, checkpoint, windows, goal, method, expected, reporter)
-    evaluations = evaluator.window_evaluations
+    findings = _run(measure, checkpoint, windows, goal, method, expected, reporter)
+    evaluations = measure.window_evaluations
     plan = Plan(
         schema_version=1,
         indexcache=__version__,
         model=prepared.identity,
         tokens=_token_identity(recipe, windows, checkpoint.selection_width),
-        run=_run_identity(model),
+        run=_run_identity(loaded),
         search=search_record(findings, method, checkpoint.site_layers, _init_record(prepared.old, findings)),
         result=result(findings, goal, prepared.identity),
         heldout=heldout_record(findings.heldout),
         cost=cost(
             findings,
             evaluations,
-            evaluator.layer_windows(),
+            measure.layer_windows(),
             evaluations * windows.length,
             len(windows.calibration),
             checkpoint.layers,
@@ -103,7 +99,7 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
 
 
 def _run(
-    evaluator: Evaluator,
+    measure: Evaluator,
     checkpoint: Checkpoint,
     windows: Windows,
     goal: Goal,
@@ -113,14 +109,14 @@ def _run(
 ) -> Findings:
     reporter.begin(expected.window_evaluations, "window evaluations")
     return run_search(
-        evaluator,
+        measure,
         labels=windows.length - 1,
         documents={name: windows.documents(name) for name in (CALIBRATION, HELD_OUT)},
         sites=len(checkpoint.site_layers),
         goal=goal,
         method=method,
-        told=_told(reporter, checkpoint, method.deepest(goal, len(checkpoint.site_layers)), evaluator),
-        layer_windows=evaluator.layer_windows,
+        told=_told(reporter, checkpoint, method.deepest(goal, len(checkpoint.site_layers)), measure),
+        layer_windows=measure.layer_windows,
     )
 
 
@@ -208,21 +204,21 @@ def estimate(
 
 def _time_layers(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: Reporter) -> tuple[float, float]:
     """Seconds of a full and of a shared layer on one window, its loss included; a first run warms up."""
-    reporter.doing(f"loading {checkpoint.model_id}")
+    wanted = Backends(recipe.indexer, recipe.attention)
     try:
-        model = load_model(checkpoint, recipe.dtype, recipe.device_map)
+        model = load(checkpoint, recipe.dtype, recipe.device_map, wanted, length, reporter).model
     except ModelError as error:
         error.hint = error.hint or "--no-time counts without weights"
         raise
     reporter.doing("timing a window")
     losses = PatternLosses(model, checkpoint.site_layers)
     tokens = [number % checkpoint.config.vocab_size for number in range(length)]
-    evaluator, sites = Evaluator(losses, {CALIBRATION: [tokens]}), len(checkpoint.site_layers)
+    measure, sites = Evaluator(losses, {CALIBRATION: [tokens]}), len(checkpoint.site_layers)
 
     def seconds(pattern: Pattern) -> float:
-        evaluator([pattern], CALIBRATION)
+        measure([pattern], CALIBRATION)
         began = time.perf_counter()
-        evaluator([pattern], CALIBRATION)
+        measure([pattern], CALIBRATION)
         return (time.perf_counter() - began) / checkpoint.layers
 
     return seconds(Pattern.all_full(sites)), seconds(Pattern.from_full(sites, [0]))
@@ -267,12 +263,12 @@ def evaluate(
     checkpoint = _plans_checkpoint(plan, model_id, revision, trust_remote_code)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint)))
-    reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, plan.run.dtype, device_map)
-    evaluator = _evaluator(model, checkpoint, windows, None, reporter)
+    ran = Backends(plan.run.indexer, plan.run.attention)
+    loaded = load(checkpoint, plan.run.dtype, device_map, ran, windows.length, reporter)
+    measure = evaluator(loaded, checkpoint, windows, None, reporter)
     reporter.begin(3 * len(windows.group(group)), "window evaluations")
     labels, documents = windows.length - 1, windows.documents(group)
-    found = heldout_record(compare(evaluator, group, labels, documents, plan.pattern, plan.pinned_sites))
+    found = heldout_record(compare(measure, group, labels, documents, plan.pattern, plan.pinned_sites))
     if found is None:
         raise MeasurementError(f"a loss on the {SPOKEN[group]} windows is NaN or infinite")
     return EvalOutcome(
@@ -295,22 +291,6 @@ def _plans_checkpoint(plan: Plan, model_id: str | None, revision: str | None, tr
         raise
 
 
-def _evaluator(
-    model: Any, checkpoint: Checkpoint, windows: Windows, max_rows: int | None, reporter: Reporter
-) -> Evaluator:
-    together, width = processes.process_count(), checkpoint.selection_width
-    device = processes.this_device()
-    own_windows = -(-len(windows.calibration) // together)
-    memory = PathMemory(checkpoint.site_layers, own_windows, path_budget(device, together))
-    size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
-    return Evaluator(
-        PatternLosses(model, checkpoint.site_layers, blind=width, memory=memory),
-        {name: windows.group(name).tolist() for name in (CALIBRATION, HELD_OUT)},
-        max_rows or rows_that_fit(device, size, together),
-        on_window=lambda patterns: reporter.advance(patterns * together),
-    )
-
-
 def _token_identity(recipe: Recipe, windows: Windows, width: int) -> TokenIdentity:
     source = text_source(recipe)
     return TokenIdentity(
@@ -331,19 +311,17 @@ def _token_identity(recipe: Recipe, windows: Windows, width: int) -> TokenIdenti
     )
 
 
-def _run_identity(model: Any) -> RunIdentity:
-    versions = {"python": python_version()}
-    for name in _VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"
+def _run_identity(loaded: Loaded) -> RunIdentity:
     return RunIdentity(
-        dtype=str(model.dtype).removeprefix("torch."), device=device_kinds(model), versions=versions
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        device=device_kinds(loaded.model),
+        indexer=loaded.backends.indexer,
+        attention=loaded.backends.attention,
+        versions=library_versions(),
     )
 
 
-def _told(reporter: Reporter, checkpoint: Checkpoint, deepest: int, evaluator: Evaluator) -> Told:
+def _told(reporter: Reporter, checkpoint: Checkpoint, deepest: int, measure: Evaluator) -> Told:
     sites, layers = len(checkpoint.site_layers), checkpoint.site_layers
     last, began = sites - deepest, time.monotonic()
 
@@ -354,7 +332,7 @@ def _told(reporter: Reporter, checkpoint: Checkpoint, deepest: int, evaluator: E
             f"step {number}/{last}: dropped layer {layers[step.removed]}, loss {step.evaluation.loss:.4f}{tie}, "
             f"{time.monotonic() - began:.0f} s"
         )
-        evaluator.follow(step.pattern)
+        measure.follow(step.pattern)
 
     def swap(swap: Swap) -> None:
         reporter.say(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import SettingError
 from .chunked import ChunkedIndexers
 from .chunks import ChunkBudget
 from .feedforward import ChunkedFeedForward
@@ -14,6 +15,9 @@ from .switch import find_indexers
 
 INDEXERS = ("auto", "stock", "chunked")
 ATTENTIONS = ("auto", "stock", "sparse")
+
+# From where on attention over the selected tokens beats the stock one with its masks, as measured.
+_SPARSE_FROM = {"cpu": 8192, "cuda": 4096}
 
 # Score and attention chunks: on a CPU small enough for its caches to help, on a GPU large enough to fill it.
 _ON_CPU = 64 << 20
@@ -26,6 +30,30 @@ class Backends:
 
     indexer: str = "stock"
     attention: str = "stock"
+
+
+def choose(wanted: Backends, token_indices: bool, tokens: int, device_kind: str) -> Backends:
+    """What is to run; ``auto`` is decided by the family, the window's length and the device.
+
+    Args:
+        wanted: what the user asked for, ``auto`` included.
+        token_indices: whether the family's indexers select tokens, one set for all heads.
+        tokens: per window.
+        device_kind: e.g. "cpu" or "cuda".
+
+    Raises:
+        SettingError: a backend asked for by name that is not written for the family.
+    """
+    if not token_indices and {"chunked", "sparse"} & {wanted.indexer, wanted.attention}:
+        raise SettingError(
+            "chunked indexers and sparse attention are written for families that select single tokens",
+            hint="leave --indexer and --attention out for this family",
+        )
+    long = tokens >= _SPARSE_FROM.get(device_kind, _SPARSE_FROM["cuda"])
+    return Backends(
+        ("chunked" if token_indices else "stock") if wanted.indexer == "auto" else wanted.indexer,
+        ("sparse" if token_indices and long else "stock") if wanted.attention == "auto" else wanted.attention,
+    )
 
 
 def install(model: Any, backends: Backends, told: Callable[[str], None] = lambda line: None) -> Callable[[], None]:

@@ -1,10 +1,13 @@
-"""How much fits into the memory that is free: rows of a sweep, and states worth keeping."""
+"""How much fits into the memory that is free: a window's length, rows of a sweep, states worth keeping."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
+from ..errors import WindowError
+from .backends import Backends
 
 # What a row needs at once, in copies of its hidden states: before and after a layer, and within it.
 _COPIES = 6
@@ -40,3 +43,72 @@ def path_budget(device: torch.device, processes: int = 1) -> int:
 def _own_share(device: torch.device, processes: int) -> float:
     # Each process has a GPU of its own; CPU memory is everybody's.
     return free_memory(device) / (processes if device.type == "cpu" else 1)
+
+
+def layer_bytes(config: Any, tokens: int, element_size: int, backends: Backends, on_gpu: bool) -> int:
+    """What the largest layer takes for one window, beside its weights: an estimate from the config's sizes.
+
+    Args:
+        config: a transformers config; sizes that it lacks count as nothing.
+        tokens: of the window.
+        element_size: bytes of a value of the compute type.
+        backends: what runs.
+        on_gpu: whether chunks are those of a GPU.
+    """
+    text = config.get_text_config()
+
+    def size(name: str, otherwise: int = 0) -> int:
+        return int(getattr(text, name, None) or otherwise)
+
+    heads, chunk = size("num_attention_heads"), 1 << (30 if on_gpu else 27)
+    keys = size("qk_nope_head_dim") + size("qk_rope_head_dim") or size("head_dim")
+    values = size("v_head_dim", keys)
+    hidden = size("hidden_size") * element_size
+    wide = max(size("intermediate_size"), size("num_experts_per_tok") * 2 * size("moe_intermediate_size"))
+    total = tokens * (8 * hidden + 2 * heads * (keys + values) * element_size + 4 * size("index_topk"))
+    if backends.indexer == "stock":
+        total += 2 * 4 * tokens * tokens * size("index_n_heads")
+    else:
+        total += chunk
+    if backends.attention == "stock":
+        eager = text._attn_implementation == "eager"
+        total += tokens * tokens * (5 + (heads * (4 + 2 * element_size) if eager else 0))
+        total += tokens * heads * (keys + values) * element_size
+    else:
+        total += chunk
+        tokens = min(tokens, 16384)
+    return total + tokens * 2 * wide * element_size
+
+
+def check_fits(config: Any, tokens: int, element_size: int, backends: Backends, free: int, on_gpu: bool) -> None:
+    """Refuses windows of which not even one goes through a layer.
+
+    Args:
+        config: see ``layer_bytes``, as for the others.
+        tokens: of a window.
+        element_size: bytes of a value of the compute type.
+        backends: what runs.
+        free: bytes that can be had, the weights already taken off.
+        on_gpu: whether they are a GPU's.
+
+    Raises:
+        WindowError: says how much is needed, how much there is, and the length that would fit.
+    """
+    needed = layer_bytes(config, tokens, element_size, backends, on_gpu)
+    if needed <= free:
+        return
+    fits, too_long = 0, tokens
+    while too_long - fits > max(1, fits // 64):
+        middle = (fits + too_long) // 2
+        if layer_bytes(config, middle, element_size, backends, on_gpu) <= free:
+            fits = middle
+        else:
+            too_long = middle
+    stock = "stock" in (backends.indexer, backends.attention)
+    raise WindowError(
+        f"windows of {tokens} tokens do not fit: with {backends.indexer} indexers and {backends.attention} "
+        f"attention a layer takes about {needed / 1e9:.1f} GB, and beside the weights "
+        f"{max(0, free) / 1e9:.1f} GB are free",
+        hint=(f"--window {fits} would fit" if fits > 1 else "use a larger device, or --device-map auto")
+        + ("; --indexer chunked --attention sparse take less, where the family has them" if stock else ""),
+    )

@@ -161,6 +161,19 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
+def weights_bytes(checkpoint: Checkpoint, element_size: int) -> int:
+    """About what the weights take in memory, at ``element_size`` bytes a value; reads their files' sizes.
+
+    Raises:
+        ModelError: there are none.
+    """
+    folder = weights_folder(checkpoint)
+    stored = sum((folder / name).stat().st_size for name in weight_files(folder, checkpoint.model_id))
+    named = str(checkpoint.config.get_text_config().dtype or "float32")
+    stored_size = 4 if "32" in named else 2
+    return stored * element_size // stored_size
+
+
 def weights_folder(checkpoint: Checkpoint) -> Path:
     """The local folder of the weights, which are downloaded if they are on the hub."""
     if checkpoint.revision is None:

@@ -56,14 +56,16 @@ class ChunkedIndexers:
 
     def _in_chunks(self, own_forward: Callable[..., Any], given: dict[str, Any]) -> torch.Tensor:
         tokens = given["hidden_states"].shape[1]
-        keys, selection = _KeysSoFar(tokens, self._budget), None
-        for first in range(0, tokens, _ROWS):
-            rows = slice(first, min(first + _ROWS, tokens))
-            keys.first = first
-            part = own_forward(**_rows_of(given, rows) | {"past_key_values": keys})
-            if selection is None:
-                selection = part.new_empty(part.shape[0], tokens, part.shape[2])
-            selection[:, rows] = part
+        keys = _KeysSoFar(tokens, self._budget)
+        first, *rest = [slice(start, min(start + _ROWS, tokens)) for start in range(0, tokens, _ROWS)]
+        selection: torch.Tensor = own_forward(**_rows_of(given, first) | {"past_key_values": keys})
+        if rest:
+            whole = selection.new_empty(selection.shape[0], tokens, selection.shape[2])
+            whole[:, first] = selection
+            selection = whole
+        for rows in rest:
+            keys.first = rows.start
+            selection[:, rows] = own_forward(**_rows_of(given, rows) | {"past_key_values": keys})
         return mark_distinct(selection)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import torch
+
+from ..errors import MeasurementError
 from ..groups import CALIBRATION
 from ..pattern import Pattern
 from . import processes
@@ -19,6 +22,7 @@ class Evaluator:
         groups: token ids ``[windows, length]`` by the group's name.
         max_rows: how many rows, windows times patterns, go through the layers together at most.
         on_window: called with the number of patterns each time one window is measured here.
+        told: called with a line for the user when memory runs out.
     """
 
     def __init__(
@@ -27,11 +31,13 @@ class Evaluator:
         groups: Mapping[str, Sequence[Sequence[int]]],
         max_rows: int = 1 << 30,
         on_window: Callable[[int], None] = lambda patterns: None,
+        told: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._losses = losses
         self._groups = groups
         self._max_rows = max_rows
         self._on_window = on_window
+        self._told = told
         self.window_evaluations = 0
         """Pattern x window pairs measured so far, over all processes."""
 
@@ -86,11 +92,37 @@ class Evaluator:
     ) -> list[tuple[float, ...]]:
         windows = [Window((group, number), self._groups[group][number]) for number in numbers]
         losses: list[list[float]] = [[] for _ in numbers]
-        for first in range(0, len(patterns), self._max_rows):
+        # What is left over of many patterns, or of held-out windows, is not what candidates start from.
+        keep = group == CALIBRATION and len(patterns) == 1
+        first = 0
+        while first < len(patterns):
             some = patterns[first : first + self._max_rows]
-            # What is left over of many patterns, or of held-out windows, is not what candidates start from.
-            keep = group == CALIBRATION and len(patterns) == 1
-            for found, more in zip(losses, self._losses.measure(some, windows, last_token, keep), strict=True):
+            measured = self._measure(some, windows, last_token, keep)
+            if measured is None:
+                continue
+            for found, more in zip(losses, measured, strict=True):
                 found.extend(more)
             self._on_window(len(some) * len(numbers))
+            first += len(some)
         return [tuple(each) for each in losses]
+
+    def _measure(
+        self, patterns: Sequence[Pattern], windows: Sequence[Window], last_token: bool, keep: bool
+    ) -> list[list[float]] | None:
+        """None if memory ran out: fewer rows are then carried together from now on.
+
+        Raises:
+            MeasurementError: not even one row fits.
+        """
+        try:
+            return self._losses.measure(patterns, windows, last_token, keep)
+        except torch.OutOfMemoryError as error:
+            if len(patterns) == 1:
+                raise MeasurementError(
+                    f"out of GPU memory on a window of {len(windows[0].token_ids)} tokens",
+                    hint="lower --window or --max-rows, or spread the model with --device-map auto",
+                ) from error
+            self._max_rows = len(patterns) // 2
+        torch.cuda.empty_cache()
+        self._told(f"out of GPU memory: going on with {self._max_rows} patterns at a time")
+        return None

@@ -19,6 +19,8 @@ class Family:
         site_layers: absolute ids of the layers that own an indexer, read off the config.
         shared_layers: layers that reuse an earlier selection in the checkpoint itself.
         selection_width: keys a query may see before its indexer has to choose among them.
+        token_indices: whether indexers select single tokens, one set for all heads, on latent keys: what the
+            backends for long windows are written for.
     """
 
     model_type: str
@@ -26,6 +28,7 @@ class Family:
     site_layers: Callable[[Any], tuple[int, ...]]
     shared_layers: Callable[[Any], tuple[int, ...]]
     selection_width: Callable[[Any], int]
+    token_indices: bool = True
 
 
 def _every_layer(config: Any) -> tuple[int, ...]:

@@ -62,6 +62,41 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", device_map: str | No
     return model.requires_grad_(False).eval()
 
 
+def compute_dtype(checkpoint: Checkpoint, dtype: str) -> Any:
+    """The torch dtype that ``dtype`` means for this checkpoint; fp32 where its config names none."""
+    import torch
+
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    named = checkpoint.config.get_text_config().dtype or checkpoint.config.dtype
+    return getattr(torch, named) if isinstance(named, str) else named or torch.float32
+
+
+def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
+    """A model of the checkpoint's config with random weights, made on this process's device; for timing.
+
+    Raises:
+        ModelError: it does not fit, or transformers cannot build it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from .processes import this_device
+
+    try:
+        with torch.device(this_device()):
+            model = AutoModelForCausalLM.from_config(
+                checkpoint.config,
+                dtype=compute_dtype(checkpoint, dtype),
+                trust_remote_code=checkpoint.trust_remote_code,
+            )
+    except Exception as error:  # as in load_model
+        raise ModelError(
+            f"a model of the config of {checkpoint.model_id!r} cannot be made: {first_line(error)}"
+        ) from error
+    return model.requires_grad_(False).eval()
+
+
 def device_kinds(model: Any) -> str:
     """Where the weights are, e.g. ``cpu``, ``cuda: NVIDIA H100`` or ``cuda: NVIDIA H100, disk``."""
     import torch

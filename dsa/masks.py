@@ -24,10 +24,11 @@ def compact_mask(
     """A mask function for transformers' ``AttentionMaskInterface`` that holds one value a key.
 
     Returns ``[batch, 1, queries, keys]``, 0 where a key is real and -inf where it is padding, the same
-    for all queries (stride 0) and, if none is padding, for all keys: that a query sees no later key, and within a sliding window none before
-    it, is left to those who read the mask through ``Visibility``. It is fp32, as adding to it or
-    inverting it would fill memory with ``[queries, keys]`` values. Where queries do not stand at the
-    places of the keys (a live cache, packed sequences) the mask is transformers' own.
+    for all queries (stride 0) and, if none is padding, for all keys. That a query sees no later key, and
+    within a sliding window none before it, is left to those who read the mask through ``Visibility``.
+    It is fp32, as adding to it or inverting it would fill memory with ``[queries, keys]`` values. Where
+    queries do not stand at the places of the keys (a live cache, packed sequences) the mask is
+    transformers' own.
     """
     from transformers.masking_utils import causal_mask_function, eager_mask
 

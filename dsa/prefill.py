@@ -91,7 +91,7 @@ def _indexers_timed(model: nn.Module, device: torch.device) -> Iterator[Callable
     def mark() -> Any:
         if device.type != "cuda":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 

@@ -37,6 +37,15 @@ class Recipe(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="compute type; auto is the checkpoint's: search in the type that is served"
     )
+    indexer: Literal["auto", "stock", "chunked"] = Field(
+        "auto", description="stock: transformers' own; chunked: the same choice in bounded memory; auto picks"
+    )
+    attention: Literal["auto", "stock", "sparse"] = Field(
+        "auto", description="stock: transformers' own; sparse: over the selected tokens only; auto picks by length"
+    )
+    beyond_positions: bool = Field(
+        False, description="allow windows longer than the model's max_position_embeddings"
+    )
     device_map: str | None = Field(None, description="transformers' placement, e.g. auto, for large models")
     strategy: Literal["exact", "fast", "blocks"] = Field(
         "fast",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .plan import Measured, Plan
+from .prefills import PrefillRecord
 
 SEARCHED = "#0b6e99"
 UNIFORM = "#c2571a"
@@ -48,6 +49,32 @@ def overlap_heatmap(plan: Plan) -> str:
         figure.colorbar(cells, ax=axes, label="share of keys selected alike")
 
     return _svg(draw, (5.6, 4.6))
+
+
+def prefill_bars(record: PrefillRecord) -> str:
+    """An SVG element: prefill seconds over the context, all full and the plan, indexers' part of each darker."""
+    points = [point for point in record.points if point.all_full and point.plan]
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for shift, role, colour in ((-0.2, "all full", UNIFORM), (0.2, "this plan", SEARCHED)):
+            timed = [point.all_full if role == "all full" else point.plan for point in points]
+            places = [place + shift for place in range(len(points))]
+            seconds = [each.seconds for each in timed if each]
+            indexers = [each.seconds * each.indexer_share for each in timed if each]
+            axes.bar(places, seconds, 0.36, color=colour, alpha=0.45, label=role)
+            axes.bar(places, indexers, 0.36, color=colour, label=f"{role}: indexers")
+        for place, point in enumerate(points):
+            if point.all_full and point.speedup:
+                axes.annotate(f"{point.speedup:.2f}x", (place, point.all_full.seconds), ha="center", va="bottom")
+        axes.set_xticks(range(len(points)), [f"{point.context:,}" for point in points])
+        axes.set_xlabel("context, tokens")
+        axes.set_ylabel("prefill, seconds")
+        axes.legend(frameon=False, loc="upper left")
+        axes.margins(y=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+
+    return _svg(draw, (7.2, 3.9))
 
 
 def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 from ..errors import OutputError, PlanError
 from ..files import write_atomically
 from .plan import Plan, read_plan
+from .prefills import prefill_file, read_prefills
 from .report import render
 
 PLAN_FILE = "plan.json"
 TOKENS_FILE = "windows.safetensors"
 # What runs and cuts write; nothing else in a folder is touched.
-_OURS = ("plan.", "plan-", TOKENS_FILE, "report.", "curve.", "overlap.")
+_OURS = ("plan.", "plan-", TOKENS_FILE, "report.", "curve.", "overlap.", "prefill.", "bench.")
 
 
 def check_writable(folder: Path) -> None:
@@ -50,10 +51,12 @@ def write_report(folder: Path, plan: Plan, name: str = "plan") -> list[Path]:
     """Renders the report's files into ``folder``.
 
     They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
+    Prefill times that bench has left there are shown, if they are of this pattern.
     """
     stem = "" if name == "plan" else f"{name}-"
     written = []
-    for file, text in render(plan, stem).items():
+    prefills = read_prefills(prefill_file(folder / f"{name}.json"), plan.result.pattern)
+    for file, text in render(plan, stem, prefills).items():
         write_atomically(folder / file, text)
         written.append(folder / file)
     return written

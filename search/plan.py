@@ -66,10 +66,12 @@ class TokenIdentity(_Section):
 
 
 class RunIdentity(_Section):
-    """How the model ran."""
+    """How the model ran; plans from before backends could be chosen ran stock."""
 
     dtype: str
     device: str
+    indexer: str = "stock"
+    attention: str = "stock"
     versions: dict[str, str]
 
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from ..pattern import layer_ranges
-from .curve import loss_curve, overlap_heatmap
+from .curve import loss_curve, overlap_heatmap, prefill_bars
 from .plan import Measured, Plan, PlanStep
+from .prefills import PrefillRecord
 
 
-def render(plan: Plan, stem: str = "") -> dict[str, str]:
-    """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures."""
+def render(plan: Plan, stem: str = "", prefills: PrefillRecord | None = None) -> dict[str, str]:
+    """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures.
+
+    ``prefills`` are the plan's prefill times, where bench has measured them.
+    """
     pictures = {f"{stem}curve.svg": loss_curve(plan)}
     if plan.search.overlap_matrix:
         pictures[f"{stem}overlap.svg"] = overlap_heatmap(plan)
     context = _context(plan, pictures)
+    context["prefills"] = prefills
+    if prefills is not None:
+        pictures[f"{stem}prefill.svg"] = context["prefill_picture"] = prefill_bars(prefills)
+        context["prefill_file"] = f"{stem}prefill.svg"
     return {
         f"{stem}report.md": _template("report.md.j2", escape=False).render(context),
         f"{stem}report.html": _template("report.html.j2", escape=True).render(context),

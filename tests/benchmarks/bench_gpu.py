@@ -1,6 +1,6 @@
 """Long windows on one GPU: kernels against float64 and the chip's own rates, a 30B model against stock.
 
-``python tests/benchmarks/bench_gpu.py [--only kernels|model] [--out FILE]`` prints one table, stock in the same run.
+``python tests/benchmarks/bench_gpu.py [--only kernels|model] [--out FILE]``; stock runs beside it.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def fits(work) -> float | None:
 
 def evaluation(model, backends: Backends, tokens: int) -> float | None:
     """Seconds of one window's evaluation, the loss included; None if it does not fit."""
-    remove = install(model, backends, lambda line: print(line))
+    remove = install(model, backends, print)
     losses = PatternLosses(model, range(47))
     ids = torch.randint(0, 150_000, (tokens,)).tolist()
     try:
@@ -166,7 +166,7 @@ def windows(model) -> None:
 
 
 def prefills(model) -> None:
-    remove = install(model, Backends("chunked", "sparse"), lambda line: print(line))
+    remove = install(model, Backends("chunked", "sparse"), print)
     clock = PrefillClock(model, range(47))
     for tokens in (10240, 32768, 65536, 131072, 200704):
         ids = torch.randint(0, 150_000, (tokens,)).tolist()

@@ -1,0 +1,86 @@
+"""Loads a checkpoint so that it can be measured: backends chosen and installed, memory checked, states kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .calibrate.windows import Windows
+from .dsa import processes
+from .dsa.backends import Backends, choose, install
+from .dsa.capacity import check_fits, free_memory, path_budget, row_bytes, rows_that_fit
+from .dsa.checkpoint import Checkpoint, weights_bytes
+from .dsa.evaluation import Evaluator
+from .dsa.families import family_of
+from .dsa.loading import compute_dtype, load_model
+from .dsa.losses import PatternLosses
+from .dsa.paths import PathMemory
+from .groups import CALIBRATION, HELD_OUT
+from .progress import Reporter
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode and what runs its indexers and attention."""
+
+    model: Any
+    backends: Backends
+
+
+def load(
+    checkpoint: Checkpoint,
+    dtype: str,
+    device_map: str | None,
+    wanted: Backends,
+    length: int,
+    reporter: Reporter,
+) -> Loaded:
+    """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
+
+    Raises:
+        SettingError: a backend that the family does not have.
+        WindowError: such windows do not fit; names the length that would.
+        ModelError: see ``load_model``.
+    """
+    backends = check_fits_here(checkpoint, dtype, device_map, wanted, length)
+    reporter.doing(f"loading {checkpoint.model_id}")
+    model = load_model(checkpoint, dtype, device_map)
+    install(model, backends, reporter.warn)
+    return Loaded(model, backends)
+
+
+def check_fits_here(
+    checkpoint: Checkpoint, dtype: str, device_map: str | None, wanted: Backends, length: int
+) -> Backends:
+    """What will run, if windows of ``length`` tokens fit on this process's device.
+
+    Raises:
+        SettingError: a backend that the family does not have.
+        WindowError: they do not fit; names the length that would.
+    """
+    device = processes.this_device()
+    backends = choose(wanted, family_of(checkpoint.config).token_indices, length, device.type)
+    on_gpu, size = device.type == "cuda", compute_dtype(checkpoint, dtype).itemsize
+    free = free_memory(device) // (1 if on_gpu else processes.process_count())
+    if device_map is None:  # with one, accelerate places weights where there is room
+        free -= weights_bytes(checkpoint, size)
+    check_fits(checkpoint.config, length, size, backends, free, on_gpu)
+    return backends
+
+
+def evaluator(
+    loaded: Loaded, checkpoint: Checkpoint, windows: Windows, max_rows: int | None, reporter: Reporter
+) -> Evaluator:
+    """Measures patterns on ``windows``, keeping as many states as the free memory allows."""
+    together, width, model = processes.process_count(), checkpoint.selection_width, loaded.model
+    device = processes.this_device()
+    own_windows = -(-len(windows.calibration) // together)
+    memory = PathMemory(checkpoint.site_layers, own_windows, path_budget(device, together))
+    size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
+    return Evaluator(
+        PatternLosses(model, checkpoint.site_layers, blind=width, memory=memory),
+        {name: windows.group(name).tolist() for name in (CALIBRATION, HELD_OUT)},
+        max_rows or rows_that_fit(device, size, together),
+        on_window=lambda patterns: reporter.advance(patterns * together),
+        told=reporter.warn,
+    )

@@ -1,0 +1,19 @@
+"""The versions of what a measurement depends on."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
+
+_LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
+
+
+def library_versions() -> dict[str, str]:
+    """Python's and each library's version, ``unknown`` where one is not installed."""
+    versions = {"python": python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
