@@ -52,6 +52,7 @@ Number = Annotated[int | None, typer.Option()]
 
 
 _STRATEGIES = "fast, exact or blocks"
+_OFFLOAD = "Where weights go that fit into no memory, with --device-map."
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
@@ -94,6 +95,7 @@ def search(
     seed: Annotated[int | None, _text("Order of documents and choice of windows [0].")] = None,
     dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [auto].")] = None,
     device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
     revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
     column: Annotated[str | None, _text("Column with text or chat messages [found by name].")] = None,
     dataset_subset: Annotated[str | None, _text("Configuration of a hub dataset.")] = None,
@@ -108,6 +110,9 @@ def search(
     ] = None,
     init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
     max_rows: Annotated[int | None, _text("Windows x patterns in memory together [by free memory].")] = None,
+    selfcheck: Annotated[
+        bool | None, typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes].")
+    ] = None,
     out: Annotated[Path | None, _text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it will cost.")] = False,
     trust_remote_code: TrustFlag = False,
@@ -124,7 +129,7 @@ def search(
         "dataset_subset": dataset_subset, "dataset_split": dataset_split,
         "dataset_revision": dataset_revision, "strategy": strategy, "standard_errors": standard_errors,
         "blocks": blocks, "refine_rounds": refine_rounds, "baselines": baselines, "init": init,
-        "max_rows": max_rows,
+        "max_rows": max_rows, "offload_folder": offload_folder, "selfcheck": selfcheck,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)
@@ -160,6 +165,7 @@ def estimate(
     heldout: Annotated[int | None, _text("Held-out windows [16].")] = None,
     dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [auto].")] = None,
     device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
     revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
     strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
     blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
@@ -181,7 +187,7 @@ def estimate(
         "model": model, "window": window, "windows": windows, "heldout": heldout, "dtype": dtype,
         "device_map": device_map, "revision": revision, "strategy": strategy, "blocks": blocks,
         "refine_rounds": refine_rounds, "standard_errors": standard_errors, "baselines": baselines,
-        "init": init, "max_rows": max_rows,
+        "init": init, "max_rows": max_rows, "offload_folder": offload_folder,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)
@@ -210,6 +216,7 @@ def evaluate(
     max_delta: MaxDelta = None,
     model: Annotated[str | None, _text("Where the plan's checkpoint is now, if it moved.")] = None,
     device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -225,10 +232,18 @@ def evaluate(
         raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     plan = read_plan(plan_path)
     from . import workflow
+    from .dsa.loading import Placement
 
     with _reporter(quiet) as reporter:
         outcome = workflow.evaluate(
-            plan, plan_file(plan_path).parent, on, max_delta, model, device_map, trust_remote_code, reporter
+            plan,
+            plan_file(plan_path).parent,
+            on,
+            max_delta,
+            model,
+            Placement(device_map, offload_folder),
+            trust_remote_code,
+            reporter,
         )
     if _speaks():
         from .tables import eval_document, eval_table

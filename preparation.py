@@ -124,7 +124,7 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
     width = checkpoint.selection_width
     length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
     check_length(length, width)
-    longest = getattr(checkpoint.config, "max_position_embeddings", None)
+    longest = checkpoint.longest
     if longest is not None and length > longest:
         raise WindowError(
             f"windows of {length} tokens are longer than the model's {longest} positions",
@@ -154,10 +154,10 @@ def _build_windows(checkpoint: Checkpoint, source: TextSource, request: WindowRe
     tokenizer = load_tokenizer(checkpoint)
     windows = pack(read_documents(source, tokenizer, request.seed), tokenizer, request)
     largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
-    if largest >= checkpoint.config.vocab_size:
+    if largest >= checkpoint.vocabulary:
         raise ModelError(
             f"the tokenizer of {checkpoint.model_id!r} gives id {largest}, but the model knows "
-            f"{checkpoint.config.vocab_size}",
+            f"{checkpoint.vocabulary}",
             hint="the tokenizer files are of another model",
         )
     return windows

@@ -18,9 +18,10 @@ from .dsa import processes
 from .dsa.capacity import path_budget, row_bytes, rows_that_fit
 from .dsa.checkpoint import Checkpoint, open_checkpoint
 from .dsa.evaluation import Evaluator
-from .dsa.loading import device_kinds, load_model
+from .dsa.loading import Placement, device_kinds, load_model
 from .dsa.losses import PatternLosses
 from .dsa.paths import PathMemory
+from .dsa.selfcheck import self_check
 from .errors import DatasetError, MeasurementError, ModelError
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
 from .pattern import Pattern
@@ -67,7 +68,10 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     prepared = prepare(recipe, goal, out, trust_remote_code, reporter)
     checkpoint, windows, method = prepared.checkpoint, prepared.windows, prepared.method
     reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, recipe.dtype, recipe.device_map)
+    model = load_model(checkpoint, recipe.dtype, Placement(recipe.device_map, recipe.offload_folder))
+    if recipe.selfcheck:
+        reporter.doing("checking on a short window that sharing works")
+        self_check(model, checkpoint, windows.calibration.flatten().tolist())
     evaluator = _evaluator(model, checkpoint, windows, recipe.max_rows, reporter)
     if recipe.baselines == "overlap":
         method = replace(method, overlap=evaluator.overlap(CALIBRATION, checkpoint.selection_width))
@@ -210,13 +214,13 @@ def _time_layers(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: 
     """Seconds of a full and of a shared layer on one window, its loss included; a first run warms up."""
     reporter.doing(f"loading {checkpoint.model_id}")
     try:
-        model = load_model(checkpoint, recipe.dtype, recipe.device_map)
+        model = load_model(checkpoint, recipe.dtype, Placement(recipe.device_map, recipe.offload_folder))
     except ModelError as error:
         error.hint = error.hint or "--no-time counts without weights"
         raise
     reporter.doing("timing a window")
     losses = PatternLosses(model, checkpoint.site_layers)
-    tokens = [number % checkpoint.config.vocab_size for number in range(length)]
+    tokens = [number % checkpoint.vocabulary for number in range(length)]
     evaluator, sites = Evaluator(losses, {CALIBRATION: [tokens]}), len(checkpoint.site_layers)
 
     def seconds(pattern: Pattern) -> float:
@@ -250,7 +254,7 @@ def evaluate(
     group: str,
     max_delta: float | None,
     model_id: str | None,
-    device_map: str | None,
+    placement: Placement,
     trust_remote_code: bool,
     reporter: Reporter,
 ) -> EvalOutcome:
@@ -268,7 +272,7 @@ def evaluate(
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint)))
     reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, plan.run.dtype, device_map)
+    model = load_model(checkpoint, plan.run.dtype, placement)
     evaluator = _evaluator(model, checkpoint, windows, None, reporter)
     reporter.begin(3 * len(windows.group(group)), "window evaluations")
     found = heldout_record(compare(evaluator, group, windows.length - 1, windows.documents(group), plan.pattern))

@@ -1,0 +1,53 @@
+"""Which class of transformers runs a checkpoint's text, and that class without weights, for counting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ModelError, first_line
+
+
+def model_class(config: Any, trust_remote_code: bool = False) -> Any:
+    """The Auto class whose model turns token ids into logits for ``config``.
+
+    A class with the language model alone is preferred, as it leaves the vision and audio towers of a
+    multimodal checkpoint unread. Some have none (mistral_large4, glm5_next, minimax_m3_vl): there the
+    whole model is loaded and given text only.
+
+    Raises:
+        ModelError: transformers has neither.
+    """
+    import transformers
+
+    remote = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if remote or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
+    raise ModelError(
+        f"transformers has no language model for type {getattr(config, 'model_type', 'unknown')!r} in this version",
+        hint="a checkpoint of the whole model, text_config and all, may have one",
+    )
+
+
+def is_text_only(config: Any, trust_remote_code: bool = False) -> bool:
+    """Whether nothing but the language model is loaded for ``config``."""
+    return bool(model_class(config, trust_remote_code).__name__ == "AutoModelForCausalLM")
+
+
+def skeleton(config: Any, trust_remote_code: bool = False) -> Any:
+    """The model of ``config`` on the meta device: modules and shapes without weights or memory.
+
+    Raises:
+        ModelError: it cannot be built.
+    """
+    import torch
+
+    auto_class = model_class(config, trust_remote_code)
+    try:
+        with torch.device("meta"):
+            return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever a wrong config makes a model's constructor raise
+        raise ModelError(
+            f"the model that the config describes cannot be built: {type(error).__name__}, {first_line(error)}"
+        ) from error
