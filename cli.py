@@ -111,7 +111,8 @@ def search(
     init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
     max_rows: Annotated[int | None, _text("Windows x patterns in memory together [by free memory].")] = None,
     selfcheck: Annotated[
-        bool | None, typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes].")
+        bool | None,
+        typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes]."),
     ] = None,
     out: Annotated[Path | None, _text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it will cost.")] = False,

@@ -53,9 +53,23 @@ def intend(recipe: Recipe, goal: Goal, trust_remote_code: bool, reporter: Report
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
     checkpoint = open_checkpoint(required(recipe.model, "model"), recipe.revision, trust_remote_code)
+    announce(checkpoint, reporter)
+    if not (checkpoint.family or recipe.selfcheck):
+        reporter.warn("with --no-selfcheck nothing shows that sharing works in this model")
     length = window_length(recipe, checkpoint, reporter)
     old, method = search_method(recipe, checkpoint, goal)
     return Intended(checkpoint, length, method, old)
+
+
+def announce(checkpoint: Checkpoint, reporter: Reporter) -> None:
+    """Says what is assumed of a model of no known family, and which parts of a multimodal one stay idle."""
+    if checkpoint.assumed:
+        reporter.warn(
+            f"{checkpoint.model_id} is of type {checkpoint.text.model_type!r}, no family known here; assumed: "
+            + "; ".join(checkpoint.assumed)
+        )
+    if not checkpoint.text_only:
+        reporter.say(f"{checkpoint.model_id} is measured on text; its other towers are loaded and not run")
 
 
 def prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, reporter: Reporter) -> Prepared:
@@ -122,6 +136,11 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
         WindowError: too short to tell any apart, or longer than the model's positions.
     """
     width = checkpoint.selection_width
+    if not (width or recipe.window):
+        raise WindowError(
+            "how long windows should be was not given, and the config names no index_topk to take it from",
+            hint="give --window, several times the keys that the model's indexers select",
+        )
     length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
     check_length(length, width)
     longest = checkpoint.longest
@@ -133,8 +152,8 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
     share = informative_share(length, width)
     if share < _SMALL_SHARE:
         reporter.warn(
-            f"only {share:.1%} of the positions in a window of {length} are informative (the indexer selects "
-            f"{width}); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more tells patterns apart better"
+            f"only {share:.1%} of the positions in a window of {length} are informative (indexers choose where "
+            f"a query sees more than {width} keys); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more tells patterns apart better"
         )
     return length
 

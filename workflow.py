@@ -27,6 +27,7 @@ from .groups import CALIBRATION, HELD_OUT, SPOKEN
 from .pattern import Pattern
 from .preparation import (
     Intended,
+    announce,
     check_identity,
     intend,
     model_identity,
@@ -269,6 +270,7 @@ def evaluate(
         raise DatasetError(f"the plan has no {SPOKEN[group]} windows", hint="measure it with --on calibration")
     revision = plan.model.revision if model_id is None else None
     checkpoint = _plans_checkpoint(plan, model_id, revision, trust_remote_code)
+    announce(checkpoint, reporter)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint)))
     reporter.doing(f"loading {checkpoint.model_id}")

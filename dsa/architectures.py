@@ -1,4 +1,4 @@
-"""Which class of transformers runs a checkpoint's text, and that class without weights, for counting."""
+"""Which class of transformers runs a checkpoint's text, and the same without weights, for counting."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .families import text_config
+
 # What a row needs at once, in copies of its hidden states: before and after a layer, and within it.
 _COPIES = 6
 _SHARE_FOR_ROWS = 0.5
@@ -23,7 +25,10 @@ def free_memory(device: torch.device) -> int:
 
 def row_bytes(config: Any, tokens: int, element_size: int, selection_width: int) -> int:
     """Memory of one window of ``tokens`` in one state, between and within layers."""
-    hidden = config.get_text_config().hidden_size * element_size
+    text = text_config(config)
+    # Hyper connections keep several streams of hidden states.
+    streams = getattr(text, "hc_mult", None) or getattr(text, "hc_count", None) or 1
+    hidden = streams * text.hidden_size * element_size
     return int(tokens * (_COPIES * hidden + 4 * selection_width))
 
 

@@ -1,4 +1,4 @@
-"""Checks on a loaded model, on one short window, that switching its indexers does what a search takes for granted."""
+"""Tries on a short window, before a search, whether switching this model's indexers does what it should."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ class _Check:
             whole = stock if pattern == self._full else self._logits()
             single = losses.logits(pattern, Window("self-check", self._ids), _POSITIONS).float().cpu()
             rounding = _ROUNDING.get(losses.dtype, _COARSE_ROUNDING) * _largest(whole)
-            _agree(_largest(single - whole), rounding, f"layers run one at a time give other logits under {pattern}")
+            _agree(
+                _largest(single - whole), rounding, f"layers run one at a time give other logits under {pattern}"
+            )
 
     def _flips_show(self, losses: PatternLosses) -> None:
         if len(self._ids) < self._width + 2:

@@ -63,7 +63,8 @@ class Recipe(BaseModel):
         None, description="windows x patterns that go through the layers together; by free memory if not given"
     )
     selfcheck: bool = Field(
-        True, description="before measuring, check on one short window that sharing does in this model what it should"
+        True,
+        description="before measuring, check on one short window that sharing does in this model what it should",
     )
     keep: float | None = Field(None, description="fraction of sites that stay full: above 0, at most 1")
     max_delta: float | None = Field(None, description="instead of keep: largest loss increase, nats per token")

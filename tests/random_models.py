@@ -8,6 +8,7 @@ import transformers
 
 import indexcache
 from indexcache.dsa.losses import Window
+from indexcache.dsa.switch import find_indexers
 
 ROOT = Path(indexcache.__file__).parent
 EMBEDDED = ROOT / "recipes" / "tiny"
@@ -225,7 +226,69 @@ _MODELS = {
     "glm5_next": "Glm5NextForConditionalGeneration",
 }
 # Parameters that are constant when made, which would hide what they do.
-_CONSTANT = ("sinks", "position_bias", "compress_ape", "compress_gate", "softmax_scaling")
+_CONSTANT = ("sinks", "position_bias", "compress_ape", "compress_gate", "softmax_scaling", "conv1d.weight")
+
+# What wraps a language model that stands alone above into its multimodal form.
+_TOWERS = {
+    "dots3_note": (
+        "Dots3NoteConfig",
+        "Dots3NoteForConditionalGeneration",
+        {
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "adapter_in_dim": 32,
+                "adapter_out_dim": 64,
+                "num_local_experts": 2,
+                "num_experts_per_tok": 1,
+                "moe_intermediate_size": 16,
+                "pyramid_num_routed": [2],
+            },
+            "audio_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "downsample_hidden_size": 8,
+                "feature_size": 16,
+                "adapter_input_size": 32,
+                "adapter_out_dim": 64,
+            },
+        },
+    ),
+    "minimax_m3_vl": (
+        "MiniMaxM3VLConfig",
+        "MiniMaxM3SparseForConditionalGeneration",
+        {
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "projector_hidden_size": 32,
+        },
+    ),
+    "qwen4_exp": (
+        "Qwen4ExpConfig",
+        "Qwen4ExpForConditionalGeneration",
+        {
+            "vision_config": {
+                "depth": 1,
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_heads": 2,
+                "out_hidden_size": 64,
+                "num_position_embeddings": 16,
+            },
+        },
+    ),
+}
+MULTIMODAL = ("mistral_large4", "glm5_next", *_TOWERS)
 
 
 def settings_of(family, layers=LAYERS, **changes):
@@ -244,11 +307,29 @@ def build(family, layers=LAYERS, seed=0, **changes):
     return randomised(getattr(transformers, _MODELS.get(family, f"{name}ForCausalLM"))(config))
 
 
+def build_multimodal(family, seed=0, **changes):
+    """The same with the vision and audio towers of its multimodal checkpoints."""
+    if family not in _TOWERS:
+        return build(family, seed=seed, **changes)
+    config, model, towers = _TOWERS[family]
+    torch.manual_seed(seed)
+    settings = copy.deepcopy(towers) | {"text_config": settings_of(family, **changes)}
+    return randomised(getattr(transformers, model)(getattr(transformers, config)(**settings)))
+
+
+def site_layers(family):
+    """The layers of ``build(family)`` that own an indexer, as the model itself has them."""
+    return tuple(find_indexers(build(family))[1])
+
+
 def randomised(model):
     """``model`` in evaluation mode, fp32, without constant parameters."""
     for parameter_name, parameter in model.named_parameters():
-        if parameter_name.rsplit(".", 1)[-1].endswith(_CONSTANT):
-            torch.nn.init.normal_(parameter)
+        if any(name in parameter_name for name in _CONSTANT):
+            torch.nn.init.normal_(parameter, std=0.5)
+    for buffer_name, buffer in model.named_buffers():
+        if buffer_name.endswith("tid2eid"):  # which experts a token goes to
+            buffer.random_(0, 8)
     return model.float().eval().requires_grad_(False)
 
 
