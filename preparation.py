@@ -153,7 +153,8 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
     if share < _SMALL_SHARE:
         reporter.warn(
             f"only {share:.1%} of the positions in a window of {length} are informative (indexers choose where "
-            f"a query sees more than {width} keys); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more tells patterns apart better"
+            f"a query sees more than {width} keys); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more "
+            "tells patterns apart better"
         )
     return length
 

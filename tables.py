@@ -182,8 +182,8 @@ def _chosen(document: dict[str, Any]) -> str:
     if not document["selection_width"]:
         return "unknown: no index_topk"
     return (
-        f"{document['selects'] or 'keys'}, where a query sees more than {document['selection_width']} keys; windows "
-        f"of {document['shortest_informative_window']} tokens and more tell patterns apart"
+        f"{document['selects'] or 'keys'}, where a query sees more than {document['selection_width']} keys; "
+        f"windows of {document['shortest_informative_window']} tokens and more tell patterns apart"
     )
 
 

@@ -25,7 +25,7 @@ def model_class(config: Any, trust_remote_code: bool = False) -> Any:
     if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return transformers.AutoModelForImageTextToText
     raise ModelError(
-        f"transformers has no language model for type {getattr(config, 'model_type', 'unknown')!r} in this version",
+        f"this version of transformers has no language model of type {getattr(config, 'model_type', 'unknown')!r}",
         hint="a checkpoint of the whole model, text_config and all, may have one",
     )
 

@@ -140,23 +140,24 @@ def _found_sites(config: Any, trust_remote_code: bool) -> _Sites:
     text = text_config(config)
     layers, topk = getattr(text, "num_hidden_layers", None), getattr(text, "index_topk", None)
     try:
-        _, indexers = find_indexers(skeleton(config, trust_remote_code), layers)
+        model_class(config, trust_remote_code)
     except ModelError as error:
         raise no_indexer(config) from error
+    _, indexers = find_indexers(skeleton(config, trust_remote_code), layers)
     if not indexers:
         raise no_indexer(config)
     full = tuple(indexers)
     types = list(getattr(text, "indexer_types", None) or ())[:layers]
     shared = tuple(layer for layer, kind in enumerate(types) if kind == "shared" and layer not in indexers)
-    known = isinstance(topk, int) and topk > 0
+    width = topk if isinstance(topk, int) and topk > 0 else 0
     assumed = (
         f"every layer that owns an indexer is a site: {layer_ranges(full)}",
         f"layers {layer_ranges(shared)} share already, as indexer_types say" if shared else "no layer shares yet",
-        f"an indexer chooses once a query sees more than {topk} keys, its index_topk"
-        if known
+        f"an indexer chooses once a query sees more than {width} keys, its index_topk"
+        if width
         else "an indexer may choose from the first key on, as the config has no index_topk",
     )
-    return _Sites(full, shared, int(topk) if known else 0, assumed)
+    return _Sites(full, shared, width, assumed)
 
 
 def _locate(model_id: str, revision: str | None) -> tuple[Path, str | None]:

@@ -93,7 +93,7 @@ def _index_topk(config: Any) -> int:
 
 
 def _of_groups(chosen: int, tokens: int) -> int:
-    """Up to ``chosen`` whole groups of ``tokens`` are all chosen; one token less than one group more is allowed."""
+    """Up to ``chosen`` whole groups of ``tokens`` are all chosen, and what begins the next is no group yet."""
     return tokens * (chosen + 1) - 1
 
 
@@ -118,7 +118,7 @@ def _budget(config: Any) -> int:
 
 
 def _blocks(config: Any) -> int:
-    """A query chooses among the blocks up to its own, of which the last ``index_local_blocks`` are always taken."""
+    """A query chooses among the blocks up to its own; the last ``index_local_blocks`` are always taken."""
     blocks, local = _positive(config, "index_topk_blocks"), config.index_local_blocks
     if blocks <= local:
         raise ModelError(
@@ -168,7 +168,7 @@ CARRYING_ARGUMENTS = frozenset(each.carries for each in FAMILIES.values() if eac
 
 
 def text_config(config: Any) -> Any:
-    """The config of the language model: ``config`` itself, or what a multimodal one keeps under ``text_config``."""
+    """The config of the language model: ``config``, or what a multimodal one has in ``text_config``."""
     return config.get_text_config(decoder=True)
 
 

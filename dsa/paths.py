@@ -38,7 +38,7 @@ class PathMemory:
     _largest: int = 0
 
     def wants(self, layer: int, state: State) -> bool:
-        """Whether ``state``, entering ``layer``, is to be kept; all are taken to be as large as the largest seen."""
+        """Whether ``state``, entering ``layer``, is to be kept; all count as large as the largest seen."""
         if layer not in self.site_layers[1:]:
             return False  # no candidate starts there, and before the first site there is no selection to size
         if state.bytes > self._largest:

@@ -130,6 +130,27 @@ class TestMemory:
         assert all(len(path.states) <= states for paths in memory._latest.values() for path in paths)
 
 
+def test_states_are_sized_with_all_that_they_hold():
+    hidden, selection, keys = (
+        torch.zeros(1, 8, 4),
+        torch.zeros(1, 8, 2, dtype=torch.int32),
+        torch.zeros(1, 1, 8, 3),
+    )
+    assert State(hidden, selection).bytes == 4 * (8 * 4 + 8 * 2)
+    carried = {"shared_kv_states": {"rope": (keys, keys), "nope": (keys, keys)}}
+    assert State(hidden, selection, carried).bytes == 4 * (8 * 4 + 8 * 2 + 4 * 8 * 3)
+
+
+def test_fewer_states_are_kept_once_a_larger_one_turns_up():
+    small, large = State(torch.zeros(10)), State(torch.zeros(20))
+    memory = PathMemory(range(LAYERS), windows=1, budget=4 * small.bytes * (LAYERS - 1))
+    assert all(memory.wants(layer, small) for layer in range(1, LAYERS))
+    wanted = [layer for layer in range(1, LAYERS) if memory.wants(layer, large)]
+    assert len(wanted) == (LAYERS - 1) // 2
+    memory.keep("window", Pattern("FFFFFF"), dict.fromkeys(range(1, LAYERS), small))
+    assert list(memory._latest["window"][0].states) == wanted
+
+
 def test_windows_in_one_sweep_equal_windows_one_by_one():
     rows = [Window(seed, window(40, seed)) for seed in range(3)]
     together = same_model().measure(ALL_PATTERNS[::7], rows)
