@@ -10,6 +10,7 @@ from indexcache.dsa import losses as losses_module
 from indexcache.dsa.evaluation import Evaluator
 from indexcache.dsa.losses import PatternLosses, Window
 from indexcache.dsa.paths import PathMemory
+from indexcache.dsa.stack import State
 from indexcache.pattern import Pattern
 from indexcache.search.estimate import LayerCount, Shape
 from indexcache.search.findings import Goal, Method, Told, run_search
