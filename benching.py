@@ -11,8 +11,7 @@ from .dsa import processes
 from .dsa.backends import Backends, choose, install
 from .dsa.capacity import free_memory, layer_bytes
 from .dsa.checkpoint import Checkpoint, open_checkpoint
-from .dsa.families import family_of
-from .dsa.loading import device_kinds, load_model, random_model
+from .dsa.loading import Placement, device_kinds, load_model, random_model
 from .errors import IdentityError, MeasurementError, SettingError
 from .files import write_atomically
 from .pattern import Pattern
@@ -41,7 +40,7 @@ class BenchRequest:
     contexts: Sequence[int]
     repeats: int
     dtype: str
-    device_map: str | None
+    placement: Placement
     wanted: Backends
     random_weights: bool
     beyond_positions: bool
@@ -64,9 +63,7 @@ def bench(
     longest = max(request.contexts)
     check_positions(checkpoint, longest, request.beyond_positions, reporter, "--context")
     # One choice for all lengths, so that their times compare.
-    backends = choose(
-        request.wanted, family_of(checkpoint.config).token_indices, longest, processes.this_device().type
-    )
+    backends = choose(request.wanted, checkpoint.selects_tokens, longest, processes.this_device().type)
     model = _model(checkpoint, request, reporter)
     install(model, backends, reporter.warn)
     record = PrefillRecord(
@@ -105,12 +102,12 @@ def _checkpoint(plan: Plan, model_id: str | None, request: BenchRequest) -> Chec
 
 def _model(checkpoint: Checkpoint, request: BenchRequest, reporter: Reporter) -> Any:
     if request.random_weights:
-        if request.device_map is not None:
+        if request.placement.device_map is not None:
             raise SettingError("random weights are made on one device", hint="leave --device-map out")
         reporter.doing(f"making random weights for {checkpoint.model_id}")
         return random_model(checkpoint, request.dtype)
     reporter.doing(f"loading {checkpoint.model_id}")
-    return load_model(checkpoint, request.dtype, request.device_map)
+    return load_model(checkpoint, request.dtype, request.placement)
 
 
 def _points(

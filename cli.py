@@ -59,6 +59,7 @@ _STRATEGIES = "fast, exact or blocks"
 _ENGINES = (
     "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
 )
+_OFFLOAD = "Where weights go that fit into no memory, with --device-map."
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
@@ -111,6 +112,7 @@ def search(
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
     device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
     revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
     column: Annotated[str | None, _text("Column with text or chat messages [found by name].")] = None,
     dataset_subset: Annotated[str | None, _text("Configuration of a hub dataset.")] = None,
@@ -128,6 +130,10 @@ def search(
     ] = None,
     init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
     max_rows: Annotated[int | None, _text("Windows x patterns in memory together [by free memory].")] = None,
+    selfcheck: Annotated[
+        bool | None,
+        typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes]."),
+    ] = None,
     out: Annotated[Path | None, _text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it will cost.")] = False,
     trust_remote_code: TrustFlag = False,
@@ -147,7 +153,7 @@ def search(
         "dataset_revision": dataset_revision, "strategy": strategy, "standard_errors": standard_errors,
         "blocks": blocks, "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
         "pp_layers": _numbers("pp-layers", pp_layers), "baselines": baselines, "init": init,
-        "max_rows": max_rows,
+        "max_rows": max_rows, "offload_folder": offload_folder, "selfcheck": selfcheck,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)
@@ -186,6 +192,7 @@ def estimate(
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
     device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
     revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
     strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
     blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
@@ -213,6 +220,7 @@ def estimate(
         "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
         "pp_layers": _numbers("pp-layers", pp_layers), "standard_errors": standard_errors,
         "baselines": baselines, "init": init, "max_rows": max_rows,
+        "offload_folder": offload_folder,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)
@@ -241,6 +249,7 @@ def evaluate(
     max_delta: MaxDelta = None,
     model: Annotated[str | None, _text("Where the plan's checkpoint is now, if it moved.")] = None,
     device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -256,10 +265,18 @@ def evaluate(
         raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     plan = read_plan(plan_path)
     from . import workflow
+    from .dsa.loading import Placement
 
     with _reporter(quiet) as reporter:
         outcome = workflow.evaluate(
-            plan, plan_file(plan_path).parent, on, max_delta, model, device_map, trust_remote_code, reporter
+            plan,
+            plan_file(plan_path).parent,
+            on,
+            max_delta,
+            model,
+            Placement(device_map, offload_folder),
+            trust_remote_code,
+            reporter,
         )
     if _speaks():
         from .tables import eval_document, eval_table
@@ -392,6 +409,7 @@ def bench(
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
     device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
+    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -410,10 +428,12 @@ def bench(
     from .benching import BenchRequest
     from .benching import bench as run_bench
     from .dsa.backends import Backends
+    from .dsa.loading import Placement
     from .tables import bench_table
 
     request = BenchRequest(
-        contexts, repeats, settings.dtype, device_map, Backends(settings.indexer, settings.attention),
+        contexts, repeats, settings.dtype, Placement(device_map, offload_folder),
+        Backends(settings.indexer, settings.attention),
         random_weights, beyond_positions, trust_remote_code,
     )  # fmt: skip
     with _reporter(quiet) as reporter:

@@ -11,8 +11,7 @@ from .dsa.backends import Backends, choose, install
 from .dsa.capacity import check_fits, free_memory, path_budget, row_bytes, rows_that_fit
 from .dsa.checkpoint import Checkpoint, weights_bytes
 from .dsa.evaluation import Evaluator
-from .dsa.families import family_of
-from .dsa.loading import compute_dtype, load_model
+from .dsa.loading import Placement, compute_dtype, load_model
 from .dsa.losses import PatternLosses
 from .dsa.paths import PathMemory
 from .groups import CALIBRATION, HELD_OUT
@@ -30,7 +29,7 @@ class Loaded:
 def load(
     checkpoint: Checkpoint,
     dtype: str,
-    device_map: str | None,
+    placement: Placement,
     wanted: Backends,
     length: int,
     reporter: Reporter,
@@ -42,15 +41,15 @@ def load(
         WindowError: such windows do not fit; names the length that would.
         ModelError: see ``load_model``.
     """
-    backends = check_fits_here(checkpoint, dtype, device_map, wanted, length)
+    backends = check_fits_here(checkpoint, dtype, placement, wanted, length)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, dtype, device_map)
+    model = load_model(checkpoint, dtype, placement)
     install(model, backends, reporter.warn)
     return Loaded(model, backends)
 
 
 def check_fits_here(
-    checkpoint: Checkpoint, dtype: str, device_map: str | None, wanted: Backends, length: int
+    checkpoint: Checkpoint, dtype: str, placement: Placement, wanted: Backends, length: int
 ) -> Backends:
     """What will run, if windows of ``length`` tokens fit on this process's device.
 
@@ -59,10 +58,10 @@ def check_fits_here(
         WindowError: they do not fit; names the length that would.
     """
     device = processes.this_device()
-    backends = choose(wanted, family_of(checkpoint.config).token_indices, length, device.type)
+    backends = choose(wanted, checkpoint.selects_tokens, length, device.type)
     on_gpu, size = device.type == "cuda", compute_dtype(checkpoint, dtype).itemsize
     free = free_memory(device) // (1 if on_gpu else processes.process_count())
-    if device_map is None:  # with one, accelerate places weights where there is room
+    if placement.device_map is None:  # with one, accelerate places weights where there is room
         free -= weights_bytes(checkpoint, size)
     check_fits(checkpoint.config, length, size, backends, free, on_gpu)
     return backends

@@ -60,9 +60,23 @@ def intend(recipe: Recipe, goal: Goal, trust_remote_code: bool, reporter: Report
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
     checkpoint = open_checkpoint(required(recipe.model, "model"), recipe.revision, trust_remote_code)
+    announce(checkpoint, reporter)
+    if not (checkpoint.family or recipe.selfcheck):
+        reporter.warn("with --no-selfcheck nothing shows that sharing works in this model")
     length = window_length(recipe, checkpoint, reporter)
     old, method = search_method(recipe, checkpoint, goal)
     return Intended(checkpoint, length, method, old)
+
+
+def announce(checkpoint: Checkpoint, reporter: Reporter) -> None:
+    """Says what is assumed of a model of no known family, and which parts of a multimodal one stay idle."""
+    if checkpoint.assumed:
+        reporter.warn(
+            f"{checkpoint.model_id} is of type {checkpoint.text.model_type!r}, no family known here; assumed: "
+            + "; ".join(checkpoint.assumed)
+        )
+    if not checkpoint.text_only:
+        reporter.say(f"{checkpoint.model_id} is measured on text; its other towers are loaded and not run")
 
 
 def prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, reporter: Reporter) -> Prepared:
@@ -134,14 +148,20 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
         WindowError: too short to tell any apart, or longer than the model's positions.
     """
     width = checkpoint.selection_width
+    if not (width or recipe.window):
+        raise WindowError(
+            "how long windows should be was not given, and the config names no index_topk to take it from",
+            hint="give --window, several times the keys that the model's indexers select",
+        )
     length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
     check_length(length, width)
     check_positions(checkpoint, length, recipe.beyond_positions, reporter, "--window")
     share = informative_share(length, width)
     if share < _SMALL_SHARE:
         reporter.warn(
-            f"only {share:.1%} of the positions in a window of {length} are informative (the indexer selects "
-            f"{width}); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more tells patterns apart better"
+            f"only {share:.1%} of the positions in a window of {length} are informative (indexers choose where "
+            f"a query sees more than {width} keys); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more "
+            "tells patterns apart better"
         )
     return length
 
@@ -152,7 +172,7 @@ def check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter:
     Raises:
         WindowError: too long, and not asked for.
     """
-    longest = getattr(checkpoint.config.get_text_config(), "max_position_embeddings", None)
+    longest = checkpoint.longest
     if longest is None or length <= longest:
         return
     what = f"windows of {length} tokens are longer than the model's {longest} positions"
@@ -176,10 +196,10 @@ def _build_windows(checkpoint: Checkpoint, source: TextSource, request: WindowRe
     tokenizer = load_tokenizer(checkpoint)
     windows = pack(read_documents(source, tokenizer, request.seed), tokenizer, request)
     largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
-    if largest >= checkpoint.config.vocab_size:
+    if largest >= checkpoint.vocabulary:
         raise ModelError(
             f"the tokenizer of {checkpoint.model_id!r} gives id {largest}, but the model knows "
-            f"{checkpoint.config.vocab_size}",
+            f"{checkpoint.vocabulary}",
             hint="the tokenizer files are of another model",
         )
     return windows

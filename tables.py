@@ -35,7 +35,10 @@ def search_summary(plan: Plan, folder: Path) -> None:
         even = ["uniform", str(result.kept), f"{result.uniform.loss:.4f}", increase(result.uniform)]
         table.add_row(*even, *([increase(held.uniform)] if held else []))
     console = _console(stderr=True)
-    console.print(f"{plan.model.id}: {result.kept} of {result.sites} indexers kept; losses in nats per token")
+    console.print(
+        f"{plan.model.id}: {result.kept} of {result.sites} indexers kept, in {result.layers} layers; "
+        "losses in nats per token"
+    )
     console.print(table)
     console.print(f"pattern  {result.layer_pattern}")
     if plan.search.pinned_layers:
@@ -167,11 +170,12 @@ def _duration(seconds: float) -> str:
 
 def inspect_document(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, Any]:
     """A checkpoint's facts as JSON."""
-    config, sites = checkpoint.config, len(checkpoint.site_layers)
+    text, family, sites = checkpoint.text, checkpoint.family, len(checkpoint.site_layers)
     return {
         "model": checkpoint.model_id,
         "revision": checkpoint.revision,
-        "model_type": config.model_type,
+        "model_type": checkpoint.config.model_type,
+        "family": family and family.model_type,
         "architecture": checkpoint.architecture,
         "layers": checkpoint.layers,
         "sites": sites,
@@ -179,11 +183,14 @@ def inspect_document(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, Any]:
         "shared_layers": list(checkpoint.shared_layers),
         "selection_width": checkpoint.selection_width,
         "shortest_informative_window": checkpoint.selection_width + 2,
-        "max_position_embeddings": getattr(config, "max_position_embeddings", None),
-        "index_heads": config.index_n_heads,
-        "index_head_dim": config.index_head_dim,
+        "selects": family and family.selects,
+        "assumed": list(checkpoint.assumed),
+        "max_position_embeddings": checkpoint.longest,
+        "index_heads": getattr(text, family.index_heads if family else "index_n_heads", None),
+        "index_head_dim": getattr(text, family.index_head_dim if family else "index_head_dim", None),
         "parameters": sizes.parameters,
         "indexer_parameters": sizes.indexer_parameters,
+        "idle_parameters": sizes.idle_parameters,
         "kept_at_half": kept_sites(sites, 0.5),
         "kept_at_quarter": kept_sites(sites, 0.25),
         "kept_at_eighth": kept_sites(sites, 0.125),
@@ -193,23 +200,34 @@ def inspect_document(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, Any]:
 def inspect_table(document: dict[str, Any]) -> None:
     """Prints a checkpoint's facts, on stdout."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    idle = f", {document['idle_parameters']:,} in towers that text does not run through"
     rows = {
         "model": f"{document['model']} ({document['architecture']}, {document['model_type']})",
         "layers": f"{document['layers']}, {document['sites']} of them sites",
         "sites": layer_ranges(document["site_layers"]),
         "shared in the checkpoint": layer_ranges(document["shared_layers"]) or "none",
-        "keys selected": f"{document['selection_width']}; windows of {document['shortest_informative_window']} "
-        "tokens and more tell patterns apart",
+        "chosen": _chosen(document),
         "positions": str(document["max_position_embeddings"]),
         "indexer": f"{document['index_heads']} heads of {document['index_head_dim']}",
-        "parameters": f"{document['parameters']:,}, {document['indexer_parameters']:,} of them in indexers",
+        "parameters": f"{document['parameters']:,}, {document['indexer_parameters']:,} of them in indexers"
+        + (idle if document["idle_parameters"] else ""),
         "kept at 1/2, 1/4, 1/8": ", ".join(
             str(document[f"kept_at_{part}"]) for part in ("half", "quarter", "eighth")
         ),
     }
+    rows |= {"assumed": "; ".join(document["assumed"])} if document["assumed"] else {}
     for name, value in rows.items():
         table.add_row(name, value)
     _console().print(table)
+
+
+def _chosen(document: dict[str, Any]) -> str:
+    if not document["selection_width"]:
+        return "unknown: no index_topk"
+    return (
+        f"{document['selects'] or 'keys'}, where a query sees more than {document['selection_width']} keys; "
+        f"windows of {document['shortest_informative_window']} tokens and more tell patterns apart"
+    )
 
 
 def _losses(heldout: bool) -> Table:

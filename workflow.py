@@ -15,14 +15,16 @@ from .dsa import processes
 from .dsa.backends import Backends
 from .dsa.checkpoint import Checkpoint, open_checkpoint
 from .dsa.evaluation import Evaluator
-from .dsa.loading import device_kinds
+from .dsa.loading import Placement, device_kinds
 from .dsa.losses import PatternLosses
+from .dsa.selfcheck import self_check
 from .errors import DatasetError, MeasurementError, ModelError
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
 from .measuring import Loaded, evaluator, load
 from .pattern import Pattern
 from .preparation import (
     Intended,
+    announce,
     check_identity,
     intend,
     model_identity,
@@ -62,8 +64,14 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     began, clock = _now(), time.monotonic()
     prepared = prepare(recipe, goal, out, trust_remote_code, reporter)
     checkpoint, windows, method = prepared.checkpoint, prepared.windows, prepared.method
-    wanted = Backends(recipe.indexer, recipe.attention)
-    loaded = load(checkpoint, recipe.dtype, recipe.device_map, wanted, windows.length, reporter)
+    wanted, placement = (
+        Backends(recipe.indexer, recipe.attention),
+        Placement(recipe.device_map, recipe.offload_folder),
+    )
+    loaded = load(checkpoint, recipe.dtype, placement, wanted, windows.length, reporter)
+    if recipe.selfcheck:
+        reporter.doing("checking on a short window that sharing works")
+        self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist())
     measure = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
     if recipe.baselines == "overlap":
         method = replace(method, overlap=measure.overlap(CALIBRATION, checkpoint.selection_width))
@@ -206,13 +214,14 @@ def _time_layers(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: 
     """Seconds of a full and of a shared layer on one window, its loss included; a first run warms up."""
     wanted = Backends(recipe.indexer, recipe.attention)
     try:
-        model = load(checkpoint, recipe.dtype, recipe.device_map, wanted, length, reporter).model
+        placement = Placement(recipe.device_map, recipe.offload_folder)
+        model = load(checkpoint, recipe.dtype, placement, wanted, length, reporter).model
     except ModelError as error:
         error.hint = error.hint or "--no-time counts without weights"
         raise
     reporter.doing("timing a window")
     losses = PatternLosses(model, checkpoint.site_layers)
-    tokens = [number % checkpoint.config.vocab_size for number in range(length)]
+    tokens = [number % checkpoint.vocabulary for number in range(length)]
     measure, sites = Evaluator(losses, {CALIBRATION: [tokens]}), len(checkpoint.site_layers)
 
     def seconds(pattern: Pattern) -> float:
@@ -246,7 +255,7 @@ def evaluate(
     group: str,
     max_delta: float | None,
     model_id: str | None,
-    device_map: str | None,
+    placement: Placement,
     trust_remote_code: bool,
     reporter: Reporter,
 ) -> EvalOutcome:
@@ -261,10 +270,11 @@ def evaluate(
         raise DatasetError(f"the plan has no {SPOKEN[group]} windows", hint="measure it with --on calibration")
     revision = plan.model.revision if model_id is None else None
     checkpoint = _plans_checkpoint(plan, model_id, revision, trust_remote_code)
+    announce(checkpoint, reporter)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint)))
     ran = Backends(plan.run.indexer, plan.run.attention)
-    loaded = load(checkpoint, plan.run.dtype, device_map, ran, windows.length, reporter)
+    loaded = load(checkpoint, plan.run.dtype, placement, ran, windows.length, reporter)
     measure = evaluator(loaded, checkpoint, windows, None, reporter)
     reporter.begin(3 * len(windows.group(group)), "window evaluations")
     labels, documents = windows.length - 1, windows.documents(group)

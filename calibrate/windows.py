@@ -169,7 +169,7 @@ def check_length(length: int, selection_width: int) -> None:
     """
     if length < 2 or informative_positions(length, selection_width) == 0:
         raise WindowError(
-            f"windows of {length} tokens measure nothing: the indexer selects {selection_width} keys, "
-            "so up to there every pattern has the same loss",
+            f"windows of {length} tokens measure nothing: indexers choose only where a query sees more than "
+            f"{selection_width} keys, and up to there every pattern has the same loss",
             hint=f"the shortest informative window has {selection_width + 2} tokens; several times that is better",
         )

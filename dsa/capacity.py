@@ -8,6 +8,7 @@ import torch
 
 from ..errors import WindowError
 from .backends import Backends
+from .families import text_config
 
 # What a row needs at once, in copies of its hidden states: before and after a layer, and within it.
 _COPIES = 6
@@ -26,7 +27,10 @@ def free_memory(device: torch.device) -> int:
 
 def row_bytes(config: Any, tokens: int, element_size: int, selection_width: int) -> int:
     """Memory of one window of ``tokens`` in one state, between and within layers."""
-    hidden = config.get_text_config().hidden_size * element_size
+    text = text_config(config)
+    # Hyper connections keep several streams of hidden states.
+    streams = getattr(text, "hc_mult", None) or getattr(text, "hc_count", None) or 1
+    hidden = streams * text.hidden_size * element_size
     return int(tokens * (_COPIES * hidden + 4 * selection_width))
 
 
@@ -55,7 +59,7 @@ def layer_bytes(config: Any, tokens: int, element_size: int, backends: Backends,
         backends: what runs.
         on_gpu: whether chunks are those of a GPU.
     """
-    text = config.get_text_config()
+    text = text_config(config)
 
     def size(name: str, otherwise: int = 0) -> int:
         return int(getattr(text, name, None) or otherwise)

@@ -10,7 +10,9 @@ from typing import Any
 
 from ..errors import ModelError, first_line
 from ..files import find_path
-from .families import family_of
+from ..pattern import layer_ranges
+from .architectures import is_text_only, model_class, skeleton
+from .families import Family, family_of, no_indexer, text_config
 from .hub import fetch_description, fetch_weights
 
 
@@ -25,7 +27,9 @@ class Checkpoint:
         config: the transformers config.
         site_layers: absolute ids of the layers that own an indexer.
         shared_layers: layers that share in the checkpoint itself.
-        selection_width: keys a query may see before its indexer has to choose.
+        selection_width: keys a query may see before its indexer has to choose; 0 where that is not known.
+        family: what is known of its kind; None for a model with indexers that is none of the known kinds.
+        assumed: of a model of no known family, what was taken for granted, a line each.
     """
 
     model_id: str
@@ -35,7 +39,34 @@ class Checkpoint:
     site_layers: tuple[int, ...]
     shared_layers: tuple[int, ...]
     selection_width: int
+    family: Family | None
+    assumed: tuple[str, ...] = ()
     trust_remote_code: bool = False
+
+    @property
+    def text(self) -> Any:
+        """The config of the language model, which a multimodal config holds."""
+        return text_config(self.config)
+
+    @property
+    def text_only(self) -> bool:
+        """Whether only the language model is loaded; else its other towers are too, and never run."""
+        return is_text_only(self.config, self.trust_remote_code)
+
+    @property
+    def selects_tokens(self) -> bool:
+        """Whether the code for long windows is written for it: of a known family, and selecting single tokens."""
+        return self.family is not None and self.family.selects_tokens
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids the model knows."""
+        return int(self.text.vocab_size)
+
+    @property
+    def longest(self) -> int | None:
+        """Positions that the model was made for; None where it does not say."""
+        return getattr(self.text, "max_position_embeddings", None)
 
     @property
     def architecture(self) -> str:
@@ -45,7 +76,7 @@ class Checkpoint:
     @property
     def layers(self) -> int:
         """Decoder layers, without multi-token-prediction layers."""
-        return int(self.config.num_hidden_layers)
+        return int(self.text.num_hidden_layers)
 
 
 def open_checkpoint(model_id: str, revision: str | None = None, trust_remote_code: bool = False) -> Checkpoint:
@@ -61,25 +92,77 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust_remote_cod
     folder, commit = _locate(model_id, revision)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        text, family = text_config(config), family_of(config)
     except Exception as error:  # transformers raises many classes for a wrong config
         raise ModelError(
             f"the config of {model_id!r} cannot be used: {first_line(error)}",
             hint="it needs a config.json that this version of transformers knows",
         ) from error
-    family = family_of(config)
-    sites, shared = family.site_layers(config), family.shared_layers(config)
-    if not sites or any(layer < sites[0] for layer in shared):
+    sites = _listed_sites(text, family) if family is not None else _found_sites(config, trust_remote_code)
+    model_class(config, trust_remote_code)  # raises where nothing could run it
+    if not sites.full:
+        raise ModelError(f"the config of {model_id!r} gives none of its layers an indexer of its own")
+    if any(layer < sites.full[0] for layer in sites.shared):
         raise ModelError(f"the config of {model_id!r} has no full indexer before its first shared layer")
     return Checkpoint(
         model_id=model_id,
         folder=folder,
         revision=commit,
         config=config,
-        site_layers=sites,
-        shared_layers=shared,
-        selection_width=family.selection_width(config),
+        site_layers=sites.full,
+        shared_layers=sites.shared,
+        selection_width=sites.width,
+        family=family,
+        assumed=sites.assumed,
         trust_remote_code=trust_remote_code,
     )
+
+
+@dataclass(frozen=True)
+class _Sites:
+    """Layers with an indexer, layers that share, the selection width, and what of it is assumed."""
+
+    full: tuple[int, ...]
+    shared: tuple[int, ...]
+    width: int
+    assumed: tuple[str, ...] = ()
+
+
+def _listed_sites(text: Any, family: Family) -> _Sites:
+    full = family.site_layers(text)
+    # Before its width: a config without sites has no use for one, and often no value.
+    return _Sites(full, family.shared_layers(text), family.selection_width(text) if full else 0)
+
+
+def _found_sites(config: Any, trust_remote_code: bool) -> _Sites:
+    """Sites of a model of no known family, from its modules on the meta device.
+
+    Raises:
+        ModelError: it cannot be built, or has no indexers.
+    """
+    from .switch import find_indexers
+
+    text = text_config(config)
+    layers, topk = getattr(text, "num_hidden_layers", None), getattr(text, "index_topk", None)
+    try:
+        model_class(config, trust_remote_code)
+    except ModelError as error:
+        raise no_indexer(config) from error
+    _, indexers = find_indexers(skeleton(config, trust_remote_code), layers)
+    if not indexers:
+        raise no_indexer(config)
+    full = tuple(indexers)
+    types = list(getattr(text, "indexer_types", None) or ())[:layers]
+    shared = tuple(layer for layer, kind in enumerate(types) if kind == "shared" and layer not in indexers)
+    width = topk if isinstance(topk, int) and topk > 0 else 0
+    assumed = (
+        f"every layer that owns an indexer is a site: {layer_ranges(full)}",
+        f"layers {layer_ranges(shared)} share already, as indexer_types say" if shared else "no layer shares yet",
+        f"an indexer chooses once a query sees more than {width} keys, its index_topk"
+        if width
+        else "an indexer may choose from the first key on, as the config has no index_topk",
+    )
+    return _Sites(full, shared, width, assumed)
 
 
 def _locate(model_id: str, revision: str | None) -> tuple[Path, str | None]:
@@ -119,22 +202,29 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameter counts: of the model, and of its indexers alone."""
+    """Parameter counts: of what is loaded, of its indexers, and of towers that text does not run through."""
 
     parameters: int
     indexer_parameters: int
+    idle_parameters: int
 
 
 def measure_sizes(checkpoint: Checkpoint) -> Sizes:
     """Counts parameters on the meta device, without weights or memory."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    from .switch import find_indexers
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
-    named = dict(model.named_parameters())
-    indexers = sum(weight.numel() for name, weight in named.items() if ".indexer." in name)
-    return Sizes(sum(weight.numel() for weight in named.values()), indexers)
+    model = skeleton(checkpoint.config, checkpoint.trust_remote_code)
+    language = find_indexers(model, checkpoint.layers)[0].rpartition(".")[0]
+    head = model.get_output_embeddings()
+    head_weights = {id(weight) for weight in head.parameters()} if head is not None else set()
+    counts = {name: weight.numel() for name, weight in model.named_parameters()}
+    indexers = sum(count for name, count in counts.items() if ".indexer." in name)
+    idle = sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if not name.startswith(f"{language}.") and id(weight) not in head_weights
+    )
+    return Sizes(sum(counts.values()), indexers, idle)
 
 
 def config_sha256(checkpoint: Checkpoint) -> str:
@@ -169,7 +259,7 @@ def weights_bytes(checkpoint: Checkpoint, element_size: int) -> int:
     """
     folder = weights_folder(checkpoint)
     stored = sum((folder / name).stat().st_size for name in weight_files(folder, checkpoint.model_id))
-    named = str(checkpoint.config.get_text_config().dtype or "float32")
+    named = str(checkpoint.text.dtype or checkpoint.config.dtype or "float32")
     stored_size = 4 if "32" in named else 2
     return stored * element_size // stored_size
 

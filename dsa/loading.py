@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ModelError, SettingError, first_line
+from .architectures import build, model_class
 from .checkpoint import Checkpoint, weights_folder
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def load_model(checkpoint: Checkpoint, dtype: str = "auto", device_map: str | None = None) -> Any:
+@dataclass(frozen=True)
+class Placement:
+    """Where weights go.
+
+    Args:
+        device_map: transformers' placement, e.g. "auto", or a device for each module; None for one device.
+        offload_folder: for "disk", where converted copies of weights are put: fused experts above all, so
+            that it can take as much as the checkpoint.
+    """
+
+    device_map: str | Mapping[str, str | int] | None = None
+    offload_folder: str | None = None
+
+
+def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement = Placement()) -> Any:
     """The model in evaluation mode, gradients off.
 
     Weights larger than the devices are placed by transformers' own ``device_map`` (accelerate's
@@ -19,31 +36,32 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", device_map: str | No
     Args:
         checkpoint: what to load.
         dtype: "auto" keeps the checkpoint's; else "float32", "bfloat16" or "float16".
-        device_map: transformers' placement, e.g. "auto"; None for one device.
+        placement: where its weights go.
 
     Raises:
         ModelError: weights missing, unreadable, or without the indexers that the config promises.
         SettingError: a dtype that is not one of ``DTYPES``.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from .processes import process_count, this_device
 
-    if device_map is not None and process_count() > 1:
+    if placement.device_map is not None and process_count() > 1:
         raise SettingError(
             "a device map places one model over all devices, which several processes cannot each do",
             hint="run one process, or leave --device-map out",
         )
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype!r}", hint=f"give one of {', '.join(DTYPES)}")
+    auto_class = model_class(checkpoint.config, checkpoint.trust_remote_code)
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        model, loaded = auto_class.from_pretrained(
             weights_folder(checkpoint),
             config=checkpoint.config,
             output_loading_info=True,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            device_map=device_map,
+            device_map=placement.device_map,
+            offload_folder=placement.offload_folder,
             use_safetensors=True,
             trust_remote_code=checkpoint.trust_remote_code,
         )
@@ -57,7 +75,7 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", device_map: str | No
             f"the checkpoint {checkpoint.model_id!r} has no weights for {missing[0]}{more}",
             hint="they would be random: fetch or convert the checkpoint again",
         )
-    if device_map is None:
+    if placement.device_map is None:
         model.to(this_device())
     return model.requires_grad_(False).eval()
 
@@ -68,7 +86,7 @@ def compute_dtype(checkpoint: Checkpoint, dtype: str) -> Any:
 
     if dtype != "auto":
         return getattr(torch, dtype)
-    named = checkpoint.config.get_text_config().dtype or checkpoint.config.dtype
+    named = checkpoint.text.dtype or checkpoint.config.dtype
     return getattr(torch, named) if isinstance(named, str) else named or torch.float32
 
 
@@ -78,23 +96,10 @@ def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
     Raises:
         ModelError: it does not fit, or transformers cannot build it.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from .processes import this_device
 
-    try:
-        with torch.device(this_device()):
-            model = AutoModelForCausalLM.from_config(
-                checkpoint.config,
-                dtype=compute_dtype(checkpoint, dtype),
-                trust_remote_code=checkpoint.trust_remote_code,
-            )
-    except Exception as error:  # as in load_model
-        raise ModelError(
-            f"a model of the config of {checkpoint.model_id!r} cannot be made: {first_line(error)}"
-        ) from error
-    return model.requires_grad_(False).eval()
+    built = build(checkpoint.config, this_device(), compute_dtype(checkpoint, dtype), checkpoint.trust_remote_code)
+    return built.requires_grad_(False).eval()
 
 
 def device_kinds(model: Any) -> str:

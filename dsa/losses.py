@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..pattern import Pattern
-from .paths import PathMemory, State
-from .stack import LayerCalls, Stack
+from .paths import PathMemory
+from .stack import LayerCalls, Stack, State
 from .switch import Switch
 
 # Logits are made for so many rows at a time that they take about this many bytes in fp32.
@@ -63,7 +64,9 @@ class PatternLosses:
         self.switch = Switch(model, site_layers)
         self._stack = Stack(model, self.switch.stack_name)
         self._site_of = {layer: site for site, layer in enumerate(site_layers)}
-        self._device = next(model.parameters()).device
+        self._device = input_device(model)
+        self.dtype: torch.dtype = next(self._stack.layers[0].parameters()).dtype
+        """What the layers compute in."""
         self._blind = blind
         self._blind_loss: dict[Hashable, float] = {}
         self.memory = memory
@@ -107,7 +110,7 @@ class PatternLosses:
         calls = [self._stack.record(each if last_token else each[:, :-1]) for each in ids]
         entering: dict[int, list[_Row]] = {}
         for index, (window, call) in enumerate(zip(windows, calls, strict=True)):
-            for start, row in _first_rows(index, window, patterns, State(call.hidden, None), memory):
+            for start, row in _first_rows(index, window, patterns, State(call.hidden), memory):
                 entering.setdefault(start, []).append(row)
         kept: list[dict[int, State]] = [{} for _ in windows]
         rows: list[_Row] = []
@@ -134,17 +137,14 @@ class PatternLosses:
         return losses
 
     @torch.inference_mode()
-    def selections(self, window: Window) -> list[torch.Tensor]:
-        """What each site selects when all are full: token indices ``[1, tokens, width]`` per site."""
+    def selections(self, window: Window) -> list[Any]:
+        """What each site selects when all are full, in the family's own form: mostly ``[1, tokens, width]``."""
         calls = self._stack.record(self._ids(window)[:, :-1])
-        state, selections = State(calls.hidden, None), []
-        self.switch.share_only(None)
+        state, selections = State(calls.hidden), []
         for layer in range(len(self._stack)):
-            self.layer_runs += 1
-            hidden = self._stack.run_layer(layer, state.hidden, calls, state.selection)
-            state = State(hidden, self.switch.selection)
+            state = self._through(layer, state, True, calls)
             if layer in self._site_of:
-                selections.append(self.switch.selection)
+                selections.append(state.selection)
         self.switch.forget()
         return selections
 
@@ -153,10 +153,21 @@ class PatternLosses:
         """Whether weights come from CPU memory or disk for each sweep, so that few sweeps pay."""
         return any(weight.device.type == "meta" for layer in self._stack.layers for weight in layer.parameters())
 
+    @torch.inference_mode()
+    def logits(self, pattern: Pattern, window: Window, positions: int) -> torch.Tensor:
+        """Logits ``[1, positions, vocabulary]`` of a window's last positions under ``pattern``."""
+        ids = self._ids(window)
+        calls = self._stack.record(ids)
+        state = State(calls.hidden)
+        for layer in range(len(self._stack)):
+            site = self._site_of.get(layer)
+            state = self._through(layer, state, site is None or pattern.is_full(site), calls)
+        self.switch.share_only(None)
+        self.switch.forget()
+        return self._stack.logits(state.hidden[:, -positions:], ids[:, -positions:])
+
     def _ids(self, window: Window) -> torch.Tensor:
-        # Weights that are offloaded live on the meta device; accelerate's hooks move the ids then.
-        device = torch.device("cpu") if self._device.type == "meta" else self._device
-        return torch.as_tensor(window.token_ids, dtype=torch.long, device=device).unsqueeze(0)
+        return torch.as_tensor(window.token_ids, dtype=torch.long, device=self._device).unsqueeze(0)
 
     def _split(self, layer: int, row: _Row, patterns: Sequence[Pattern]) -> Iterator[tuple[bool, _Row]]:
         """``row`` by the role that its patterns give ``layer``: (runs its indexer, row)."""
@@ -170,11 +181,15 @@ class PatternLosses:
                 yield full, _Row(row.window, members, row.state)
 
     def _run(self, layer: int, row: _Row, full: bool, calls: LayerCalls) -> _Row:
+        return _Row(row.window, row.members, self._through(layer, row.state, full, calls))
+
+    def _through(self, layer: int, state: State, full: bool, calls: LayerCalls) -> State:
+        """What leaves ``layer``, run full or shared, when ``state`` enters it."""
         self.layer_runs += 1
-        self.switch.selection = row.state.selection
+        self.switch.selection = state.selection
         self.switch.share_only(None if full else layer)
-        hidden = self._stack.run_layer(layer, row.state.hidden, calls, row.state.selection)
-        return _Row(row.window, row.members, State(hidden, self.switch.selection))
+        hidden, carried = self._stack.run_layer(layer, state, calls)
+        return State(hidden, self.switch.selection, carried)
 
     def _loss(self, hidden: torch.Tensor, window: Hashable | None, ids: torch.Tensor) -> float:
         """Summed cross entropy of a window's labels; a named window's blind positions are measured once."""
@@ -196,6 +211,12 @@ class PatternLosses:
             first = stop
             rows = max(1, min(_MOST_LOGITS_ROWS, _LOGITS_BYTES // (4 * logits.shape[-1])))
         return total
+
+
+def input_device(model: Any) -> torch.device:
+    """Where token ids go: to the embedding's device, or the CPU where accelerate's hooks move them."""
+    device: torch.device = model.get_input_embeddings().weight.device
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def _first_rows(

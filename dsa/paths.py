@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
 
 from ..pattern import Pattern
-
-
-@dataclass(frozen=True)
-class State:
-    """What enters a layer: hidden states ``[1, tokens, ...]`` and the last full site's selection."""
-
-    hidden: torch.Tensor
-    selection: Any
-
-    @property
-    def bytes(self) -> int:
-        """Memory that the tensors take."""
-        tensors = [each for each in (self.hidden, self.selection) if isinstance(each, torch.Tensor)]
-        return sum(each.numel() * each.element_size() for each in tensors)
+from .stack import State
 
 
 @dataclass(frozen=True)
@@ -50,13 +34,15 @@ class PathMemory:
     budget: int
     _base: dict[Hashable, Path] = field(default_factory=dict)
     _latest: dict[Hashable, tuple[Path, ...]] = field(default_factory=dict)
-    _kept_layers: frozenset[int] | None = None
+    _kept_layers: frozenset[int] = frozenset()
+    _largest: int = 0
 
     def wants(self, layer: int, state: State) -> bool:
-        """Whether ``state``, entering ``layer``, is to be kept; all states are taken to be as large."""
+        """Whether ``state``, entering ``layer``, is to be kept; all count as large as the largest seen."""
         if layer not in self.site_layers[1:]:
             return False  # no candidate starts there, and before the first site there is no selection to size
-        if self._kept_layers is None:
+        if state.bytes > self._largest:
+            self._largest = state.bytes
             self._kept_layers = self._choose(state.bytes)
         return layer in self._kept_layers
 
@@ -66,7 +52,9 @@ class PathMemory:
 
     def keep(self, window: Hashable, pattern: Pattern, states: dict[int, State]) -> None:
         """Keeps the path of ``pattern``: ``states`` as just run, the others as already known."""
-        path = Path(pattern, dict(self._known(window, pattern)) | states)
+        known = dict(self._known(window, pattern)) | states
+        # What was wanted before a larger state was seen may be so no more.
+        path = Path(pattern, {layer: state for layer, state in known.items() if layer in self._kept_layers})
         self._latest[window] = (*self._latest.get(window, ())[-1:], path)
         self._base.setdefault(window, path)
 

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from .switch import restore
+from .families import CARRYING_ARGUMENTS, SELECTION_ARGUMENTS
+from .switch import decoder_layers, restore
 
-# The stack's entry point for a selection made by an earlier layer, in families that share natively.
-_PREVIOUS_SELECTION = "prev_topk_indices"
+
+@dataclass(frozen=True)
+class State:
+    """What enters a layer.
+
+    Args:
+        hidden: hidden states ``[1, tokens, ...]``.
+        selection: the last full site's; None before the first one.
+        carried: what earlier layers wrote down for later ones, by the name of the argument; tensors in
+            it are never written to, so states may share them.
+    """
+
+    hidden: torch.Tensor
+    selection: Any = None
+    carried: Mapping[str, Mapping[str, tuple[torch.Tensor, ...]]] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the tensors take."""
+        tensors = [each for each in (self.hidden, self.selection) if isinstance(each, torch.Tensor)]
+        tensors += [each for store in self.carried.values() for several in store.values() for each in several]
+        return sum(each.numel() * each.element_size() for each in tensors)
 
 
 @dataclass(frozen=True)
@@ -45,7 +66,8 @@ class Stack:
         if not isinstance(layers, nn.ModuleList):
             raise TypeError(f"{name} is not a ModuleList")
         self._model = model
-        self.layers = list(layers)
+        # Models stop there too: multi-token prediction may stand behind.
+        self.layers = list(layers)[: decoder_layers(model)]
         self._outputs: int | None = None
 
     def __len__(self) -> int:
@@ -72,14 +94,18 @@ class Stack:
             self._run(input_ids, logits_to_keep=1)
         return LayerCalls(hidden[0], tuple(kwargs))
 
-    def run_layer(self, index: int, states: torch.Tensor, calls: LayerCalls, selection: Any) -> torch.Tensor:
-        """What layer ``index`` makes of ``states``; ``selection`` is the last full site's choice."""
-        kwargs = calls.kwargs[index]
-        if _PREVIOUS_SELECTION in kwargs:
-            kwargs = {**kwargs, _PREVIOUS_SELECTION: selection}
-        out = self.layers[index](states, **kwargs)
-        result: torch.Tensor = out[0] if isinstance(out, tuple) else out
-        return result
+    def run_layer(
+        self, index: int, state: State, calls: LayerCalls
+    ) -> tuple[torch.Tensor, Mapping[str, Mapping[str, tuple[torch.Tensor, ...]]]]:
+        """What layer ``index`` makes of ``state``: hidden states, and what it carries on from there."""
+        kwargs, carried = dict(calls.kwargs[index]), {}
+        for name in kwargs.keys() & SELECTION_ARGUMENTS:
+            kwargs[name] = state.selection
+        for name in kwargs.keys() & CARRYING_ARGUMENTS:
+            # A copy of its own: other branches go on from the same state.
+            kwargs[name] = carried[name] = type(kwargs[name])(state.carried.get(name, {}))
+        out = self.layers[index](state.hidden, **kwargs)
+        return out[0] if isinstance(out, tuple) else out, carried
 
     def logits(self, states: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
         """Logits ``[rows, tokens, vocabulary]`` from the last layer's ``states`` for ``input_ids``.

@@ -11,8 +11,11 @@ from torch import nn
 
 from ..errors import ModelError
 from ..pattern import Pattern, layer_ranges
+from .families import text_config
 
 _INDEXER = re.compile(r"(?P<stack>.*\blayers)\.(?P<layer>\d+)\.(?:.*\.)?indexer$")
+# Layers that predict further tokens stand beside the decoder's, or behind them in the same list.
+_PREDICTORS = re.compile(r"\b(?:mtp|nextn)", re.IGNORECASE)
 
 
 class Switch:
@@ -32,7 +35,7 @@ class Switch:
 
     def __init__(self, model: nn.Module, site_layers: Sequence[int]) -> None:
         self.site_layers = tuple(site_layers)
-        self.stack_name, indexers = find_indexers(model)
+        self.stack_name, indexers = find_indexers(model, decoder_layers(model))
         if tuple(indexers) != self.site_layers:
             raise ModelError(
                 f"the config names indexers in layers {layer_ranges(self.site_layers)}, "
@@ -90,12 +93,27 @@ def _moved(selection: Any, device: torch.device) -> Any:
     return selection.to(device) if isinstance(selection, torch.Tensor) else selection
 
 
-def find_indexers(model: nn.Module) -> tuple[str, dict[int, nn.Module]]:
-    """The decoder stack's name and its indexers by absolute layer id, ascending."""
+def decoder_layers(model: Any) -> int | None:
+    """How many decoder layers the model's config counts, multi-token prediction left out; None if it does not."""
+    config = getattr(model, "config", None)
+    return None if config is None else getattr(text_config(config), "num_hidden_layers", None)
+
+
+def find_indexers(model: nn.Module, layers: int | None = None) -> tuple[str, dict[int, nn.Module]]:
+    """The decoder stack's name and its indexers by absolute layer id, ascending.
+
+    Args:
+        model: any model.
+        layers: decoder layers; indexers behind them belong to multi-token prediction and are left out.
+
+    Raises:
+        ModelError: several stacks of layers have indexers.
+    """
     found: dict[int, nn.Module] = {}
     stacks: set[str] = set()
     for name, module in model.named_modules():
-        if match := _INDEXER.match(name):
+        match = _INDEXER.match(name)
+        if match and not _PREDICTORS.search(name) and (layers is None or int(match["layer"]) < layers):
             stacks.add(match["stack"])
             found[int(match["layer"])] = module
     if len(stacks) > 1:

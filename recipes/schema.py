@@ -47,6 +47,9 @@ class Recipe(BaseModel):
         False, description="allow windows longer than the model's max_position_embeddings"
     )
     device_map: str | None = Field(None, description="transformers' placement, e.g. auto, for large models")
+    offload_folder: str | None = Field(
+        None, description="where transformers puts weights that fit into no memory, with a device map"
+    )
     strategy: Literal["exact", "fast", "blocks"] = Field(
         "fast",
         description="fast: lazy re-evaluation and racing; exact: Algorithm 1, every candidate on every window; "
@@ -76,6 +79,10 @@ class Recipe(BaseModel):
     )
     max_rows: Annotated[int, Field(ge=1)] | None = Field(
         None, description="windows x patterns that go through the layers together; by free memory if not given"
+    )
+    selfcheck: bool = Field(
+        True,
+        description="before measuring, check on one short window that sharing does in this model what it should",
     )
     keep: float | None = Field(None, description="fraction of sites that stay full: above 0, at most 1")
     max_delta: float | None = Field(None, description="instead of keep: largest loss increase, nats per token")

@@ -103,6 +103,8 @@ def _check_result(plan: Plan) -> None:
     result, sites = plan.result, len(plan.model.site_layers)
     if result.sites != sites:
         raise ValueError(f"result.sites is {result.sites}, but model.site_layers has {sites}")
+    if result.layers != plan.model.layers:
+        raise ValueError(f"result.layers is {result.layers}, but model.layers is {plan.model.layers}")
     if (result.keep is None) == (result.max_delta is None):
         raise ValueError("exactly one of result.keep and result.max_delta must be set")
     measured = {each.pattern: each.loss for each in [*plan.search.steps, *plan.search.swaps]}

@@ -137,12 +137,14 @@ class SearchRecord(_Section):
 class Result(Measured):
     """The pattern picked for ``keep`` or ``max_delta``, one of which was asked for.
 
-    ``layer_pattern`` spells it over all decoder layers.
+    ``kept`` of ``sites`` indexers stay, which is ``kept`` of ``layers``: layers that have no indexer, or
+    share in the checkpoint itself, are no sites. ``layer_pattern`` spells it over all decoder layers.
     """
 
     keep: Finite | None
     max_delta: Finite | None
     sites: Count
+    layers: Count
     layer_pattern: str
     uniform: Measured | None
 
@@ -297,7 +299,15 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
         plan.model.site_layers, plan.model.layers, plan.model.shared_layers
     )
     base = {name: getattr(chosen, name) for name in Measured.model_fields}
-    result = Result(**base, keep=keep, max_delta=max_delta, sites=sites, layer_pattern=layer_pattern, uniform=even)
+    result = Result(
+        **base,
+        keep=keep,
+        max_delta=max_delta,
+        sites=sites,
+        layers=plan.model.layers,
+        layer_pattern=layer_pattern,
+        uniform=even,
+    )
     heldout = plan.heldout if kept == plan.result.kept else None
     return plan.model_copy(update={"result": result, "heldout": heldout})
 

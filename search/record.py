@@ -65,6 +65,7 @@ def result(findings: Findings, goal: Goal, model: ModelIdentity) -> Result:
         keep=goal.keep,
         max_delta=goal.max_delta,
         sites=len(chosen.pattern),
+        layers=model.layers,
         layer_pattern=chosen.pattern.over_layers(model.site_layers, model.layers, model.shared_layers),
         uniform=measured(even, findings.baseline) if even is not None and even.finite else None,
     )

@@ -97,6 +97,9 @@ def _context(plan: Plan, pictures: dict[str, str]) -> dict[str, Any]:
             for site, (layer, role) in enumerate(zip(plan.model.site_layers, plan.result.pattern, strict=True))
         ],
         "informative": f"{plan.tokens.informative_share:.1%}",
+        "choosing": f"indexers choose where a query sees more than {plan.model.selection_width} keys"
+        if plan.model.selection_width
+        else "where indexers begin to choose is not known",
         "ratio": f"{plan.result.kept / plan.result.sites:.1%}",
     }
 

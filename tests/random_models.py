@@ -8,6 +8,7 @@ import transformers
 
 import indexcache
 from indexcache.dsa.losses import Window
+from indexcache.dsa.switch import find_indexers
 
 ROOT = Path(indexcache.__file__).parent
 EMBEDDED = ROOT / "recipes" / "tiny"
@@ -44,15 +45,13 @@ DIMENSIONS = {
 }
 _WITHOUT_DENSE = {name: value for name, value in DIMENSIONS.items() if name != "first_k_dense_replace"}
 _WITHOUT_Q_LORA = {name: value for name, value in DIMENSIONS.items() if name != "q_lora_rank"}
-_INDEXED, _SLIDING = "indexed_attention", "sliding_attention"
+_INDEXED, _SLIDING, _LINEAR = "indexed_attention", "sliding_attention", "linear_attention"
+_CSA = "compressed_sparse_attention"
 
-# Families whose selections are token indices: their classes' name in transformers, and what configs them.
-FAMILIES = {
+# The families whose selections are token indices: their classes' name in transformers, and what configs them.
+TOKEN_INDEX_FAMILIES = {
     "glm_moe_dsa": ("GlmMoeDsa", DIMENSIONS),
     "deepseek_v32": ("DeepseekV32", DIMENSIONS),
-}
-TOKEN_INDEX_FAMILIES = {
-    **FAMILIES,
     "axk2": ("AXK2", {**_WITHOUT_DENSE, "n_group": None, "topk_group": None, "gated_norm_rank": 8}),
     "hy_v4": ("HYV4", {**_WITHOUT_DENSE, "hc_mult": 2, "indexer_types": ["full"] * LAYERS}),
     "mistral_large4": (
@@ -74,7 +73,7 @@ TOKEN_INDEX_FAMILIES = {
                 "patch_size": 14,
                 "image_size": 28,
             },
-            "image_token_index": 255,
+            "image_token_index": 4090,
         },
     ),
     "dots3_note": (
@@ -95,22 +94,242 @@ TOKEN_INDEX_FAMILIES = {
         },
     ),
 }
-_CONFIGS = {"dots3_note": "Dots3NoteTextConfig"}
-_MODELS = {"mistral_large4": "MistralLarge4ForConditionalGeneration"}
+_GQA = {
+    "vocab_size": 4096,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.1,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+FAMILIES = {
+    **TOKEN_INDEX_FAMILIES,
+    "glm5_next": (
+        "Glm5Next",
+        {
+            "text_config": {
+                **_WITHOUT_DENSE,
+                "qk_rope_head_dim": 0,
+                "layer_types": [_LINEAR, _INDEXED, _INDEXED, _LINEAR, _INDEXED, _INDEXED],
+                "indexer_types": ["full"] * LAYERS,
+                "linear_head_dim": 16,
+                "linear_num_heads": 2,
+                "hc_mult": 2,
+                "index_kpool": 4,
+            },
+            "vision_config": {
+                "depth": 1,
+                "hidden_size": 32,
+                "num_heads": 2,
+                "intermediate_size": 32,
+                "image_size": 28,
+                "out_hidden_size": 64,
+                "projection_intermediate_size": 32,
+            },
+            "image_token_id": 4090,
+            "video_token_id": 4091,
+            "image_start_token_id": 4092,
+            "image_end_token_id": 4093,
+            "video_start_token_id": 4094,
+            "video_end_token_id": 4095,
+        },
+    ),
+    "deepseek_v4": (
+        "DeepseekV4",
+        {
+            **_GQA,
+            "moe_intermediate_size": 32,
+            "num_key_value_heads": 1,
+            "head_dim": 32,
+            "q_lora_rank": 48,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "hc_mult": 2,
+            "sliding_window": 16,
+            "o_groups": 2,
+            "o_lora_rank": 16,
+            "index_n_heads": 16,
+            "index_head_dim": 32,
+            "index_topk": 4,
+            "partial_rotary_factor": 0.25,
+            "layer_types": [_SLIDING, _CSA, "heavily_compressed_attention", _CSA, _CSA, _CSA],
+            "mlp_layer_types": ["hash_moe", *["moe"] * (LAYERS - 1)],
+            "compress_rates": {_CSA: 4, "heavily_compressed_attention": 16},
+        },
+    ),
+    "minimax_m3_vl": (
+        "MiniMaxM3VL",
+        {
+            **_GQA,
+            "intermediate_size": 32,
+            "dense_intermediate_size": 96,
+            "shared_intermediate_size": 32,
+            "head_dim": 16,
+            "rotary_dim": 8,
+            "num_local_experts": 8,
+            "index_n_heads": 2,
+            "index_head_dim": 16,
+            "index_block_size": 8,
+            "index_topk_blocks": 3,
+            "index_local_blocks": 1,
+            "layer_types": ["full_attention", *["minimax_m3_sparse"] * (LAYERS - 1)],
+            "mlp_layer_types": ["dense", *["sparse"] * (LAYERS - 1)],
+        },
+    ),
+    "qwen4_exp": (
+        "Qwen4Exp",
+        {
+            **_GQA,
+            "head_dim": 16,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 32,
+            "num_experts": 8,
+            "hc_count": 2,
+            "hc_lowrank": 16,
+            "layer_types": [_LINEAR, _INDEXED, _LINEAR, _INDEXED, _INDEXED, _INDEXED],
+            "ple_layer_ids": [1],
+            "ple_embed_dim": 32,
+            "ngram_size": 2,
+            "heads_per_ngram": 2,
+            "ngram_vocab_size_base": 97,
+            "make_ngram_vocab_size_divisible_by": 8,
+            "split_ngram_parts": 1,
+            "indexer_n_heads": 2,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 16,
+            "indexer_budget": 16,
+            "indexer_compress_ratio": 4,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [2, 1, 1],
+                "mrope_interleaved": True,
+            },
+        },
+    ),
+}
+_CONFIGS = {
+    "dots3_note": "Dots3NoteTextConfig",
+    "minimax_m3_vl": "MiniMaxM3VLTextConfig",
+    "qwen4_exp": "Qwen4ExpTextConfig",
+}
+_MODELS = {
+    "mistral_large4": "MistralLarge4ForConditionalGeneration",
+    "glm5_next": "Glm5NextForConditionalGeneration",
+}
+# Parameters that are constant when made, which would hide what they do.
+_CONSTANT = ("sinks", "position_bias", "compress_ape", "compress_gate", "softmax_scaling", "conv1d.weight")
+
+# What wraps a language model that stands alone above into its multimodal form.
+_TOWERS = {
+    "dots3_note": (
+        "Dots3NoteConfig",
+        "Dots3NoteForConditionalGeneration",
+        {
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "adapter_in_dim": 32,
+                "adapter_out_dim": 64,
+                "num_local_experts": 2,
+                "num_experts_per_tok": 1,
+                "moe_intermediate_size": 16,
+                "pyramid_num_routed": [2],
+            },
+            "audio_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "downsample_hidden_size": 8,
+                "feature_size": 16,
+                "adapter_input_size": 32,
+                "adapter_out_dim": 64,
+            },
+        },
+    ),
+    "minimax_m3_vl": (
+        "MiniMaxM3VLConfig",
+        "MiniMaxM3SparseForConditionalGeneration",
+        {
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "projector_hidden_size": 32,
+        },
+    ),
+    "qwen4_exp": (
+        "Qwen4ExpConfig",
+        "Qwen4ExpForConditionalGeneration",
+        {
+            "vision_config": {
+                "depth": 1,
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_heads": 2,
+                "out_hidden_size": 64,
+                "num_position_embeddings": 16,
+            },
+        },
+    ),
+}
+MULTIMODAL = ("mistral_large4", "glm5_next", *_TOWERS)
+
+
+def settings_of(family, layers=LAYERS, **changes):
+    """A config's keyword arguments; ``changes`` are of its language model."""
+    settings = copy.deepcopy(FAMILIES[family][1])
+    nested = settings.get("text_config", settings)
+    nested.update(num_hidden_layers=layers, **changes)
+    return settings
 
 
 def build(family, layers=LAYERS, seed=0, **changes):
     """A random model in evaluation mode, fp32."""
-    name, settings = TOKEN_INDEX_FAMILIES[family]
-    settings = copy.deepcopy(settings)
-    nested = settings.get("text_config", settings)
-    nested.update(num_hidden_layers=layers, **changes)
+    name = FAMILIES[family][0]
     torch.manual_seed(seed)
-    config = getattr(transformers, _CONFIGS.get(family, f"{name}Config"))(**settings)
-    model = getattr(transformers, _MODELS.get(family, f"{name}ForCausalLM"))(config)
+    config = getattr(transformers, _CONFIGS.get(family, f"{name}Config"))(**settings_of(family, layers, **changes))
+    return randomised(getattr(transformers, _MODELS.get(family, f"{name}ForCausalLM"))(config))
+
+
+def build_multimodal(family, seed=0, **changes):
+    """The same with the vision and audio towers of its multimodal checkpoints."""
+    if family not in _TOWERS:
+        return build(family, seed=seed, **changes)
+    config, model, towers = _TOWERS[family]
+    torch.manual_seed(seed)
+    settings = copy.deepcopy(towers) | {"text_config": settings_of(family, **changes)}
+    return randomised(getattr(transformers, model)(getattr(transformers, config)(**settings)))
+
+
+def site_layers(family):
+    """The layers of ``build(family)`` that own an indexer, as the model itself has them."""
+    return tuple(find_indexers(build(family))[1])
+
+
+def randomised(model):
+    """``model`` in evaluation mode, fp32, without constant parameters."""
     for parameter_name, parameter in model.named_parameters():
-        if parameter_name.endswith("sinks"):  # zero when made, which would hide them
-            torch.nn.init.normal_(parameter)
+        if any(name in parameter_name for name in _CONSTANT):
+            torch.nn.init.normal_(parameter, std=0.5)
+    for buffer_name, buffer in model.named_buffers():
+        if buffer_name.endswith("tid2eid"):  # which experts a token goes to
+            buffer.random_(0, 8)
     return model.float().eval().requires_grad_(False)
 
 

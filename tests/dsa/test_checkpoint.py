@@ -17,6 +17,7 @@ from indexcache.dsa.checkpoint import (
     open_checkpoint,
     weights_sha256,
 )
+from indexcache.dsa.families import FAMILIES, text_config
 from indexcache.dsa.loading import load_model
 from indexcache.errors import ModelError, SettingError
 
@@ -151,6 +152,74 @@ def test_an_impossible_config_is_one_line(checkpoints, tmp_path, changes, says):
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(ModelError, match=says):
         open_checkpoint(str(tmp_path))
+
+
+IMPOSSIBLE = {
+    "qwen4_exp without an indexer": (
+        "qwen4_exp",
+        dict.fromkeys(("n_heads", "kv_heads", "head_dim", "budget", "compress_ratio")),
+        "indexer_compress_ratio is None",
+    ),
+    "minimax_m3_vl without a sparse layer": (
+        "minimax_m3_vl",
+        {"layer_types": ["full_attention"] * 6},
+        "gives none of its layers an indexer",
+    ),
+    "minimax_m3_vl without blocks": ("minimax_m3_vl", {"index_topk_blocks": 0}, "index_topk_blocks is 0"),
+    "minimax_m3_vl with local blocks only": ("minimax_m3_vl", {"index_local_blocks": 3}, "leave none of"),
+    "deepseek_v4 without a rate": ("deepseek_v4", {"compress_rates": {"x": 4}}, "compress_rates give None"),
+    "deepseek_v4 without compressed layers": (
+        "deepseek_v4",
+        {"layer_types": ["sliding_attention"] * 6},
+        "gives none of its layers an indexer",
+    ),
+    "glm5_next without a pool": ("glm5_next", {"index_kpool": 0}, "index_kpool"),
+    "glm5_next that begins with a shared layer": (
+        "glm5_next",
+        {"indexer_types": ["full", "shared", "full", "full", "full", "full"]},
+        "before its first shared layer",
+    ),
+    "mistral_large4 with too few roles": ("mistral_large4", {"indexer_types": ["full"]}, "indexer_types"),
+    "hy_v4 with unknown roles": ("hy_v4", {"indexer_types": ["F", "S"] * 3}, "indexer_types"),
+    "axk2 without a width": ("axk2", {"index_topk": 0}, "index_topk is 0"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_an_impossible_config_of_any_family_is_one_line(checkpoints, tmp_path, case):
+    family, changes, says = IMPOSSIBLE[case]
+    config = json.loads((checkpoints[family] / "config.json").read_text())
+    if family == "qwen4_exp":
+        changes = {f"indexer_{name}": value for name, value in changes.items()}
+    config.get("text_config", config).update(changes)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=says) as caught:
+        open_checkpoint(str(tmp_path))
+    assert "\n" not in caught.value.line()
+
+
+def test_a_language_model_that_transformers_cannot_run_alone_is_refused(checkpoints, tmp_path):
+    config = json.loads((checkpoints["mistral_large4"] / "config.json").read_text())["text_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="no language model of type 'mistral_large4_text'"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_default_layouts_of_the_published_checkpoints():
+    """What the config classes say by themselves, as counted in transformers 5.23."""
+    counted = {"deepseek_v32": 61, "glm_moe_dsa": 78, "axk2": 48, "hy_v4": 10, "deepseek_v4": 20}
+    for family, sites in counted.items():
+        config = transformers.AutoConfig.for_model(family)
+        assert len(FAMILIES[family].site_layers(config)) == sites, family
+    assert FAMILIES["hy_v4"].shared_layers(transformers.AutoConfig.for_model("hy_v4"))[:4] == (2, 3, 4, 6)
+    assert FAMILIES["deepseek_v4"].selection_width(transformers.AutoConfig.for_model("deepseek_v4")) == 4 * 513 - 1
+    nested = {"mistral_large4": (72, 2048), "dots3_note": (13, 2048), "glm5_next": (11, 2063)}
+    for family, expected in nested.items():
+        text = text_config(transformers.AutoConfig.for_model(family))
+        found = FAMILIES[family]
+        assert (len(found.site_layers(text)), found.selection_width(text)) == expected, family
+    minimax = transformers.AutoConfig.for_model("minimax_m3_vl_text")
+    assert FAMILIES["minimax_m3_vl"].selection_width(minimax) == 16 * 128
 
 
 def test_a_revision_of_a_local_folder_is_refused(checkpoints):

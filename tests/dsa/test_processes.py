@@ -9,7 +9,7 @@ import pytest
 
 from indexcache.dsa import processes
 from indexcache.dsa.checkpoint import open_checkpoint
-from indexcache.dsa.loading import load_model
+from indexcache.dsa.loading import Placement, load_model
 from indexcache.errors import DatasetError, IndexcacheError, SettingError
 
 
@@ -93,4 +93,4 @@ def test_another_process_raises_what_the_main_process_sent(monkeypatch):
 def test_several_processes_cannot_each_have_a_device_map(monkeypatch, checkpoints):
     monkeypatch.setattr(processes, "process_count", lambda: 2)
     with pytest.raises(SettingError, match="device map"):
-        load_model(open_checkpoint(str(checkpoints["glm_moe_dsa"])), device_map="auto")
+        load_model(open_checkpoint(str(checkpoints["glm_moe_dsa"])), placement=Placement("auto"))

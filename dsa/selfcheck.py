@@ -1,0 +1,158 @@
+"""Tries on a short window, before a search, whether switching this model's indexers does what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import ModelError, first_line
+from ..pattern import Pattern, layer_ranges
+from .checkpoint import Checkpoint
+from .losses import PatternLosses, Window, input_device
+
+# Sites that are flipped one by one: of a known family some, spread evenly; of an unknown one all.
+_FLIPS = 8
+# Positions at which logits are compared.
+_POSITIONS = 16
+# How many times the difference of two equal runs counts as equal; on a CPU they do not differ.
+_TIMES_NOISE = 4.0
+# Patterns that go through the layers together.
+_ROWS = 8
+# Of the largest logit: what comes after the layers runs on fewer rows, which may be rounded otherwise.
+_ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}
+_COARSE_ROUNDING = 0.02
+
+
+def self_check(model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequence[int]) -> None:
+    """Runs the checks; the model is left as it was.
+
+    All full is the model untouched; layers one at a time give what the model gives as a whole, also
+    under a pattern; patterns run together give what each gives alone; sharing a site changes the loss,
+    except where no query sees more keys than its indexer selects; switching back restores the model.
+
+    Args:
+        model: as loaded, without a switch.
+        checkpoint: what it was loaded from.
+        token_ids: some of the text; ``check_tokens`` of it are used, again where there are fewer.
+
+    Raises:
+        ModelError: says which check failed.
+    """
+    try:
+        _Check(model, checkpoint, token_ids).run()
+    except ModelError as error:
+        raise _refusal(checkpoint, str(error)) from error
+    except Exception as error:  # whatever an unknown model makes of being run layer by layer
+        raise _refusal(checkpoint, f"it raises {type(error).__name__}: {first_line(error)}") from error
+
+
+def check_tokens(selection_width: int) -> int:
+    """Tokens that the checks need: so many that sharing shows, hardly more than have to be."""
+    return selection_width + 2 + max(64, selection_width // 8)
+
+
+def _refusal(checkpoint: Checkpoint, what: str) -> ModelError:
+    kind = checkpoint.text.model_type
+    error = ModelError(
+        f"the self-check of {checkpoint.model_id!r} ({kind}) failed: {what}",
+        hint="its losses under a pattern would mean nothing; --no-selfcheck searches all the same",
+    )
+    error.shared = True  # each process checks the same model on the same window
+    return error
+
+
+class _Check:
+    def __init__(self, model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequence[int]) -> None:
+        self._model = model
+        self._layers = checkpoint.site_layers
+        self._width = checkpoint.selection_width
+        wanted = check_tokens(self._width)
+        length = min(wanted, checkpoint.longest or wanted)
+        self._ids = [token_ids[place % len(token_ids)] for place in range(length)]
+        self._full = Pattern.all_full(len(self._layers))
+        candidates = self._full.full[1:]
+        count = min(len(candidates), _FLIPS) if checkpoint.family is not None else len(candidates)
+        self._flipped = [candidates[index * (len(candidates) - 1) // max(1, count - 1)] for index in range(count)]
+
+    def run(self) -> None:
+        stock = self._logits()
+        if not stock.isfinite().all():
+            raise ModelError("its own logits are NaN or infinite")
+        losses = PatternLosses(self._model, self._layers)
+        try:
+            self._unchanged(stock, "with all indexers on, the switch changes its logits")
+            self._layer_by_layer(losses, stock)
+            self._flips_show(losses)
+            self._blind_is_blind(losses)
+        finally:
+            losses.switch.remove()
+        self._unchanged(stock, "taking the switch off does not restore its logits")
+
+    @torch.inference_mode()
+    def _logits(self) -> torch.Tensor:
+        """Of the last positions, from the model's own forward."""
+        ids = torch.tensor([self._ids], device=input_device(self._model))
+        logits: torch.Tensor = self._model(input_ids=ids, use_cache=False, logits_to_keep=_POSITIONS).logits
+        return logits[:, -_POSITIONS:].float().cpu()
+
+    def _unchanged(self, stock: torch.Tensor, otherwise: str) -> None:
+        found = self._logits()
+        if not torch.equal(found, stock):
+            noise = _TIMES_NOISE * _largest(self._logits() - found)
+            _agree(_largest(found - stock), noise, otherwise)
+
+    def _layer_by_layer(self, losses: PatternLosses, stock: torch.Tensor) -> None:
+        """All full, and a pattern that shares every other site, against the model run as a whole."""
+        sites = len(self._layers)
+        for pattern in dict.fromkeys((self._full, Pattern.uniform(sites, -(-sites // 2)))):
+            losses.switch.use(pattern)
+            whole = stock if pattern == self._full else self._logits()
+            single = losses.logits(pattern, Window("self-check", self._ids), _POSITIONS).float().cpu()
+            difference = _largest(single - whole)
+            allowed = _ROUNDING.get(losses.dtype, _COARSE_ROUNDING) * _largest(whole)
+            if not difference <= allowed:
+                allowed += _TIMES_NOISE * _largest(self._logits() - whole)
+            _agree(difference, allowed, f"layers run one at a time give other logits under {pattern}")
+
+    def _flips_show(self, losses: PatternLosses) -> None:
+        if len(self._ids) < self._width + 2:
+            return
+        patterns = [self._full, *(self._full.share(site) for site in self._flipped)]
+        together = self._measure(losses, patterns)
+        for index in {0, len(patterns) // 2, len(patterns) - 1}:
+            alone = self._measure(losses, patterns[index : index + 1])[0]
+            if alone != together[index]:
+                noise = _TIMES_NOISE * abs(alone - self._measure(losses, patterns[index : index + 1])[0])
+                what = f"{patterns[index]} gives another loss beside other patterns than alone"
+                _agree(abs(alone - together[index]), noise, what)
+        flipped = zip(self._flipped, together[1:], strict=True)
+        if silent := [self._layers[site] for site, loss in flipped if loss == together[0]]:
+            raise ModelError(f"sharing a selection changes nothing in layers {layer_ranges(silent)}")
+
+    def _blind_is_blind(self, losses: PatternLosses) -> None:
+        if not self._width:
+            return
+        ids = self._ids[: self._width + 1]
+        patterns = [self._full, Pattern.from_full(len(self._layers), [0])]
+        patterns += [self._full.share(site) for site in self._flipped[:1] + self._flipped[-1:]]
+        sums = self._measure(losses, patterns, ids)
+        if max(sums) != min(sums):
+            noise = _TIMES_NOISE * abs(self._measure(losses, patterns[:1], ids)[0] - sums[0])
+            what = f"patterns differ on {len(ids)} tokens, although indexers should choose from more than "
+            _agree(max(sums) - min(sums), noise, f"{what}{self._width} keys only")
+
+    def _measure(self, losses: PatternLosses, patterns: Sequence[Pattern], ids: Sequence[int] = ()) -> list[float]:
+        found: list[float] = []
+        for first in range(0, len(patterns), _ROWS):
+            found += losses.measure(patterns[first : first + _ROWS], [Window("self-check", ids or self._ids)])[0]
+        return found
+
+
+def _largest(values: torch.Tensor) -> float:
+    return float(values.abs().max())
+
+
+def _agree(difference: float, allowed: float, otherwise: str) -> None:
+    if not difference <= allowed:  # NaN is no agreement
+        raise ModelError(f"{otherwise}, by up to {difference:.2g}")
