@@ -8,7 +8,7 @@ from typing import Any
 from .calibrate.windows import Windows
 from .dsa import processes
 from .dsa.backends import Backends, choose, install
-from .dsa.capacity import check_fits, free_memory, path_budget, row_bytes, rows_that_fit
+from .dsa.capacity import check_fits, free_memory, longest_window, path_budget, row_bytes, rows_that_fit
 from .dsa.checkpoint import Checkpoint, weights_bytes
 from .dsa.evaluation import Evaluator
 from .dsa.loading import Placement, compute_dtype, load_model
@@ -41,7 +41,7 @@ def load(
         WindowError: such windows do not fit; names the length that would.
         ModelError: see ``load_model``.
     """
-    backends = check_fits_here(checkpoint, dtype, placement, wanted, length)
+    backends = check_fits_here(checkpoint, dtype, placement, wanted, length, reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
     model = load_model(checkpoint, dtype, placement)
     install(model, backends, reporter.warn)
@@ -49,9 +49,9 @@ def load(
 
 
 def check_fits_here(
-    checkpoint: Checkpoint, dtype: str, placement: Placement, wanted: Backends, length: int
+    checkpoint: Checkpoint, dtype: str, placement: Placement, wanted: Backends, length: int, reporter: Reporter
 ) -> Backends:
-    """What will run, if windows of ``length`` tokens fit on this process's device.
+    """What will run, if windows of ``length`` tokens fit here; warns where memory grows fast.
 
     Raises:
         SettingError: a backend that the family does not have.
@@ -64,6 +64,12 @@ def check_fits_here(
     if placement.device_map is None:  # with one, accelerate places weights where there is room
         free -= weights_bytes(checkpoint, size)
     check_fits(checkpoint.config, length, size, backends, free, on_gpu)
+    if not checkpoint.selects_tokens:
+        longest = longest_window(checkpoint.config, 1 << 24, size, backends, free, on_gpu)
+        reporter.warn(
+            f"for {checkpoint.text.model_type} only transformers' own indexers and attention are there: windows of "
+            f"up to about {longest} tokens fit here"
+        )
     return backends
 
 

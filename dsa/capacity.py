@@ -8,7 +8,7 @@ import torch
 
 from ..errors import WindowError
 from .backends import Backends
-from .families import text_config
+from .families import family_of, text_config
 
 # What a row needs at once, in copies of its hidden states: before and after a layer, and within it.
 _COPIES = 6
@@ -75,13 +75,26 @@ def layer_bytes(config: Any, tokens: int, element_size: int, backends: Backends,
     else:
         total += chunk
     if backends.attention == "stock":
-        eager = text._attn_implementation == "eager"
+        family = family_of(config)
+        eager = text._attn_implementation == "eager" or (family is not None and family.attention == ("eager",))
         total += tokens * tokens * (5 + (heads * (4 + 2 * element_size) if eager else 0))
         total += tokens * heads * (keys + values) * element_size
     else:
         total += chunk
         tokens = min(tokens, 16384)
     return total + tokens * 2 * wide * element_size
+
+
+def longest_window(config: Any, below: int, element_size: int, backends: Backends, free: int, on_gpu: bool) -> int:
+    """About the most tokens, fewer than ``below``, of which a window fits; the rest as for ``check_fits``."""
+    fits, too_long = 0, below
+    while too_long - fits > max(1, fits // 64):
+        middle = (fits + too_long) // 2
+        if layer_bytes(config, middle, element_size, backends, on_gpu) <= free:
+            fits = middle
+        else:
+            too_long = middle
+    return fits
 
 
 def check_fits(config: Any, tokens: int, element_size: int, backends: Backends, free: int, on_gpu: bool) -> None:
@@ -101,13 +114,7 @@ def check_fits(config: Any, tokens: int, element_size: int, backends: Backends, 
     needed = layer_bytes(config, tokens, element_size, backends, on_gpu)
     if needed <= free:
         return
-    fits, too_long = 0, tokens
-    while too_long - fits > max(1, fits // 64):
-        middle = (fits + too_long) // 2
-        if layer_bytes(config, middle, element_size, backends, on_gpu) <= free:
-            fits = middle
-        else:
-            too_long = middle
+    fits = longest_window(config, tokens, element_size, backends, free, on_gpu)
     stock = "stock" in (backends.indexer, backends.attention)
     raise WindowError(
         f"windows of {tokens} tokens do not fit: with {backends.indexer} indexers and {backends.attention} "
