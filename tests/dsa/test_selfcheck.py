@@ -84,16 +84,23 @@ class TestRefuses:
         monkeypatch.setattr(stack, "CARRYING_ARGUMENTS", frozenset())
         refused(*loaded("mistral_large4"), "beside other patterns than alone")
 
-    def test_layers_that_hand_something_on_unseen(self, loaded):
+    def test_state_that_layers_keep_outside_of_their_arguments(self, loaded):
         model, checkpoint = loaded("glm_moe_dsa")
-        calls = []
+        kept = []
+        model.model.layers[2].register_forward_hook(lambda module, args, output: kept.append(output[0]))
+        model.model.layers[4].register_forward_hook(
+            lambda module, args, output: (output[0] + 0.1 * kept[-1], *output[1:])
+        )
+        refused(model, checkpoint, "beside other patterns than alone")
 
-        def drift(module, args, output):
-            calls.append(0)
-            return output[0] + 1e-2 * len(calls), *output[1:]
-
-        model.model.layers[2].register_forward_hook(drift)
-        refused(model, checkpoint, "the switch changes its logits|give other logits")
+    def test_but_not_what_differs_between_equal_runs_too(self, loaded):
+        """As on GPUs, where sums are taken in any order."""
+        model, checkpoint = loaded("glm_moe_dsa")
+        noise = torch.Generator().manual_seed(1)
+        model.lm_head.register_forward_hook(
+            lambda module, args, output: output + 1e-6 * torch.randn(output.shape, generator=noise)
+        )
+        self_check(model, checkpoint, TOKENS)
 
     def test_layers_that_are_called_in_another_way(self, loaded):
         model, checkpoint = loaded("glm_moe_dsa")
