@@ -67,8 +67,8 @@ def check_fits_here(
     if not checkpoint.selects_tokens:
         longest = longest_window(checkpoint.config, 1 << 24, size, backends, free, on_gpu)
         reporter.warn(
-            f"for {checkpoint.text.model_type} only transformers' own indexers and attention are there: windows of "
-            f"up to about {longest} tokens fit here"
+            f"{checkpoint.text.model_type} has transformers' own indexers and attention only: windows of up to "
+            f"about {longest} tokens fit here"
         )
     return backends
 

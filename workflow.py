@@ -64,11 +64,7 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     began, clock = _now(), time.monotonic()
     prepared = prepare(recipe, goal, out, trust_remote_code, reporter)
     checkpoint, windows, method = prepared.checkpoint, prepared.windows, prepared.method
-    wanted, placement = (
-        Backends(recipe.indexer, recipe.attention),
-        Placement(recipe.device_map, recipe.offload_folder),
-    )
-    loaded = load(checkpoint, recipe.dtype, placement, wanted, windows.length, reporter)
+    loaded = _load(recipe, checkpoint, windows.length, reporter)
     if recipe.selfcheck:
         reporter.doing("checking on a short window that sharing works")
         self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist())
@@ -104,6 +100,12 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
     )
     moved = processes.main_does(lambda: save_run(out, plan, frozen_bytes(windows)))
     return SearchOutcome(plan, out / PLAN_FILE, moved)
+
+
+def _load(recipe: Recipe, checkpoint: Checkpoint, length: int, reporter: Reporter) -> Loaded:
+    wanted = Backends(recipe.indexer, recipe.attention)
+    placement = Placement(recipe.device_map, recipe.offload_folder)
+    return load(checkpoint, recipe.dtype, placement, wanted, length, reporter)
 
 
 def _run(
@@ -212,10 +214,8 @@ def estimate(
 
 def _time_layers(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: Reporter) -> tuple[float, float]:
     """Seconds of a full and of a shared layer on one window, its loss included; a first run warms up."""
-    wanted = Backends(recipe.indexer, recipe.attention)
     try:
-        placement = Placement(recipe.device_map, recipe.offload_folder)
-        model = load(checkpoint, recipe.dtype, placement, wanted, length, reporter).model
+        model = _load(recipe, checkpoint, length, reporter).model
     except ModelError as error:
         error.hint = error.hint or "--no-time counts without weights"
         raise
