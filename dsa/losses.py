@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from ..pattern import Pattern
+from .chunks import ChunkBudget
 from .paths import PathMemory
 from .stack import LayerCalls, Stack, State
 from .switch import Switch
 
-# Logits are made for so many rows at a time that they take about this many bytes in fp32.
-_LOGITS_BYTES = 256 << 20
-_MOST_LOGITS_ROWS = 1024
+# Logits are made for so many rows at a time that they take about this many bytes in fp32. Each time the
+# model's tail is called, which a GPU does faster than it is told to.
+_LOGITS_BYTES, _LOGITS_BYTES_ON_GPU = 256 << 20, 1 << 30
+_MOST_LOGITS_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class PatternLosses:
         self._device = input_device(model)
         self.dtype: torch.dtype = next(self._stack.layers[0].parameters()).dtype
         """What the layers compute in."""
+        self._logits_budget = ChunkBudget(_LOGITS_BYTES, _LOGITS_BYTES_ON_GPU)
         self._blind = blind
         self._blind_loss: dict[Hashable, float] = {}
         self.memory = memory
@@ -202,15 +205,23 @@ class PatternLosses:
 
     def _cross_entropy(self, hidden: torch.Tensor, ids: torch.Tensor, first: int, end: int) -> float:
         """Of positions ``first`` to ``end - 1``; never holds the whole ``[tokens, vocabulary]`` matrix."""
-        total, rows = 0.0, 1
-        while first < end:
-            stop = min(first + rows, end)
-            logits = self._stack.logits(hidden[:, first:stop], ids[:, first:stop])[0].float()
-            labels = ids[0, first + 1 : stop + 1].to(logits.device)
-            total += float(nn.functional.cross_entropy(logits, labels, reduction="none").cpu().double().sum())
-            first = stop
-            rows = max(1, min(_MOST_LOGITS_ROWS, _LOGITS_BYTES // (4 * logits.shape[-1])))
-        return total
+        sums: list[float] = []
+
+        def measure(start: int, stop: int) -> torch.Tensor:
+            logits = self._stack.logits(hidden[:, start:stop], ids[:, start:stop])[0].float()
+            labels = ids[0, start + 1 : stop + 1].to(logits.device)
+            each = nn.functional.cross_entropy(logits, labels, reduction="none")
+            sums.append(float(each.cpu().double().sum()))
+            return logits
+
+        def work(start: int, stop: int) -> None:
+            measure(first + 1 + start, first + 1 + stop)
+
+        if first < end:
+            one = measure(first, first + 1)  # says how large the vocabulary is, and where logits are
+            least = self._logits_budget.bytes(one.device) // _MOST_LOGITS_ROWS
+            self._logits_budget.run(end - first - 1, max(4 * one.shape[-1], least), one.device, work)
+        return sum(sums)
 
 
 def input_device(model: Any) -> torch.device:

@@ -65,7 +65,7 @@ def test_inspect_search_eval_and_export(name, search, run_cli, tmp_path):
         code, out, err = run_cli("export", tmp_path / "run", "--to", engine)
         assert code in (0, 2)
         assert bool(out) is (code == 0)
-        assert "unexpected" not in err
+        assert "error: unexpected" not in err
 
 
 # GLM-5.2 keeps three layers, then shares three of four; hy_v4's own default shares from its third layer on.
