@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench-search clean
+.PHONY: help install demo test lint bench-search bench-memory bench-gpu clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,13 @@ lint: $(STAMP) ## ruff and mypy --strict only
 bench-search: $(STAMP) ## search strategies against Algorithm 1 as written; about an hour on 2 cores
 	$(BIN)/python tests/benchmarks/bench_search.py
 	$(BIN)/python tests/benchmarks/bench_search.py --windows 16 --strategies fast --all-patterns
+
+bench-memory: $(STAMP) ## peak memory and time of one GLM-5-like layer on the CPU, stock up to 8192 tokens (18 GB)
+	$(BIN)/python tests/benchmarks/bench_layer_memory.py --tokens 4096 8192 16384
+
+# A GPU's own build of torch is needed, which the CPU build pinned here is not: PYTHON=python3 make bench-gpu uses yours.
+bench-gpu: ## kernels and a 30B model with random weights on one GPU of 80 GB, stock in the same run; about 7 minutes
+	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True $(PYTHON) tests/benchmarks/bench_gpu.py
 
 clean: ## remove the venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
