@@ -40,7 +40,8 @@ bench-search: $(STAMP) ## search strategies against Algorithm 1 as written; abou
 bench-memory: $(STAMP) ## peak memory and time of one GLM-5-like layer on the CPU, stock up to 8192 tokens (18 GB)
 	$(BIN)/python tests/benchmarks/bench_layer_memory.py --tokens 4096 8192 16384
 
-# A GPU's own build of torch is needed, which the CPU build pinned here is not: PYTHON=python3 make bench-gpu uses yours.
+# Needs a CUDA build of torch, which the one pinned here is not: PYTHON names an environment with one and indexcache
+# in it (pip install -e .).
 bench-gpu: ## kernels and a 30B model with random weights on one GPU of 80 GB, stock in the same run; about 7 minutes
 	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True $(PYTHON) tests/benchmarks/bench_gpu.py
 
