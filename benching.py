@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .dsa import processes
 from .dsa.backends import Backends, choose, install
-from .dsa.capacity import free_memory, layer_bytes
-from .dsa.checkpoint import Checkpoint, open_checkpoint
+from .dsa.capacity import free_memory, layer_bytes, longest_window
+from .dsa.checkpoint import Checkpoint, config_sha256, open_checkpoint
 from .dsa.loading import Placement, device_kinds, load_model, random_model
-from .errors import IdentityError, MeasurementError, SettingError
+from .errors import IdentityError, MeasurementError, SettingError, WindowError
 from .files import write_atomically
 from .pattern import Pattern
-from .preparation import check_positions
 from .progress import Reporter
-from .search.folder import write_report
+from .search.folder import check_writable, write_report
 from .search.plan import Plan
 from .search.prefills import PrefillPoint, PrefillRecord, Timed, prefill_file
 from .versions import library_versions
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from .dsa.prefill import PrefillClock
 
 
+_DEFAULT_CONTEXT = 8192
+
+
 @dataclass(frozen=True)
 class BenchRequest:
     """What to time.
 
     Args:
-        contexts: lengths in tokens.
+        contexts: lengths in tokens; none for a default.
         repeats: prefills per length and pattern, after one that warms up.
         random_weights: build the model from its config alone: its times do not depend on the values.
         beyond_positions: allow lengths above the model's positions.
@@ -60,14 +63,17 @@ def bench(
     if processes.process_count() > 1:
         raise SettingError("bench times one model on one process", hint="run it without accelerate launch")
     checkpoint = _checkpoint(plan, model_id, request)
+    check_writable(path.parent)
+    request = replace(request, contexts=_contexts(checkpoint, request))
     longest = max(request.contexts)
-    check_positions(checkpoint, longest, request.beyond_positions, reporter, "--context")
     # One choice for all lengths, so that their times compare.
     backends = choose(request.wanted, checkpoint.selects_tokens, longest, processes.this_device().type)
     model = _model(checkpoint, request, reporter)
     install(model, backends, reporter.warn)
     record = PrefillRecord(
         schema_version=1,
+        model=checkpoint.model_id,
+        config_sha256=config_sha256(checkpoint),
         pattern=plan.result.pattern,
         device=device_kinds(model),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -78,13 +84,32 @@ def bench(
         versions=library_versions(),
         points=_points(model, checkpoint, plan.pattern, backends, request, reporter),
     )
-    if not any(point.all_full and point.plan for point in record.points):
-        raise MeasurementError(
-            f"a prefill of {min(request.contexts)} tokens does not fit", hint="give a shorter --context"
-        )
+    _check_something_fits(record, checkpoint, model, backends)
     write_atomically(prefill_file(path), record.as_json())
     write_report(path.parent, plan, path.stem)
     return record
+
+
+def _check_something_fits(record: PrefillRecord, checkpoint: Checkpoint, model: Any, backends: Backends) -> None:
+    if any(point.all_full and point.plan for point in record.points):
+        return
+    shortest, device = record.points[0].context, processes.this_device()
+    fits = longest_window(
+        checkpoint.config, shortest, model.dtype.itemsize, backends, free_memory(device),
+        device.type == "cuda",
+    )  # fmt: skip
+    raise MeasurementError(f"a prefill of {shortest} tokens does not fit", hint=f"--context {fits} should")
+
+
+def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:
+    longest = checkpoint.longest
+    wanted = list(request.contexts) or [min(_DEFAULT_CONTEXT, longest or _DEFAULT_CONTEXT)]
+    if longest is not None and max(wanted) > longest and not request.beyond_positions:
+        raise WindowError(
+            f"a context of {max(wanted)} tokens is longer than the model's {longest} positions",
+            hint="lower --context, or allow it with --beyond-positions",
+        )
+    return wanted
 
 
 def _checkpoint(plan: Plan, model_id: str | None, request: BenchRequest) -> Checkpoint:
@@ -102,8 +127,10 @@ def _checkpoint(plan: Plan, model_id: str | None, request: BenchRequest) -> Chec
 
 def _model(checkpoint: Checkpoint, request: BenchRequest, reporter: Reporter) -> Any:
     if request.random_weights:
-        if request.placement.device_map is not None:
-            raise SettingError("random weights are made on one device", hint="leave --device-map out")
+        if request.placement != Placement():
+            raise SettingError(
+                "random weights are made on one device", hint="leave --device-map and --offload-folder out"
+            )
         reporter.doing(f"making random weights for {checkpoint.model_id}")
         return random_model(checkpoint, request.dtype)
     reporter.doing(f"loading {checkpoint.model_id}")
@@ -122,28 +149,37 @@ def _points(
 
     clock = PrefillClock(model, checkpoint.site_layers)
     device, points = processes.this_device(), []
-    reporter.begin(2 * len(request.contexts), "prefills")
+    reporter.begin(len(request.contexts), "lengths")
     for context in sorted(set(request.contexts)):
         needed = layer_bytes(checkpoint.config, context, model.dtype.itemsize, backends, device.type == "cuda")
-        fits = needed <= free_memory(device)
-        timed: list[Timed | None] = []
-        for each in (Pattern.all_full(len(pattern)), pattern):
-            timed.append(_timed(clock, each, context, request.repeats) if fits else None)
-            reporter.advance(1)
-        point = PrefillPoint(context=context, all_full=timed[0], plan=timed[1])
-        points.append(point)
-        if point.speedup is None:
+        timed = None
+        if needed <= free_memory(device):
+            tokens = _any_tokens(checkpoint.vocabulary, context)
+            timed = _timed(clock, [Pattern.all_full(len(pattern)), pattern], tokens, request.repeats)
+        reporter.advance(1)
+        full, plan = timed or (None, None)
+        points.append(PrefillPoint(context=context, all_full=full, plan=plan))
+        if timed is None:
             reporter.warn(f"a prefill of {context} tokens does not fit here")
     return points
 
 
-def _timed(clock: PrefillClock, pattern: Pattern, context: int, repeats: int) -> Timed | None:
+def _any_tokens(vocabulary: int, count: int) -> list[int]:
+    """Tokens at random, the same each time: repeated ones would have equal scores."""
+    chosen = random.Random(0)
+    return [chosen.randrange(vocabulary) for _ in range(count)]
+
+
+def _timed(
+    clock: PrefillClock, patterns: Sequence[Pattern], tokens: Sequence[int], repeats: int
+) -> list[Timed] | None:
+    """None if it does not fit."""
     import torch
 
-    vocabulary = 1000  # any tokens do; every tokenizer has that many
     try:
-        took = clock.time(pattern, [number * 7919 % vocabulary for number in range(context)], repeats)
+        found = clock.time(patterns, tokens, repeats)
     except torch.OutOfMemoryError:
+        found = []
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
-        return None
-    return Timed(seconds=took.seconds, indexer_share=min(1.0, took.indexer_share))
+    return [Timed(seconds=each.seconds, indexer_share=each.indexer_share) for each in found] or None

@@ -15,6 +15,7 @@ import typer
 from . import __version__
 from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
 from .groups import SPOKEN
+from .number_lists import lengths, numbers
 
 if TYPE_CHECKING:
     from .recipes.schema import Recipe
@@ -151,8 +152,8 @@ def search(
         "column": column,
         "dataset_subset": dataset_subset, "dataset_split": dataset_split,
         "dataset_revision": dataset_revision, "strategy": strategy, "standard_errors": standard_errors,
-        "blocks": blocks, "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
-        "pp_layers": _numbers("pp-layers", pp_layers), "baselines": baselines, "init": init,
+        "blocks": blocks, "refine_rounds": refine_rounds, "pin": numbers("pin", pin), "pp_size": pp_size,
+        "pp_layers": numbers("pp-layers", pp_layers), "baselines": baselines, "init": init,
         "max_rows": max_rows, "offload_folder": offload_folder, "selfcheck": selfcheck,
     }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
@@ -217,8 +218,8 @@ def estimate(
         "model": model, "window": window, "windows": windows, "heldout": heldout, "dtype": dtype,
         "indexer": indexer, "attention": attention, "beyond_positions": beyond_positions or None,
         "device_map": device_map, "revision": revision, "strategy": strategy, "blocks": blocks,
-        "refine_rounds": refine_rounds, "pin": _numbers("pin", pin), "pp_size": pp_size,
-        "pp_layers": _numbers("pp-layers", pp_layers), "standard_errors": standard_errors,
+        "refine_rounds": refine_rounds, "pin": numbers("pin", pin), "pp_size": pp_size,
+        "pp_layers": numbers("pp-layers", pp_layers), "standard_errors": standard_errors,
         "baselines": baselines, "init": init, "max_rows": max_rows,
         "offload_folder": offload_folder,
     }  # fmt: skip
@@ -336,7 +337,7 @@ def export(
 
     if strip_weights and write is None:
         raise SettingError("--strip-weights was given without --write", hint="name the folder with --write")
-    plan, stages = read_plan(plan_path), _numbers("pp-layers", pp_layers)
+    plan, stages = read_plan(plan_path), numbers("pp-layers", pp_layers)
     served = str(write) if strip_weights else model
     exported = export_plan(plan, to, Serving(engine_version, pp_size, stages, served, strip_weights))
     written = None
@@ -390,7 +391,7 @@ def report(
     from .search.plan import plan_file, read_plan
 
     plan_path = plan_file(plan_path)
-    written = write_report(out or plan_path.parent, read_plan(plan_path), plan_path.stem)
+    written = write_report(out or plan_path.parent, read_plan(plan_path), plan_path.stem, plan_path.parent)
     paths = [str(path) for path in written]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 
@@ -398,7 +399,9 @@ def report(
 @app.command()
 def bench(
     plan_path: PlanPath,
-    context: Annotated[str, typer.Option(help="Lengths in tokens, e.g. 8k,32k,128k; k is 1024.")] = "8k",
+    context: Annotated[
+        str | None, _text("Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].")
+    ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Build the model from its config alone.")
     ] = False,
@@ -420,9 +423,10 @@ def bench(
     """
     from .recipes.schema import checked
     from .search.plan import plan_file, read_plan
+    from .search.prefills import prefill_file
 
     plan_path = plan_file(plan_path)
-    plan, contexts = read_plan(plan_path), _lengths(context)
+    plan, contexts = read_plan(plan_path), lengths(context) if context else []
     given = {"dtype": dtype or plan.run.dtype, "indexer": indexer, "attention": attention}
     settings = checked({name: value for name, value in given.items() if value}, "the options")
     from .benching import BenchRequest
@@ -441,30 +445,7 @@ def bench(
     if as_json:
         typer.echo(record.as_json().rstrip())
     else:
-        bench_table(record)
-
-
-def _lengths(text: str) -> list[int]:
-    """``8k,32k`` as tokens; k is 1024."""
-    lengths = []
-    for each in text.lower().replace(" ", "").split(","):
-        digits, unit = (each[:-1], 1024) if each.endswith("k") else (each, 1)
-        if not digits.isdecimal() or not 2 <= int(digits) * unit <= 1 << 30:
-            raise SettingError(f"--context is {text!r}", hint="give lengths in tokens, e.g. 8k,32k,131072")
-        lengths.append(int(digits) * unit)
-    return lengths
-
-
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    """``0,12`` as numbers."""
-    if text is None:
-        return None
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise SettingError(
-            f"--{option} is {text!r}", hint="give whole numbers with commas, e.g. 20,20,21"
-        ) from None
+        bench_table(record, prefill_file(plan_path))
 
 
 def _one_wish(

@@ -155,7 +155,7 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
         )
     length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
     check_length(length, width)
-    check_positions(checkpoint, length, recipe.beyond_positions, reporter, "--window")
+    check_positions(checkpoint, length, recipe.beyond_positions, reporter)
     share = informative_share(length, width)
     if share < _SMALL_SHARE:
         reporter.warn(
@@ -166,8 +166,8 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
     return length
 
 
-def check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter: Reporter, option: str) -> None:
-    """Refuses sequences longer than the model's positions, or warns of them where they were asked for.
+def check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter: Reporter) -> None:
+    """Refuses windows longer than the model's positions, or warns of them where they were asked for.
 
     Raises:
         WindowError: too long, and not asked for.
@@ -177,7 +177,7 @@ def check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter:
         return
     what = f"windows of {length} tokens are longer than the model's {longest} positions"
     if not beyond:
-        raise WindowError(what, hint=f"lower {option}, or allow it with --beyond-positions")
+        raise WindowError(what, hint="lower --window, or allow it with --beyond-positions")
     reporter.warn(f"{what}: losses at the end of them are not what the model was trained for")
 
 

@@ -96,7 +96,7 @@ def export_document(plan: Plan, exported: Export, written: Path | None) -> dict[
     }
 
 
-def bench_table(record: PrefillRecord) -> None:
+def bench_table(record: PrefillRecord, path: Path) -> None:
     """Prints prefill times, on stdout."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("context", justify="right")
@@ -113,10 +113,11 @@ def bench_table(record: PrefillRecord) -> None:
     console = _console()
     weights = ", random weights" if record.random_weights else ""
     console.print(
-        f"prefill on {record.device}, {record.dtype}{weights}; {record.indexer} indexers, "
+        f"prefill of {record.model} on {record.device}, {record.dtype}{weights}; {record.indexer} indexers, "
         f"{record.attention} attention; medians of {record.repeats}"
     )
     console.print(table)
+    console.print(f"written  {path}, and into the report beside it")
 
 
 def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:

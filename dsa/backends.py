@@ -21,8 +21,8 @@ ATTENTIONS = ("auto", "stock", "sparse")
 _SPARSE_FROM = {"cpu": 8192, "cuda": 4096}
 
 # Score and attention chunks: on a CPU small enough for its caches to help, on a GPU large enough to fill it.
-_ON_CPU = 64 << 20
-_ON_GPU = 1 << 30
+CHUNK_ON_CPU = 64 << 20
+CHUNK_ON_GPU = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def install(model: Any, backends: Backends, told: Callable[[str], None] = lambda
     Returns:
         What gives the model its own code back.
     """
-    budget = ChunkBudget(_ON_CPU, _ON_GPU, told)
+    budget = ChunkBudget(CHUNK_ON_CPU, CHUNK_ON_GPU, told)
     installed: list[ChunkedIndexers | SparseAttention | ChunkedFeedForward] = []
     stack_name, _ = find_indexers(model)
     if backends.indexer == "chunked":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import WindowError
-from .backends import Backends
+from .backends import CHUNK_ON_CPU, CHUNK_ON_GPU, Backends
 from .families import family_of, text_config
 
 # What a row needs at once, in copies of its hidden states: before and after a layer, and within it.
@@ -19,7 +19,8 @@ _SHARE_FOR_PATHS = 0.25
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be had where rows are held."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held  # what torch keeps for later is free to it
     import psutil
 
     return int(psutil.virtual_memory().available)
@@ -28,10 +29,13 @@ def free_memory(device: torch.device) -> int:
 def row_bytes(config: Any, tokens: int, element_size: int, selection_width: int) -> int:
     """Memory of one window of ``tokens`` in one state, between and within layers."""
     text = text_config(config)
-    # Hyper connections keep several streams of hidden states.
-    streams = getattr(text, "hc_mult", None) or getattr(text, "hc_count", None) or 1
-    hidden = streams * text.hidden_size * element_size
+    hidden = _streams(text) * text.hidden_size * element_size
     return int(tokens * (_COPIES * hidden + 4 * selection_width))
+
+
+def _streams(text: Any) -> int:
+    """How many hidden states a token has: hyper connections keep several."""
+    return int(getattr(text, "hc_mult", None) or getattr(text, "hc_count", None) or 1)
 
 
 def rows_that_fit(device: torch.device, bytes_per_row: int, processes: int = 1) -> int:
@@ -64,18 +68,19 @@ def layer_bytes(config: Any, tokens: int, element_size: int, backends: Backends,
     def size(name: str, otherwise: int = 0) -> int:
         return int(getattr(text, name, None) or otherwise)
 
-    heads, chunk = size("num_attention_heads"), 1 << (30 if on_gpu else 27)
+    # Scores or gathered keys, and what is made of them.
+    heads, chunk = size("num_attention_heads"), CHUNK_ON_GPU if on_gpu else 2 * CHUNK_ON_CPU
     keys = size("qk_nope_head_dim") + size("qk_rope_head_dim") or size("head_dim")
     values = size("v_head_dim", keys)
-    hidden = size("hidden_size") * element_size
+    hidden = _streams(text) * size("hidden_size") * element_size
+    family = family_of(config)
     wide = max(size("intermediate_size"), size("num_experts_per_tok") * 2 * size("moe_intermediate_size"))
     total = tokens * (8 * hidden + 2 * heads * (keys + values) * element_size + 4 * size("index_topk"))
     if backends.indexer == "stock":
-        total += 2 * 4 * tokens * tokens * size("index_n_heads")
+        total += 2 * 4 * tokens * tokens * size(family.index_heads if family else "index_n_heads")
     else:
         total += chunk
     if backends.attention == "stock":
-        family = family_of(config)
         eager = text._attn_implementation == "eager" or (family is not None and family.attention == ("eager",))
         total += tokens * tokens * (5 + (heads * (4 + 2 * element_size) if eager else 0))
         total += tokens * heads * (keys + values) * element_size
@@ -115,11 +120,13 @@ def check_fits(config: Any, tokens: int, element_size: int, backends: Backends, 
     if needed <= free:
         return
     fits = longest_window(config, tokens, element_size, backends, free, on_gpu)
-    stock = "stock" in (backends.indexer, backends.attention)
+    family = family_of(config)
+    leaner = {"--indexer chunked": backends.indexer, "--attention sparse": backends.attention}
+    others = [option for option, runs in leaner.items() if runs == "stock" and family and family.selects_tokens]
     raise WindowError(
         f"windows of {tokens} tokens do not fit: with {backends.indexer} indexers and {backends.attention} "
         f"attention a layer takes about {needed / 1e9:.1f} GB, and beside the weights "
         f"{max(0, free) / 1e9:.1f} GB are free",
         hint=(f"--window {fits} would fit" if fits > 1 else "use a larger device, or --device-map auto")
-        + ("; --indexer chunked --attention sparse take less, where the family has them" if stock else ""),
+        + (f"; with {' '.join(others)} it takes less" if others else ""),
     )

@@ -35,14 +35,16 @@ class ChunkedIndexers:
         _, indexers = find_indexers(model)
         self._overridden = [(each, each.__dict__.get("forward")) for each in indexers.values()]
         for module in indexers.values():
-            module.forward = self._forward(module.forward)
+            # Offloaded weights are fetched for each call, so that all rows' projections are made in one.
+            fetched = any(weight.is_meta for weight in module.parameters())
+            module.forward = self._forward(module.forward, 1 << 30 if fetched else _ROWS)
 
     def remove(self) -> None:
         """Gives the indexers their own forwards back."""
         for module, own in self._overridden:
             restore(module, "forward", own)
 
-    def _forward(self, own_forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _forward(self, own_forward: Callable[..., Any], rows: int) -> Callable[..., Any]:
         signature = inspect.signature(own_forward)
 
         @torch.no_grad()
@@ -50,14 +52,14 @@ class ChunkedIndexers:
             given = dict(signature.bind(*args, **kwargs).arguments)
             if given.get("past_key_values") is not None:
                 return own_forward(*args, **kwargs)
-            return self._in_chunks(own_forward, given)
+            return self._in_chunks(own_forward, given, rows)
 
         return forward
 
-    def _in_chunks(self, own_forward: Callable[..., Any], given: dict[str, Any]) -> torch.Tensor:
+    def _in_chunks(self, own_forward: Callable[..., Any], given: dict[str, Any], most: int) -> torch.Tensor:
         tokens = given["hidden_states"].shape[1]
         keys = _KeysSoFar(tokens, self._budget)
-        first, *rest = [slice(start, min(start + _ROWS, tokens)) for start in range(0, tokens, _ROWS)]
+        first, *rest = [slice(start, min(start + most, tokens)) for start in range(0, tokens, most)]
         selection: torch.Tensor = own_forward(**_rows_of(given, first) | {"past_key_values": keys})
         if rest:
             whole = selection.new_empty(selection.shape[0], tokens, selection.shape[2])
@@ -93,5 +95,7 @@ def _rows_of(given: dict[str, Any], rows: slice) -> dict[str, Any]:
         if part.get(name) is not None:
             part[name] = part[name][:, rows]
     part["position_embeddings"] = tuple(each[:, rows] for each in given["position_embeddings"])
-    part["attention_mask"] = given["attention_mask"][:, rows, : rows.stop]
+    mask = given["attention_mask"]
+    compact = mask.shape[1] == 1  # the same for all queries, see ``compact_mask``
+    part["attention_mask"] = mask[:, :, : rows.stop] if compact else mask[:, rows, : rows.stop]
     return part

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+# Smaller chunks would spare nothing and take forever.
+_LEAST = 16 << 20
+
 
 class ChunkBudget:
     """How much memory a chunk of rows may take.
@@ -43,15 +46,16 @@ class ChunkBudget:
         Raises:
             torch.OutOfMemoryError: not even one row fits.
         """
-        first = 0
+        first, most = 0, max(1, self.bytes(device) // max(1, row_bytes))
         while first < rows:
-            end = min(rows, first + max(1, self.bytes(device) // max(1, row_bytes)))
+            end = min(rows, first + most)
             if self._fits(work, first, end):
                 first = end
             else:
                 torch.cuda.empty_cache()
-                self._on_gpu = (end - first) // 2 * row_bytes
-                self.told(f"out of GPU memory: going on with chunks of {(end - first) // 2} rows")
+                most = (end - first) // 2
+                self._on_gpu = max(_LEAST, self._on_gpu // 2)
+                self.told(f"out of GPU memory: going on with chunks of {most} rows")
 
     @staticmethod
     def _fits(work: Callable[[int, int], None], first: int, end: int) -> bool:

@@ -117,12 +117,18 @@ class Evaluator:
         try:
             return self._losses.measure(patterns, windows, last_token, keep)
         except torch.OutOfMemoryError as error:
-            if len(patterns) == 1:
+            if len(patterns) == len(windows) == 1:
                 raise MeasurementError(
                     f"out of GPU memory on a window of {len(windows[0].token_ids)} tokens",
-                    hint="lower --window or --max-rows, or spread the model with --device-map auto",
+                    hint="lower --window, or spread the model with --device-map auto",
                 ) from error
-            self._max_rows = len(patterns) // 2
         torch.cuda.empty_cache()
-        self._told(f"out of GPU memory: going on with {self._max_rows} patterns at a time")
-        return None
+        if len(patterns) > 1:
+            self._max_rows = len(patterns) // 2
+            self._told(f"out of GPU memory: going on with {self._max_rows} patterns at a time")
+            return None
+        self._max_rows = max(1, len(windows) // 2)
+        self._told(f"out of GPU memory: going on with {self._max_rows} windows at a time")
+        parts = (windows[: self._max_rows], windows[self._max_rows :])
+        found = [self._measure(patterns, part, last_token, keep) for part in parts]
+        return [losses for part in found for losses in part or []]

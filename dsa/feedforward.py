@@ -17,6 +17,7 @@ _ROWS = 16384
 class ChunkedFeedForward:
     """Overrides ``forward`` of each layer's ``mlp``, which treats every position by itself.
 
+    Weights that are fetched for each call (offloaded) are not fetched for each chunk: there rows stay together.
     A mixture of experts copies each row once for every expert that it is sent to: at 200K tokens more than
     attention takes.
 
@@ -30,7 +31,8 @@ class ChunkedFeedForward:
         self._parts: list[nn.Module] = [layer.mlp for layer in layers]
         self._overridden = [each.__dict__.get("forward") for each in self._parts]
         for part in self._parts:
-            part.forward = _in_chunks(part.forward)
+            if not any(weight.is_meta for weight in part.parameters()):
+                part.forward = _in_chunks(part.forward)
 
     def remove(self) -> None:
         """Gives the layers their own forwards back."""

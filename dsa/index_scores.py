@@ -46,14 +46,19 @@ class DeferredKeys:
 
     def transpose(self, *dims: int) -> DeferredKeys:
         """Keys are transposed for the product; it is taken care of there."""
-        return self
+        return self._foreseen(dims == (-1, -2))
 
     def unsqueeze(self, dim: int) -> DeferredKeys:
         """A dimension for heads, which all share the keys."""
-        return self
+        return self._foreseen(dim == 1)
 
     def float(self) -> DeferredKeys:
         """Scores are accumulated in fp32 anyway."""
+        return self
+
+    def _foreseen(self, yes: bool) -> DeferredKeys:
+        if not yes:
+            raise TypeError("the indexer arranges its keys in a way that is not foreseen")
         return self
 
     @classmethod
@@ -159,7 +164,7 @@ def select_tokens(
     chosen[:blind] = torch.arange(width, dtype=torch.int32, device=chosen.device)
     if blind == len(queries):
         return
-    fused = kernels.usable(keys, keys.shape[1]) and visible.causal
+    fused = kernels.usable(keys, (keys.shape[1],), 256) and visible.causal
     row_bytes = len(keys) * 4 * (1 if fused else queries.shape[1] + 1)
 
     def work(start: int, end: int) -> None:

@@ -23,12 +23,12 @@ def compact_mask(
 ) -> torch.Tensor:
     """A mask function for transformers' ``AttentionMaskInterface`` that holds one value a key.
 
-    Returns ``[batch, 1, queries, keys]``, 0 where a key is real and -inf where it is padding, the same
-    for all queries (stride 0) and, if none is padding, for all keys. That a query sees no later key, and
-    within a sliding window none before it, is left to those who read the mask through ``Visibility``.
-    It is fp32, as adding to it or inverting it would fill memory with ``[queries, keys]`` values. Where
-    queries do not stand at the places of the keys (a live cache, packed sequences) the mask is
-    transformers' own.
+    Returns ``[batch, 1, 1, keys]``, 0 where a key is real and -inf where it is padding, or a single 0 if
+    none is. That a query sees no later key, and within a sliding window none before it, is left to those
+    who read the mask through ``Visibility``. What it says lies in its shape, which survives a move to
+    another device. It is fp32, as adding to it or inverting it would fill memory with ``[queries, keys]``
+    values. Where queries do not stand at the places of the keys (a live cache, packed sequences) the mask
+    is transformers' own.
     """
     from transformers.masking_utils import causal_mask_function, eager_mask
 
@@ -39,11 +39,10 @@ def compact_mask(
             attention_mask, dtype=torch.float32, device=device, local_size=local_size, **_without_dtype(kwargs),
         )  # fmt: skip
         return mask
-    keys = torch.zeros(1, 1, 1, 1, device=device)  # one value for all keys says that none is padding
-    if attention_mask is not None:
-        real = attention_mask[:, None, None, :kv_length].to(device=device, dtype=torch.bool)
-        keys = keys.expand(real.shape).masked_fill(~real, -torch.inf)
-    return keys.expand(batch_size, 1, q_length, kv_length)
+    if attention_mask is None:
+        return torch.zeros(1, 1, 1, 1, device=device)
+    real = attention_mask[:, None, None, :kv_length].to(device=device, dtype=torch.bool)
+    return torch.zeros(real.shape, device=device).masked_fill_(~real, -torch.inf)
 
 
 def _without_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -61,9 +60,9 @@ class Visibility:
     def __init__(self, mask: torch.Tensor, first: int = 0) -> None:
         self._mask = mask
         self._first = first
-        self._compact = mask.shape[1] > 1 and mask.stride(1) == 0
-        # Told by its layout: looking at values would make the CPU wait for the GPU in every layer.
-        self._padded = self._compact and mask.stride(2) != 0
+        # A whole mask's last row says the same as a compact one does of it, if it is not of truth values.
+        self._compact = mask.shape[1] == 1 and mask.dtype != torch.bool
+        self._padded = self._compact and mask.shape[2] > 1
 
     @property
     def causal(self) -> bool:

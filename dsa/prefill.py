@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from .switch import Switch, find_indexers, restore
 
 @dataclass(frozen=True)
 class Prefill:
-    """Medians over repetitions.
+    """One prefill.
 
     Args:
         seconds: of one forward over the whole sequence, the last position's logits included.
@@ -48,63 +47,67 @@ class PrefillClock:
         self._device = next(model.parameters()).device
 
     @torch.inference_mode()
-    def time(self, pattern: Pattern, token_ids: Sequence[int], repeats: int = 3) -> Prefill:
-        """The median of ``repeats`` prefills of one sequence under ``pattern``, after one that warms up.
+    def time(self, patterns: Sequence[Pattern], token_ids: Sequence[int], repeats: int = 3) -> list[Prefill]:
+        """The median of ``repeats`` prefills of one sequence under each pattern, after one that warms up.
+
+        The patterns take turns, so that what changes meanwhile (clocks, memory) befalls them alike.
 
         Raises:
             torch.OutOfMemoryError: it does not fit.
         """
         device = torch.device("cpu") if self._device.type == "meta" else self._device
         ids = torch.as_tensor(token_ids, dtype=torch.long, device=device).unsqueeze(0)
-        self._switch.use(pattern)
+        runs: list[list[Prefill]] = [[] for _ in patterns]
         try:
-            self._run(ids)
-            runs = [self._run(ids) for _ in range(repeats)]
+            for turn in range(repeats + 1):
+                for pattern, own in zip(patterns, runs, strict=True):
+                    self._switch.use(pattern)
+                    run = self._run(ids)
+                    if turn:
+                        own.append(run)
         finally:
-            self._switch.use(Pattern.all_full(len(pattern)))
+            self._switch.use(Pattern.all_full(len(patterns[0])))
             self._switch.forget()
-        return Prefill(statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs))
+        return [sorted(own, key=lambda run: run.seconds)[(len(own) - 1) // 2] for own in runs]
 
     def close(self) -> None:
         """Gives the model its own forwards back."""
         self._switch.remove()
 
-    def _run(self, ids: torch.Tensor) -> tuple[float, float]:
-        with _indexers_timed(self._model, ids.device) as indexer_seconds:
-            began = _now(ids.device)
+    def _run(self, ids: torch.Tensor) -> Prefill:
+        with _indexers_timed(self._model) as indexer_seconds:
+            began = _now()
             self._model(input_ids=ids, use_cache=False, logits_to_keep=1)
-            seconds = _now(ids.device) - began
-        return seconds, indexer_seconds()
+            seconds = _now() - began
+        return Prefill(seconds, indexer_seconds())
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
+def _now() -> float:
+    for device in range(torch.cuda.device_count()):
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 @contextmanager
-def _indexers_timed(model: nn.Module, device: torch.device) -> Iterator[Callable[[], float]]:
+def _indexers_timed(model: nn.Module) -> Iterator[Callable[[], float]]:
     """Gives what sums up the seconds spent in indexers meanwhile; on a GPU nothing waits for its events."""
     spans: list[tuple[Any, Any]] = []
 
-    def mark() -> Any:
+    def mark(device: torch.device) -> Any:
         if device.type != "cuda":
             return time.perf_counter()
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(device))
         return event
 
-    def total() -> float:
-        if device.type == "cuda":
-            return sum(float(begun.elapsed_time(ended)) for begun, ended in spans) / 1e3
-        return sum(float(ended - begun) for begun, ended in spans)
+    def seconds(begun: Any, ended: Any) -> float:
+        return float(ended - begun if isinstance(begun, float) else begun.elapsed_time(ended) / 1e3)
 
     def timed(own_forward: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            begun = mark()
-            out = own_forward(*args, **kwargs)
-            spans.append((begun, mark()))
+        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            begun = mark(hidden_states.device)
+            out = own_forward(hidden_states, *args, **kwargs)
+            spans.append((begun, mark(hidden_states.device)))
             return out
 
         return forward
@@ -114,7 +117,7 @@ def _indexers_timed(model: nn.Module, device: torch.device) -> Iterator[Callable
     for module in indexers:
         module.forward = timed(module.forward)
     try:
-        yield total
+        yield lambda: sum(seconds(*span) for span in spans)
     finally:
         for module, own in zip(indexers, overridden, strict=True):
             restore(module, "forward", own)

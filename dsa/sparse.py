@@ -110,7 +110,7 @@ def sparse_attention(
     """
     batch_size, heads, count, _ = query.shape
     out = query.new_empty(batch_size, count, heads, module.v_head_dim)
-    visible = Visibility(attention_mask[:, 0])
+    visible = Visibility(attention_mask[:, 0], first=key.shape[2] - count)
     layer = _Layer(module, query.dtype, query.device, scaling, s_aux)
     for batch in range(batch_size):
         row = _Sequence(layer, query[batch], key[batch, 0], visible, batch, out[batch], module.expand_kv.budget)
@@ -127,13 +127,13 @@ class _Layer:
     def __init__(
         self, module: Any, dtype: torch.dtype, device: torch.device, scaling: float, sinks: torch.Tensor | None
     ) -> None:
-        self.module = module
         self.rank, self.nope, self.values = module.kv_lora_rank, module.qk_nope_head_dim, module.v_head_dim
         self.scaling = scaling
         self.sinks = None if sinks is None else sinks.float()
         # Through the module, so that hooks bring offloaded weights and quantised ones are read as they act.
         unit = torch.eye(self.rank, dtype=dtype, device=device)
-        both = module.kv_b_proj(unit).view(self.rank, -1, self.nope + self.values)
+        self.both = module.kv_b_proj(unit)
+        both = self.both.view(self.rank, -1, self.nope + self.values)
         self.to_latent = both[..., : self.nope].permute(1, 2, 0)
         """``[heads, nope, rank]``: takes queries to the space of the latent keys."""
         self.to_value = both[..., self.nope :].transpose(0, 1)
@@ -145,7 +145,7 @@ class _Layer:
 
     def expanded(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys ``[heads, keys, nope + rope]`` and values ``[heads, keys, value dim]`` of latent keys."""
-        both = self.module.kv_b_proj(latent[:, : self.rank]).view(len(latent), -1, self.nope + self.values)
+        both = (latent[:, : self.rank] @ self.both).view(len(latent), -1, self.nope + self.values)
         both, rope = both.transpose(0, 1), latent[:, self.rank :]
         keys = torch.cat((both[..., : self.nope], rope.expand(len(both), -1, -1)), dim=-1)
         return keys, both[..., self.nope :]
@@ -187,7 +187,7 @@ class _Sequence:
     def attend_selected(self, indices: torch.Tensor, distinct: bool) -> None:
         """Over ``indices`` ``[queries, width]``, which are known to be distinct or not."""
         (count, width), rank = indices.shape, self.layer.rank
-        if kernels.usable(self.latent, rank, self.latent.shape[1] - rank) and self.visible.causal:
+        if kernels.usable(self.latent, (rank, self.latent.shape[1] - rank), 512) and self.visible.causal:
             self._attend_fused(indices, distinct)
             return
         times = _DENSE_UP_TO if self.latent.device.type == "cpu" else 1
@@ -217,7 +217,8 @@ class _Sequence:
         def work(start: int, end: int) -> None:
             # What lies behind the last query is seen by none: all of it falls into a column that is dropped.
             selected = torch.zeros(end - start, end + 1, dtype=torch.bool, device=keys.device)
-            selected.scatter_(1, indices[start:end].long().clamp_(max=end), True)
+            some = indices[start:end].long()
+            selected.scatter_(1, some.masked_fill_((some < 0) | (some > end), end), True)
             seen = selected[:, :end] & self.visible.block(self.batch, (start, end), (0, end))
             self._attend_all(start, end, keys[:, :end], values[:, :end], seen)
 
@@ -233,7 +234,7 @@ class _Sequence:
                 some[None], keys[None], values[None], seen[None, None], scale=self.layer.scaling
             )[0]
         else:
-            mixed = self.layer.weights(some @ keys.mT, seen, heads=0).to(values.dtype) @ values
+            mixed = self.layer.weights(some.float() @ keys.mT.float(), seen, heads=0).to(values.dtype) @ values
         self.out[start:end] = mixed.transpose(0, 1)
 
     def _attend_gathered(self, indices: torch.Tensor, first: int, distinct: bool) -> None:
@@ -248,11 +249,11 @@ class _Sequence:
             seen = (chosen >= 0) & self.visible.chosen(self.batch, (start, end), places)
             keys = self.latent[places]
             queries = torch.cat(self.layer.absorbed(self.query[:, start:end]), dim=-1).transpose(0, 1)
-            weights = self.layer.weights(queries @ keys.mT, seen[:, None], heads=1)
+            weights = self.layer.weights(queries.float() @ keys.mT.float(), seen[:, None], heads=1)
             mixed = weights.to(keys.dtype) @ keys[..., : self.layer.rank]
             self.out[start:end] = (mixed.transpose(0, 1) @ self.layer.to_value).transpose(0, 1)
 
-        row_bytes = width * (self.latent.shape[1] * self.latent.element_size() + 4 * (3 * heads + 6))
+        row_bytes = width * (self.latent.shape[1] * (self.latent.element_size() + 4) + 4 * (3 * heads + 6))
         self.budget.run(count - first, row_bytes, self.latent.device, work)
 
     def _attend_fused(self, indices: torch.Tensor, distinct: bool) -> None:

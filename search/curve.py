@@ -70,8 +70,8 @@ def prefill_bars(record: PrefillRecord) -> str:
         axes.set_xticks(range(len(points)), [f"{point.context:,}" for point in points])
         axes.set_xlabel("context, tokens")
         axes.set_ylabel("prefill, seconds")
-        axes.legend(frameon=False, loc="upper left")
-        axes.margins(y=0.15)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=4, columnspacing=1.2)
+        axes.margins(y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
 
     return _svg(draw, (7.2, 3.9))

@@ -42,20 +42,31 @@ def save_run(folder: Path, plan: Plan, tokens: bytes) -> Path | None:
     """
     moved = _move_aside(folder, plan)
     write_atomically(folder / TOKENS_FILE, tokens)
-    write_report(folder, plan)
+    try:
+        write_report(folder, plan)
+    except PlanError:  # a broken bench.json must not cost the search
+        write_report(folder, plan, times_beside=None)
     write_atomically(folder / PLAN_FILE, plan.as_json())
     return moved
 
 
-def write_report(folder: Path, plan: Plan, name: str = "plan") -> list[Path]:
+_BESIDE_THE_REPORT = Path()
+
+
+def write_report(
+    folder: Path, plan: Plan, name: str = "plan", times_beside: Path | None = _BESIDE_THE_REPORT
+) -> list[Path]:
     """Renders the report's files into ``folder``.
 
     They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
-    Prefill times that bench has left there are shown, if they are of this pattern.
+    Prefill times that bench has left beside them, or in ``times_beside``, are shown if they are of this pattern.
     """
     stem = "" if name == "plan" else f"{name}-"
     written = []
-    prefills = read_prefills(prefill_file(folder / f"{name}.json"), plan.result.pattern)
+    prefills = None
+    if times_beside is not None:
+        place = folder if times_beside is _BESIDE_THE_REPORT else times_beside
+        prefills = read_prefills(prefill_file(place / f"{name}.json"), plan.result.pattern)
     for file, text in render(plan, stem, prefills).items():
         write_atomically(folder / file, text)
         written.append(folder / file)

@@ -44,6 +44,8 @@ class PrefillRecord(_Section):
     """What bench measured of one pattern on one device."""
 
     schema_version: Literal[1]
+    model: str
+    config_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     pattern: str
     device: str
     dtype: str

@@ -49,7 +49,7 @@ def test_random_weights_and_the_table(run, run_cli, checkpoints, tmp_path):
 
 def test_a_length_that_does_not_fit_is_said_and_the_others_stay(run, run_cli, monkeypatch):
     own = benching._timed
-    monkeypatch.setattr(benching, "_timed", lambda *args: None if args[2] == 64 else own(*args))
+    monkeypatch.setattr(benching, "_timed", lambda *args: None if len(args[2]) == 64 else own(*args))
     code, out, err = run_cli("bench", run / "plan.json", "--context", "48,64", "--repeats", 1)
     assert code == 0
     assert "a prefill of 64 tokens does not fit here" in err
@@ -70,7 +70,7 @@ def test_a_length_that_does_not_fit_is_said_and_the_others_stay(run, run_cli, mo
         (["--context", "8k,x"], "--context is '8k,x'"),
         (
             ["--context", "100k"],
-            "windows of 102400 tokens are longer than the model's 512 positions (lower --context",
+            "a context of 102400 tokens is longer than the model's 512 positions (lower --context",
         ),
         (["--context", "48", "--indexer", "fast"], "indexer is 'fast': it should be 'auto', 'stock' or 'chunked'"),
         (["--context", "48", "--random-weights", "--device-map", "auto"], "random weights are made on one device"),
@@ -151,3 +151,22 @@ def test_windows_beyond_the_models_positions_have_to_be_asked_for(run_cli, check
     assert "longer than the model's 512 positions (lower --window, or allow it with --beyond-positions)" in err
     _, _, err = run_cli(*given, "--beyond-positions", "-q")
     assert "warning: windows of 600 tokens are longer than the model's 512 positions" in err
+
+
+def test_a_broken_result_does_not_cost_a_search(run_cli, checkpoints, text_file, tmp_path):
+    (tmp_path / "bench.json").write_text("{}")
+    given = ["--model", checkpoints["glm_moe_dsa"], "--dataset", text_file, "--window", 48, "--windows", 2]
+    code, _, err = run_cli("search", *given, "--heldout", 0, "--keep", 0.9, "--out", tmp_path, "-q")
+    assert code == 0, err
+    assert read_plan(tmp_path).result.kept == 6
+
+
+def test_another_config_is_named_in_the_report(run, run_cli, checkpoints, tmp_path):
+    config = json.loads((checkpoints["eight"] / "config.json").read_text()) | {"vocab_size": 500}
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text(json.dumps(config))
+    options = ["--random-weights", "--model", tmp_path / "small", "--repeats", 1]
+    code, out, err = run_cli("bench", run, *options)
+    assert code == 0, err
+    assert "512" in out, "the default should be the model's positions where they are fewer than 8k"
+    assert "whose config is not the one searched" in (run / "report.html").read_text()

@@ -81,10 +81,11 @@ def sparse_attention(
     ropes = ropes if ropes.stride(2) == 1 else ropes.contiguous()
     out = torch.empty(heads, count, rank, dtype=latent.dtype, device=latent.device)
     block = min(_MANY_HEADS, max(16, triton.next_power_of_2(heads)))
-    _attend[(count, triton.cdiv(heads, block))](
-        queries.contiguous(), ropes, latent.contiguous(), chosen.contiguous(), out, sinks,
-        first, scaling * _LOG2_E, chosen.shape[1], count, ropes.stride(0), ropes.stride(1),
-        heads, block, rank, ropes.shape[2], _KEYS, sinks is not None, first_ones,
-        num_warps=8 if block == _MANY_HEADS else 4,
-    )  # fmt: skip
+    with torch.cuda.device_of(latent):  # Triton launches on the current one
+        _attend[(count, triton.cdiv(heads, block))](
+            queries.contiguous(), ropes, latent.contiguous(), chosen.contiguous(), out, sinks,
+            first, scaling * _LOG2_E, chosen.shape[1], count, ropes.stride(0), ropes.stride(1),
+            heads, block, rank, ropes.shape[2], _KEYS, sinks is not None, first_ones,
+            num_warps=8 if block == _MANY_HEADS else 4,
+        )  # fmt: skip
     return out

@@ -50,8 +50,9 @@ def index_scores(queries: torch.Tensor, keys: torch.Tensor, weights: torch.Tenso
     count, heads, dim = queries.shape
     out = torch.empty(count, len(keys), dtype=torch.float32, device=keys.device)
     grid = (triton.cdiv(count, _QUERIES), triton.cdiv(len(keys), _KEYS))
-    _scores[grid](
-        queries.to(keys.dtype).contiguous(), keys.contiguous(), weights.float().contiguous(), out,
-        first, count, len(keys), out.stride(0), heads, dim, _QUERIES, _KEYS, num_warps=4,
-    )  # fmt: skip
+    with torch.cuda.device_of(keys):  # Triton launches on the current one
+        _scores[grid](
+            queries.to(keys.dtype).contiguous(), keys.contiguous(), weights.float().contiguous(), out,
+            first, count, len(keys), out.stride(0), heads, dim, _QUERIES, _KEYS, num_warps=4,
+        )  # fmt: skip
     return out

@@ -131,8 +131,9 @@ def select_top(scores: torch.Tensor, first: int, width: int) -> torch.Tensor:
     room = max(64, triton.next_power_of_2(2 * width))
     chosen = torch.empty(rows, width, dtype=torch.int32, device=scores.device)
     values, places = (torch.empty(rows, room, dtype=torch.int32, device=scores.device) for _ in range(2))
-    _select[(rows,)](
-        scores, scores.stride(0), chosen, values, places, first, width, _MARGIN * width,
-        room, room, min(_BLOCK, room), num_warps=4,
-    )  # fmt: skip
+    with torch.cuda.device_of(scores):  # Triton launches on the current one
+        _select[(rows,)](
+            scores, scores.stride(0), chosen, values, places, first, width, _MARGIN * width,
+            room, room, min(_BLOCK, room), num_warps=4,
+        )  # fmt: skip
     return chosen

@@ -172,7 +172,7 @@ def prefills(model) -> None:
         ids = torch.randint(0, 150_000, (tokens,)).tolist()
         repeats = 3 if tokens < 100_000 else 1
         try:
-            full, quarter = (clock.time(each, ids, repeats) for each in (Pattern.all_full(47), Pattern(QUARTER)))
+            full, quarter = clock.time([Pattern.all_full(47), Pattern(QUARTER)], ids, repeats)
         except torch.OutOfMemoryError:
             say(f"prefill of {tokens} tokens", fits=False)
             break

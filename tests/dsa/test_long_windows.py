@@ -27,7 +27,7 @@ def pieces(request, monkeypatch):
     rows, budget, dense = request.param
     monkeypatch.setattr(chunked, "_ROWS", rows)
     monkeypatch.setattr(sparse, "_DENSE_UP_TO", dense)
-    monkeypatch.setattr("indexcache.dsa.backends._ON_CPU", budget)
+    monkeypatch.setattr("indexcache.dsa.backends.CHUNK_ON_CPU", budget)
 
 
 def ids_of(rows, tokens=TOKENS, seed=0):
@@ -184,6 +184,7 @@ def test_memory_that_runs_out_halves_the_chunk_and_is_told():
 
     budget.run(10, 1, torch.device("cuda"), work)
     assert done == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
+    assert budget.bytes(torch.device("cuda")) == 1 << 28, "each time halves what later chunks may take"
     assert lines == [
         "out of GPU memory: going on with chunks of 5 rows",
         "out of GPU memory: going on with chunks of 2 rows",
