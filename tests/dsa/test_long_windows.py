@@ -205,23 +205,26 @@ def test_chosen_keys_are_visible_ones(pieces):
         assert int(chosen[row].max()) <= row
 
 
+def relative_error(found, wanted):
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("family", ["glm_moe_dsa", "deepseek_v32", "hy_v4"])
-def test_kernels_in_a_model_stay_within_bf16(family):
+@pytest.mark.parametrize("family", ["glm_moe_dsa", "deepseek_v32", "axk2", "hy_v4"])
+def test_kernels_in_a_model_are_as_near_to_fp32_as_stock_bf16(family, monkeypatch):
+    # Random selections are 5 times as far off on these models.
+    from indexcache.dsa.kernels import attention, scores
+
+    calls = []
+    for module, name in ((attention, "sparse_attention"), (scores, "index_scores")):
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, own=own, name=name: (calls.append(name), own(*args))[1])
     sizes = {"kv_lora_rank": 64, "qk_rope_head_dim": 16, "index_head_dim": 32, "index_topk": 32}
-    model = build(family, **sizes).cuda()
-    window = Window(0, ids_of(1, 400)[0].tolist())
-    sites = list(find_indexers(model)[1])
-    exact = PatternLosses(model, sites)
-    wanted = exact.measure([Pattern.all_full(len(sites))], [window])[0][0]
-    exact.switch.remove()
+    model, ids = build(family, layers=2, **sizes).cuda(), ids_of(1, 400).cuda()
+    exact = logits(model, ids)
     model.bfloat16()
-    errors = []
-    for backends in (Backends(), Backends("chunked", "sparse")):
-        remove = install(model, backends)
-        losses = PatternLosses(model, sites)
-        errors.append(abs(losses.measure([Pattern.all_full(len(sites))], [window])[0][0] - wanted) / wanted)
-        losses.switch.remove()
-        remove()
-    assert errors[1] < 2 * errors[0] + 5e-3, f"stock bf16 is {errors[0]:.1e} off fp32, the kernels {errors[1]:.1e}"
+    stock = relative_error(logits(model, ids), exact)
+    install(model, Backends("chunked", "sparse"))
+    assert relative_error(logits(model, ids), exact) < 1.5 * stock
+    assert set(calls) == {"sparse_attention", "index_scores"}, "the kernels did not run"
