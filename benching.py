@@ -36,7 +36,7 @@ class BenchRequest:
     Args:
         contexts: lengths in tokens; none for a default.
         repeats: prefills per length and pattern, after one that warms up.
-        random_weights: build the model from its config alone: its times do not depend on the values.
+        random_weights: build the model from its config alone.
         beyond_positions: allow lengths above the model's positions.
     """
 
@@ -86,7 +86,7 @@ def bench(
     )
     _check_something_fits(record, checkpoint, model, backends)
     write_atomically(prefill_file(path), record.as_json())
-    write_report(path.parent, plan, path.stem)
+    write_report(path.parent, plan, path.stem, record)
     return record
 
 

@@ -46,6 +46,11 @@ TrustFlag = Annotated[
 PlanPath = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
 ]
+DeviceMap = Annotated[str | None, typer.Option(help="Placement of a large model, e.g. auto.", show_default=False)]
+OffloadFolder = Annotated[
+    str | None,
+    typer.Option(help="Where weights go that fit into no memory, with --device-map.", show_default=False),
+]
 IndexerBackend = Annotated[str | None, typer.Option(help="stock, chunked or auto [auto].", show_default=False)]
 AttentionBackend = Annotated[
     str | None, typer.Option(help="stock, sparse or auto [auto: by length].", show_default=False)
@@ -60,7 +65,6 @@ _STRATEGIES = "fast, exact or blocks"
 _ENGINES = (
     "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
 )
-_OFFLOAD = "Where weights go that fit into no memory, with --device-map."
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
@@ -112,8 +116,8 @@ def search(
     indexer: IndexerBackend = None,
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
-    device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
-    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
+    device_map: DeviceMap = None,
+    offload_folder: OffloadFolder = None,
     revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
     column: Annotated[str | None, _text("Column with text or chat messages [found by name].")] = None,
     dataset_subset: Annotated[str | None, _text("Configuration of a hub dataset.")] = None,
@@ -192,8 +196,8 @@ def estimate(
     indexer: IndexerBackend = None,
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
-    device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
-    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
+    device_map: DeviceMap = None,
+    offload_folder: OffloadFolder = None,
     revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
     strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
     blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
@@ -249,8 +253,8 @@ def evaluate(
     on: Annotated[str, typer.Option(help="Windows to measure: heldout or calibration.")] = "heldout",
     max_delta: MaxDelta = None,
     model: Annotated[str | None, _text("Where the plan's checkpoint is now, if it moved.")] = None,
-    device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
-    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
+    device_map: DeviceMap = None,
+    offload_folder: OffloadFolder = None,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -389,9 +393,12 @@ def report(
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
     from .search.folder import write_report
     from .search.plan import plan_file, read_plan
+    from .search.prefills import prefill_file, read_prefills
 
     plan_path = plan_file(plan_path)
-    written = write_report(out or plan_path.parent, read_plan(plan_path), plan_path.stem, plan_path.parent)
+    plan = read_plan(plan_path)
+    prefills = read_prefills(prefill_file(plan_path), plan.result.pattern)
+    written = write_report(out or plan_path.parent, plan, plan_path.stem, prefills)
     paths = [str(path) for path in written]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 
@@ -411,8 +418,8 @@ def bench(
     indexer: IndexerBackend = None,
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
-    device_map: Annotated[str | None, _text("Placement of a large model, e.g. auto.")] = None,
-    offload_folder: Annotated[str | None, _text(_OFFLOAD)] = None,
+    device_map: DeviceMap = None,
+    offload_folder: OffloadFolder = None,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,

@@ -13,9 +13,6 @@ from .feedforward import ChunkedFeedForward
 from .sparse import SparseAttention
 from .switch import find_indexers
 
-INDEXERS = ("auto", "stock", "chunked")
-ATTENTIONS = ("auto", "stock", "sparse")
-
 # From where on attention runs over the selected tokens: on a GPU it is faster by then; on a CPU it takes about
 # as long as the stock one and spares its masks (README, Long windows).
 _SPARSE_FROM = {"cpu": 8192, "cuda": 4096}

@@ -20,13 +20,13 @@ class ChunkBudget:
     """
 
     def __init__(self, on_cpu: int, on_gpu: int, told: Callable[[str], None] = lambda line: None) -> None:
-        self._bytes = {"cpu": on_cpu}
+        self._on_cpu = on_cpu
         self._on_gpu = on_gpu
         self.told = told
 
     def bytes(self, device: torch.device) -> int:
         """What a chunk may take on ``device`` now."""
-        return self._bytes.get(device.type, self._on_gpu)
+        return self._on_cpu if device.type == "cpu" else self._on_gpu
 
     def run(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import OutputError, PlanError
 from ..files import write_atomically
 from .plan import Plan, read_plan
-from .prefills import prefill_file, read_prefills
+from .prefills import PrefillRecord, prefill_file, read_prefills
 from .report import render
 
 PLAN_FILE = "plan.json"
@@ -43,30 +43,24 @@ def save_run(folder: Path, plan: Plan, tokens: bytes) -> Path | None:
     moved = _move_aside(folder, plan)
     write_atomically(folder / TOKENS_FILE, tokens)
     try:
-        write_report(folder, plan)
+        prefills = read_prefills(prefill_file(folder / PLAN_FILE), plan.result.pattern)
     except PlanError:  # a broken bench.json must not cost the search
-        write_report(folder, plan, times_beside=None)
+        prefills = None
+    write_report(folder, plan, prefills=prefills)
     write_atomically(folder / PLAN_FILE, plan.as_json())
     return moved
 
 
-_BESIDE_THE_REPORT = Path()
-
-
 def write_report(
-    folder: Path, plan: Plan, name: str = "plan", times_beside: Path | None = _BESIDE_THE_REPORT
+    folder: Path, plan: Plan, name: str = "plan", prefills: PrefillRecord | None = None
 ) -> list[Path]:
     """Renders the report's files into ``folder``.
 
     They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
-    Prefill times that bench has left beside them, or in ``times_beside``, are shown if they are of this pattern.
+    ``prefills`` are the plan's prefill times, where bench has measured them.
     """
     stem = "" if name == "plan" else f"{name}-"
     written = []
-    prefills = None
-    if times_beside is not None:
-        place = folder if times_beside is _BESIDE_THE_REPORT else times_beside
-        prefills = read_prefills(prefill_file(place / f"{name}.json"), plan.result.pattern)
     for file, text in render(plan, stem, prefills).items():
         write_atomically(folder / file, text)
         written.append(folder / file)
