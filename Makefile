@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench-search bench-memory bench-gpu clean
+.PHONY: help install demo test torture lint bench-search bench-memory bench-gpu clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: $(STAMP) ## search the embedded model, then check the plan on held-out tex
 
 test: lint ## ruff, mypy and the whole test suite
 	$(BIN)/python -m pytest
+
+torture: $(STAMP) ## every case of the reliability list R1 to R25, with a table; about 40 minutes on 2 cores
+	$(BIN)/python -m pytest --torture -m reliability
 
 # mypy names modules after their folder; the link gives the repository root its package name.
 lint: $(STAMP) ## ruff and mypy --strict only

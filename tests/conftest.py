@@ -19,6 +19,8 @@ import pytest
 import transformers
 from random_models import EMBEDDED, FAMILIES, build
 
+pytest_plugins = ["reliability"]
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
