@@ -1,3 +1,18 @@
 """indexcache: finds which layers of a DeepSeek Sparse Attention model can drop their indexer."""
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "apply", "load"]
+
+if TYPE_CHECKING:
+    from .applying import apply, load
+
+
+def __getattr__(name: str) -> Any:
+    # Only now: torch takes seconds to import, and --help needs none of it.
+    if name in ("apply", "load"):
+        from . import applying
+
+        return getattr(applying, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line: search, estimate, eval, cut, export, bench, inspect and report."""
+"""The command line: search, estimate, eval, cut, export, apply, bench, inspect and report."""
 
 from __future__ import annotations
 
@@ -13,6 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
+from .command_options import (
+    AttentionBackend,
+    BeyondPositions,
+    DeviceMap,
+    IndexerBackend,
+    JsonFlag,
+    Keep,
+    MaxDelta,
+    MovedModel,
+    OffloadFolder,
+    Pin,
+    PipelineLayers,
+    PipelineSize,
+    PlanPath,
+    QuietFlag,
+    TrustFlag,
+    text,
+)
 from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
 from .groups import SPOKEN
 from .number_lists import lengths, numbers
@@ -31,52 +49,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "INDEXCACHE"},
 )
 
-JsonFlag = Annotated[
-    bool,
-    typer.Option("--json", allow_from_autoenv=False, help="Print one JSON document on stdout, also on failure."),
-]
-QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-# Never from the environment: running a checkpoint's code is to be asked for each time.
-TrustFlag = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code", allow_from_autoenv=False, help="Run Python code that the checkpoint brings."
-    ),
-]
-PlanPath = Annotated[
-    Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
-]
-DeviceMap = Annotated[str | None, typer.Option(help="Placement of a large model, e.g. auto.", show_default=False)]
-OffloadFolder = Annotated[
-    str | None,
-    typer.Option(help="Where weights go that fit into no memory, with --device-map.", show_default=False),
-]
-IndexerBackend = Annotated[str | None, typer.Option(help="stock, chunked or auto [auto].", show_default=False)]
-AttentionBackend = Annotated[
-    str | None, typer.Option(help="stock, sparse or auto [auto: by length].", show_default=False)
-]
-BeyondPositions = Annotated[
-    bool, typer.Option("--beyond-positions", help="Allow windows longer than the model's positions.")
-]
-Keep = Annotated[float | None, typer.Option(help="Fraction of sites that stay full: above 0, at most 1.")]
-MaxDelta = Annotated[float | None, typer.Option(help="Largest loss increase, nats per token.")]
-
 _STRATEGIES = "fast, exact or blocks"
 _ENGINES = (
     "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
 )
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
-
-
-def _text(help_text: str) -> Any:
-    return typer.Option(help=help_text, show_default=False)
-
-
-Pin = Annotated[str | None, _text("Decoder layers that stay full whatever is measured, e.g. 0,12.")]
-PipelineSize = Annotated[
-    int | None, _text("Pipeline stages, split as vLLM splits them; the first site of each stays full.")
-]
-PipelineLayers = Annotated[str | None, _text("Instead of --pp-size: layers of each stage, e.g. 20,20,21.")]
 
 
 def _version(wanted: bool) -> None:
@@ -102,44 +79,44 @@ def _root(
 @app.command()
 def search(
     context: typer.Context,
-    recipe: Annotated[str | None, _text("YAML recipe: a file, or a name such as tiny.")] = None,
-    model: Annotated[str | None, _text("Local folder or hub id of a DSA checkpoint.")] = None,
-    dataset: Annotated[str | None, _text("Calibration text: local file or folder, or hub name.")] = None,
+    recipe: Annotated[str | None, text("YAML recipe: a file, or a name such as tiny.")] = None,
+    model: Annotated[str | None, text("Local folder or hub id of a DSA checkpoint.")] = None,
+    dataset: Annotated[str | None, text("Calibration text: local file or folder, or hub name.")] = None,
     keep: Keep = None,
     max_delta: MaxDelta = None,
     to_one: Annotated[bool, typer.Option("--all", help="Search on to one full site, whatever is picked.")] = False,
-    window: Annotated[int | None, _text("Tokens per window [4 x the selection width].")] = None,
-    windows: Annotated[int | None, _text("Calibration windows [32].")] = None,
-    heldout: Annotated[int | None, _text("Held-out windows, from other documents [16].")] = None,
-    seed: Annotated[int | None, _text("Order of documents and choice of windows [0].")] = None,
-    dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [auto].")] = None,
+    window: Annotated[int | None, text("Tokens per window [4 x the selection width].")] = None,
+    windows: Annotated[int | None, text("Calibration windows [32].")] = None,
+    heldout: Annotated[int | None, text("Held-out windows, from other documents [16].")] = None,
+    seed: Annotated[int | None, text("Order of documents and choice of windows [0].")] = None,
+    dtype: Annotated[str | None, text("auto, float32, bfloat16 or float16 [auto].")] = None,
     indexer: IndexerBackend = None,
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
     device_map: DeviceMap = None,
     offload_folder: OffloadFolder = None,
-    revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
-    column: Annotated[str | None, _text("Column with text or chat messages [found by name].")] = None,
-    dataset_subset: Annotated[str | None, _text("Configuration of a hub dataset.")] = None,
-    dataset_split: Annotated[str | None, _text("Split of a hub dataset [train].")] = None,
-    dataset_revision: Annotated[str | None, _text("Branch, tag or commit of a hub dataset.")] = None,
-    strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
-    standard_errors: Annotated[float | None, _text("How much worse leaves a race early [3].")] = None,
-    blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
-    refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
+    revision: Annotated[str | None, text("Branch, tag or commit of a hub model.")] = None,
+    column: Annotated[str | None, text("Column with text or chat messages [found by name].")] = None,
+    dataset_subset: Annotated[str | None, text("Configuration of a hub dataset.")] = None,
+    dataset_split: Annotated[str | None, text("Split of a hub dataset [train].")] = None,
+    dataset_revision: Annotated[str | None, text("Branch, tag or commit of a hub dataset.")] = None,
+    strategy: Annotated[str | None, text(f"{_STRATEGIES} [fast].")] = None,
+    standard_errors: Annotated[float | None, text("How much worse leaves a race early [3].")] = None,
+    blocks: Annotated[int | None, text("Number of blocks, for that strategy [2].")] = None,
+    refine_rounds: Annotated[int | None, text("Swaps at most after the removals [0].")] = None,
     pin: Pin = None,
     pp_size: PipelineSize = None,
     pp_layers: PipelineLayers = None,
     baselines: Annotated[
-        str | None, _text("uniform, or overlap for its patterns and heatmap too [uniform].")
+        str | None, text("uniform, or overlap for its patterns and heatmap too [uniform].")
     ] = None,
-    init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
-    max_rows: Annotated[int | None, _text("Windows x patterns in memory together [by free memory].")] = None,
+    init: Annotated[str | None, text("An older plan.json whose order is tried first, with fast.")] = None,
+    max_rows: Annotated[int | None, text("Windows x patterns in memory together [by free memory].")] = None,
     selfcheck: Annotated[
         bool | None,
         typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes]."),
     ] = None,
-    out: Annotated[Path | None, _text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
+    out: Annotated[Path | None, text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it will cost.")] = False,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
@@ -149,19 +126,8 @@ def search(
 
     Options win over INDEXCACHE_SEARCH_* variables, those over the recipe. Prints the plan's path.
     """
-    given = {
-        "model": model, "dataset": dataset, "window": window, "windows": windows, "heldout": heldout,
-        "seed": seed, "dtype": dtype, "indexer": indexer, "attention": attention,
-        "beyond_positions": beyond_positions or None, "device_map": device_map, "revision": revision,
-        "column": column,
-        "dataset_subset": dataset_subset, "dataset_split": dataset_split,
-        "dataset_revision": dataset_revision, "strategy": strategy, "standard_errors": standard_errors,
-        "blocks": blocks, "refine_rounds": refine_rounds, "pin": numbers("pin", pin), "pp_size": pp_size,
-        "pp_layers": numbers("pp-layers", pp_layers), "baselines": baselines, "init": init,
-        "max_rows": max_rows, "offload_folder": offload_folder, "selfcheck": selfcheck,
-    }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
-    settings, goal = _settings(recipe, given, keep, max_delta, to_one)
+    settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     from . import workflow
 
     with _reporter(quiet) as reporter:
@@ -184,31 +150,31 @@ def search(
 @app.command()
 def estimate(
     context: typer.Context,
-    recipe: Annotated[str | None, _text("YAML recipe: a file, or a name such as tiny.")] = None,
-    model: Annotated[str | None, _text("Local folder or hub id of a DSA checkpoint.")] = None,
+    recipe: Annotated[str | None, text("YAML recipe: a file, or a name such as tiny.")] = None,
+    model: Annotated[str | None, text("Local folder or hub id of a DSA checkpoint.")] = None,
     keep: Keep = None,
     max_delta: MaxDelta = None,
     to_one: Annotated[bool, typer.Option("--all", help="Search on to one full site.")] = False,
-    window: Annotated[int | None, _text("Tokens per window [4 x the selection width].")] = None,
-    windows: Annotated[int | None, _text("Calibration windows [32].")] = None,
-    heldout: Annotated[int | None, _text("Held-out windows [16].")] = None,
-    dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [auto].")] = None,
+    window: Annotated[int | None, text("Tokens per window [4 x the selection width].")] = None,
+    windows: Annotated[int | None, text("Calibration windows [32].")] = None,
+    heldout: Annotated[int | None, text("Held-out windows [16].")] = None,
+    dtype: Annotated[str | None, text("auto, float32, bfloat16 or float16 [auto].")] = None,
     indexer: IndexerBackend = None,
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
     device_map: DeviceMap = None,
     offload_folder: OffloadFolder = None,
-    revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
-    strategy: Annotated[str | None, _text(f"{_STRATEGIES} [fast].")] = None,
-    blocks: Annotated[int | None, _text("Number of blocks, for that strategy [2].")] = None,
-    refine_rounds: Annotated[int | None, _text("Swaps at most after the removals [0].")] = None,
+    revision: Annotated[str | None, text("Branch, tag or commit of a hub model.")] = None,
+    strategy: Annotated[str | None, text(f"{_STRATEGIES} [fast].")] = None,
+    blocks: Annotated[int | None, text("Number of blocks, for that strategy [2].")] = None,
+    refine_rounds: Annotated[int | None, text("Swaps at most after the removals [0].")] = None,
     pin: Pin = None,
     pp_size: PipelineSize = None,
     pp_layers: PipelineLayers = None,
-    standard_errors: Annotated[float | None, _text("How much worse leaves a race early [3].")] = None,
-    baselines: Annotated[str | None, _text("uniform, or overlap for its patterns too [uniform].")] = None,
-    init: Annotated[str | None, _text("An older plan.json whose order is tried first, with fast.")] = None,
-    max_rows: Annotated[int | None, _text("Windows x patterns in memory together [by free memory].")] = None,
+    standard_errors: Annotated[float | None, text("How much worse leaves a race early [3].")] = None,
+    baselines: Annotated[str | None, text("uniform, or overlap for its patterns too [uniform].")] = None,
+    init: Annotated[str | None, text("An older plan.json whose order is tried first, with fast.")] = None,
+    max_rows: Annotated[int | None, text("Windows x patterns in memory together [by free memory].")] = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Load the weights and time a window.")] = True,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
@@ -218,17 +184,8 @@ def estimate(
 
     Takes the options of search that change the cost, and needs no text. --no-time needs no weights.
     """
-    given = {
-        "model": model, "window": window, "windows": windows, "heldout": heldout, "dtype": dtype,
-        "indexer": indexer, "attention": attention, "beyond_positions": beyond_positions or None,
-        "device_map": device_map, "revision": revision, "strategy": strategy, "blocks": blocks,
-        "refine_rounds": refine_rounds, "pin": numbers("pin", pin), "pp_size": pp_size,
-        "pp_layers": numbers("pp-layers", pp_layers), "standard_errors": standard_errors,
-        "baselines": baselines, "init": init, "max_rows": max_rows,
-        "offload_folder": offload_folder,
-    }  # fmt: skip
     keep, max_delta = _one_wish(context, keep, max_delta)
-    settings, goal = _settings(recipe, given, keep, max_delta, to_one)
+    settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     from . import workflow
 
     with _reporter(quiet) as reporter:
@@ -252,7 +209,7 @@ def evaluate(
     plan_path: PlanPath,
     on: Annotated[str, typer.Option(help="Windows to measure: heldout or calibration.")] = "heldout",
     max_delta: MaxDelta = None,
-    model: Annotated[str | None, _text("Where the plan's checkpoint is now, if it moved.")] = None,
+    model: MovedModel = None,
     device_map: DeviceMap = None,
     offload_folder: OffloadFolder = None,
     trust_remote_code: TrustFlag = False,
@@ -299,7 +256,7 @@ def cut(
     plan_path: PlanPath,
     keep: Keep = None,
     max_delta: MaxDelta = None,
-    out: Annotated[Path | None, _text("File to write [beside the plan, named by what is kept].")] = None,
+    out: Annotated[Path | None, text("File to write [beside the plan, named by what is kept].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Pick another step of a searched plan, offline; prints the new plan's path."""
@@ -322,15 +279,15 @@ def export(
     plan_path: PlanPath,
     to: Annotated[str, typer.Option(help=f"{_ENGINES}.", show_default=False)],
     engine_version: Annotated[
-        str | None, _text("The engine's version, e.g. 0.33.0, for what depends on it.")
+        str | None, text("The engine's version, e.g. 0.33.0, for what depends on it.")
     ] = None,
-    pp_size: Annotated[int | None, _text("Pipeline stages, split as the engine splits them.")] = None,
+    pp_size: Annotated[int | None, text("Pipeline stages, split as the engine splits them.")] = None,
     pp_layers: PipelineLayers = None,
-    write: Annotated[Path | None, _text("Folder for a copy of config.json with the settings.")] = None,
+    write: Annotated[Path | None, text("Folder for a copy of config.json with the settings.")] = None,
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Write the weights there too, without the shared indexers.")
     ] = False,
-    model: Annotated[str | None, _text("Where the plan's checkpoint is now, if it moved.")] = None,
+    model: MovedModel = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -365,9 +322,39 @@ def export(
 
 
 @app.command()
+def apply(
+    plan_path: PlanPath,
+    prompt: Annotated[str | None, text("Text to continue [a window of the plan's own].")] = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 32,
+    model: MovedModel = None,
+    device_map: DeviceMap = None,
+    offload_folder: OffloadFolder = None,
+    trust_remote_code: TrustFlag = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Run the checkpoint under the plan: continue a prompt, and the same with all indexers beside it."""
+    from .search.plan import plan_file, read_plan
+
+    plan, folder = read_plan(plan_path), plan_file(plan_path).parent
+    from . import applying
+    from .dsa.loading import Placement
+
+    request, placement = applying.PromptRequest(prompt, new_tokens), Placement(device_map, offload_folder)
+    with _reporter(quiet) as reporter:
+        found = applying.continue_prompt(plan, folder, request, model, placement, trust_remote_code, reporter)
+    from .tables import continuation_document, continuation_table
+
+    if as_json:
+        typer.echo(json.dumps(continuation_document(found), indent=2))
+    else:
+        continuation_table(found)
+
+
+@app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help="Local folder or hub id of a DSA checkpoint.", show_default=False)],
-    revision: Annotated[str | None, _text("Branch, tag or commit of a hub model.")] = None,
+    revision: Annotated[str | None, text("Branch, tag or commit of a hub model.")] = None,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -387,7 +374,7 @@ def inspect(
 @app.command()
 def report(
     plan_path: PlanPath,
-    out: Annotated[Path | None, _text("Folder for the files [the plan's].")] = None,
+    out: Annotated[Path | None, text("Folder for the files [the plan's].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
@@ -407,14 +394,14 @@ def report(
 def bench(
     plan_path: PlanPath,
     context: Annotated[
-        str | None, _text("Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].")
+        str | None, text("Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].")
     ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Build the model from its config alone.")
     ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Prefills per length and pattern.")] = 3,
-    model: Annotated[str | None, _text("Where the plan's checkpoint is now, or a config like it.")] = None,
-    dtype: Annotated[str | None, _text("auto, float32, bfloat16 or float16 [the plan's].")] = None,
+    model: Annotated[str | None, text("Where the plan's checkpoint is now, or a config like it.")] = None,
+    dtype: Annotated[str | None, text("auto, float32, bfloat16 or float16 [the plan's].")] = None,
     indexer: IndexerBackend = None,
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
@@ -466,6 +453,19 @@ def _one_wish(
     if from_environment[0] == from_environment[1]:
         raise SettingError("both --keep and --max-delta were given", hint="give one of them")
     return (None, max_delta) if from_environment[0] else (keep, None)
+
+
+def _recipe_fields(context: typer.Context) -> dict[str, Any]:
+    """The options that are fields of a recipe too, as far as they were given."""
+    from .recipes.schema import Recipe
+
+    options = {name: context.params[name] for name in context.params.keys() & Recipe.model_fields.keys()}
+    lists = {"pin": "pin", "pp_layers": "pp-layers"}
+    options |= {name: numbers(spoken, options[name]) for name, spoken in lists.items()}
+    options["beyond_positions"] = options["beyond_positions"] or None
+    return {
+        name: value for name, value in options.items() if value is not None and name not in ("keep", "max_delta")
+    }
 
 
 def _run_name(recipe: str | None, model: str | None) -> str:

@@ -222,6 +222,22 @@ def model_identity(checkpoint: Checkpoint) -> ModelIdentity:
     )
 
 
+def plans_checkpoint(plan: Plan, model_id: str | None, trust_remote_code: bool) -> Checkpoint:
+    """The checkpoint that a plan names, or the one that ``model_id`` says has its place.
+
+    Raises:
+        ModelError: nothing there; the hint says how to name another place.
+    """
+    try:
+        return open_checkpoint(
+            model_id or plan.model.id, plan.model.revision if model_id is None else None, trust_remote_code
+        )
+    except ModelError as error:
+        if model_id is None:
+            error.hint = "the plan names it so: say where the checkpoint is now with --model"
+        raise
+
+
 def check_identity(planned: ModelIdentity, found: ModelIdentity) -> None:
     """Compares a plan's checkpoint with the one at hand.
 

@@ -18,6 +18,7 @@ from .search.prefills import PrefillRecord
 from .search.report import increase
 
 if TYPE_CHECKING:
+    from .applying import Continuation
     from .dsa.checkpoint import Checkpoint, Sizes
     from .workflow import EstimateOutcome, EvalOutcome
 
@@ -77,6 +78,29 @@ def eval_document(outcome: EvalOutcome) -> dict[str, Any]:
         "uniform": outcome.uniform.model_dump(),
         "max_delta": outcome.max_delta,
         "passed": outcome.passed,
+    }
+
+
+def continuation_table(found: Continuation) -> None:
+    """Prints how a prompt goes on, on stdout."""
+    console = _console()
+    console.print(f"{found.prompt_tokens} tokens, continued greedily")
+    for name, ids, text in (("this plan", found.plan, found.plan_text), ("all full", found.full, found.full_text)):
+        console.print(f"\n{name}, {len(ids)} tokens:")
+        console.print(text, markup=False, soft_wrap=True)
+    console.print(f"\nalike in the first {found.agreed} of {max(len(found.full), len(found.plan))} tokens")
+    if not found.choosing:
+        console.print("no position sees more keys than indexers select, so that nothing could differ")
+
+
+def continuation_document(found: Continuation) -> dict[str, Any]:
+    """A continuation as JSON."""
+    return {
+        "prompt_tokens": found.prompt_tokens,
+        "positions_that_choose": found.choosing,
+        "agreed_tokens": found.agreed,
+        "plan": {"tokens": list(found.plan), "text": found.plan_text},
+        "all_full": {"tokens": list(found.full), "text": found.full_text},
     }
 
 

@@ -13,7 +13,7 @@ from .calibrate.frozen import frozen_bytes, thaw, token_sha256
 from .calibrate.windows import Windows, informative_positions, informative_share
 from .dsa import processes
 from .dsa.backends import Backends
-from .dsa.checkpoint import Checkpoint, open_checkpoint
+from .dsa.checkpoint import Checkpoint
 from .dsa.evaluation import Evaluator
 from .dsa.loading import Placement, device_kinds
 from .dsa.losses import PatternLosses
@@ -28,6 +28,7 @@ from .preparation import (
     check_identity,
     intend,
     model_identity,
+    plans_checkpoint,
     prepare,
     text_source,
 )
@@ -268,8 +269,7 @@ def evaluate(
     windows = thaw(folder / plan.tokens.file, plan.tokens.sha256)
     if not len(windows.group(group)):
         raise DatasetError(f"the plan has no {SPOKEN[group]} windows", hint="measure it with --on calibration")
-    revision = plan.model.revision if model_id is None else None
-    checkpoint = _plans_checkpoint(plan, model_id, revision, trust_remote_code)
+    checkpoint = plans_checkpoint(plan, model_id, trust_remote_code)
     announce(checkpoint, reporter)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint)))
@@ -290,15 +290,6 @@ def evaluate(
         max_delta=max_delta,
         passed=None if max_delta is None else found.plan.delta <= max_delta,
     )
-
-
-def _plans_checkpoint(plan: Plan, model_id: str | None, revision: str | None, trust: bool) -> Checkpoint:
-    try:
-        return open_checkpoint(model_id or plan.model.id, revision, trust)
-    except ModelError as error:
-        if model_id is None:
-            error.hint = "the plan names it so: say where the checkpoint is now with --model"
-        raise
 
 
 def _token_identity(recipe: Recipe, windows: Windows, width: int) -> TokenIdentity:

@@ -1,0 +1,188 @@
+"""Transformers models that run under a plan: loaded with it, or loaded before; and what they then write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .calibrate.frozen import thaw
+from .dsa.applied import AppliedPattern
+from .dsa.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
+from .dsa.loading import Placement, load_model
+from .dsa.losses import input_device
+from .errors import SettingError
+from .groups import CALIBRATION, HELD_OUT
+from .pattern import Pattern
+from .preparation import check_identity, model_identity, plans_checkpoint
+from .progress import Reporter
+from .search.plan import Plan, read_plan
+
+
+def load(
+    model: str | Path,
+    plan: str | Path | Plan,
+    *,
+    dtype: str | None = None,
+    device_map: Any = None,
+    offload_folder: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    verify: bool = True,
+) -> Any:
+    """A transformers model that runs under a plan, for ``generate``, one's own forwards or lm-eval's ``HFLM``.
+
+    ``model.indexcache`` is its ``AppliedPattern``: ``use`` changes the pattern, ``remove`` undoes it all.
+
+    Args:
+        model: a local folder or a hub id: the plan's checkpoint.
+        plan: a plan.json, the folder of a run, or a plan that was read.
+        dtype: "auto", "float32", "bfloat16" or "float16"; that of the plan if not given.
+        device_map: transformers' placement; without one the model goes to the first accelerator.
+        offload_folder: where transformers puts weights that fit into no memory.
+        revision: branch, tag or commit of a hub model; that of the plan if the model has its name.
+        trust_remote_code: run code that the checkpoint brings.
+        verify: hash the weights and compare them with the plan's.
+
+    Raises:
+        PlanError: the plan cannot be read.
+        IdentityError: it was made for another checkpoint; names what differs.
+        ModelError: the checkpoint cannot be found or loaded.
+    """
+    read = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    if revision is None and str(model) == read.model.id:
+        revision = read.model.revision
+    checkpoint = open_checkpoint(str(model), revision, trust_remote_code)
+    if verify:
+        check_identity(read.model, model_identity(checkpoint))
+    loaded = load_model(checkpoint, dtype or read.run.dtype, Placement(device_map, offload_folder))
+    apply(loaded, read)
+    return loaded
+
+
+def apply(model: Any, plan: str | Path | Plan) -> AppliedPattern:
+    """Puts a loaded transformers model under a plan, as ``load`` does; returns ``model.indexcache``.
+
+    Only the places of the model's indexers are compared with the plan's: which weights it has is the
+    caller's to know. A pattern that is in force already is replaced.
+
+    Raises:
+        PlanError: the plan cannot be read.
+        ModelError: the model has its indexers elsewhere.
+    """
+    read = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    standing = getattr(model, "indexcache", None)
+    if isinstance(standing, AppliedPattern):
+        standing.remove()
+    model.indexcache = AppliedPattern(model, read.model.site_layers, read.pattern)
+    return model.indexcache
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """How a prompt goes on, greedily decoded with a cache, all full and under a plan.
+
+    Args:
+        prompt_tokens: length of the prompt.
+        choosing: how many of all positions see more keys than indexers select; at the others nothing differs.
+        full: the new tokens, all full.
+        plan: the new tokens under the plan.
+        full_text: those as text.
+        plan_text: likewise.
+    """
+
+    prompt_tokens: int
+    choosing: int
+    full: tuple[int, ...]
+    plan: tuple[int, ...]
+    full_text: str
+    plan_text: str
+
+    @property
+    def agreed(self) -> int:
+        """How many tokens both begin with."""
+        pairs = zip(self.full, self.plan, strict=False)
+        return next(
+            (number for number, (ours, theirs) in enumerate(pairs) if ours != theirs),
+            min(len(self.full), len(self.plan)),
+        )
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """What to continue and by how much; without a ``text``, one of the plan's own windows is."""
+
+    text: str | None
+    new_tokens: int
+
+
+def continue_prompt(
+    plan: Plan,
+    folder: Path,
+    request: PromptRequest,
+    model_id: str | None,
+    placement: Placement,
+    trust_remote_code: bool,
+    reporter: Reporter,
+) -> Continuation:
+    """Loads the plan's checkpoint under it and continues a prompt, under the plan and all full.
+
+    Raises:
+        SettingError: an empty prompt, or one that with its continuation is longer than the model's positions.
+        IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
+        IndexcacheError: one of its other kinds.
+    """
+    checkpoint = plans_checkpoint(plan, model_id, trust_remote_code)
+    tokenizer = load_tokenizer(checkpoint)
+    prompt = _prompt(plan, folder, request, checkpoint, tokenizer)
+    reporter.doing(f"hashing the weights of {checkpoint.model_id}")
+    check_identity(plan.model, model_identity(checkpoint))
+    reporter.doing(f"loading {checkpoint.model_id}")
+    model = load_model(checkpoint, plan.run.dtype, placement)
+    applied = apply(model, plan)
+    reporter.doing(f"continuing {len(prompt)} tokens by {request.new_tokens}, under the plan and all full")
+    under_plan = _generate(model, prompt, request.new_tokens)
+    applied.use(Pattern.all_full(len(plan.pattern)))
+    full = _generate(model, prompt, request.new_tokens)
+    return Continuation(
+        prompt_tokens=len(prompt),
+        choosing=max(0, len(prompt) + request.new_tokens - checkpoint.selection_width),
+        full=full,
+        plan=under_plan,
+        full_text=tokenizer.decode(full),
+        plan_text=tokenizer.decode(under_plan),
+    )
+
+
+def _prompt(
+    plan: Plan, folder: Path, request: PromptRequest, checkpoint: Checkpoint, tokenizer: Any
+) -> Sequence[int]:
+    if request.text is not None:
+        prompt = [int(each) for each in tokenizer(request.text)["input_ids"]]
+    else:
+        windows = thaw(folder / plan.tokens.file, plan.tokens.sha256)
+        group = HELD_OUT if len(windows.heldout) else CALIBRATION
+        prompt = windows.group(group)[0].tolist()[: -request.new_tokens]
+    if not prompt:
+        raise SettingError(
+            "the prompt holds no tokens", hint="give a longer one with --prompt, or a lower --new-tokens"
+        )
+    longest = checkpoint.longest
+    if longest is not None and len(prompt) + request.new_tokens > longest:
+        raise SettingError(
+            f"{len(prompt)} tokens and {request.new_tokens} more do not go into the model's {longest} positions",
+            hint="shorten --prompt, or lower --new-tokens",
+        )
+    return prompt
+
+
+def _generate(model: Any, prompt: Sequence[int], new_tokens: int) -> tuple[int, ...]:
+    import torch
+
+    ids = torch.tensor([list(prompt)], device=input_device(model))
+    with torch.inference_mode():
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, use_cache=True
+        )
+    return tuple(out[0, len(prompt) :].tolist())
