@@ -75,8 +75,8 @@ def apply(model: Any, plan: str | Path | Plan) -> AppliedPattern:
     standing = getattr(model, "indexcache", None)
     if isinstance(standing, AppliedPattern):
         standing.remove()
-    model.indexcache = AppliedPattern(model, read.model.site_layers, read.pattern)
-    return model.indexcache
+    model.indexcache = applied = AppliedPattern(model, read.model.site_layers, read.pattern)
+    return applied
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,10 @@ def _prompt(
     else:
         windows = thaw(folder / plan.tokens.file, plan.tokens.sha256)
         group = HELD_OUT if len(windows.heldout) else CALIBRATION
-        prompt = windows.group(group)[0].tolist()[: -request.new_tokens]
+        window = windows.group(group)[0].tolist()
+        prompt = window[: max(len(window) - request.new_tokens, len(window) // 2)]
     if not prompt:
-        raise SettingError(
-            "the prompt holds no tokens", hint="give a longer one with --prompt, or a lower --new-tokens"
-        )
+        raise SettingError("the prompt holds no tokens", hint="give one with --prompt")
     longest = checkpoint.longest
     if longest is not None and len(prompt) + request.new_tokens > longest:
         raise SettingError(

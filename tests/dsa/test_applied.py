@@ -1,0 +1,174 @@
+"""Models that stay under a pattern: cached decoding in every family, generate, and caches that are refused."""
+
+import copy
+
+import pytest
+import torch
+from random_models import FAMILIES, LAYERS, build, site_layers
+
+from indexcache.dsa.applied import AppliedPattern
+from indexcache.dsa.families import FAMILIES as TABLE
+from indexcache.errors import ModelError
+from indexcache.pattern import Pattern, indexer_types
+
+PROMPT, NEW = 48, 12
+# In transformers 5.23 a selection of glm5_next cannot cross a linear layer.
+NATIVE = [name for name, each in TABLE.items() if each.passes_selection and name != "glm5_next"]
+
+
+def tokens(count, rows=1, seed=1):
+    return torch.randint(1, 4000, (rows, count), generator=torch.Generator().manual_seed(seed))
+
+
+def thinned(sites):
+    """Every third site full."""
+    return Pattern.from_full(sites, range(0, sites, 3))
+
+
+@torch.inference_mode()
+def whole(model, ids):
+    """Logits of ``ids`` in one forward without a cache."""
+    return model(input_ids=ids, use_cache=False).logits
+
+
+@torch.inference_mode()
+def cached(model, ids):
+    """The same with the prompt first and then token by token."""
+    out = model(input_ids=ids[:, :PROMPT], use_cache=True)
+    found = [out.logits]
+    for place in range(PROMPT, ids.shape[1]):
+        out = model(input_ids=ids[:, place : place + 1], past_key_values=out.past_key_values, use_cache=True)
+        found.append(out.logits)
+    return torch.cat(found, dim=1)
+
+
+@torch.inference_mode()
+def prefilled(model, ids):
+    return model(input_ids=ids, use_cache=True).past_key_values
+
+
+@torch.inference_mode()
+def go_on(model, cache):
+    return model(input_ids=tokens(1), past_key_values=cache, use_cache=True).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_decoding_is_a_forward_over_everything(family):
+    model, sites, ids = build(family), site_layers(family), tokens(PROMPT + NEW)
+    stock = whole(model, ids)
+    torch.testing.assert_close(cached(model, ids), stock, rtol=1e-3, atol=1e-3)  # or the oracle says nothing
+    AppliedPattern(model, sites, thinned(len(sites)))
+    planned = whole(model, ids)
+    assert not torch.equal(planned, stock)
+    torch.testing.assert_close(cached(model, ids), planned, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_full_decodes_as_stock_bit_for_bit_and_removal_leaves_nothing(family):
+    model, sites, ids = build(family), site_layers(family), tokens(PROMPT + NEW)
+    stock = cached(model, ids)
+    applied = AppliedPattern(model, sites, Pattern.all_full(len(sites)))
+    assert torch.equal(cached(model, ids), stock)
+    applied.use(thinned(len(sites)))
+    assert not torch.equal(cached(model, ids), stock)
+    applied.remove()
+    assert torch.equal(cached(model, ids), stock)
+
+
+@pytest.mark.parametrize("family", NATIVE)
+def test_decoding_equals_transformers_own_sharing(family):
+    sites = site_layers(family)
+    pattern = thinned(len(sites))
+    shares = build(family, indexer_types=indexer_types(pattern.over_layers(sites, LAYERS)))
+    switched = build(family)
+    shares.load_state_dict(switched.state_dict(), strict=False)
+    AppliedPattern(switched, sites, pattern)
+    ids = tokens(PROMPT + NEW)
+    assert torch.equal(cached(switched, ids), cached(shares, ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generate_takes_the_token_that_a_forward_over_everything_prefers(family):
+    model, sites, ids = build(family), site_layers(family), tokens(PROMPT)
+    AppliedPattern(model, sites, thinned(len(sites)))
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NEW,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    logits = whole(model, out)[0, PROMPT - 1 : -1]
+    chosen = logits.gather(1, out[0, PROMPT:, None])[:, 0]
+    # The preferred token, or one that rounding cannot tell from it.
+    assert (logits.amax(-1) - chosen).max() < 1e-3
+
+
+class TestCaches:
+    @pytest.fixture
+    def model(self):
+        return build("deepseek_v32")
+
+    @pytest.fixture
+    def applied(self, model):
+        return AppliedPattern(model, range(LAYERS), Pattern("FFSFSS"))
+
+    def test_the_same_pattern_goes_on(self, model, applied):
+        cache = prefilled(model, tokens(PROMPT))
+        applied.use(Pattern("FFSFSS"))
+        go_on(model, cache)
+        assert cache.get_seq_length() == PROMPT + 1
+
+    def test_a_pattern_changed_meanwhile_is_refused(self, model, applied):
+        cache = prefilled(model, tokens(PROMPT))
+        applied.use(Pattern("FFFFFF"))
+        with pytest.raises(ModelError, match="filled under the pattern FFSFSS, the model now runs under FFFFFF"):
+            go_on(model, cache)
+        assert cache.get_seq_length() == PROMPT, "a refused forward must not write into the cache"
+
+    def test_a_copy_of_a_cache_is_known_too(self, model, applied):
+        cache = copy.deepcopy(prefilled(model, tokens(PROMPT)))
+        applied.use(Pattern("FSSSSS"))
+        with pytest.raises(ModelError, match="FFSFSS"):
+            go_on(model, cache)
+
+    def test_a_cache_given_empty_is_marked_before_it_is_filled(self, model, applied):
+        import transformers
+
+        cache = transformers.DynamicCache(config=model.config)
+        with torch.inference_mode():
+            model.model(tokens(PROMPT), None, None, cache)  # by position, and around the head
+        applied.use(Pattern("FSSSSS"))
+        with pytest.raises(ModelError, match="FFSFSS"):
+            go_on(model, cache)
+
+    def test_a_cache_that_was_emptied_takes_another_pattern(self, model, applied):
+        cache = prefilled(model, tokens(PROMPT))
+        cache.reset()
+        applied.use(Pattern("FSSSSS"))
+        go_on(model, cache)
+
+    def test_a_cache_from_before_is_refused(self, model):
+        cache = prefilled(model, tokens(PROMPT))
+        AppliedPattern(model, range(LAYERS), Pattern("FFSFSS"))
+        with pytest.raises(ModelError, match="filled without a pattern"):
+            go_on(model, cache)
+
+    def test_it_holds_no_selection_between_forwards(self, model, applied):
+        prefilled(model, tokens(PROMPT))
+        assert applied._switch.selection is None
+
+
+def test_padded_rows_and_beams_decode_as_alone():
+    model = build("glm_moe_dsa")
+    AppliedPattern(model, range(LAYERS), Pattern("FSSFSS"))
+    long, short = tokens(PROMPT), tokens(PROMPT - 20, seed=2)
+    ids = torch.cat([long, torch.cat([torch.zeros(1, 20, dtype=torch.long), short], 1)])
+    seen = torch.ones_like(ids)
+    seen[1, :20] = 0
+    options = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, "num_beams": 2}
+    together = model.generate(ids, attention_mask=seen, **options)
+    for row, alone in enumerate((long, short)):
+        out = model.generate(alone, attention_mask=torch.ones_like(alone), **options)
+        assert together[row, PROMPT:].tolist() == out[0, alone.shape[1] :].tolist()
