@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .pattern import Pattern
+
 __version__ = "0.1.0"
-__all__ = ["__version__", "apply", "load"]
+__all__ = ["Pattern", "__version__", "apply", "load"]
 
 if TYPE_CHECKING:
     from .applying import apply, load

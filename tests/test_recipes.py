@@ -1,6 +1,10 @@
 """Recipes: the shipped ones load, and a wrong one is refused by field with the nearest name."""
 
+import json
+
 import pytest
+import transformers
+from random_models import ROOT
 
 from indexcache.errors import SettingError
 from indexcache.recipes.schema import Recipe, checked, read_recipe
@@ -10,6 +14,46 @@ def test_the_tiny_recipe_loads_by_name_and_by_path():
     by_name = read_recipe("tiny")
     assert by_name.model == "recipes/tiny"
     assert by_name.keep == 0.25
+
+
+# The config that transformers gives each family by default, which is the layout of the model named; its sites.
+SHIPPED = {
+    "deepseek-v3.2": ("DeepseekV32Config", 61),
+    "glm-5": ("GlmMoeDsaConfig", 78),
+    "glm-5.1": ("GlmMoeDsaConfig", 78),
+    "deepseek-v4-flash": ("DeepseekV4Config", 20),
+}
+
+
+class TestShippedRecipes:
+    def test_none_is_left_out_here(self):
+        assert {path.stem for path in (ROOT / "recipes").glob("*.yaml")} == {*SHIPPED, "30b", "tiny"}
+
+    @pytest.mark.parametrize("name", SHIPPED)
+    def test_it_fits_its_family(self, name, run_cli, tmp_path):
+        config, sites = SHIPPED[name]
+        getattr(transformers, config)(dtype="bfloat16").save_pretrained(tmp_path)
+        code, out, err = run_cli("estimate", "--recipe", name, "--model", tmp_path, "--no-time", "--json")
+        assert code == 0, err
+        assert json.loads(out)["sites"] == sites
+        assert "warning" not in err, "windows that tell patterns apart, within the model's positions"
+
+    def test_the_30b_recipe_fits_the_config_it_was_timed_on(self, run_cli):
+        model = ROOT / "tests" / "benchmarks" / "glm_moe_dsa_30b"
+        code, out, err = run_cli("estimate", "--recipe", "30b", "--model", model, "--no-time", "--json")
+        assert (code, json.loads(out)["sites"]) == (0, 47), err
+        assert "warning" not in err
+
+    @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+    def test_it_says_what_was_run_and_names_what_matters(self, path):
+        lines = path.read_text("utf-8").splitlines()
+        comment = " ".join(line for line in lines if line.startswith("#"))
+        assert lines[0].startswith("# ")
+        assert "Run" in comment
+        assert path.stem == "tiny" or "Not run" in comment
+        named = {line.partition(":")[0] for line in lines if not line.startswith("#")}
+        assert {"schema_version", "dataset", "window", "windows", "heldout", "dtype", "keep"} <= named
+        assert path.stem == "tiny" or {"device_map", "pin"} <= named
 
 
 @pytest.mark.parametrize(
