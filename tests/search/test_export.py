@@ -10,7 +10,7 @@ import transformers
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import build, measure
+from random_models import LAYERS, build, measure, site_layers
 from test_pattern import PUBLISHED
 
 from indexcache.dsa.losses import PatternLosses
@@ -521,20 +521,25 @@ class TestConfig:
 class TestTransformers:
     """The one engine at hand, run for real."""
 
-    def test_it_runs_the_plan_as_the_switch_does(self, plan, checkpoints):
-        code = export(plan, "transformers", Serving(transformers.__version__)).paste
+    @pytest.mark.parametrize(
+        ("family", "roles"),
+        [("glm_moe_dsa", "FSSFSF"), ("hy_v4", "FSFSSF"), ("mistral_large4", "FSFFSS"), ("glm5_next", "FSFS")],
+    )
+    def test_it_runs_the_plan_as_the_switch_does(self, plan, checkpoints, family, roles):
+        sites = site_layers(family)
+        made = plan_for(plan, roles, family, list(sites), LAYERS, id=str(checkpoints[family]))
         namespace = {}
-        exec(code, namespace)
+        exec(export(made, "transformers", Serving(transformers.__version__)).paste, namespace)
         native = namespace["model"].eval()
-        assert native.config.indexer_types == [
-            "full" if letter == "F" else "shared" for letter in plan.result.layer_pattern
-        ]
-        ids = torch.randint(0, 4096, (1, 48), generator=torch.Generator().manual_seed(0))
+        read = native.config.get_text_config().indexer_types
+        assert by_types(read, LAYERS) == made.result.layer_pattern
+        ids = torch.randint(0, 4000, (1, 64), generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             own = native(input_ids=ids, labels=ids).loss.item()
-        losses = PatternLosses(build("glm_moe_dsa", layers=8, seed=3), range(8))
-        found = measure(losses, [Pattern(plan.result.pattern)], ids[0].tolist())[0]
-        assert found / 47 == pytest.approx(own, abs=1e-5)
+        losses = PatternLosses(build(family), sites)
+        under_plan, full = measure(losses, [Pattern(roles), Pattern.all_full(len(sites))], ids[0].tolist())
+        assert under_plan / 63 == pytest.approx(own, abs=1e-5)
+        assert abs(full - under_plan) / 63 > 1e-4, "a plan that changes nothing would show nothing"
 
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_its_config_class_reads_the_published_patterns(self, plan, name):
