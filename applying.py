@@ -9,7 +9,7 @@ from typing import Any
 
 from .calibrate.frozen import thaw
 from .dsa.applied import AppliedPattern
-from .dsa.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
+from .dsa.checkpoint import Checkpoint, Trust, load_tokenizer, open_checkpoint
 from .dsa.loading import Placement, load_model
 from .dsa.losses import input_device
 from .errors import SettingError
@@ -29,6 +29,7 @@ def load(
     offload_folder: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     verify: bool = True,
 ) -> Any:
     """A transformers model that runs under a plan, for ``generate``, one's own forwards or lm-eval's ``HFLM``.
@@ -43,6 +44,7 @@ def load(
         offload_folder: where transformers puts weights that fit into no memory.
         revision: branch, tag or commit of a hub model; that of the plan if the model has its name.
         trust_remote_code: run code that the checkpoint brings.
+        allow_pickle: load pickled weights, where there are no others.
         verify: hash the weights and compare them with the plan's.
 
     Raises:
@@ -53,9 +55,9 @@ def load(
     read = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     if revision is None and str(model) == read.model.id:
         revision = read.model.revision
-    checkpoint = open_checkpoint(str(model), revision, trust_remote_code)
+    checkpoint = open_checkpoint(str(model), revision, Trust(trust_remote_code, allow_pickle))
     if verify:
-        check_identity(read.model, model_identity(checkpoint))
+        check_identity(read.model, model_identity(checkpoint, read.model.weights_hash))
     loaded = load_model(checkpoint, dtype or read.run.dtype, Placement(device_map, offload_folder))
     apply(loaded, read)
     return loaded
@@ -72,11 +74,7 @@ def apply(model: Any, plan: str | Path | Plan) -> AppliedPattern:
         ModelError: the model has its indexers elsewhere.
     """
     read = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    standing = getattr(model, "indexcache", None)
-    if isinstance(standing, AppliedPattern):
-        standing.remove()
-    model.indexcache = applied = AppliedPattern(model, read.model.site_layers, read.pattern)
-    return applied
+    return AppliedPattern(model, read.model.site_layers, read.pattern)
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def continue_prompt(
     request: PromptRequest,
     model_id: str | None,
     placement: Placement,
-    trust_remote_code: bool,
+    trust: Trust,
     reporter: Reporter,
 ) -> Continuation:
     """Loads the plan's checkpoint under it and continues a prompt, under the plan and all full.
@@ -133,11 +131,11 @@ def continue_prompt(
         IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
         IndexcacheError: one of its other kinds.
     """
-    checkpoint = plans_checkpoint(plan, model_id, trust_remote_code)
+    checkpoint = plans_checkpoint(plan, model_id, trust)
     tokenizer = load_tokenizer(checkpoint)
     prompt = _prompt(plan, folder, request, checkpoint, tokenizer)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    check_identity(plan.model, model_identity(checkpoint))
+    check_identity(plan.model, model_identity(checkpoint, plan.model.weights_hash))
     reporter.doing(f"loading {checkpoint.model_id}")
     model = load_model(checkpoint, plan.run.dtype, placement)
     applied = apply(model, plan)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .dsa import processes
 from .dsa.backends import Backends, choose, install
 from .dsa.capacity import free_memory, layer_bytes, longest_window
-from .dsa.checkpoint import Checkpoint, config_sha256, open_checkpoint
+from .dsa.checkpoint import Checkpoint, Trust, config_sha256, open_checkpoint
 from .dsa.loading import Placement, device_kinds, load_model, random_model
 from .errors import IdentityError, MeasurementError, SettingError, WindowError
 from .files import write_atomically
@@ -47,7 +47,7 @@ class BenchRequest:
     wanted: Backends
     random_weights: bool
     beyond_positions: bool
-    trust_remote_code: bool
+    trust: Trust
 
 
 def bench(
@@ -114,7 +114,7 @@ def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:
 
 def _checkpoint(plan: Plan, model_id: str | None, request: BenchRequest) -> Checkpoint:
     revision = plan.model.revision if model_id is None else None
-    checkpoint = open_checkpoint(model_id or plan.model.id, revision, request.trust_remote_code)
+    checkpoint = open_checkpoint(model_id or plan.model.id, revision, request.trust)
     found = (checkpoint.layers, list(checkpoint.site_layers), list(checkpoint.shared_layers))
     if found != (plan.model.layers, plan.model.site_layers, plan.model.shared_layers):
         raise IdentityError(

@@ -7,13 +7,19 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import __version__
-from .command_options import (
+from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
+from .groups import SPOKEN
+from .number_lists import lengths, numbers
+from .options import (
+    ENGINES,
+    STRATEGIES,
     AttentionBackend,
     BeyondPositions,
     DeviceMap,
@@ -23,17 +29,17 @@ from .command_options import (
     MaxDelta,
     MovedModel,
     OffloadFolder,
+    PickleFlag,
     Pin,
     PipelineLayers,
     PipelineSize,
     PlanPath,
     QuietFlag,
     TrustFlag,
-    text,
+    described,
+    named,
 )
-from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
-from .groups import SPOKEN
-from .number_lists import lengths, numbers
+from .streams import abandon, prepare_streams
 
 if TYPE_CHECKING:
     from .recipes.schema import Recipe
@@ -49,10 +55,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "INDEXCACHE"},
 )
 
-_STRATEGIES = "fast, exact or blocks"
-_ENGINES = (
-    "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
-)
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
@@ -79,46 +81,52 @@ def _root(
 @app.command()
 def search(
     context: typer.Context,
-    recipe: Annotated[str | None, text("YAML recipe: a file, or a name such as tiny.")] = None,
-    model: Annotated[str | None, text("Local folder or hub id of a DSA checkpoint.")] = None,
-    dataset: Annotated[str | None, text("Calibration text: local file or folder, or hub name.")] = None,
+    recipe: Annotated[str | None, described("YAML recipe: a file, or a name such as tiny.")] = None,
+    model: Annotated[str | None, described("Local folder or hub id of a DSA checkpoint.")] = None,
+    dataset: Annotated[str | None, described("Calibration text: local file or folder, or hub name.")] = None,
     keep: Keep = None,
     max_delta: MaxDelta = None,
-    to_one: Annotated[bool, typer.Option("--all", help="Search on to one full site, whatever is picked.")] = False,
-    window: Annotated[int | None, text("Tokens per window [4 x the selection width].")] = None,
-    windows: Annotated[int | None, text("Calibration windows [32].")] = None,
-    heldout: Annotated[int | None, text("Held-out windows, from other documents [16].")] = None,
-    seed: Annotated[int | None, text("Order of documents and choice of windows [0].")] = None,
-    dtype: Annotated[str | None, text("auto, float32, bfloat16 or float16 [auto].")] = None,
+    to_one: Annotated[
+        bool, named("--all", "INDEXCACHE_SEARCH_ALL", "Search on to one full site, whatever is picked.")
+    ] = False,
+    window: Annotated[int | None, described("Tokens per window [4 x the selection width].")] = None,
+    windows: Annotated[int | None, described("Calibration windows [32].")] = None,
+    heldout: Annotated[int | None, described("Held-out windows, from other documents [16].")] = None,
+    seed: Annotated[int | None, described("Order of documents and choice of windows [0].")] = None,
+    dtype: Annotated[str | None, described("auto, float32, bfloat16 or float16 [auto].")] = None,
     indexer: IndexerBackend = None,
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
     device_map: DeviceMap = None,
     offload_folder: OffloadFolder = None,
-    revision: Annotated[str | None, text("Branch, tag or commit of a hub model.")] = None,
-    column: Annotated[str | None, text("Column with text or chat messages [found by name].")] = None,
-    dataset_subset: Annotated[str | None, text("Configuration of a hub dataset.")] = None,
-    dataset_split: Annotated[str | None, text("Split of a hub dataset [train].")] = None,
-    dataset_revision: Annotated[str | None, text("Branch, tag or commit of a hub dataset.")] = None,
-    strategy: Annotated[str | None, text(f"{_STRATEGIES} [fast].")] = None,
-    standard_errors: Annotated[float | None, text("How much worse leaves a race early [3].")] = None,
-    blocks: Annotated[int | None, text("Number of blocks, for that strategy [2].")] = None,
-    refine_rounds: Annotated[int | None, text("Swaps at most after the removals [0].")] = None,
+    revision: Annotated[str | None, described("Branch, tag or commit of a hub model.")] = None,
+    column: Annotated[str | None, described("Column with text or chat messages [found by name].")] = None,
+    dataset_subset: Annotated[str | None, described("Configuration of a hub dataset.")] = None,
+    dataset_split: Annotated[str | None, described("Split of a hub dataset [train].")] = None,
+    dataset_revision: Annotated[str | None, described("Branch, tag or commit of a hub dataset.")] = None,
+    strategy: Annotated[str | None, described(f"{STRATEGIES} [fast].")] = None,
+    standard_errors: Annotated[float | None, described("How much worse leaves a race early [3].")] = None,
+    blocks: Annotated[int | None, described("Number of blocks, for that strategy [2].")] = None,
+    refine_rounds: Annotated[int | None, described("Swaps at most after the removals [0].")] = None,
     pin: Pin = None,
     pp_size: PipelineSize = None,
     pp_layers: PipelineLayers = None,
     baselines: Annotated[
-        str | None, text("uniform, or overlap for its patterns and heatmap too [uniform].")
+        str | None, described("uniform, or overlap for its patterns and heatmap too [uniform].")
     ] = None,
-    init: Annotated[str | None, text("An older plan.json whose order is tried first, with fast.")] = None,
-    max_rows: Annotated[int | None, text("Windows x patterns in memory together [by free memory].")] = None,
+    init: Annotated[str | None, described("An older plan.json whose order is tried first, with fast.")] = None,
+    max_rows: Annotated[int | None, described("Windows x patterns in memory together [by free memory].")] = None,
+    weights_hash: Annotated[
+        str | None, described("auto, sampled or whole: what the plan is tied to [auto].")
+    ] = None,
     selfcheck: Annotated[
         bool | None,
         typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes]."),
     ] = None,
-    out: Annotated[Path | None, text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
+    out: Annotated[Path | None, described("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it will cost.")] = False,
     trust_remote_code: TrustFlag = False,
+    allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -129,13 +137,15 @@ def search(
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     from . import workflow
+    from .dsa.checkpoint import Trust
 
+    trust = Trust(trust_remote_code, allow_pickle)
     with _reporter(quiet) as reporter:
         folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
         if dry_run:
-            _print_estimate(workflow.estimate(settings, goal, folder, trust_remote_code, True, reporter), as_json)
+            _print_estimate(workflow.estimate(settings, goal, folder, trust, True, reporter), as_json)
             return
-        outcome = workflow.search(settings, goal, folder, trust_remote_code, reporter)
+        outcome = workflow.search(settings, goal, folder, trust, reporter)
     if not _speaks():
         return
     if outcome.moved:
@@ -150,33 +160,36 @@ def search(
 @app.command()
 def estimate(
     context: typer.Context,
-    recipe: Annotated[str | None, text("YAML recipe: a file, or a name such as tiny.")] = None,
-    model: Annotated[str | None, text("Local folder or hub id of a DSA checkpoint.")] = None,
+    recipe: Annotated[str | None, described("YAML recipe: a file, or a name such as tiny.")] = None,
+    model: Annotated[str | None, described("Local folder or hub id of a DSA checkpoint.")] = None,
     keep: Keep = None,
     max_delta: MaxDelta = None,
-    to_one: Annotated[bool, typer.Option("--all", help="Search on to one full site.")] = False,
-    window: Annotated[int | None, text("Tokens per window [4 x the selection width].")] = None,
-    windows: Annotated[int | None, text("Calibration windows [32].")] = None,
-    heldout: Annotated[int | None, text("Held-out windows [16].")] = None,
-    dtype: Annotated[str | None, text("auto, float32, bfloat16 or float16 [auto].")] = None,
+    to_one: Annotated[bool, named("--all", "INDEXCACHE_ESTIMATE_ALL", "Search on to one full site.")] = False,
+    window: Annotated[int | None, described("Tokens per window [4 x the selection width].")] = None,
+    windows: Annotated[int | None, described("Calibration windows [32].")] = None,
+    heldout: Annotated[int | None, described("Held-out windows [16].")] = None,
+    dtype: Annotated[str | None, described("auto, float32, bfloat16 or float16 [auto].")] = None,
     indexer: IndexerBackend = None,
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
     device_map: DeviceMap = None,
     offload_folder: OffloadFolder = None,
-    revision: Annotated[str | None, text("Branch, tag or commit of a hub model.")] = None,
-    strategy: Annotated[str | None, text(f"{_STRATEGIES} [fast].")] = None,
-    blocks: Annotated[int | None, text("Number of blocks, for that strategy [2].")] = None,
-    refine_rounds: Annotated[int | None, text("Swaps at most after the removals [0].")] = None,
+    revision: Annotated[str | None, described("Branch, tag or commit of a hub model.")] = None,
+    strategy: Annotated[str | None, described(f"{STRATEGIES} [fast].")] = None,
+    blocks: Annotated[int | None, described("Number of blocks, for that strategy [2].")] = None,
+    refine_rounds: Annotated[int | None, described("Swaps at most after the removals [0].")] = None,
     pin: Pin = None,
     pp_size: PipelineSize = None,
     pp_layers: PipelineLayers = None,
-    standard_errors: Annotated[float | None, text("How much worse leaves a race early [3].")] = None,
-    baselines: Annotated[str | None, text("uniform, or overlap for its patterns too [uniform].")] = None,
-    init: Annotated[str | None, text("An older plan.json whose order is tried first, with fast.")] = None,
-    max_rows: Annotated[int | None, text("Windows x patterns in memory together [by free memory].")] = None,
-    timed: Annotated[bool, typer.Option("--time/--no-time", help="Load the weights and time a window.")] = True,
+    standard_errors: Annotated[float | None, described("How much worse leaves a race early [3].")] = None,
+    baselines: Annotated[str | None, described("uniform, or overlap for its patterns too [uniform].")] = None,
+    init: Annotated[str | None, described("An older plan.json whose order is tried first, with fast.")] = None,
+    max_rows: Annotated[int | None, described("Windows x patterns in memory together [by free memory].")] = None,
+    timed: Annotated[
+        bool, named("--time/--no-time", "INDEXCACHE_ESTIMATE_TIME", "Load the weights and time a window.")
+    ] = True,
     trust_remote_code: TrustFlag = False,
+    allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -187,9 +200,11 @@ def estimate(
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     from . import workflow
+    from .dsa.checkpoint import Trust
 
+    trust = Trust(trust_remote_code, allow_pickle)
     with _reporter(quiet) as reporter:
-        outcome = workflow.estimate(settings, goal, None, trust_remote_code, timed, reporter)
+        outcome = workflow.estimate(settings, goal, None, trust, timed, reporter)
     _print_estimate(outcome, as_json)
 
 
@@ -213,6 +228,7 @@ def evaluate(
     device_map: DeviceMap = None,
     offload_folder: OffloadFolder = None,
     trust_remote_code: TrustFlag = False,
+    allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -227,6 +243,7 @@ def evaluate(
         raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     plan = read_plan(plan_path)
     from . import workflow
+    from .dsa.checkpoint import Trust
     from .dsa.loading import Placement
 
     with _reporter(quiet) as reporter:
@@ -237,7 +254,7 @@ def evaluate(
             max_delta,
             model,
             Placement(device_map, offload_folder),
-            trust_remote_code,
+            Trust(trust_remote_code, allow_pickle),
             reporter,
         )
     if _speaks():
@@ -256,34 +273,30 @@ def cut(
     plan_path: PlanPath,
     keep: Keep = None,
     max_delta: MaxDelta = None,
-    out: Annotated[Path | None, text("File to write [beside the plan, named by what is kept].")] = None,
+    out: Annotated[Path | None, described("File to write [beside the plan, named by what is kept].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Pick another step of a searched plan, offline; prints the new plan's path."""
-    from .files import write_atomically
+    from .search.folder import save_cut
     from .search.plan import cut as cut_plan
     from .search.plan import plan_file, read_plan
 
     plan_path = plan_file(plan_path)
     plan = cut_plan(read_plan(plan_path), keep, max_delta)
-    target = out or plan_path.with_name(f"{plan_path.stem}-{plan.result.kept}of{plan.result.sites}.json")
-    tokens = plan_path.parent / plan.tokens.file
-    if target.parent.resolve() != plan_path.parent.resolve() and tokens.is_file():
-        write_atomically(target.parent / plan.tokens.file, tokens.read_bytes())
-    write_atomically(target, plan.as_json())
+    target = save_cut(plan, plan_path, out)
     typer.echo(plan.as_json().rstrip() if as_json else str(target))
 
 
 @app.command()
 def export(
     plan_path: PlanPath,
-    to: Annotated[str, typer.Option(help=f"{_ENGINES}.", show_default=False)],
+    to: Annotated[str, typer.Option(help=f"{ENGINES}.", show_default=False)],
     engine_version: Annotated[
-        str | None, text("The engine's version, e.g. 0.33.0, for what depends on it.")
+        str | None, described("The engine's version, e.g. 0.33.0, for what depends on it.")
     ] = None,
-    pp_size: Annotated[int | None, text("Pipeline stages, split as the engine splits them.")] = None,
+    pp_size: Annotated[int | None, described("Pipeline stages, split as the engine splits them.")] = None,
     pp_layers: PipelineLayers = None,
-    write: Annotated[Path | None, text("Folder for a copy of config.json with the settings.")] = None,
+    write: Annotated[Path | None, described("Folder for a copy of config.json with the settings.")] = None,
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Write the weights there too, without the shared indexers.")
     ] = False,
@@ -324,12 +337,13 @@ def export(
 @app.command()
 def apply(
     plan_path: PlanPath,
-    prompt: Annotated[str | None, text("Text to continue [a window of the plan's own].")] = None,
+    prompt: Annotated[str | None, described("Text to continue [a window of the plan's own].")] = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 32,
     model: MovedModel = None,
     device_map: DeviceMap = None,
     offload_folder: OffloadFolder = None,
     trust_remote_code: TrustFlag = False,
+    allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -338,11 +352,13 @@ def apply(
 
     plan, folder = read_plan(plan_path), plan_file(plan_path).parent
     from . import applying
+    from .dsa.checkpoint import Trust
     from .dsa.loading import Placement
 
     request, placement = applying.PromptRequest(prompt, new_tokens), Placement(device_map, offload_folder)
+    trust = Trust(trust_remote_code, allow_pickle)
     with _reporter(quiet) as reporter:
-        found = applying.continue_prompt(plan, folder, request, model, placement, trust_remote_code, reporter)
+        found = applying.continue_prompt(plan, folder, request, model, placement, trust, reporter)
     from .tables import continuation_document, continuation_table
 
     if as_json:
@@ -354,16 +370,16 @@ def apply(
 @app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help="Local folder or hub id of a DSA checkpoint.", show_default=False)],
-    revision: Annotated[str | None, text("Branch, tag or commit of a hub model.")] = None,
+    revision: Annotated[str | None, described("Branch, tag or commit of a hub model.")] = None,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Show a checkpoint's sites, sizes and selection width from its config, without weights."""
     _quieten()
-    from .dsa.checkpoint import measure_sizes, open_checkpoint
+    from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
     from .tables import inspect_document, inspect_table
 
-    checkpoint = open_checkpoint(model, revision, trust_remote_code)
+    checkpoint = open_checkpoint(model, revision, Trust(trust_remote_code))
     document = inspect_document(checkpoint, measure_sizes(checkpoint))
     if as_json:
         typer.echo(json.dumps(document, indent=2))
@@ -374,7 +390,7 @@ def inspect(
 @app.command()
 def report(
     plan_path: PlanPath,
-    out: Annotated[Path | None, text("Folder for the files [the plan's].")] = None,
+    out: Annotated[Path | None, described("Folder for the files [the plan's].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
@@ -385,8 +401,7 @@ def report(
     plan_path = plan_file(plan_path)
     plan = read_plan(plan_path)
     prefills = read_prefills(prefill_file(plan_path), plan.result.pattern)
-    written = write_report(out or plan_path.parent, plan, plan_path.stem, prefills)
-    paths = [str(path) for path in written]
+    paths = [str(path) for path in write_report(out or plan_path.parent, plan, plan_path.stem, prefills)]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 
 
@@ -394,20 +409,21 @@ def report(
 def bench(
     plan_path: PlanPath,
     context: Annotated[
-        str | None, text("Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].")
+        str | None, described("Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].")
     ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Build the model from its config alone.")
     ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Prefills per length and pattern.")] = 3,
-    model: Annotated[str | None, text("Where the plan's checkpoint is now, or a config like it.")] = None,
-    dtype: Annotated[str | None, text("auto, float32, bfloat16 or float16 [the plan's].")] = None,
+    model: Annotated[str | None, described("Where the plan's checkpoint is now, or a config like it.")] = None,
+    dtype: Annotated[str | None, described("auto, float32, bfloat16 or float16 [the plan's].")] = None,
     indexer: IndexerBackend = None,
     attention: AttentionBackend = None,
     beyond_positions: BeyondPositions = False,
     device_map: DeviceMap = None,
     offload_folder: OffloadFolder = None,
     trust_remote_code: TrustFlag = False,
+    allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -415,24 +431,25 @@ def bench(
 
     Writes bench.json beside the plan and adds a figure and a table to its report.
     """
-    from .recipes.schema import checked
+    from .recipes.schema import with_options
     from .search.plan import plan_file, read_plan
     from .search.prefills import prefill_file
 
     plan_path = plan_file(plan_path)
     plan, contexts = read_plan(plan_path), lengths(context) if context else []
     given = {"dtype": dtype or plan.run.dtype, "indexer": indexer, "attention": attention}
-    settings = checked({name: value for name, value in given.items() if value}, "the options")
+    settings = with_options(None, {name: value for name, value in given.items() if value})
     from .benching import BenchRequest
     from .benching import bench as run_bench
     from .dsa.backends import Backends
+    from .dsa.checkpoint import Trust
     from .dsa.loading import Placement
     from .tables import bench_table
 
     request = BenchRequest(
         contexts, repeats, settings.dtype, Placement(device_map, offload_folder),
         Backends(settings.indexer, settings.attention),
-        random_weights, beyond_positions, trust_remote_code,
+        random_weights, beyond_positions, Trust(trust_remote_code, allow_pickle),
     )  # fmt: skip
     with _reporter(quiet) as reporter:
         record = run_bench(plan, plan_path, model, request, reporter)
@@ -480,15 +497,12 @@ def _settings(
 ) -> tuple[Recipe, Goal]:
     """The recipe with the options laid over it, and the goal; nothing heavy is imported."""
     from .pattern import kept_sites
-    from .recipes.schema import checked, read_recipe
+    from .recipes.schema import read_recipe, with_options
     from .search.findings import Goal
     from .search.plan import check_max_delta
 
-    base = read_recipe(recipe).model_dump(exclude_none=True) if recipe else {}
-    overrides = {name: value for name, value in given.items() if value is not None}
-    if overrides.keys() & {"pp_size", "pp_layers"}:
-        base = {name: value for name, value in base.items() if name not in ("pp_size", "pp_layers")}
-    settings = checked(base | overrides, "the options")
+    options = {name: value for name, value in given.items() if value is not None}
+    settings = with_options(read_recipe(recipe) if recipe else None, options)
     if keep is None and max_delta is None:
         keep, max_delta = settings.keep, settings.max_delta
     if keep is not None and max_delta is not None:
@@ -527,17 +541,24 @@ def _speaks() -> bool:
 
 
 def _fail(error: IndexcacheError, as_json: bool) -> int:
-    if not _speaks() and not error.shared:
-        print(f"error in process {os.environ['RANK']}: {error.line()}", file=sys.stderr, flush=True)
-    if _speaks():
-        print(f"error: {error.line()}", file=sys.stderr, flush=True)
-        if as_json and not isinstance(error, GateError):
+    # Where neither stream takes it, the exit code still says it.
+    with suppress(OSError):
+        if not _speaks() and not error.shared:
+            print(f"error in process {os.environ['RANK']}: {error.line()}", file=sys.stderr, flush=True)
+        if _speaks():
+            print(f"error: {error.line()}", file=sys.stderr, flush=True)
+    if _speaks() and as_json and not isinstance(error, GateError):
+        try:
             print(json.dumps(error.as_json(), indent=2), flush=True)
+        except OSError:
+            abandon(sys.stdout)
     return error.exit_code
 
 
 def _as_our_error(error: Exception) -> IndexcacheError:
     """A wrong option as typer reports it, or what nobody foresaw, as one of our errors."""
+    if isinstance(error, OSError) and error.filename is None:
+        return OutputError(f"the result cannot be printed: {error.strerror or error}", hint="")
     if hasattr(error, "format_message"):
         return SettingError(error.format_message(), hint="--help shows the options")
     if os.environ.get("INDEXCACHE_TRACEBACK"):
@@ -548,38 +569,30 @@ def _as_our_error(error: Exception) -> IndexcacheError:
     )
 
 
-def _abandon_stdout() -> None:
-    """Points stdout elsewhere, so that the interpreter's last flush of it is silent."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 a check failed, 2 wrong use or input, 130
     interrupted, 141 stdout closed by its reader."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in arguments
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
     try:
         code = app(args=arguments, standalone_mode=False) or 0
         # typer turns an interrupt into this code.
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except IndexcacheError as error:
         code = _fail(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
         code = _fail(InterruptedRunError("interrupted; nothing was written"), as_json)
     except BrokenPipeError:
-        _abandon_stdout()
+        abandon(sys.stdout)
         code = _PIPE_CLOSED
-    except OSError as error:
-        code = _fail(OutputError(f"the result cannot be printed: {error.strerror}", hint=""), as_json=False)
-        _abandon_stdout()
     except Exception as error:
-        code = _fail(_as_our_error(error), as_json)
+        ours = _as_our_error(error)
+        code = _fail(ours, as_json and not isinstance(ours, OutputError))
+        if isinstance(ours, OutputError):
+            abandon(sys.stdout)
     sys.exit(code)
 
 

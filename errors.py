@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .plain_text import one_line
+
 
 class IndexcacheError(Exception):
     """A problem the user can mend; printed as one line, never as a traceback.
@@ -34,12 +36,12 @@ class IndexcacheError(Exception):
     """Raised on all of several processes alike, so that one of them tells the user."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
         self.hint = self.default_hint if hint is None else hint
 
     def line(self) -> str:
-        """The message and the hint as one line."""
-        return f"{self} ({self.hint})" if self.hint else str(self)
+        """The message and the hint as one line, safe to show whatever they quote."""
+        return f"{self} ({one_line(self.hint)})" if self.hint else str(self)
 
     def as_json(self) -> dict[str, object]:
         """The document that ``--json`` prints on failure."""
@@ -47,7 +49,7 @@ class IndexcacheError(Exception):
             "error": {
                 "type": type(self).__name__,
                 "message": str(self),
-                "hint": self.hint,
+                "hint": one_line(self.hint),
                 "exit_code": self.exit_code,
             }
         }

@@ -60,7 +60,7 @@ def write_stripped(plan: Plan, exported: Export, folder: Path, model: str | None
             "give --model FOLDER",
         )
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    check_identity(plan.model, model_identity(checkpoint))
+    check_identity(plan.model, model_identity(checkpoint, plan.model.weights_hash))
     sites = zip(plan.model.site_layers, plan.result.pattern, strict=True)
     shared = [layer for layer, role in sites if role == SHARED]
     if not shared:

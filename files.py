@@ -17,10 +17,27 @@ def find_path(name: str) -> Path | None:
     """The file or folder ``name``: as the user sees it, else among the package's own; None if neither."""
     if not name.strip():
         return None
-    path = Path(name).expanduser()
+    path = home_expanded(name)
     # Of the package, recipes only: a model called "search" is not the folder of that name.
     own = [_PACKAGE / path] if path.parts[0] == "recipes" else []
-    return next((each for each in (path, *own) if each.exists()), None)
+    return next((each for each in (path, *own) if is_there(each)), None)
+
+
+def home_expanded(name: str) -> Path:
+    """``name`` with a leading ``~`` replaced, where that is somebody's home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # no such user, or one without a home
+        return Path(name)
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything can be seen at ``path``; for names that no file can have, no."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

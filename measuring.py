@@ -9,11 +9,12 @@ from .calibrate.windows import Windows
 from .dsa import processes
 from .dsa.backends import Backends, choose, install
 from .dsa.capacity import check_fits, free_memory, longest_window, path_budget, row_bytes, rows_that_fit
-from .dsa.checkpoint import Checkpoint, weights_bytes
+from .dsa.checkpoint import Checkpoint
 from .dsa.evaluation import Evaluator
 from .dsa.loading import Placement, compute_dtype, load_model
 from .dsa.losses import PatternLosses
 from .dsa.paths import PathMemory
+from .dsa.weights import weights_bytes
 from .groups import CALIBRATION, HELD_OUT
 from .progress import Reporter
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .calibrate.sources import TextSource, read_documents
 from .calibrate.windows import WindowRequest, Windows, check_length, informative_share, pack
 from .dsa import processes
 from .dsa.checkpoint import (
     Checkpoint,
+    Trust,
     config_sha256,
     has_nested_config,
     load_tokenizer,
     open_checkpoint,
-    weights_sha256,
 )
+from .dsa.weights import WeightsHash, identify_weights
 from .errors import IdentityError, ModelError, SettingError, WindowError
 from .groups import CALIBRATION, HELD_OUT
 from .progress import Reporter
@@ -53,13 +55,13 @@ class Prepared(Intended):
     identity: ModelIdentity
 
 
-def intend(recipe: Recipe, goal: Goal, trust_remote_code: bool, reporter: Reporter) -> Intended:
+def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Intended:
     """Reads the checkpoint's config and checks the settings against it.
 
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
-    checkpoint = open_checkpoint(required(recipe.model, "model"), recipe.revision, trust_remote_code)
+    checkpoint = open_checkpoint(required(recipe.model, "model"), recipe.revision, trust)
     announce(checkpoint, reporter)
     if not (checkpoint.family or recipe.selfcheck):
         reporter.warn("with --no-selfcheck nothing shows that sharing works in this model")
@@ -79,7 +81,7 @@ def announce(checkpoint: Checkpoint, reporter: Reporter) -> None:
         reporter.say(f"{checkpoint.model_id} is measured on text; its other towers are loaded and not run")
 
 
-def prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, reporter: Reporter) -> Prepared:
+def prepare(recipe: Recipe, goal: Goal, out: Path, trust: Trust, reporter: Reporter) -> Prepared:
     """Reads the checkpoint's config and the text, and checks whatever can be checked without weights.
 
     Raises:
@@ -87,14 +89,14 @@ def prepare(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repo
     """
     required(recipe.model, "model")  # named before the text, if both are missing
     source = text_source(recipe)
-    intended = intend(recipe, goal, trust_remote_code, reporter)
+    intended = intend(recipe, goal, trust, reporter)
     checkpoint, length = intended.checkpoint, intended.length
     processes.main_does(lambda: check_writable(out))
     request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
     reporter.doing(f"reading {source.dataset}")
     windows = processes.main_does(lambda: _build_windows(checkpoint, source, request))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    identity = processes.main_does(lambda: model_identity(checkpoint))
+    identity = processes.main_does(lambda: model_identity(checkpoint, recipe.weights_hash))
     reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {length} tokens")
     return Prepared(**vars(intended), windows=windows, identity=identity)
 
@@ -205,8 +207,9 @@ def _build_windows(checkpoint: Checkpoint, source: TextSource, request: WindowRe
     return windows
 
 
-def model_identity(checkpoint: Checkpoint) -> ModelIdentity:
-    """What a plan says of the checkpoint it is for; hashes its weights."""
+def model_identity(checkpoint: Checkpoint, wanted: Literal["auto"] | WeightsHash) -> ModelIdentity:
+    """What a plan says of the checkpoint it is for; hashes its weights in the way ``wanted``."""
+    kind, digest = identify_weights(checkpoint, wanted)
     return ModelIdentity(
         id=checkpoint.model_id,
         revision=checkpoint.revision,
@@ -217,21 +220,20 @@ def model_identity(checkpoint: Checkpoint) -> ModelIdentity:
         shared_layers=list(checkpoint.shared_layers),
         selection_width=checkpoint.selection_width,
         config_sha256=config_sha256(checkpoint),
-        weights_sha256=weights_sha256(checkpoint),
+        weights_hash=kind,
+        weights_sha256=digest,
         nested_config=has_nested_config(checkpoint),
     )
 
 
-def plans_checkpoint(plan: Plan, model_id: str | None, trust_remote_code: bool) -> Checkpoint:
+def plans_checkpoint(plan: Plan, model_id: str | None, trust: Trust) -> Checkpoint:
     """The checkpoint that a plan names, or the one that ``model_id`` says has its place.
 
     Raises:
         ModelError: nothing there; the hint says how to name another place.
     """
     try:
-        return open_checkpoint(
-            model_id or plan.model.id, plan.model.revision if model_id is None else None, trust_remote_code
-        )
+        return open_checkpoint(model_id or plan.model.id, plan.model.revision if model_id is None else None, trust)
     except ModelError as error:
         if model_id is None:
             error.hint = "the plan names it so: say where the checkpoint is now with --model"

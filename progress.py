@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -18,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .plain_text import one_line
+
 _HEARTBEAT_SECONDS = 30.0
 
 
@@ -26,15 +30,18 @@ class Reporter:
 
     Args:
         quiet: say nothing but warnings.
+        clock: seconds that pass.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False)
+        self._clock = clock
+        # Whatever the environment says of colours: a bar in a log is thousands of lines.
+        self._console = Console(stderr=True, highlight=False, emoji=False, force_terminal=sys.stderr.isatty())
         self._total = 0
         self._done = 0
         self._doing = "reading"
-        self._began = time.monotonic()
+        self._began = self._clock()
         self._spoke = self._began
         self._stop = threading.Event()
         self._bar: Progress | None = None
@@ -60,14 +67,14 @@ class Reporter:
     def doing(self, what: str) -> None:
         """Names what is going on, for as long as there is nothing to count."""
         self._doing, self._total = what, 0
-        self._began = time.monotonic()
+        self._began = self._clock()
         if self._console.is_terminal:
             self.say(what)
 
     def begin(self, total: int, unit: str) -> None:
         """Starts counting towards about ``total`` units of work."""
         self._total, self._done, self._doing = total, 0, unit
-        self._began = time.monotonic()
+        self._began = self._clock()
         if not self._quiet and self._console.is_terminal:
             columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
             self._bar = Progress(
@@ -92,21 +99,27 @@ class Reporter:
         self._print(f"warning: {line}")
 
     def _print(self, line: str) -> None:
-        self._spoke = time.monotonic()
-        if self._console.is_terminal:
-            self._console.print(escape(line), soft_wrap=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        self._spoke = self._clock()
+        # A reader of the progress who left must not cost the run.
+        with suppress(OSError):
+            if self._console.is_terminal:
+                self._console.print(escape(one_line(line)), soft_wrap=True)
+            else:
+                print(one_line(line), file=sys.stderr, flush=True)
 
     def _beat(self) -> None:
         while not self._stop.wait(1.0):
-            now = time.monotonic()
-            if now - self._spoke < _HEARTBEAT_SECONDS - 1:
-                continue
-            spent = now - self._began
-            if self._total:
-                left = spent / self._done * (self._total - self._done) if 0 < self._done < self._total else None
-                guess = "" if left is None else f", about {left:.0f} s left"
-                self._print(f"{self._done} of {self._total} {self._doing}, {spent:.0f} s{guess}")
-            else:
-                self._print(f"{self._doing}, {spent:.0f} s")
+            self.pulse()
+
+    def pulse(self) -> None:
+        """Prints how far the run is, if nothing has been printed for long."""
+        now = self._clock()
+        if now - self._spoke < _HEARTBEAT_SECONDS - 1:
+            return
+        spent = now - self._began
+        if self._total:
+            left = spent / self._done * (self._total - self._done) if 0 < self._done < self._total else None
+            guess = "" if left is None else f", about {left:.0f} s left"
+            self._print(f"{self._done} of {self._total} {self._doing}, {spent:.0f} s{guess}")
+        else:
+            self._print(f"{self._doing}, {spent:.0f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from .groups import SPOKEN
 from .pattern import kept_sites, layer_ranges
+from .plain_text import one_line
 from .search.export import Export
 from .search.plan import Plan
 from .search.prefills import PrefillRecord
@@ -242,7 +244,7 @@ def inspect_table(document: dict[str, Any]) -> None:
     }
     rows |= {"assumed": "; ".join(document["assumed"])} if document["assumed"] else {}
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, one_line(value))
     _console().print(table)
 
 
@@ -263,8 +265,22 @@ def _losses(heldout: bool) -> Table:
     return table
 
 
+class _Console(Console):
+    """Plain text unless a terminal reads it, whatever the environment says; a reader that left is no failure."""
+
+    def on_broken_pipe(self) -> None:
+        """Leaves the exit code to the command line; rich's own would be that of a failed check."""
+        raise BrokenPipeError
+
+
 def _console(stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
     # Never narrower than the tables: a small terminal wraps lines, rich would cut figures off.
-    return Console(
-        stderr=stderr, width=max(100, shutil.get_terminal_size().columns), highlight=False, markup=False
+    return _Console(
+        file=stream,
+        force_terminal=stream.isatty(),
+        width=max(100, shutil.get_terminal_size().columns),
+        highlight=False,
+        markup=False,
+        emoji=False,
     )

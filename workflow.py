@@ -13,7 +13,7 @@ from .calibrate.frozen import frozen_bytes, thaw, token_sha256
 from .calibrate.windows import Windows, informative_positions, informative_share
 from .dsa import processes
 from .dsa.backends import Backends
-from .dsa.checkpoint import Checkpoint
+from .dsa.checkpoint import Checkpoint, Trust
 from .dsa.evaluation import Evaluator
 from .dsa.loading import Placement, device_kinds
 from .dsa.losses import PatternLosses
@@ -54,7 +54,7 @@ class SearchOutcome:
     moved: Path | None
 
 
-def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, reporter: Reporter) -> SearchOutcome:
+def search(recipe: Recipe, goal: Goal, out: Path, trust: Trust, reporter: Reporter) -> SearchOutcome:
     """Searches a checkpoint and writes the run to ``out``.
 
     Everything that can be checked without the weights is checked before they are loaded.
@@ -63,7 +63,7 @@ def search(recipe: Recipe, goal: Goal, out: Path, trust_remote_code: bool, repor
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
     began, clock = _now(), time.monotonic()
-    prepared = prepare(recipe, goal, out, trust_remote_code, reporter)
+    prepared = prepare(recipe, goal, out, trust, reporter)
     checkpoint, windows, method = prepared.checkpoint, prepared.windows, prepared.method
     loaded = _load(recipe, checkpoint, windows.length, reporter)
     if recipe.selfcheck:
@@ -174,7 +174,7 @@ class EstimateOutcome:
 
 
 def estimate(
-    recipe: Recipe, goal: Goal, out: Path | None, trust_remote_code: bool, timed: bool, reporter: Reporter
+    recipe: Recipe, goal: Goal, out: Path | None, trust: Trust, timed: bool, reporter: Reporter
 ) -> EstimateOutcome:
     """What a search will cost: counted from the config, then timed on one window of any tokens.
 
@@ -182,7 +182,7 @@ def estimate(
         recipe: settings of the search.
         goal: how far it is to go.
         out: check all that the search would check, the text and this folder too; None checks the model alone.
-        trust_remote_code: run code that the checkpoint brings.
+        trust: what of the checkpoint may run as a program.
         timed: load the weights and time a window.
         reporter: told of progress.
 
@@ -190,9 +190,9 @@ def estimate(
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
     if out is not None:
-        intended: Intended = prepare(recipe, goal, out, trust_remote_code, reporter)
+        intended: Intended = prepare(recipe, goal, out, trust, reporter)
     else:
-        intended = intend(recipe, goal, trust_remote_code, reporter)
+        intended = intend(recipe, goal, trust, reporter)
     checkpoint, method, length = intended.checkpoint, intended.method, intended.length
     expected = _expected(recipe, checkpoint, goal, method, reporter)
     reporter.say(
@@ -257,7 +257,7 @@ def evaluate(
     max_delta: float | None,
     model_id: str | None,
     placement: Placement,
-    trust_remote_code: bool,
+    trust: Trust,
     reporter: Reporter,
 ) -> EvalOutcome:
     """Measures a plan on its own frozen tokens and holds it to ``max_delta``.
@@ -269,10 +269,10 @@ def evaluate(
     windows = thaw(folder / plan.tokens.file, plan.tokens.sha256)
     if not len(windows.group(group)):
         raise DatasetError(f"the plan has no {SPOKEN[group]} windows", hint="measure it with --on calibration")
-    checkpoint = plans_checkpoint(plan, model_id, trust_remote_code)
+    checkpoint = plans_checkpoint(plan, model_id, trust)
     announce(checkpoint, reporter)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint)))
+    check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint, plan.model.weights_hash)))
     ran = Backends(plan.run.indexer, plan.run.attention)
     loaded = load(checkpoint, plan.run.dtype, placement, ran, windows.length, reporter)
     measure = evaluator(loaded, checkpoint, windows, None, reporter)

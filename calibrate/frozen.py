@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
-from ..errors import DatasetError, IdentityError
+from ..documents import read_bytes
+from ..errors import DatasetError, IdentityError, first_line
 from ..groups import CALIBRATION, HELD_OUT
 from .windows import Windows
+
+_LARGEST_FILE = 8 << 30
+_NAMES = (CALIBRATION, HELD_OUT, f"{CALIBRATION}_documents", f"{HELD_OUT}_documents")
 
 
 def token_sha256(windows: Windows) -> str:
@@ -26,13 +30,8 @@ def token_sha256(windows: Windows) -> str:
 
 def frozen_bytes(windows: Windows) -> bytes:
     """The safetensors file that holds ``windows``."""
-    arrays = {
-        CALIBRATION: windows.calibration,
-        HELD_OUT: windows.heldout,
-        f"{CALIBRATION}_documents": windows.calibration_documents,
-        f"{HELD_OUT}_documents": windows.heldout_documents,
-    }
-    return bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    arrays = (windows.calibration, windows.heldout, windows.calibration_documents, windows.heldout_documents)
+    return bytes(save({name: np.ascontiguousarray(array) for name, array in zip(_NAMES, arrays, strict=True)}))
 
 
 def thaw(path: Path, sha256: str | None = None) -> Windows:
@@ -43,26 +42,31 @@ def thaw(path: Path, sha256: str | None = None) -> Windows:
         IdentityError: the tokens are not the ones asked for.
     """
     try:
-        arrays = load_file(path)
-        windows = Windows(
-            arrays[CALIBRATION],
-            arrays[HELD_OUT],
-            arrays[f"{CALIBRATION}_documents"],
-            arrays[f"{HELD_OUT}_documents"],
-        )
+        arrays = load(read_bytes(path, DatasetError, _LARGEST_FILE))
+        windows = Windows(*(arrays.pop(name) for name in _NAMES))
     except FileNotFoundError:
         raise DatasetError(
             f"the frozen tokens {str(path)!r} are missing", hint="keep them beside the plan, or search again"
         ) from None
-    except (OSError, KeyError, SafetensorError, ValueError) as error:
-        raise DatasetError(f"{str(path)!r} does not hold frozen tokens: {error}") from error
-    for name in (CALIBRATION, HELD_OUT):
-        ids = windows.group(name)
-        if ids.ndim != 2 or ids.dtype != np.int32 or len(windows.documents(name)) != len(ids):
-            raise DatasetError(f"{str(path)!r} does not hold frozen tokens: expected int32 rows and documents")
+    except (KeyError, SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{str(path)!r} does not hold frozen tokens: {first_line(error)}") from error
+    if arrays or not _well_formed(windows):
+        raise DatasetError(f"{str(path)!r} does not hold frozen tokens: expected int32 rows and documents")
     if sha256 is not None and (found := token_sha256(windows)) != sha256:
         raise IdentityError(
             f"the tokens in {str(path)!r} are not the plan's: sha256 {found[:12]}, the plan has {sha256[:12]}",
             hint="each plan keeps its own windows.safetensors beside it",
         )
     return windows
+
+
+def _well_formed(windows: Windows) -> bool:
+    """Rows of non-negative int32 ids, of one length in both groups, with a document each."""
+    arrays = [(windows.calibration, windows.calibration_documents), (windows.heldout, windows.heldout_documents)]
+    if any(ids.ndim != 2 or documents.shape != ids.shape[:1] for ids, documents in arrays):
+        return False
+    every = [array for pair in arrays for array in pair]
+    return (
+        all(array.dtype == np.int32 and array.min(initial=0) >= 0 for array in every)
+        and windows.calibration.shape[1] == windows.heldout.shape[1] >= 2
+    )

@@ -140,7 +140,7 @@ def _local_files(path: Path) -> dict[str, list[str]]:
 
 
 def _rows(part: Any, source: TextSource) -> Iterator[Mapping[str, Any]]:
-    rows = iter(part)
+    rows, read = iter(part), 0
     while True:
         try:
             row = next(rows)
@@ -148,9 +148,10 @@ def _rows(part: Any, source: TextSource) -> Iterator[Mapping[str, Any]]:
             return
         except Exception as error:  # any of the readers' own errors: broken JSON, a lost connection, ...
             raise DatasetError(
-                f"dataset {source.dataset!r} cannot be read: {first_line(error)}",
+                f"dataset {source.dataset!r} cannot be read on after {read} rows: {first_line(error)}",
                 hint="check the file or the network",
             ) from error
+        read += 1
         yield row
 
 

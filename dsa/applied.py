@@ -10,19 +10,19 @@ from ..errors import ModelError
 from ..pattern import Pattern
 from .switch import Switch
 
-# On the cache itself, so that copies of it (a shared prompt, say) are known too.
+# On the cache itself, so that copies of it (a shared prompt, say) are known too: a pattern and how many tokens.
 _FILLED_UNDER = "indexcache_filled_under"
 
 
 class AppliedPattern:
     """A transformers model under a pattern: prefill, cached decoding and ``generate`` all follow it.
 
-    A layer that shares writes no indexer keys into a cache, so a cache can only be continued under the
-    pattern that it was filled under; any other is refused. One forward at a time, as selections are
-    handed on through the model.
+    It stands in ``model.indexcache`` and takes the place of one that stood there. A layer that shares
+    writes no indexer keys into a cache, so a cache can only be continued under the pattern that filled
+    it; any other is refused. One forward at a time, as selections are handed on through the model.
 
     Args:
-        model: a transformers DSA model, in evaluation mode.
+        model: a transformers DSA model.
         site_layers: absolute ids of its sites.
         pattern: over the sites.
 
@@ -31,6 +31,10 @@ class AppliedPattern:
     """
 
     def __init__(self, model: Any, site_layers: Sequence[int], pattern: Pattern) -> None:
+        standing = getattr(model, "indexcache", None)
+        if isinstance(standing, AppliedPattern):
+            standing.remove()
+        self._model = model
         self._switch = Switch(model, site_layers)
         decoder = model.get_submodule(self._switch.stack_name.rpartition(".")[0])
         self._signature = inspect.signature(decoder.forward)
@@ -38,6 +42,7 @@ class AppliedPattern:
             decoder.register_forward_pre_hook(self._before, with_kwargs=True),
             decoder.register_forward_hook(self._after),
         ]
+        model.indexcache = self
         self.use(pattern)
 
     @property
@@ -49,34 +54,49 @@ class AppliedPattern:
         """Runs the model under ``pattern`` from the next forward on; caches filled before are then refused.
 
         Raises:
-            ModelError: the pattern is of another length.
+            ModelError: the pattern is of another length, or this was removed from the model.
         """
+        if not self._hooks:
+            raise ModelError("the pattern was removed from the model", hint="put it under a plan with apply")
         self._switch.use(pattern)
         self._switch.forget()
         self._pattern = pattern
 
     def remove(self) -> None:
-        """Gives the model its own forwards back; what it filled under the pattern must not be used any more."""
+        """Gives the model its own forwards back; what it filled under the pattern must not be used any more.
+
+        Raises:
+            ModelError: something else overrides the indexers since, and has to be removed first.
+        """
+        self._switch.remove()
         for hook in self._hooks:
             hook.remove()
-        self._switch.remove()
+        self._hooks = []
+        if getattr(self._model, "indexcache", None) is self:
+            del self._model.indexcache
 
     def _before(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if decoder.training and getattr(decoder, "gradient_checkpointing", False):
+            raise ModelError(
+                "gradient checkpointing runs layers a second time, when shared ones find another selection",
+                hint="call model.eval(), or switch checkpointing off",
+            )
         cache = self._signature.bind_partial(*args, **kwargs).arguments.get("past_key_values")
         if cache is None:
             return
-        filled_under = getattr(cache, _FILLED_UNDER, None)
-        if filled_under != str(self._pattern) and cache.get_seq_length() > 0:
+        filled_under, length = getattr(cache, _FILLED_UNDER, (None, 0))
+        held = int(cache.get_seq_length())
+        if held > (length if filled_under == str(self._pattern) else 0):
             how = f"under the pattern {filled_under}" if filled_under else "without a pattern"
+            more = ", and went on without it" if filled_under == str(self._pattern) else ""
             raise ModelError(
-                f"the cache was filled {how}, the model now runs under {self._pattern}",
+                f"the cache was filled {how}{more}; the model now runs under {self._pattern}",
                 hint="begin with a new cache: leave past_key_values out",
             )
-        setattr(cache, _FILLED_UNDER, str(self._pattern))
 
     def _after(self, decoder: Any, args: tuple[Any, ...], output: Any) -> None:
         cache = getattr(output, "past_key_values", None)
         if cache is not None:
-            setattr(cache, _FILLED_UNDER, str(self._pattern))
+            setattr(cache, _FILLED_UNDER, (str(self._pattern), int(cache.get_seq_length())))
         # Nothing reads it between forwards, and it is as long as the prompt.
         self._switch.forget()

@@ -1,4 +1,4 @@
-"""A checkpoint before its weights are loaded: config, tokenizer, sites, sizes and content hashes."""
+"""A checkpoint before its weights are loaded: config, tokenizer, sites and sizes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,23 @@ from typing import Any
 from ..errors import ModelError, first_line
 from ..files import find_path
 from ..pattern import layer_ranges
+from ..plain_text import one_line
 from .architectures import is_text_only, model_class, skeleton
 from .families import Family, family_of, no_indexer, text_config
-from .hub import fetch_description, fetch_weights
+from .hub import fetch_description
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What of a checkpoint may run as a program: nothing, unless the user says so each time.
+
+    Args:
+        remote_code: Python code that it brings.
+        pickles: pickled weights, where there are no others.
+    """
+
+    remote_code: bool = False
+    pickles: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class Checkpoint:
     selection_width: int
     family: Family | None
     assumed: tuple[str, ...] = ()
-    trust_remote_code: bool = False
+    trust: Trust = Trust()
 
     @property
     def text(self) -> Any:
@@ -51,7 +65,7 @@ class Checkpoint:
     @property
     def text_only(self) -> bool:
         """Whether only the language model is loaded; else its other towers are too, and never run."""
-        return is_text_only(self.config, self.trust_remote_code)
+        return is_text_only(self.config, self.trust.remote_code)
 
     @property
     def selects_tokens(self) -> bool:
@@ -71,7 +85,7 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """The class that the config names."""
-        return str((getattr(self.config, "architectures", None) or [type(self.config).__name__])[0])
+        return one_line(str((getattr(self.config, "architectures", None) or [type(self.config).__name__])[0]))
 
     @property
     def layers(self) -> int:
@@ -79,7 +93,7 @@ class Checkpoint:
         return int(self.text.num_hidden_layers)
 
 
-def open_checkpoint(model_id: str, revision: str | None = None, trust_remote_code: bool = False) -> Checkpoint:
+def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = Trust()) -> Checkpoint:
     """Reads the config of a local folder or a hub model and finds its sites; loads no weights.
 
     A relative path is looked up in the working folder, then among the package's own files.
@@ -91,15 +105,15 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust_remote_cod
 
     folder, commit = _locate(model_id, revision)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote_code)
         text, family = text_config(config), family_of(config)
     except Exception as error:  # transformers raises many classes for a wrong config
         raise ModelError(
             f"the config of {model_id!r} cannot be used: {first_line(error)}",
             hint="it needs a config.json that this version of transformers knows",
         ) from error
-    sites = _listed_sites(text, family) if family is not None else _found_sites(config, trust_remote_code)
-    model_class(config, trust_remote_code)  # raises where nothing could run it
+    sites = _listed_sites(text, family) if family is not None else _found_sites(config, trust.remote_code)
+    model_class(config, trust.remote_code)  # raises where nothing could run it
     if not sites.full:
         raise ModelError(f"the config of {model_id!r} gives none of its layers an indexer of its own")
     if any(layer < sites.full[0] for layer in sites.shared):
@@ -114,7 +128,7 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust_remote_cod
         selection_width=sites.width,
         family=family,
         assumed=sites.assumed,
-        trust_remote_code=trust_remote_code,
+        trust=trust,
     )
 
 
@@ -192,7 +206,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
+        return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust.remote_code)
     except Exception as error:  # as in open_checkpoint
         raise ModelError(
             f"the tokenizer of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}",
@@ -213,7 +227,7 @@ def measure_sizes(checkpoint: Checkpoint) -> Sizes:
     """Counts parameters on the meta device, without weights or memory."""
     from .switch import find_indexers
 
-    model = skeleton(checkpoint.config, checkpoint.trust_remote_code)
+    model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
     language = find_indexers(model, checkpoint.layers)[0].rpartition(".")[0]
     head = model.get_output_embeddings()
     head_weights = {id(weight) for weight in head.parameters()} if head is not None else set()
@@ -229,7 +243,7 @@ def measure_sizes(checkpoint: Checkpoint) -> Sizes:
 
 def config_sha256(checkpoint: Checkpoint) -> str:
     """SHA-256 of config.json as it stands on disk."""
-    return _file_sha256(checkpoint.folder / "config.json")
+    return file_sha256(checkpoint.folder / "config.json")
 
 
 def has_nested_config(checkpoint: Checkpoint) -> bool:
@@ -238,67 +252,12 @@ def has_nested_config(checkpoint: Checkpoint) -> bool:
     return isinstance(document.get("text_config"), dict)
 
 
-def weights_sha256(checkpoint: Checkpoint) -> str:
-    """SHA-256 over name and content of every safetensors file that the checkpoint loads.
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content.
 
     Raises:
-        ModelError: there are none.
+        ModelError: it cannot be read.
     """
-    folder = weights_folder(checkpoint)
-    digest = hashlib.sha256()
-    for name in weight_files(folder, checkpoint.model_id):
-        digest.update(f"{name}:{_file_sha256(folder / name)}\n".encode())
-    return digest.hexdigest()
-
-
-def weights_bytes(checkpoint: Checkpoint, element_size: int) -> int:
-    """About what the weights take in memory, at ``element_size`` bytes a value; reads their files' sizes.
-
-    Raises:
-        ModelError: there are none.
-    """
-    folder = weights_folder(checkpoint)
-    stored = sum((folder / name).stat().st_size for name in weight_files(folder, checkpoint.model_id))
-    named = str(checkpoint.text.dtype or checkpoint.config.dtype or "float32")
-    stored_size = 4 if "32" in named else 2
-    return stored * element_size // stored_size
-
-
-def weights_folder(checkpoint: Checkpoint) -> Path:
-    """The local folder of the weights, which are downloaded if they are on the hub."""
-    if checkpoint.revision is None:
-        return checkpoint.folder
-    return fetch_weights(checkpoint.model_id, checkpoint.revision)
-
-
-def weight_files(folder: Path, model_id: str) -> list[str]:
-    """Names of the safetensors files in ``folder`` that a checkpoint loads.
-
-    Raises:
-        ModelError: there are none, one is missing, or the index is broken.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(
-                f"{index.name} of {model_id!r} is broken", hint="fetch the checkpoint again"
-            ) from error
-        if lost := [name for name in names if not (folder / name).is_file()]:
-            raise ModelError(
-                f"{model_id!r} lacks {lost[0]!r}, which its index names", hint="fetch the checkpoint again"
-            )
-        return names
-    if (folder / "model.safetensors").is_file():
-        return ["model.safetensors"]
-    raise ModelError(
-        f"{model_id!r} holds no safetensors weights",
-        hint="pickled weights are not loaded: convert them first",
-    )
-
-
-def _file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

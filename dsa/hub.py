@@ -8,6 +8,7 @@ from ..errors import ModelError, first_line
 
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _PATIENCE_SECONDS = 10.0
 
 
@@ -53,8 +54,10 @@ def fetch_description(model_id: str, revision: str | None) -> tuple[Path, str]:
     return Path(folder), Path(folder).name
 
 
-def fetch_weights(model_id: str, commit: str) -> Path:
+def fetch_weights(model_id: str, commit: str, allow_pickle: bool = False) -> Path:
     """Downloads a hub model's safetensors files, or finds them in the cache; the folder they are in.
+
+    Pickles are fetched where they are allowed and there is nothing else.
 
     Raises:
         ModelError: they cannot be fetched.
@@ -62,7 +65,10 @@ def fetch_weights(model_id: str, commit: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model_id, revision=commit, allow_patterns=list(_WEIGHTS)))
+        folder = Path(snapshot_download(model_id, revision=commit, allow_patterns=list(_WEIGHTS)))
+        if allow_pickle and not any(folder.glob("model*.safetensors")):
+            snapshot_download(model_id, revision=commit, allow_patterns=list(_PICKLES))
+        return folder
     except Exception as error:  # the hub's own errors, the network's, a full disk
         raise ModelError(
             f"the weights of {model_id!r} cannot be fetched: {first_line(error)}",

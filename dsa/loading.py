@@ -8,7 +8,9 @@ from typing import Any
 
 from ..errors import ModelError, SettingError, first_line
 from .architectures import build, model_class
-from .checkpoint import Checkpoint, weights_folder
+from .checkpoint import Checkpoint
+from .shards import are_pickled, weight_files
+from .weights import weights_folder
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -53,17 +55,20 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
         )
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype!r}", hint=f"give one of {', '.join(DTYPES)}")
-    auto_class = model_class(checkpoint.config, checkpoint.trust_remote_code)
+    auto_class = model_class(checkpoint.config, checkpoint.trust.remote_code)
+    folder = weights_folder(checkpoint)
+    pickled = are_pickled(weight_files(folder, checkpoint.model_id, checkpoint.trust.pickles))
     try:
         model, loaded = auto_class.from_pretrained(
-            weights_folder(checkpoint),
+            folder,
             config=checkpoint.config,
             output_loading_info=True,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             device_map=placement.device_map,
             offload_folder=placement.offload_folder,
-            use_safetensors=True,
-            trust_remote_code=checkpoint.trust_remote_code,
+            use_safetensors=not pickled,
+            weights_only=True,
+            trust_remote_code=checkpoint.trust.remote_code,
         )
     except Exception as error:  # a broken file, a wrong shape, no memory: each library has its own class
         raise ModelError(
@@ -98,7 +103,7 @@ def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
     """
     from .processes import this_device
 
-    built = build(checkpoint.config, this_device(), compute_dtype(checkpoint, dtype), checkpoint.trust_remote_code)
+    built = build(checkpoint.config, this_device(), compute_dtype(checkpoint, dtype), checkpoint.trust.remote_code)
     return built.requires_grad_(False).eval()
 
 

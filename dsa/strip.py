@@ -7,17 +7,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import ModelError, OutputError
-from .checkpoint import weight_files
+from .shards import INDEX, Shard, read_shards, weight_files
 
-_INDEX = "model.safetensors.index.json"
 _PIECE = 1 << 24
-_LARGEST_HEADER = 100 << 20
 # The decoder's own layers; a multi-token-prediction layer has another prefix or an id beyond them.
 _INDEXER = re.compile(r"(?:(?:model|language_model|text_model)\.)*layers\.(\d+)\.(?:.+\.)?indexer\..+")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -30,20 +28,6 @@ class Stripped:
     tensors: int
     size: int
     parameters: int
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """A safetensors file: its header without metadata, the metadata, and where its data begins."""
-
-    path: Path
-    tensors: Mapping[str, Mapping[str, Any]]
-    metadata: Mapping[str, str] | None
-    data: int
-
-    def size(self, name: str) -> int:
-        first, end = self.tensors[name]["data_offsets"]
-        return int(end - first)
 
 
 def strip_indexers(
@@ -71,7 +55,7 @@ def strip_indexers(
         ModelError: the weights cannot be read, or a required layer has no indexer weights.
         OutputError: the folder cannot be written, or is in use; nothing is left of it.
     """
-    shards = [_read_header(source / name) for name in weight_files(source, str(source))]
+    shards = read_shards(source, weight_files(source, str(source)))
     gone = _indexer_tensors(shards, required, optional)
     _check_place(source, target, shards, gone)
     try:
@@ -99,29 +83,7 @@ def strip_indexers(
     return result
 
 
-def _read_header(path: Path) -> _Shard:
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > _LARGEST_HEADER:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", None)
-        offsets = [tensor["data_offsets"] for tensor in header.values()]
-        if any(not 0 <= first <= end for first, end in offsets):
-            raise ValueError("its tensors have impossible offsets")
-        if path.stat().st_size < 8 + length + max((end for _, end in offsets), default=0):
-            raise ValueError("it ends too early")
-    except OSError as error:
-        raise ModelError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ModelError(
-            f"{str(path)!r} is no whole safetensors file: {error}", hint="fetch the checkpoint again"
-        ) from error
-    return _Shard(path, header, metadata, 8 + length)
-
-
-def _indexer_tensors(shards: list[_Shard], required: Collection[int], optional: Collection[int]) -> set[str]:
+def _indexer_tensors(shards: list[Shard], required: Collection[int], optional: Collection[int]) -> set[str]:
     gone, found = set(), set()
     for shard in shards:
         for name in shard.tensors:
@@ -137,14 +99,14 @@ def _indexer_tensors(shards: list[_Shard], required: Collection[int], optional: 
     return gone
 
 
-def _check_place(source: Path, target: Path, shards: list[_Shard], gone: set[str]) -> None:
+def _check_place(source: Path, target: Path, shards: list[Shard], gone: set[str]) -> None:
     """Refuses a folder in use, and a disk that is too small, before anything is written."""
     if target.resolve() == source.resolve():
         raise OutputError(f"{str(target)!r} is the checkpoint itself", hint="give another folder")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{str(target)!r} is there already and not empty", hint="give another folder")
     standing = next(each for each in (target, *target.absolute().parents) if each.exists())
-    needed = sum(shard.size(name) for shard in shards for name in shard.tensors if name not in gone)
+    needed = sum(shard.tensors[name].size for shard in shards for name in shard.tensors if name not in gone)
     free = shutil.disk_usage(standing).free
     if needed > free:
         raise OutputError(
@@ -166,33 +128,35 @@ def _other_files(source: Path) -> Iterator[Path]:
         for name in sorted(files):
             if not name.startswith(".") and not name.endswith(_WEIGHTS):
                 path = Path(folder, name)
-                if path not in (source / "config.json", source / _INDEX):
+                if path not in (source / "config.json", source / INDEX):
                     yield path
 
 
-def _write_shard(shard: _Shard, gone: set[str], path: Path) -> None:
+def _write_shard(shard: Shard, gone: set[str], path: Path) -> None:
     """The shard without the tensors ``gone``; no file where none would be left."""
     kept = sorted(
-        (name for name in shard.tensors if name not in gone), key=lambda name: shard.tensors[name]["data_offsets"]
+        (name for name in shard.tensors if name not in gone),
+        key=lambda name: (shard.tensors[name].start, shard.tensors[name].end),
     )
     if not kept:
         return
     header: dict[str, Any] = {"__metadata__": shard.metadata} if shard.metadata is not None else {}
     end = 0
     for name in kept:
-        first, end = end, end + shard.size(name)
-        header[name] = {**shard.tensors[name], "data_offsets": [first, end]}
+        tensor = shard.tensors[name]
+        first, end = end, end + tensor.size
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [first, end]}
     encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     encoded += b" " * (-len(encoded) % 8)
     with shard.path.open("rb") as file:
         _write(path, _shard_content(shard, kept, encoded, file))
 
 
-def _shard_content(shard: _Shard, kept: list[str], header: bytes, file: BinaryIO) -> Iterator[bytes]:
+def _shard_content(shard: Shard, kept: list[str], header: bytes, file: BinaryIO) -> Iterator[bytes]:
     yield len(header).to_bytes(8, "little") + header
     for name in kept:
-        file.seek(shard.data + shard.tensors[name]["data_offsets"][0])
-        left = shard.size(name)
+        file.seek(shard.data + shard.tensors[name].start)
+        left = shard.tensors[name].size
         while left:
             piece = file.read(min(left, _PIECE))
             if not piece:
@@ -201,29 +165,22 @@ def _shard_content(shard: _Shard, kept: list[str], header: bytes, file: BinaryIO
             yield piece
 
 
-def _result(shards: list[_Shard], gone: set[str]) -> Stripped:
-    numbers = size = 0
-    for shard in shards:
-        for name in gone & shard.tensors.keys():
-            size += shard.size(name)
-            count = 1
-            for extent in shard.tensors[name]["shape"]:
-                count *= extent
-            numbers += count
-    return Stripped(len(gone), size, numbers)
+def _result(shards: list[Shard], gone: set[str]) -> Stripped:
+    left_out = [shard.tensors[name] for shard in shards for name in gone & shard.tensors.keys()]
+    return Stripped(len(gone), sum(each.size for each in left_out), sum(each.numbers for each in left_out))
 
 
 def _write_index(source: Path, folder: Path, gone: set[str], result: Stripped) -> None:
-    if not (source / _INDEX).is_file():
+    if not (source / INDEX).is_file():
         return
-    index = json.loads((source / _INDEX).read_bytes())
+    index = json.loads((source / INDEX).read_bytes())
     index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name not in gone}
     totals = index.get("metadata")
     if isinstance(totals, dict):
         for name, less in (("total_size", result.size), ("total_parameters", result.parameters)):
             if isinstance(totals.get(name), int):
                 totals[name] -= less
-    _write(folder / _INDEX, iter([json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"]))
+    _write(folder / INDEX, iter([json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"]))
 
 
 def _write(path: Path, pieces: Iterator[bytes]) -> None:

@@ -45,8 +45,9 @@ class Switch:
         self._shared_layers: frozenset[int] = frozenset()
         self._indexers = indexers
         self._overridden = {layer: module.__dict__.get("forward") for layer, module in indexers.items()}
+        self._switched = {layer: _Switched(self, layer, module.forward) for layer, module in indexers.items()}
         for layer, module in indexers.items():
-            module.forward = self._forward(layer, module.forward)
+            module.forward = self._switched[layer]
 
     def use(self, pattern: Pattern) -> None:
         """Runs the model under ``pattern`` from the next forward on; drop any live KV cache first."""
@@ -65,20 +66,38 @@ class Switch:
         self.selection = None
 
     def remove(self) -> None:
-        """Gives the model its own forwards back."""
+        """Gives the model its own forwards back; a second time does nothing.
+
+        Raises:
+            ModelError: something else overrides the forwards since, and has to be removed first.
+        """
+        if not self._switched:
+            return
+        if any(module.__dict__.get("forward") is not self._switched[n] for n, module in self._indexers.items()):
+            raise ModelError("the model's indexers were overridden again since: remove that first")
         self.forget()
         for layer, module in self._indexers.items():
             restore(module, "forward", self._overridden[layer])
+        self._switched = {}
 
-    def _forward(self, layer: int, own_forward: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if layer not in self._shared_layers:
-                self.selection = own_forward(hidden_states, *args, **kwargs)
-            elif self.selection is None:
-                raise RuntimeError(f"layer {layer} is shared, but no site before it has run")
-            return _moved(self.selection, hidden_states.device)
+    def selected(self, layer: int, own_forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What ``layer`` selects: by its own forward where it is full, else the last full site's choice."""
+        if layer not in self._shared_layers:
+            self.selection = own_forward(*args, **kwargs)
+        elif self.selection is None:
+            raise RuntimeError(f"layer {layer} is shared, but no site before it has run")
+        return self.selection
 
-        return forward
+
+class _Switched:
+    """An indexer's forward under a switch; an object, so that a copy of the model gets one of its own."""
+
+    def __init__(self, switch: Switch, layer: int, own_forward: Callable[..., Any]) -> None:
+        self._switch, self._layer, self._own_forward = switch, layer, own_forward
+
+    def __call__(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        selection = self._switch.selected(self._layer, self._own_forward, hidden_states, *args, **kwargs)
+        return _moved(selection, hidden_states.device)
 
 
 def restore(module: nn.Module, name: str, overridden: Any) -> None:

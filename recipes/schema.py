@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..documents import check_showable, first_fault, read_yaml
 from ..errors import SettingError
+from ..files import home_expanded, is_there
 
 _FOLDER = Path(__file__).resolve().parent
-_LARGEST_FILE = 1 << 20
+_LARGEST_FILE = 64 << 10
+# What runs or trusts a stranger's code is asked for each time, by whoever starts the program.
+_COMMAND_LINE_ONLY = ("trust_remote_code", "allow_pickle")
+
+Layer = Annotated[int, Field(ge=0, lt=1000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Number = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Recipe(BaseModel):
@@ -28,12 +36,14 @@ class Recipe(BaseModel):
     dataset_split: str | None = Field(None, description="split of a hub dataset, train if not given")
     dataset_revision: str | None = Field(None, description="branch, tag or commit of a hub dataset")
     column: str | None = Field(None, description="column with text or chat messages; found by name if not given")
-    window: Annotated[int, Field(ge=2)] | None = Field(
+    window: Annotated[int, Field(ge=2, le=1 << 24)] | None = Field(
         None, description="tokens per window; four times the selection width if not given"
     )
-    windows: Annotated[int, Field(ge=1)] = Field(32, description="calibration windows")
-    heldout: Annotated[int, Field(ge=0)] = Field(16, description="held-out windows, from other documents")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="order of documents and choice of windows")
+    windows: Number = Field(32, description="calibration windows")
+    heldout: Count = Field(16, description="held-out windows, from other documents")
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
+        0, description="order of documents and choice of windows"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="compute type; auto is the checkpoint's: search in the type that is served"
     )
@@ -55,20 +65,20 @@ class Recipe(BaseModel):
         description="fast: lazy re-evaluation and racing; exact: Algorithm 1, every candidate on every window; "
         "blocks: the paper's pipeline variant",
     )
-    pin: list[Annotated[int, Field(ge=0)]] | None = Field(
+    pin: list[Layer] | None = Field(
         None, description="decoder layers that stay full whatever is measured, e.g. [0, 12]"
     )
-    pp_size: Annotated[int, Field(ge=1)] | None = Field(
+    pp_size: Number | None = Field(
         None, description="pipeline stages, split as vLLM splits them; the first site of each stays full"
     )
-    pp_layers: list[Annotated[int, Field(ge=1)]] | None = Field(
+    pp_layers: list[Number] | None = Field(
         None, description="instead of pp_size: decoder layers of each stage, e.g. [20, 20, 21]"
     )
-    standard_errors: Annotated[float, Field(gt=0)] = Field(
+    standard_errors: Annotated[float, Field(gt=0, le=1e9)] = Field(
         3.0, description="fast and refinement: how much worse a candidate must be to leave the race early"
     )
-    blocks: Annotated[int, Field(ge=1)] = Field(2, description="number of blocks, for the strategy of that name")
-    refine_rounds: Annotated[int, Field(ge=0)] = Field(
+    blocks: Number = Field(2, description="number of blocks, for the strategy of that name")
+    refine_rounds: Count = Field(
         0, description="swaps of a full for a shared site after the removals, at most; 0 for none"
     )
     baselines: Literal["uniform", "overlap"] = Field(
@@ -77,8 +87,12 @@ class Recipe(BaseModel):
     init: str | None = Field(
         None, description="an older plan.json whose order gives the first priorities, for fast"
     )
-    max_rows: Annotated[int, Field(ge=1)] | None = Field(
+    max_rows: Number | None = Field(
         None, description="windows x patterns that go through the layers together; by free memory if not given"
+    )
+    weights_hash: Literal["auto", "sampled", "whole"] = Field(
+        "auto",
+        description="what the plan is tied to: whole tensors, or blocks of each; auto is whole up to 2 GiB",
     )
     selfcheck: bool = Field(
         True,
@@ -96,45 +110,78 @@ def read_recipe(name: str) -> Recipe:
     """
     path = _find(name)
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise SettingError(f"recipe {str(path)!r} is larger than any recipe ({_LARGEST_FILE >> 20} MiB)")
-        document = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise SettingError(f"recipe {str(path)!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingError(f"recipe {str(path)!r} is not YAML: {error}") from error
+        document = read_yaml(path, SettingError, _LARGEST_FILE)
+    except FileNotFoundError:
+        raise _no_recipe(name) from None
     if not isinstance(document, dict):
         raise SettingError(f"recipe {str(path)!r} holds no settings", hint="give lines such as 'window: 8192'")
-    return checked(document, f"recipe {str(path)!r}")
+    return _checked(document, f"recipe {str(path)!r}")
 
 
-def checked(document: dict[str, Any], where: str) -> Recipe:
-    """``document`` as a recipe.
+def with_options(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
+    """``recipe`` with the ``options`` of the command line laid over it, by the names of its fields.
 
     Raises:
-        SettingError: names ``where``, the field and, for an unknown one, the nearest known name.
+        SettingError: names the option that has an impossible value.
     """
+    base = recipe.model_dump(exclude_none=True) if recipe else {}
+    if options.keys() & {"pp_size", "pp_layers"}:
+        base = {name: value for name, value in base.items() if name not in ("pp_size", "pp_layers")}
+    return _checked(base | options)
+
+
+def _checked(document: dict[str, Any], recipe: str = "") -> Recipe:
+    """``document`` as a recipe; ``recipe`` says which one it stands in, "" for options."""
+    for field in _COMMAND_LINE_ONLY:
+        if field in document:
+            raise SettingError(
+                f"{recipe} sets {field}, which no recipe can",
+                hint=f"give {_option(field)} on the command line, each time",
+            )
+    for field, value in document.items():
+        try:
+            check_showable(value)
+        except ValueError as error:
+            raise SettingError(f"{_named(field, recipe)}: {error}") from None
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(field, Recipe.model_fields, n=1)
-            raise SettingError(
-                f"{where} has an unknown field {field!r}",
-                hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(Recipe.model_fields)}",
-            ) from None
-        raise SettingError(
-            f"{where}, {field} is {first['input']!r}: {first['msg'].lower().replace('input should', 'it should')}",
-            hint=Recipe.model_fields[field].description if field in Recipe.model_fields else None,
-        ) from None
+        raise _wrong(error, recipe) from None
+
+
+def _wrong(error: ValidationError, recipe: str) -> SettingError:
+    field, fault = first_fault(error)
+    first = error.errors()[0]
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, Recipe.model_fields, n=1)
+        return SettingError(
+            f"{recipe} has an unknown field {field!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(Recipe.model_fields)}",
+        )
+    known = Recipe.model_fields.get(field.partition(".")[0])
+    return SettingError(
+        f"{_named(field, recipe)} is {reprlib.repr(first['input'])}: "
+        f"{fault.lower().replace('input should', 'it should')}",
+        hint=known and known.description,
+    )
+
+
+def _named(field: str, recipe: str) -> str:
+    return f"{recipe}, {field}" if recipe else _option(field.partition(".")[0])
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def _find(name: str) -> Path:
     own = _FOLDER / Path(name).name
-    for candidate in (Path(name).expanduser(), own.with_name(f"{own.name}.yaml"), own):
-        if candidate.is_file() and candidate.suffix in (".yaml", ".yml"):
+    for candidate in (home_expanded(name), own.with_name(f"{own.name}.yaml"), own):
+        if candidate.suffix in (".yaml", ".yml") and is_there(candidate):
             return candidate
+    raise _no_recipe(name)
+
+
+def _no_recipe(name: str) -> SettingError:
     shipped = ", ".join(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
-    raise SettingError(f"recipe {name!r} does not exist", hint=f"give a YAML file or one of: {shipped}")
+    return SettingError(f"recipe {name!r} does not exist", hint=f"give a YAML file or one of: {shipped}")

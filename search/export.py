@@ -230,11 +230,19 @@ def _paste(
     sizes = ",".join(map(str, serving.pp_layers or ()))
     count = serving.pp_size or len(serving.pp_layers or ())
     pipeline, revision = engine.pipeline, None if serving.model else plan.model.revision
+    for word in (model, revision or ""):
+        if word.startswith("-"):
+            raise ExportError(
+                f"{word!r} would be read as an option on a command line",
+                hint="give the model with --model, as ./NAME",
+            )
     multimodal = plan.model.architecture.endswith("ForConditionalGeneration") or "text_config" in settings
     return (support.paste or engine.paste).format(
         model=shlex.quote(model),
         model_name=repr(model),
-        revision=engine.revision.format(plain=revision, quoted=shlex.quote(revision), json=json.dumps(revision))
+        revision=engine.revision.format(
+            plain=revision, quoted=shlex.quote(revision), json=json.dumps(revision, ensure_ascii=False)
+        )
         if revision
         else "",
         stages=pipeline.flag.format(size=count) if count else "",

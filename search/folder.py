@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..errors import OutputError, PlanError
-from ..files import write_atomically
+from ..files import is_there, write_atomically
 from .plan import Plan, read_plan
 from .prefills import PrefillRecord, prefill_file, read_prefills
 from .report import render
@@ -49,6 +49,38 @@ def save_run(folder: Path, plan: Plan, tokens: bytes) -> Path | None:
     write_report(folder, plan, prefills=prefills)
     write_atomically(folder / PLAN_FILE, plan.as_json())
     return moved
+
+
+def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
+    """Writes a plan that was cut from the one in ``source``, with its tokens beside it; its path.
+
+    Without ``out`` it stands beside ``source``, named by what it keeps.
+
+    Raises:
+        OutputError: ``out`` is no place for a plan, or cannot be written.
+    """
+    target = out or source.with_name(f"{source.stem}-{plan.result.kept}of{plan.result.sites}.json")
+    _check_place(target)
+    tokens, beside = source.parent / plan.tokens.file, target.parent / plan.tokens.file
+    if target.parent.resolve() != source.parent.resolve() and tokens.is_file():
+        content = tokens.read_bytes()
+        if is_there(beside) and beside.read_bytes() != content:
+            raise OutputError(f"{str(beside)!r} holds another plan's tokens", hint="give --out another folder")
+        write_atomically(beside, content)
+    write_atomically(target, plan.as_json())
+    return target
+
+
+def _check_place(target: Path) -> None:
+    """Refuses to put a plan where other files stand, or where a run will put other files."""
+    name = target.name
+    if not name.endswith(".json") or name == "bench.json" or name.endswith("-bench.json"):
+        raise OutputError(f"{str(target)!r} is no name for a plan", hint="give --out one such as plan-half.json")
+    if is_there(target):
+        try:
+            read_plan(target)
+        except PlanError:
+            raise OutputError(f"{str(target)!r} is there and no plan", hint="give --out another name") from None
 
 
 def write_report(

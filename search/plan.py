@@ -8,15 +8,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..documents import first_fault, read_json
 from ..errors import PlanError, SettingError
+from ..files import is_there
 from ..pattern import Pattern, kept_sites
 from .consistency import check_consistency
 
 SCHEMA = 1
-_LARGEST_FILE = 64 << 20
+_LARGEST_FILE = 8 << 20
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(allow_inf_nan=False, ge=0)]
+# No loss, share or time comes near a billion; larger ones would break figures.
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
+NotNegative = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e9)]
 Count = Annotated[int, Field(ge=0)]
 Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -37,11 +40,12 @@ class ModelIdentity(_Section):
     revision: str | None
     architecture: str
     model_type: str
-    layers: Annotated[int, Field(gt=0, le=100_000)]
+    layers: Annotated[int, Field(gt=0, le=1000)]
     site_layers: list[Count]
     shared_layers: list[Count]
     selection_width: Count
     config_sha256: Sha256
+    weights_hash: Literal["sampled", "whole"]
     weights_sha256: Sha256
     nested_config: bool | None = None
 
@@ -50,7 +54,7 @@ class TokenIdentity(_Section):
     """The tokens that were measured; ``file`` stands beside the plan."""
 
     sha256: Sha256
-    file: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    file: Annotated[str, Field(pattern=r"^[\w-]+\.safetensors$")]
     dataset: str
     subset: str | None
     split: str | None
@@ -141,8 +145,8 @@ class Result(Measured):
     share in the checkpoint itself, are no sites. ``layer_pattern`` spells it over all decoder layers.
     """
 
-    keep: Finite | None
-    max_delta: Finite | None
+    keep: Annotated[float, Field(gt=0, le=1)] | None
+    max_delta: NotNegative | None
     sites: Count
     layers: Count
     layer_pattern: str
@@ -220,7 +224,7 @@ class Plan(_Section):
 
 def plan_file(path: Path) -> Path:
     """``path``, or the plan.json in it where it is a run's folder."""
-    return path / "plan.json" if path.is_dir() else path
+    return path / "plan.json" if is_there(path) and path.is_dir() else path
 
 
 def read_plan(path: Path) -> Plan:
@@ -231,17 +235,9 @@ def read_plan(path: Path) -> Plan:
     """
     path = plan_file(path)
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise PlanError(f"{str(path)!r} is larger than any plan ({_LARGEST_FILE >> 20} MiB)")
-        document = json.loads(path.read_bytes())
+        document = read_json(path, PlanError, _LARGEST_FILE)
     except FileNotFoundError:
         raise PlanError(f"plan {str(path)!r} does not exist", hint="indexcache search writes one") from None
-    except OSError as error:
-        raise PlanError(f"plan {str(path)!r} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise PlanError(
-            f"{str(path)!r} is not a plan: {error}", hint="it should be JSON as search writes it"
-        ) from error
     return _checked(document, path)
 
 
@@ -255,11 +251,9 @@ def _checked(document: Any, path: Path) -> Plan:
     try:
         return Plan.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
+        field, fault = first_fault(error)
         raise PlanError(
-            f"{str(path)!r}{f', field {field}' if field else ''}: {message}",
+            f"{str(path)!r}{f', field {field}' if field else ''}: {fault}",
             hint="search again, or restore the file",
         ) from None
 

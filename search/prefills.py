@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..documents import first_fault, read_json
 from ..errors import PlanError
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -73,18 +74,13 @@ def read_prefills(path: Path, pattern: str) -> PrefillRecord | None:
         PlanError: it cannot be read, or is not what bench writes.
     """
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise PlanError(f"{str(path)!r} is larger than any bench result ({_LARGEST_FILE >> 20} MiB)")
-        record = PrefillRecord.model_validate_json(path.read_bytes())
+        record = PrefillRecord.model_validate(read_json(path, PlanError, _LARGEST_FILE))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise PlanError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "it"
+        field, fault = first_fault(error)
         raise PlanError(
-            f"{str(path)!r} is not what bench writes: {field}: {first['msg']}",
+            f"{str(path)!r} is not what bench writes: {field or 'it'}: {fault}",
             hint="run bench again, or remove it",
         ) from None
     return record if record.pattern == pattern else None

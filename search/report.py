@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
+from urllib.parse import quote
 
 from ..pattern import layer_ranges
+from ..plain_text import one_line
 from .curve import loss_curve, overlap_heatmap, prefill_bars
 from .plan import Measured, Plan, PlanStep
 from .prefills import PrefillRecord
@@ -59,17 +63,13 @@ def _template(name: str, escape: bool) -> Any:
     environment.filters["increase"] = increase
     environment.filters["margin"] = margin
     environment.filters["cell"] = _markdown_cell
+    environment.filters["target"] = quote
     return environment.get_template(name)
 
 
 def _markdown_cell(value: object) -> str:
     """``value`` on one line, with nothing that Markdown or HTML would read as markup."""
-    text = " ".join(str(value).split())
-    for character in "\\`*_{}[]<>()#|":
-        text = text.replace(
-            character, f"\\{character}" if character not in "<>" else f"&{'lg'[character == '>']}t;"
-        )
-    return text
+    return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(one_line(str(value)), quote=False))
 
 
 def _headline(plan: Plan) -> dict[str, Any]:

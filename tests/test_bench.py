@@ -102,7 +102,7 @@ def test_times_of_another_pattern_are_not_shown(run, run_cli):
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema_version": 2}', "\x00"])
 def test_a_broken_result_is_named(tmp_path, text):
     (tmp_path / "bench.json").write_text(text)
-    with pytest.raises(PlanError, match=r"bench\.json' is not what bench writes"):
+    with pytest.raises(PlanError, match=r"bench\.json' is not"):
         read_prefills(tmp_path / "bench.json", "F")
 
 

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
-from random_models import FAMILIES, LAYERS, build, site_layers
+from random_models import FAMILIES, LAYERS, build, measure, site_layers
 
 from indexcache.dsa.applied import AppliedPattern
 from indexcache.dsa.families import FAMILIES as TABLE
+from indexcache.dsa.losses import PatternLosses
+from indexcache.dsa.switch import Switch
 from indexcache.errors import ModelError
 from indexcache.pattern import Pattern, indexer_types
 
@@ -105,6 +107,21 @@ def test_generate_takes_the_token_that_a_forward_over_everything_prefers(family)
     assert (logits.amax(-1) - chosen).max() < 1e-3
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pattern_changed_with_a_live_cache_is_refused(family):
+    model, sites = build(family), site_layers(family)
+    applied = AppliedPattern(model, sites, thinned(len(sites)))
+    cache = prefilled(model, tokens(PROMPT))
+    applied.use(Pattern.all_full(len(sites)))
+    with pytest.raises(
+        ModelError, match=f"filled under the pattern {thinned(len(sites))}; the model now runs under F"
+    ):
+        go_on(model, cache)
+    assert cache.get_seq_length() == PROMPT, "a refused forward must not write into the cache"
+    applied.use(thinned(len(sites)))
+    go_on(model, cache)
+
+
 class TestCaches:
     @pytest.fixture
     def model(self):
@@ -119,13 +136,6 @@ class TestCaches:
         applied.use(Pattern("FFSFSS"))
         go_on(model, cache)
         assert cache.get_seq_length() == PROMPT + 1
-
-    def test_a_pattern_changed_meanwhile_is_refused(self, model, applied):
-        cache = prefilled(model, tokens(PROMPT))
-        applied.use(Pattern("FFFFFF"))
-        with pytest.raises(ModelError, match="filled under the pattern FFSFSS, the model now runs under FFFFFF"):
-            go_on(model, cache)
-        assert cache.get_seq_length() == PROMPT, "a refused forward must not write into the cache"
 
     def test_a_copy_of_a_cache_is_known_too(self, model, applied):
         cache = copy.deepcopy(prefilled(model, tokens(PROMPT)))
@@ -155,6 +165,14 @@ class TestCaches:
         with pytest.raises(ModelError, match="filled without a pattern"):
             go_on(model, cache)
 
+    def test_what_went_on_without_the_pattern_is_refused_under_it(self, model, applied):
+        cache = prefilled(model, tokens(PROMPT))
+        applied.remove()
+        go_on(model, cache)
+        AppliedPattern(model, range(LAYERS), Pattern("FFSFSS"))
+        with pytest.raises(ModelError, match="went on without it"):
+            go_on(model, cache)
+
     def test_it_holds_no_selection_between_forwards(self, model, applied):
         prefilled(model, tokens(PROMPT))
         assert applied._switch.selection is None
@@ -172,3 +190,50 @@ def test_padded_rows_and_beams_decode_as_alone():
     for row, alone in enumerate((long, short)):
         out = model.generate(alone, attention_mask=torch.ones_like(alone), **options)
         assert together[row, PROMPT:].tolist() == out[0, alone.shape[1] :].tolist()
+
+
+class TestTheModelItself:
+    @pytest.fixture
+    def model(self):
+        return build("glm_moe_dsa")
+
+    def test_a_copy_has_a_pattern_and_weights_of_its_own(self, model):
+        ids = tokens(PROMPT)
+        stock = whole(model, ids)
+        AppliedPattern(model, range(LAYERS), Pattern("FSSSSS"))
+        planned, twin = whole(model, ids), copy.deepcopy(model)
+        twin.indexcache.use(Pattern("FFFFFF"))
+        assert torch.equal(whole(twin, ids), stock)
+        assert torch.equal(whole(model, ids), planned)
+        twin.indexcache.use(Pattern("FSSSSS"))
+        twin.model.layers[0].self_attn.indexer.wk.weight.data.normal_(generator=torch.Generator().manual_seed(5))
+        assert not torch.equal(whole(twin, ids), planned)
+        assert torch.equal(whole(model, ids), planned)
+
+    def test_removed_twice_is_removed_once(self, model):
+        applied = AppliedPattern(model, range(LAYERS), Pattern("FSSSSS"))
+        applied.remove()
+        losses = PatternLosses(model, range(LAYERS))
+        applied.remove()
+        assert len(set(measure(losses, [Pattern("FSSSSS"), Pattern("FFFFFF")], tokens(PROMPT)[0].tolist()))) == 2
+        assert not hasattr(model, "indexcache")
+        with pytest.raises(ModelError, match="was removed"):
+            applied.use(Pattern("FFFFFF"))
+
+    def test_what_was_put_on_later_is_removed_first(self, model):
+        applied = AppliedPattern(model, range(LAYERS), Pattern("FSSSSS"))
+        later = Switch(model, range(LAYERS))
+        with pytest.raises(ModelError, match="remove that first"):
+            applied.remove()
+        later.remove()
+        applied.remove()
+        assert "forward" not in model.model.layers[0].self_attn.indexer.__dict__
+
+    def test_gradient_checkpointing_is_refused(self, model):
+        AppliedPattern(model, range(LAYERS), Pattern("FSSSSF"))
+        model.requires_grad_(True).train()
+        model(input_ids=tokens(PROMPT), use_cache=False)
+        model.gradient_checkpointing_enable()
+        with pytest.raises(ModelError, match="gradient checkpointing"):
+            model(input_ids=tokens(PROMPT), use_cache=False)
+        model.eval()(input_ids=tokens(PROMPT), use_cache=False)

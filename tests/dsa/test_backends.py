@@ -9,12 +9,13 @@ from random_models import build
 from indexcache.dsa import feedforward
 from indexcache.dsa.backends import Backends, choose, install
 from indexcache.dsa.capacity import check_fits, layer_bytes, longest_window
-from indexcache.dsa.checkpoint import open_checkpoint, weights_bytes
+from indexcache.dsa.checkpoint import open_checkpoint
 from indexcache.dsa.evaluation import Evaluator
 from indexcache.dsa.loading import random_model
 from indexcache.dsa.losses import PatternLosses, Window
 from indexcache.dsa.prefill import PrefillClock
 from indexcache.dsa.switch import find_indexers
+from indexcache.dsa.weights import weights_bytes
 from indexcache.errors import MeasurementError, SettingError, WindowError
 from indexcache.groups import CALIBRATION
 from indexcache.pattern import Pattern

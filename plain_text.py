@@ -1,0 +1,46 @@
+"""Text of unknown origin, made safe to show: one line, with nothing that steers a terminal."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import unicodedata
+
+# Controls, invisible ones such as those that turn the direction of reading, half characters, line ends.
+_STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_LONGEST = 2000
+# What remains readable where a terminal has no Unicode.
+_SPELLED = {"±": "+/-", "…": "..."}
+
+
+def steers(character: str) -> bool:
+    """Whether a terminal would do something else with ``character`` than show it."""
+    return unicodedata.category(character) in _STEERING
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line: white space joined, what steers a terminal escaped, the middle of the longest cut."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    # Not str.split, which takes controls such as FS for white space and would hide them.
+    text = re.sub(r"[ \t\r\n]+", " ", text).strip(" ")
+    return "".join(escaped(each) if steers(each) else each for each in text)
+
+
+def escaped(character: str) -> str:
+    """``character`` in ASCII as JSON spells it, so that a document stays one: ``\\u001b``."""
+    return json.dumps(character)[1:-1]
+
+
+def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(each, escaped(each)) for each in lost), error.end
+
+
+def spell_out() -> str:
+    """The name of the way in which streams write what their encoding lacks: ``+/-`` for ``±``, else escaped."""
+    codecs.register_error("indexcache-spelled", _spell)
+    return "indexcache-spelled"
