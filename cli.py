@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
+from .endings import exit_code_of, speaks
+from .errors import GateError, SettingError
 from .groups import SPOKEN
 from .number_lists import lengths, numbers
 
@@ -65,7 +65,6 @@ _STRATEGIES = "fast, exact or blocks"
 _ENGINES = (
     "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
 )
-_INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
 def _text(help_text: str) -> Any:
@@ -140,6 +139,10 @@ def search(
         typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes]."),
     ] = None,
     out: Annotated[Path | None, _text("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
+    resume: Annotated[
+        str,
+        _text("auto: go on where a run stopped; required: only then; never: move it aside, begin anew [auto]."),
+    ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it will cost.")] = False,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
@@ -163,21 +166,23 @@ def search(
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, given, keep, max_delta, to_one)
     from . import workflow
+    from .resuming import check_resume
 
+    check_resume(resume)
     with _reporter(quiet) as reporter:
         folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
         if dry_run:
             _print_estimate(workflow.estimate(settings, goal, folder, trust_remote_code, True, reporter), as_json)
             return
-        outcome = workflow.search(settings, goal, folder, trust_remote_code, reporter)
-    if not _speaks():
+        outcome = workflow.search(settings, goal, folder, resume, trust_remote_code, reporter)
+    if not speaks():
         return
     if outcome.moved:
         reporter.say(f"the run that stood there is now in {outcome.moved}")
     if not quiet:
         from .tables import search_summary
 
-        search_summary(outcome.plan, folder)
+        search_summary(outcome.plan, folder, outcome.timing)
     typer.echo(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
 
 
@@ -239,7 +244,7 @@ def estimate(
 def _print_estimate(outcome: EstimateOutcome, as_json: bool) -> None:
     from .tables import estimate_document, estimate_table
 
-    if not _speaks():
+    if not speaks():
         return
     if as_json:
         typer.echo(json.dumps(estimate_document(outcome), indent=2))
@@ -283,7 +288,7 @@ def evaluate(
             trust_remote_code,
             reporter,
         )
-    if _speaks():
+    if speaks():
         from .tables import eval_document, eval_table
 
         if as_json:
@@ -394,11 +399,13 @@ def report(
     from .search.folder import write_report
     from .search.plan import plan_file, read_plan
     from .search.prefills import prefill_file, read_prefills
+    from .search.timing import read_timing, timing_file
 
     plan_path = plan_file(plan_path)
     plan = read_plan(plan_path)
     prefills = read_prefills(prefill_file(plan_path), plan.result.pattern)
-    written = write_report(out or plan_path.parent, plan, plan_path.stem, prefills)
+    timing = read_timing(timing_file(plan_path))
+    written = write_report(out or plan_path.parent, plan, plan_path.stem, prefills, timing)
     paths = [str(path) for path in written]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 
@@ -507,7 +514,7 @@ def _reporter(quiet: bool) -> Any:
     _quieten()
     from .progress import Reporter
 
-    return Reporter(quiet=quiet or not _speaks())
+    return Reporter(quiet=quiet or not speaks())
 
 
 def _quieten() -> None:
@@ -521,66 +528,10 @@ def _quieten() -> None:
     logging.disable_progress_bar()
 
 
-def _speaks() -> bool:
-    """Whether this is the process, of several under ``accelerate launch``, that prints."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _fail(error: IndexcacheError, as_json: bool) -> int:
-    if not _speaks() and not error.shared:
-        print(f"error in process {os.environ['RANK']}: {error.line()}", file=sys.stderr, flush=True)
-    if _speaks():
-        print(f"error: {error.line()}", file=sys.stderr, flush=True)
-        if as_json and not isinstance(error, GateError):
-            print(json.dumps(error.as_json(), indent=2), flush=True)
-    return error.exit_code
-
-
-def _as_our_error(error: Exception) -> IndexcacheError:
-    """A wrong option as typer reports it, or what nobody foresaw, as one of our errors."""
-    if hasattr(error, "format_message"):
-        return SettingError(error.format_message(), hint="--help shows the options")
-    if os.environ.get("INDEXCACHE_TRACEBACK"):
-        traceback.print_exception(error)
-    return IndexcacheError(
-        f"unexpected {type(error).__name__}: {error}",
-        hint="this should not happen: set INDEXCACHE_TRACEBACK=1, run again and report it",
-    )
-
-
-def _abandon_stdout() -> None:
-    """Points stdout elsewhere, so that the interpreter's last flush of it is silent."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 a check failed, 2 wrong use or input, 130
-    interrupted, 141 stdout closed by its reader."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    as_json = "--json" in arguments
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = app(args=arguments, standalone_mode=False) or 0
-        # typer turns an interrupt into this code.
-        if code == _INTERRUPTED:
-            raise KeyboardInterrupt
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except IndexcacheError as error:
-        code = _fail(error, as_json)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _fail(InterruptedRunError("interrupted; nothing was written"), as_json)
-    except BrokenPipeError:
-        _abandon_stdout()
-        code = _PIPE_CLOSED
-    except OSError as error:
-        code = _fail(OutputError(f"the result cannot be printed: {error.strerror}", hint=""), as_json=False)
-        _abandon_stdout()
-    except Exception as error:
-        code = _fail(_as_our_error(error), as_json)
-    sys.exit(code)
+    """Runs the command line and exits; ``endings`` says with which code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(exit_code_of(lambda: app(args=given, standalone_mode=False), as_json="--json" in given))
 
 
 if __name__ == "__main__":
