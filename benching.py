@@ -12,14 +12,16 @@ from .dsa import processes
 from .dsa.backends import Backends, choose, install
 from .dsa.capacity import free_memory, layer_bytes, longest_window
 from .dsa.checkpoint import Checkpoint, Trust, config_sha256, open_checkpoint
+from .dsa.chunks import out_of_memory
 from .dsa.loading import Placement, device_kinds, load_model, random_model
 from .errors import IdentityError, MeasurementError, SettingError, WindowError
-from .files import write_atomically
+from .files import check_writable, write_atomically
 from .pattern import Pattern
 from .progress import Reporter
-from .search.folder import check_writable, write_report
+from .search.folder import write_report
 from .search.plan import Plan
 from .search.prefills import PrefillPoint, PrefillRecord, Timed, prefill_file
+from .search.timing import read_timing, timing_file
 from .versions import library_versions
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def bench(
     )
     _check_something_fits(record, checkpoint, model, backends)
     write_atomically(prefill_file(path), record.as_json())
-    write_report(path.parent, plan, path.stem, record)
+    write_report(path.parent, plan, path.stem, record, read_timing(timing_file(path)))
     return record
 
 
@@ -178,7 +180,9 @@ def _timed(
 
     try:
         found = clock.time(patterns, tokens, repeats)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         found = []
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

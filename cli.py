@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import __version__
-from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
+from .endings import exit_code_of, speaks
+from .errors import GateError, SettingError
 from .groups import SPOKEN
 from .number_lists import lengths, numbers
 from .options import (
@@ -39,7 +38,6 @@ from .options import (
     described,
     named,
 )
-from .streams import abandon, prepare_streams
 
 if TYPE_CHECKING:
     from .recipes.schema import Recipe
@@ -54,8 +52,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "INDEXCACHE"},
 )
-
-_INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
 def _version(wanted: bool) -> None:
@@ -124,6 +120,12 @@ def search(
         typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes]."),
     ] = None,
     out: Annotated[Path | None, described("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
+    resume: Annotated[
+        str,
+        described(
+            "auto: go on where a run stopped; required: only then; never: move it aside, begin anew [auto]."
+        ),
+    ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it will cost.")] = False,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
@@ -138,22 +140,24 @@ def search(
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     from . import workflow
     from .dsa.checkpoint import Trust
+    from .resuming import check_resume
 
+    check_resume(resume)
     trust = Trust(trust_remote_code, allow_pickle)
     with _reporter(quiet) as reporter:
         folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
         if dry_run:
             _print_estimate(workflow.estimate(settings, goal, folder, trust, True, reporter), as_json)
             return
-        outcome = workflow.search(settings, goal, folder, trust, reporter)
-    if not _speaks():
+        outcome = workflow.search(settings, goal, folder, resume, trust, reporter)
+    if not speaks():
         return
     if outcome.moved:
         reporter.say(f"the run that stood there is now in {outcome.moved}")
     if not quiet:
         from .tables import search_summary
 
-        search_summary(outcome.plan, folder)
+        search_summary(outcome.plan, folder, outcome.timing)
     typer.echo(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
 
 
@@ -211,7 +215,7 @@ def estimate(
 def _print_estimate(outcome: EstimateOutcome, as_json: bool) -> None:
     from .tables import estimate_document, estimate_table
 
-    if not _speaks():
+    if not speaks():
         return
     if as_json:
         typer.echo(json.dumps(estimate_document(outcome), indent=2))
@@ -257,7 +261,7 @@ def evaluate(
             Trust(trust_remote_code, allow_pickle),
             reporter,
         )
-    if _speaks():
+    if speaks():
         from .tables import eval_document, eval_table
 
         if as_json:
@@ -397,11 +401,14 @@ def report(
     from .search.folder import write_report
     from .search.plan import plan_file, read_plan
     from .search.prefills import prefill_file, read_prefills
+    from .search.timing import read_timing, timing_file
 
     plan_path = plan_file(plan_path)
     plan = read_plan(plan_path)
     prefills = read_prefills(prefill_file(plan_path), plan.result.pattern)
-    paths = [str(path) for path in write_report(out or plan_path.parent, plan, plan_path.stem, prefills)]
+    timing = read_timing(timing_file(plan_path))
+    written = write_report(out or plan_path.parent, plan, plan_path.stem, prefills, timing)
+    paths = [str(path) for path in written]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 
 
@@ -521,7 +528,7 @@ def _reporter(quiet: bool) -> Any:
     _quieten()
     from .progress import Reporter
 
-    return Reporter(quiet=quiet or not _speaks())
+    return Reporter(quiet=quiet or not speaks())
 
 
 def _quieten() -> None:
@@ -535,65 +542,10 @@ def _quieten() -> None:
     logging.disable_progress_bar()
 
 
-def _speaks() -> bool:
-    """Whether this is the process, of several under ``accelerate launch``, that prints."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _fail(error: IndexcacheError, as_json: bool) -> int:
-    # Where neither stream takes it, the exit code still says it.
-    with suppress(OSError):
-        if not _speaks() and not error.shared:
-            print(f"error in process {os.environ['RANK']}: {error.line()}", file=sys.stderr, flush=True)
-        if _speaks():
-            print(f"error: {error.line()}", file=sys.stderr, flush=True)
-    if _speaks() and as_json and not isinstance(error, GateError):
-        try:
-            print(json.dumps(error.as_json(), indent=2), flush=True)
-        except OSError:
-            abandon(sys.stdout)
-    return error.exit_code
-
-
-def _as_our_error(error: Exception) -> IndexcacheError:
-    """A wrong option as typer reports it, or what nobody foresaw, as one of our errors."""
-    if isinstance(error, OSError) and error.filename is None:
-        return OutputError(f"the result cannot be printed: {error.strerror or error}", hint="")
-    if hasattr(error, "format_message"):
-        return SettingError(error.format_message(), hint="--help shows the options")
-    if os.environ.get("INDEXCACHE_TRACEBACK"):
-        traceback.print_exception(error)
-    return IndexcacheError(
-        f"unexpected {type(error).__name__}: {error}",
-        hint="this should not happen: set INDEXCACHE_TRACEBACK=1, run again and report it",
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 a check failed, 2 wrong use or input, 130
-    interrupted, 141 stdout closed by its reader."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    as_json = "--json" in arguments
-    prepare_streams()
-    try:
-        code = app(args=arguments, standalone_mode=False) or 0
-        # typer turns an interrupt into this code.
-        if code == _INTERRUPTED:
-            raise KeyboardInterrupt
-        sys.stdout.flush()
-    except IndexcacheError as error:
-        code = _fail(error, as_json)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _fail(InterruptedRunError("interrupted; nothing was written"), as_json)
-    except BrokenPipeError:
-        abandon(sys.stdout)
-        code = _PIPE_CLOSED
-    except Exception as error:
-        ours = _as_our_error(error)
-        code = _fail(ours, as_json and not isinstance(ours, OutputError))
-        if isinstance(ours, OutputError):
-            abandon(sys.stdout)
-    sys.exit(code)
+    """Runs the command line and exits; ``endings`` says with which code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(exit_code_of(lambda: app(args=given, standalone_mode=False), as_json="--json" in given))
 
 
 if __name__ == "__main__":

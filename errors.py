@@ -7,12 +7,15 @@ IndexcacheError (2)
  ├─ WindowError       a window length at which nothing is measured
  ├─ ModelError        a checkpoint that cannot be found, read or searched
  ├─ PlanError         a plan file that cannot be read or cut as asked
- ├─ IdentityError     a plan that was made for other weights or tokens
+ ├─ IdentityError     a plan or a journal that was made for other weights, tokens, ...
+ ├─ JournalError      a journal that cannot be read, or is not there to resume from
  ├─ ExportError       an engine that cannot take the plan
  ├─ OutputError       a file that cannot be written
  ├─ MeasurementError  losses that are not numbers
  ├─ GateError (1)     a check that ran and failed
- └─ InterruptedRunError (130)  stopped by the user
+ ├─ BusyError         a run's folder that another process writes to
+ ├─ StoppedRunError (75)      stopped by a signal with everything kept that was measured
+ └─ InterruptedRunError (128 + the signal's number)  stopped by a signal with nothing to keep
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class IndexcacheError(Exception):
         hint: how to mend it; the class's own hint where none is given.
     """
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
     default_hint: ClassVar[str] = ""
     shared: bool = False
     """Raised on all of several processes alike, so that one of them tells the user."""
@@ -91,7 +94,13 @@ class PlanError(IndexcacheError):
 
 
 class IdentityError(IndexcacheError):
-    """A plan that was made for other weights or tokens."""
+    """A plan or a journal that was made for other weights, tokens, ..."""
+
+    shared = True
+
+
+class JournalError(IndexcacheError):
+    """A journal that cannot be read, or is not there to resume from."""
 
     shared = True
 
@@ -108,8 +117,19 @@ class OutputError(IndexcacheError):
     shared = True
 
 
+class BusyError(IndexcacheError):
+    """A run's folder that another process writes to."""
+
+    shared = True
+
+
 class MeasurementError(IndexcacheError):
-    """Losses that are not numbers."""
+    """Losses that are not numbers.
+
+    ``sites`` are those that were tried, where it is about sites; a search knows their layers' names.
+    """
+
+    sites: tuple[int, ...] = ()
 
 
 class GateError(IndexcacheError):
@@ -118,10 +138,26 @@ class GateError(IndexcacheError):
     exit_code = 1
 
 
+class StoppedRunError(IndexcacheError):
+    """Stopped by a signal with everything kept that was measured."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command later goes on
+    shared = True
+
+    def as_json(self) -> dict[str, object]:
+        """The document that ``--json`` prints."""
+        return {"stopped": True, "message": str(self), "hint": self.hint, "exit_code": self.exit_code}
+
+
 class InterruptedRunError(IndexcacheError):
-    """Stopped by the user."""
+    """Stopped by a signal with nothing to keep."""
 
     exit_code = 130
+    shared = True
+
+    def __init__(self, signal_number: int = 2) -> None:
+        super().__init__("interrupted; nothing was written")
+        self.exit_code = 128 + signal_number
 
 
 def first_line(error: Exception) -> str:

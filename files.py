@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from .errors import OutputError
+from .signals import held
 
 _PACKAGE = Path(__file__).resolve().parent
+# A file that is being written: hidden, with the writer's process id, beside the one it becomes.
+_UNFINISHED = re.compile(r"^\..+\.(?P<pid>\d+)\.part$")
 
 
 def find_path(name: str) -> Path | None:
@@ -43,38 +46,121 @@ def is_there(path: Path) -> bool:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Puts ``content`` at ``path`` in one step: another file beside it is written, synced and renamed.
 
+    A stop by a signal waits until it is done.
+
     Raises:
-        OutputError: the disk is full, the folder read-only, ...; what stood at ``path`` is untouched.
+        OutputError: the disk is full, the folder read-only, ...; what stood at ``path`` is untouched, but
+            where syncing the folder itself failed: then the new file stands there, whole.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    unfinished = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private; a plan is for everyone the umask lets read.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(unfinished).chmod(0o666 & ~umask)
-        Path(unfinished).replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if unfinished is not None:
-            with suppress(OSError):
-                Path(unfinished).unlink(missing_ok=True)
-        raise OutputError(
-            f"{str(path)!r} cannot be written: {error.strerror or error}",
-            hint="give another place with --out" if error.errno != errno.ENOSPC else "free the disk",
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
+    with held():
         try:
+            make_folder(path.parent)
+            unfinished = _write_beside(path, data)
+            try:
+                os.replace(unfinished, path)  # noqa: PTH105  (tests make each call of os fail in turn)
+            except OSError:
+                _remove_quietly(unfinished)
+                raise
+            sync_folder(path.parent)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Tries to write in ``folder``, so that long work does not end in a folder it cannot write to; leaves nothing.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with held():
+        try:
+            make_folder(folder)
+            os.unlink(_write_beside(folder / "probe", b"?"))  # noqa: PTH108
+            for each in made:
+                os.rmdir(each)  # noqa: PTH106
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what processes that are gone were writing in ``folder`` when they were killed."""
+    for path in folder.iterdir():
+        match = _UNFINISHED.match(path.name)
+        if match and not _runs(int(match["pid"])):
+            _remove_quietly(path)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes ``folder`` and those above it, where they are not there."""
+    for each in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        with suppress(FileExistsError):
+            os.mkdir(each)  # noqa: PTH102
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Writes all of ``data``, however little a single call takes."""
+    view = memoryview(data)
+    while view:
+        written = os.write(handle, view)
+        if not written:
+            raise OSError(errno.EIO, "nothing can be written")
+        view = view[written:]
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the folder's own entries to the disk, so that a rename survives a power loss."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems cannot sync a folder; there is nothing more to do there.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """The error for a file that cannot be written, with what the system says of it."""
+    return OutputError(
+        f"{str(path)!r} cannot be written: {error.strerror or error}",
+        hint="free the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give another place with --out",
+    )
+
+
+def _write_beside(path: Path, data: bytes) -> Path:
+    """Writes and syncs ``data`` into a file of its own beside ``path``; nothing is left of it if that fails."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        try:
+            write_all(handle, data)
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError:
+        _remove_quietly(unfinished)
+        raise
+    return unfinished
+
+
+def _remove_quietly(path: Path) -> None:
+    with suppress(OSError):
+        os.unlink(path)  # noqa: PTH108
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process with this id runs here; a file of one that runs elsewhere may be removed."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return pid != os.getpid()

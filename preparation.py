@@ -19,11 +19,11 @@ from .dsa.checkpoint import (
 )
 from .dsa.weights import WeightsHash, identify_weights
 from .errors import IdentityError, ModelError, SettingError, WindowError
+from .files import check_writable
 from .groups import CALIBRATION, HELD_OUT
 from .progress import Reporter
 from .recipes.schema import Recipe
 from .search.findings import Goal, Method
-from .search.folder import check_writable
 from .search.plan import ModelIdentity, Plan, read_plan
 from .search.stages import pinned_sites, stage_sizes
 from .search.warm import old_order

@@ -40,6 +40,7 @@ class Reporter:
         self._console = Console(stderr=True, highlight=False, emoji=False, force_terminal=sys.stderr.isatty())
         self._total = 0
         self._done = 0
+        self._known = 0
         self._doing = "reading"
         self._began = self._clock()
         self._spoke = self._began
@@ -73,7 +74,7 @@ class Reporter:
 
     def begin(self, total: int, unit: str) -> None:
         """Starts counting towards about ``total`` units of work."""
-        self._total, self._done, self._doing = total, 0, unit
+        self._total, self._done, self._known, self._doing = total, 0, 0, unit
         self._began = self._clock()
         if not self._quiet and self._console.is_terminal:
             columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
@@ -88,6 +89,11 @@ class Reporter:
         self._done += amount
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0], amount)
+
+    def skip(self, amount: int) -> None:
+        """``amount`` more units were done before and took no time now."""
+        self._known += amount
+        self.advance(amount)
 
     def say(self, line: str) -> None:
         """Prints one line of news."""
@@ -118,7 +124,8 @@ class Reporter:
             return
         spent = now - self._began
         if self._total:
-            left = spent / self._done * (self._total - self._done) if 0 < self._done < self._total else None
+            new, rest = self._done - self._known, self._total - self._done
+            left = spent / new * rest if new > 0 and rest > 0 else None
             guess = "" if left is None else f", about {left:.0f} s left"
             self._print(f"{self._done} of {self._total} {self._doing}, {spent:.0f} s{guess}")
         else:

@@ -18,6 +18,7 @@ from .search.export import Export
 from .search.plan import Plan
 from .search.prefills import PrefillRecord
 from .search.report import increase
+from .search.timing import Timing
 
 if TYPE_CHECKING:
     from .applying import Continuation
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .workflow import EstimateOutcome, EvalOutcome
 
 
-def search_summary(plan: Plan, folder: Path) -> None:
+def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
     """Prints what a search found, on stderr."""
     result, tokens = plan.result, plan.tokens
     table = _losses(plan.heldout is not None)
@@ -48,7 +49,7 @@ def search_summary(plan: Plan, folder: Path) -> None:
         console.print(f"pinned   layers {layer_ranges(plan.search.pinned_layers)}, in uniform too")
     console.print(
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
-        f"{plan.timing.seconds:.0f} s"
+        f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sittings" if timing.sittings > 1 else "")
     )
     cost = plan.cost
     console.print(

@@ -17,3 +17,10 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = "unknown"
     return versions
+
+
+def computing_versions() -> dict[str, str]:
+    """Those that a loss depends on: torch, transformers, and Python without its patch level."""
+    versions = library_versions()
+    python = ".".join(versions["python"].split(".")[:2])
+    return {"python": python, "torch": versions["torch"], "transformers": versions["transformers"]}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from . import __version__
@@ -18,12 +18,14 @@ from .dsa.evaluation import Evaluator
 from .dsa.loading import Placement, device_kinds
 from .dsa.losses import PatternLosses
 from .dsa.selfcheck import self_check
-from .errors import DatasetError, MeasurementError, ModelError
+from .errors import DatasetError, JournalError, MeasurementError, ModelError
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
+from .identity import search_identity
 from .measuring import Loaded, evaluator, load
 from .pattern import Pattern
 from .preparation import (
     Intended,
+    Prepared,
     announce,
     check_identity,
     intend,
@@ -34,73 +36,115 @@ from .preparation import (
 )
 from .progress import Reporter
 from .recipes.schema import Recipe
-from .search.estimate import Expected, Shape, expected_cost
+from .resuming import Sitting, sitting
+from .search.estimate import Expected, LayerCount, Shape, expected_cost
 from .search.findings import Findings, Goal, Method, Told, compare, run_search
 from .search.folder import PLAN_FILE, TOKENS_FILE, save_run
 from .search.greedy import Step
-from .search.plan import InitRecord, Measured, Plan, RunIdentity, Timing, TokenIdentity
+from .search.journaled import Journaled, Unmeasured
+from .search.plan import InitRecord, Measured, Plan, RunIdentity, TokenIdentity
 from .search.record import cost, heldout_record, result, search_record
 from .search.refine import Swap
+from .search.timing import Timing
 from .search.warm import changed_steps
 from .versions import library_versions
 
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """A finished search: the plan, where it was written, and what it moved out of the way."""
+    """A finished search: the plan, where it was written, what it moved out of the way, and how long it took."""
 
     plan: Plan
     path: Path
     moved: Path | None
+    timing: Timing
 
 
-def search(recipe: Recipe, goal: Goal, out: Path, trust: Trust, reporter: Reporter) -> SearchOutcome:
-    """Searches a checkpoint and writes the run to ``out``.
+def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, reporter: Reporter) -> SearchOutcome:
+    """Searches a checkpoint and writes the run to ``out``, going on from the journal there.
 
-    Everything that can be checked without the weights is checked before they are loaded.
+    Everything that can be checked without the weights is checked before they are loaded, and they are
+    loaded only if something has to be measured.
 
     Raises:
-        IndexcacheError: one of its kinds, for whatever is wrong.
+        IndexcacheError: one of its kinds, for whatever is wrong; StoppedRunError where a signal came.
     """
-    began, clock = _now(), time.monotonic()
     prepared = prepare(recipe, goal, out, trust, reporter)
-    checkpoint, windows, method = prepared.checkpoint, prepared.windows, prepared.method
+    checkpoint, windows = prepared.checkpoint, prepared.windows
+    with sitting(out, search_identity(recipe, prepared), resume, reporter) as this:
+        method, findings, measure = _found(recipe, goal, prepared, this, reporter)
+        evaluations = measure.window_evaluations
+        overlap_layers = len(windows.calibration) * checkpoint.layers if method.overlap else 0
+        plan = Plan(
+            schema_version=2,
+            indexcache=__version__,
+            model=prepared.identity,
+            tokens=_token_identity(recipe, windows, checkpoint.selection_width),
+            run=_how_it_ran(this),
+            search=search_record(findings, method, checkpoint.site_layers, _init_record(prepared.old, findings)),
+            result=result(findings, goal, prepared.identity),
+            heldout=heldout_record(findings.heldout),
+            cost=cost(
+                findings,
+                evaluations,
+                measure.count.layer_windows + overlap_layers,
+                evaluations * windows.length,
+                len(windows.calibration),
+                checkpoint.layers,
+            ),
+        )
+        timing = this.timing()
+        moved = processes.main_does(lambda: save_run(out, plan, frozen_bytes(windows), timing))
+    return SearchOutcome(plan, out / PLAN_FILE, moved, timing)
+
+
+def _how_it_ran(this: Sitting) -> RunIdentity:
+    """Known as soon as a loss is, in whichever sitting that was.
+
+    Raises:
+        JournalError: the journal has losses and does not say how they came about.
+    """
+    if this.kept.run is None:
+        raise JournalError(f"journal {str(this.path)!r} does not say how the model ran", hint="begin anew")
+    return this.kept.run
+
+
+def _found(
+    recipe: Recipe, goal: Goal, prepared: Prepared, this: Sitting, reporter: Reporter
+) -> tuple[Method, Findings, Journaled]:
+    """What the journal and, for what it lacks, the model say."""
+    checkpoint, windows, overlap = prepared.checkpoint, prepared.windows, recipe.baselines == "overlap"
+    kept, method = this.kept, prepared.method
+    if kept.window_evaluations and (kept.overlap is not None or not overlap):
+        with suppress(Unmeasured):
+            method = replace(method, overlap=kept.overlap if overlap else None)
+            measure = _journaled(this, prepared)
+            return method, _run(measure, prepared, goal, method, _silent(measure)), measure
     loaded = _load(recipe, checkpoint, windows.length, reporter)
+    this.ran(_run_identity(loaded))
     if recipe.selfcheck:
         reporter.doing("checking on a short window that sharing works")
         self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist())
-    measure = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
-    if recipe.baselines == "overlap":
-        method = replace(method, overlap=measure.overlap(CALIBRATION, checkpoint.selection_width))
+    model = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
+    if overlap:
+        if kept.overlap is None:
+            this.overlaps(model.overlap(CALIBRATION, checkpoint.selection_width))
+        method = replace(method, overlap=kept.overlap)
     expected = _expected(recipe, checkpoint, goal, method, reporter)
-    findings = _run(measure, checkpoint, windows, goal, method, expected, reporter)
-    evaluations = measure.window_evaluations
-    plan = Plan(
-        schema_version=1,
-        indexcache=__version__,
-        model=prepared.identity,
-        tokens=_token_identity(recipe, windows, checkpoint.selection_width),
-        run=_run_identity(loaded),
-        search=search_record(findings, method, checkpoint.site_layers, _init_record(prepared.old, findings)),
-        result=result(findings, goal, prepared.identity),
-        heldout=heldout_record(findings.heldout),
-        cost=cost(
-            findings,
-            evaluations,
-            measure.layer_windows(),
-            evaluations * windows.length,
-            len(windows.calibration),
-            checkpoint.layers,
-        ),
-        timing=Timing(
-            started=began,
-            finished=_now(),
-            seconds=round(time.monotonic() - clock, 1),
-            processes=processes.process_count(),
-        ),
-    )
-    moved = processes.main_does(lambda: save_run(out, plan, frozen_bytes(windows)))
-    return SearchOutcome(plan, out / PLAN_FILE, moved)
+    reporter.begin(expected.window_evaluations, "window evaluations")
+    measure = _journaled(this, prepared, model, reporter)
+    deepest = method.deepest(goal, len(checkpoint.site_layers))
+    return method, _run(measure, prepared, goal, method, _told(reporter, checkpoint, deepest, measure)), measure
+
+
+def _journaled(
+    this: Sitting, prepared: Prepared, model: Evaluator | None = None, reporter: Reporter | None = None
+) -> Journaled:
+    checkpoint, windows = prepared.checkpoint, prepared.windows
+    groups = {name: len(windows.group(name)) for name in (CALIBRATION, HELD_OUT)}
+    shape = Shape(checkpoint.site_layers, checkpoint.layers, groups[CALIBRATION], groups[HELD_OUT])
+    told = reporter.skip if reporter is not None else lambda losses: None
+    return Journaled(this.kept, groups, LayerCount(shape), model, this.write, told)
 
 
 def _load(recipe: Recipe, checkpoint: Checkpoint, length: int, reporter: Reporter) -> Loaded:
@@ -109,25 +153,18 @@ def _load(recipe: Recipe, checkpoint: Checkpoint, length: int, reporter: Reporte
     return load(checkpoint, recipe.dtype, placement, wanted, length, reporter)
 
 
-def _run(
-    measure: Evaluator,
-    checkpoint: Checkpoint,
-    windows: Windows,
-    goal: Goal,
-    method: Method,
-    expected: Expected,
-    reporter: Reporter,
-) -> Findings:
-    reporter.begin(expected.window_evaluations, "window evaluations")
+def _run(measure: Journaled, prepared: Prepared, goal: Goal, method: Method, told: Told) -> Findings:
+    windows, site_layers = prepared.windows, prepared.checkpoint.site_layers
     return run_search(
         measure,
         labels=windows.length - 1,
         documents={name: windows.documents(name) for name in (CALIBRATION, HELD_OUT)},
-        sites=len(checkpoint.site_layers),
+        sites=len(site_layers),
         goal=goal,
         method=method,
-        told=_told(reporter, checkpoint, method.deepest(goal, len(checkpoint.site_layers)), measure),
-        layer_windows=measure.layer_windows,
+        told=told,
+        layer_windows=lambda: measure.count.layer_windows,
+        site_layers=site_layers,
     )
 
 
@@ -322,7 +359,11 @@ def _run_identity(loaded: Loaded) -> RunIdentity:
     )
 
 
-def _told(reporter: Reporter, checkpoint: Checkpoint, deepest: int, measure: Evaluator) -> Told:
+def _silent(measure: Journaled) -> Told:
+    return Told(step=lambda step: measure.follow(step.pattern))
+
+
+def _told(reporter: Reporter, checkpoint: Checkpoint, deepest: int, measure: Journaled) -> Told:
     sites, layers = len(checkpoint.site_layers), checkpoint.site_layers
     last, began = sites - deepest, time.monotonic()
 
@@ -342,7 +383,3 @@ def _told(reporter: Reporter, checkpoint: Checkpoint, deepest: int, measure: Eva
         )
 
     return Told(step, swap)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

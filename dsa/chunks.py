@@ -44,7 +44,7 @@ class ChunkBudget:
             work: writes its rows' results where they belong; must bear being called again for them.
 
         Raises:
-            torch.OutOfMemoryError: not even one row fits.
+            RuntimeError: not even one row fits; ``out_of_memory`` knows it.
         """
         first, most = 0, max(1, self.bytes(device) // max(1, row_bytes))
         while first < rows:
@@ -55,14 +55,19 @@ class ChunkBudget:
                 torch.cuda.empty_cache()
                 most = (end - first) // 2
                 self._on_gpu = max(_LEAST, self._on_gpu // 2)
-                self.told(f"out of GPU memory: going on with chunks of {most} rows")
+                self.told(f"out of memory: going on with chunks of {most} rows")
 
     @staticmethod
     def _fits(work: Callable[[int, int], None], first: int, end: int) -> bool:
         try:
             work(first, end)
-        except torch.OutOfMemoryError:
-            if end - first < 2:
+        except (RuntimeError, MemoryError) as error:
+            if end - first < 2 or not out_of_memory(error):
                 raise
             return False  # the exception holds on to the frames, and so to their tensors, until it is gone
         return True
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on whichever device: on a CPU torch has no class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 import torch
 
@@ -10,6 +11,7 @@ from ..errors import MeasurementError
 from ..groups import CALIBRATION
 from ..pattern import Pattern
 from . import processes
+from .chunks import out_of_memory
 from .losses import PatternLosses, Window
 from .overlap import selection_overlap
 
@@ -38,8 +40,6 @@ class Evaluator:
         self._max_rows = max_rows
         self._on_window = on_window
         self._told = told
-        self.window_evaluations = 0
-        """Pattern x window pairs measured so far, over all processes."""
 
     def __call__(
         self,
@@ -59,14 +59,22 @@ class Evaluator:
             last_token: measure in another shape, to see what rounding does (see ``PatternLosses.measure``).
         """
         numbers = range(len(self._groups[group])) if windows is None else windows
-        # A window always falls to the same process, which may remember its states.
-        mine = [number for number in numbers if number % processes.process_count() == processes.process_index()]
+        mine = self._share(numbers, processes.process_index())
         measured: dict[int, tuple[float, ...]] = {}
         for some in self._sweeps(mine, len(patterns)):
             measured.update(zip(some, self._sweep(patterns, group, some, last_token), strict=True))
         everywhere = processes.merge(measured)
-        self.window_evaluations += len(patterns) * len(numbers)
         return [tuple(everywhere[number][index] for number in numbers) for index in range(len(patterns))]
+
+    def pieces(self, windows: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
+        """``windows`` in portions of one sweep on each process, alike on all of them.
+
+        Only where weights are fetched for each sweep does a portion depend on free memory, and such a model
+        runs in one process.
+        """
+        shares = [self._share(windows, process) for process in range(processes.process_count())]
+        for sweeps in zip_longest(*(self._sweeps(share, patterns) for share in shares), fillvalue=()):
+            yield [number for sweep in sweeps for number in sweep]
 
     def follow(self, pattern: Pattern) -> None:
         """Patterns measured from now on are mostly made from ``pattern``: its states are worth keeping."""
@@ -80,6 +88,10 @@ class Evaluator:
     def layer_windows(self) -> int:
         """Decoder-layer executions so far, one per layer, window and branch, over all processes."""
         return sum(processes.merge({processes.process_index(): self._losses.layer_runs}).values())
+
+    def _share(self, numbers: Sequence[int], process: int) -> list[int]:
+        """Those that fall to ``process``: always the same, so that it may remember their states."""
+        return [number for number in numbers if number % processes.process_count() == process]
 
     def _sweeps(self, numbers: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
         """Windows that go through the layers together: many where weights are fetched for each sweep."""
@@ -116,19 +128,21 @@ class Evaluator:
         """
         try:
             return self._losses.measure(patterns, windows, last_token, keep)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             if len(patterns) == len(windows) == 1:
                 raise MeasurementError(
-                    f"out of GPU memory on a window of {len(windows[0].token_ids)} tokens",
+                    f"out of memory on a window of {len(windows[0].token_ids)} tokens",
                     hint="lower --window, or spread the model with --device-map auto",
                 ) from error
         torch.cuda.empty_cache()
         if len(patterns) > 1:
             self._max_rows = len(patterns) // 2
-            self._told(f"out of GPU memory: going on with {self._max_rows} patterns at a time")
+            self._told(f"out of memory: going on with {self._max_rows} patterns at a time")
             return None
         self._max_rows = max(1, len(windows) // 2)
-        self._told(f"out of GPU memory: going on with {self._max_rows} windows at a time")
+        self._told(f"out of memory: going on with {self._max_rows} windows at a time")
         parts = (windows[: self._max_rows], windows[self._max_rows :])
         found = [self._measure(patterns, part, last_token, keep) for part in parts]
         return [losses for part in found for losses in part or []]

@@ -90,6 +90,9 @@ class _LazySearch:
             waiting |= self._glance(unknown, current)
         else:
             finished |= self._race(unknown, current, None)
+        if not finished:
+            # Whoever others left the race for came to no number in the end: they are looked at again.
+            waiting |= {site for site in unknown if site in self.seen}
         while waiting:
             leader = _lowest(finished)
             behind = {site: self._behind(site, leader, current) for site in waiting}

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ..errors import MeasurementError, SettingError
 from ..groups import CALIBRATION, HELD_OUT
-from ..pattern import Pattern, kept_sites
+from ..pattern import Pattern, kept_sites, layer_ranges
 from .blocks import blocks_greedy, check_blocks
 from .evaluation import Evaluation, noise_floor, paired_difference
 from .fast import fast_greedy
@@ -158,6 +158,7 @@ def run_search(
     method: Method,
     told: Told = Told(),
     layer_windows: Callable[[], int] = lambda: 0,
+    site_layers: Sequence[int] | None = None,
 ) -> Findings:
     """Finds which of ``sites`` stay full.
 
@@ -170,6 +171,7 @@ def run_search(
         method: how to go about it.
         told: who is told of progress.
         layer_windows: counts decoder-layer executions so far.
+        site_layers: absolute ids of the sites, for errors that name some; site numbers by default.
 
     Raises:
         MeasurementError: the model's own loss is not finite, or no candidate's is.
@@ -182,17 +184,12 @@ def run_search(
 
     windows = len(documents[CALIBRATION])
     measurements = Measurements(measure, windows, documents[CALIBRATION])
-    full = Pattern.all_full(sites)
-    baseline = measurements([full])[0]
-    if not baseline.finite:
-        raise MeasurementError(
-            "the model's own loss on the calibration windows is NaN or infinite",
-            hint="check the checkpoint, or load it with --dtype float32",
-        )
-    again = evaluate([full], CALIBRATION, range(windows)[::-1], last_token=True)[0]
-    floor = noise_floor(baseline, Evaluation(full, _per_label(again[::-1], labels)))
+    baseline, floor = _baseline(measurements, evaluate, labels, Pattern.all_full(sites))
     before = layer_windows()
-    steps = _remove(measurements, sites, goal, method, floor, told)
+    try:
+        steps = _remove(measurements, sites, goal, method, floor, told)
+    except MeasurementError as error:
+        raise _naming_layers(error, site_layers) from error
     chosen = _pick(baseline, steps, goal)
     swaps = _refine(measurements, chosen, method, floor, told)
     spent = layer_windows() - before
@@ -214,6 +211,30 @@ def run_search(
         search_layer_windows=spent,
         algorithm_1_evaluations=candidate_evaluations(sites, min(reached, default=sites), pinned),
     )
+
+
+def _baseline(
+    measurements: Measurements, evaluate: Evaluate, labels: int, full: Pattern
+) -> tuple[Evaluation, float]:
+    """All full, and the noise floor from measuring it again in another order and shape."""
+    again = range(measurements.windows)[::-1]
+    baseline = measurements([full])[0]
+    if baseline.finite:
+        sums = evaluate([full], CALIBRATION, again, last_token=True)[0]
+        second = Evaluation(full, _per_label(sums[::-1], labels))
+        if second.finite:
+            return baseline, noise_floor(baseline, second)
+    raise MeasurementError(
+        "the model's own loss on the calibration windows is NaN or infinite",
+        hint="check the checkpoint, or load it with --dtype float32",
+    )
+
+
+def _naming_layers(error: MeasurementError, site_layers: Sequence[int] | None) -> MeasurementError:
+    if not error.sites or site_layers is None:
+        return error
+    layers = layer_ranges([site_layers[site] for site in error.sites])
+    return MeasurementError(f"every candidate's loss is NaN or infinite; layers tried: {layers}", error.hint)
 
 
 def _remove(

@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
 from pathlib import Path
 
 from ..errors import OutputError, PlanError
-from ..files import is_there, write_atomically
+from ..files import is_there, make_folder, sync_folder, write_atomically
+from ..signals import held
+from .journal import JOURNAL_FILE
 from .plan import Plan, read_plan
 from .prefills import PrefillRecord, prefill_file, read_prefills
 from .report import render
+from .timing import TIMING_FILE, Timing
 
 PLAN_FILE = "plan.json"
 TOKENS_FILE = "windows.safetensors"
 # What runs and cuts write; nothing else in a folder is touched.
-_OURS = ("plan.", "plan-", TOKENS_FILE, "report.", "curve.", "overlap.", "prefill.", "bench.")
+_OURS = ("plan.", "plan-", TOKENS_FILE, "report.", "curve.", "overlap.", "prefill.", "bench.", TIMING_FILE)
 
 
-def check_writable(folder: Path) -> None:
-    """Tries to write in ``folder``, so that a search does not end in a folder it cannot write to; leaves nothing.
-
-    Raises:
-        OutputError: it cannot.
-    """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    probe = folder / ".writable"
-    write_atomically(probe, b"")
-    probe.unlink(missing_ok=True)
-    for each in made:
-        each.rmdir()
-
-
-def save_run(folder: Path, plan: Plan, tokens: bytes) -> Path | None:
+def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | None:
     """Writes a run to ``folder``, the plan last.
 
-    A run of other content that stands there is moved aside, tokens and all, so that it can still be
-    evaluated. Returns the folder it was moved to.
+    A plan of other content that stands there is moved aside, tokens and all, so that it can still be
+    evaluated; the journal stays. Returns the folder it was moved to.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    moved = _move_aside(folder, plan)
+    moved = None if _holds(folder / PLAN_FILE, plan.as_json().encode()) else _move_aside(folder, _OURS)
     write_atomically(folder / TOKENS_FILE, tokens)
     try:
         prefills = read_prefills(prefill_file(folder / PLAN_FILE), plan.result.pattern)
     except PlanError:  # a broken bench.json must not cost the search
         prefills = None
-    write_report(folder, plan, prefills=prefills)
+    write_report(folder, plan, prefills=prefills, timing=timing)
+    write_atomically(folder / TIMING_FILE, timing.as_json())
     write_atomically(folder / PLAN_FILE, plan.as_json())
     return moved
 
@@ -84,51 +75,62 @@ def _check_place(target: Path) -> None:
 
 
 def write_report(
-    folder: Path, plan: Plan, name: str = "plan", prefills: PrefillRecord | None = None
+    folder: Path,
+    plan: Plan,
+    name: str = "plan",
+    prefills: PrefillRecord | None = None,
+    timing: Timing | None = None,
 ) -> list[Path]:
     """Renders the report's files into ``folder``.
 
     They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
-    ``prefills`` are the plan's prefill times, where bench has measured them.
+    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search.
     """
     stem = "" if name == "plan" else f"{name}-"
     written = []
-    for file, text in render(plan, stem, prefills).items():
+    for file, text in render(plan, stem, prefills, timing).items():
         write_atomically(folder / file, text)
         written.append(folder / file)
     return written
 
 
-def _move_aside(folder: Path, plan: Plan) -> Path | None:
-    standing = folder / PLAN_FILE
-    if not standing.exists():
+def begin_anew(folder: Path) -> Path | None:
+    """Moves a run in ``folder`` aside, its journal too; the folder it is in now, None where there was none."""
+    return _move_aside(folder, (*_OURS, JOURNAL_FILE))
+
+
+def _move_aside(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """Moves files whose names begin with one of ``names`` into a folder of their own; None if there are none.
+
+    What says which run they are of, the plan or else the journal, is moved last and names the new folder, so
+    that a move that was cut short goes on into the same one.
+    """
+    standing = {path.name: path for path in folder.iterdir() if path.is_file() and path.name.startswith(names)}
+    last = next((name for name in (PLAN_FILE, JOURNAL_FILE) if name in standing), None)
+    if last is None:
         return None
     try:
-        old = read_plan(standing)
-    except PlanError:
-        stamp = "unreadable"
-    else:
-        if _without_timing(old) == _without_timing(plan):
-            return None
-        stamp = old.timing.finished.replace(":", "").replace("-", "")
-    aside = _unused(folder, f"replaced-{stamp}")
-    try:
-        aside.mkdir()
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and path.name.startswith(_OURS):
-                path.replace(aside / path.name)
+        digest = hashlib.sha256(standing[last].read_bytes()).hexdigest()
+        aside = _unfinished_or_new(folder, f"replaced-{digest[:8]}", last)
+        with held():
+            make_folder(aside)
+            for name in sorted(standing, key=lambda name: (name == last, name)):
+                os.replace(standing[name], aside / name)  # noqa: PTH105
+            sync_folder(aside)
+            sync_folder(folder)
     except OSError as error:
-        raise OutputError(f"the old run cannot be moved to {str(aside)!r}: {error.strerror}") from error
+        raise OutputError(f"the old run in {str(folder)!r} cannot be moved aside: {error.strerror}") from error
     return aside
 
 
-def _unused(folder: Path, name: str) -> Path:
-    """``name`` in ``folder``, numbered where it stands there already."""
+def _unfinished_or_new(folder: Path, name: str, last: str) -> Path:
+    """``name`` in ``folder``, numbered where a whole run, down to its ``last`` file, stands there already."""
     names = (name, *(f"{name}-{number}" for number in range(2, 1_000_000)))
-    return next(path for path in (folder / each for each in names) if not path.exists())
+    return next(path for path in (folder / each for each in names) if not (path / last).exists())
 
 
-def _without_timing(plan: Plan) -> object:
-    document = json.loads(plan.as_json())
-    del document["timing"]
-    return document
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False

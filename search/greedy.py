@@ -108,7 +108,9 @@ def best_step(sites: Sequence[int], evaluations: Sequence[Evaluation], noise_flo
 
 def no_finite_loss(sites: Sequence[int]) -> MeasurementError:
     """The error for a step none of whose candidates ``sites`` has a finite loss."""
-    return MeasurementError(
+    error = MeasurementError(
         f"every candidate's loss is NaN or infinite; sites tried: {', '.join(map(str, sites))}",
         hint="check the checkpoint's own loss, or load it with --dtype float32",
     )
+    error.sites = tuple(sites)
+    return error

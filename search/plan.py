@@ -14,7 +14,7 @@ from ..files import is_there
 from ..pattern import Pattern, kept_sites
 from .consistency import check_consistency
 
-SCHEMA = 1
+SCHEMA = 2
 _LARGEST_FILE = 8 << 20
 
 # No loss, share or time comes near a billion; larger ones would break figures.
@@ -162,10 +162,10 @@ class HeldOutRecord(_Section):
 
 
 class Cost(_Section):
-    """What the run took; a layer-window is one decoder layer run on one window.
+    """What the search takes; a layer-window is one decoder layer run on one window.
 
-    Where memory is too short to keep all states, layers run again, so these figures can differ between
-    machines; losses and patterns do not.
+    Counted from what the search asked for, all states taken to fit in memory, so that the figures are the
+    same however often it was stopped; layers run again where memory is short or states were lost.
     ``search_layer_windows`` is the part of the removals and swaps, without baselines and checks;
     ``algorithm_1_layer_windows`` what the removals take as the paper writes them; ``fewer`` their ratio.
     """
@@ -179,19 +179,10 @@ class Cost(_Section):
     fewer: Finite
 
 
-class Timing(_Section):
-    """When and how fast: differs between two runs of the same search, as nothing else does on one machine."""
-
-    started: Timestamp
-    finished: Timestamp
-    seconds: NotNegative
-    processes: Count
-
-
 class Plan(_Section):
     """A searched pattern with everything needed to check it, cut it again and serve it."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     indexcache: str
     model: ModelIdentity
     tokens: TokenIdentity
@@ -200,7 +191,6 @@ class Plan(_Section):
     result: Result
     heldout: HeldOutRecord | None
     cost: Cost
-    timing: Timing
 
     @property
     def pattern(self) -> Pattern:

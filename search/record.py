@@ -91,12 +91,12 @@ def _swap(swap: Swap, baseline: Evaluation, site_layers: Sequence[int]) -> PlanS
 
 
 def cost(findings: Findings, evaluations: int, layer_windows: int, tokens: int, windows: int, layers: int) -> Cost:
-    """What the run took, beside what Algorithm 1 takes to the same depth.
+    """What the search takes, beside what Algorithm 1 takes to the same depth.
 
     Args:
         findings: of the search.
-        evaluations: pattern x window pairs measured.
-        layer_windows: decoder-layer executions.
+        evaluations: pattern x window pairs asked for.
+        layer_windows: decoder-layer executions that they take.
         tokens: tokens run, of all pairs.
         windows: calibration windows.
         layers: decoder layers of the model.

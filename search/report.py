@@ -12,18 +12,21 @@ from ..plain_text import one_line
 from .curve import loss_curve, overlap_heatmap, prefill_bars
 from .plan import Measured, Plan, PlanStep
 from .prefills import PrefillRecord
+from .timing import Timing
 
 
-def render(plan: Plan, stem: str = "", prefills: PrefillRecord | None = None) -> dict[str, str]:
+def render(
+    plan: Plan, stem: str = "", prefills: PrefillRecord | None = None, timing: Timing | None = None
+) -> dict[str, str]:
     """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures.
 
-    ``prefills`` are the plan's prefill times, where bench has measured them.
+    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search.
     """
     pictures = {f"{stem}curve.svg": loss_curve(plan)}
     if plan.search.overlap_matrix:
         pictures[f"{stem}overlap.svg"] = overlap_heatmap(plan)
     context = _context(plan, pictures)
-    context["prefills"] = prefills
+    context["prefills"], context["timing"] = prefills, timing
     if prefills is not None:
         pictures[f"{stem}prefill.svg"] = context["prefill_picture"] = prefill_bars(prefills)
         context["prefill_file"] = f"{stem}prefill.svg"

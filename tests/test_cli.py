@@ -11,6 +11,7 @@ import pytest
 from random_models import EMBEDDED
 
 from indexcache import __version__
+from indexcache.search.journal import read_journal
 
 
 def lines(text):
@@ -32,16 +33,15 @@ class TestSearch:
         assert "3 of 6 indexers kept" in err
         assert "\x1b" not in err
 
-    def test_twice_gives_the_same_plan_apart_from_timing(self, run_cli, checkpoints, text_file, tmp_path):
-        documents = []
-        for _ in range(2):
-            code, out, _ = run_cli(*search_arguments(checkpoints, text_file, tmp_path), "--json", "-q")
+    def test_twice_gives_the_same_plan(self, run_cli, checkpoints, text_file, tmp_path):
+        plans = []
+        for name in ("one", "two"):
+            arguments = search_arguments(checkpoints, text_file, tmp_path / name)
+            code, out, _ = run_cli(*arguments, "--json", "-q")
             assert code == 0
-            document = json.loads(out)
-            assert document == json.loads((tmp_path / "plan.json").read_text())
-            del document["timing"]
-            documents.append(json.dumps(document))
-        assert documents[0] == documents[1]
+            plans.append((tmp_path / name / "plan.json").read_bytes())
+            assert json.loads(out) == json.loads(plans[-1])
+        assert plans[0] == plans[1]
 
     @pytest.mark.parametrize("strategy", ["fast", "exact", "blocks"])
     def test_pinned_layers_stay_full_and_stand_in_the_plan(
@@ -135,15 +135,45 @@ class TestSearch:
         code, out, _ = run_cli(*search_arguments(checkpoints, text_file, None, keep=1.0, recipe="tiny"), "-q")
         assert (code, out) == (0, "outputs/glm_moe_dsa/plan.json\n")
 
-    def test_an_interrupt_is_one_line_and_no_plan(self, run_cli, checkpoints, text_file, tmp_path, monkeypatch):
-        def interrupt(*_, **__):
-            raise KeyboardInterrupt
+    def test_another_budget_is_answered_from_the_journal(self, run_cli, checkpoints, text_file, tmp_path):
+        code, *_ = run_cli(*search_arguments(checkpoints, text_file, tmp_path), "-q")
+        first = read_journal(tmp_path / "journal.jsonl").kept.window_evaluations
+        arguments = search_arguments(checkpoints, text_file, tmp_path, keep=0.3, resume="required")
+        code, _, err = run_cli(*arguments)
+        assert code == 0, err
+        assert f"{first} window evaluations are there" in err
+        fresh = search_arguments(checkpoints, text_file, tmp_path / "fresh", keep=0.3)
+        assert run_cli(*fresh, "-q")[0] == 0
+        assert (tmp_path / "plan.json").read_bytes() == (tmp_path / "fresh" / "plan.json").read_bytes()
+        found = [read_journal(folder / "journal.jsonl").kept for folder in (tmp_path, tmp_path / "fresh")]
+        assert first < found[1].window_evaluations <= found[0].window_evaluations
 
-        monkeypatch.setattr("indexcache.workflow.run_search", interrupt)
-        code, out, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path), "-q", "--json")
-        assert (code, len(lines(err))) == (130, 1)
-        assert json.loads(out)["error"]["exit_code"] == 130
-        assert not (tmp_path / "plan.json").exists()
+    def test_a_finished_journal_gives_its_plan_without_the_model(
+        self, run_cli, checkpoints, text_file, tmp_path, monkeypatch
+    ):
+        arguments = search_arguments(checkpoints, text_file, tmp_path, baselines="overlap")
+        assert run_cli(*arguments, "-q")[0] == 0
+        plan = (tmp_path / "plan.json").read_bytes()
+        (tmp_path / "plan.json").unlink()
+        monkeypatch.setattr("indexcache.workflow.load", lambda *_: pytest.fail("the model was loaded"))
+        assert run_cli(*arguments, "-q")[0] == 0
+        assert (tmp_path / "plan.json").read_bytes() == plan
+
+    def test_resume_wants_a_journal_where_it_is_required(self, run_cli, checkpoints, text_file, tmp_path):
+        arguments = search_arguments(checkpoints, text_file, tmp_path / "run", resume="required")
+        code, out, err = run_cli(*arguments, "-q")
+        assert (code, out, len(lines(err))) == (2, "", 1)
+        assert "no journal" in err
+        assert not (tmp_path / "run").exists()
+
+    def test_resume_never_moves_the_old_run_aside(self, run_cli, checkpoints, text_file, tmp_path):
+        assert run_cli(*search_arguments(checkpoints, text_file, tmp_path), "-q")[0] == 0
+        old = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != ".lock"}
+        code, _, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path, resume="never", seed=1))
+        assert code == 0, err
+        aside = next(path for path in tmp_path.iterdir() if path.is_dir())
+        assert f"is now in {aside}" in err
+        assert {path.name: path.read_bytes() for path in aside.iterdir()} == old
 
     def test_remote_code_is_not_trusted_by_the_environment(self, monkeypatch):
         import typer
@@ -190,6 +220,7 @@ WRONG = {
     "an unknown strategy": ({"strategy": "magic"}, "strategy"),
     "an unknown option": ({"wat": 1}, "--wat"),
     "a word for a number": ({"windows": "many"}, "valid integer"),
+    "another way to resume": ({"resume": "maybe"}, "--resume is 'maybe'"),
     "a missing recipe": ({"recipe": "nonesuch"}, "'nonesuch' does not exist"),
 }
 

@@ -17,6 +17,7 @@ def test_only_a_failed_check_exits_with_1():
     codes = {kind.__name__: kind.exit_code for kind in subclasses(errors.IndexcacheError)}
     assert codes.pop("GateError") == 1
     assert codes.pop("InterruptedRunError") == 130
+    assert codes.pop("StoppedRunError") == 75
     assert set(codes.values()) == {2}
 
 

@@ -16,7 +16,7 @@ def test_writes_text_and_bytes_into_new_folders(tmp_path):
     assert (tmp_path / "a" / "b.txt").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "os.open"])
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace", "os.open", "os.write"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
 def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call, code):
     target = tmp_path / "plan.json"

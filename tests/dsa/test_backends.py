@@ -125,10 +125,10 @@ def test_out_of_memory_carries_fewer_patterns_and_goes_on():
     scarce = Scarce(model, range(6))
     evaluator = Evaluator(scarce, {CALIBRATION: ids}, on_window=counted.append, told=lines.append)
     assert evaluator(patterns, CALIBRATION) == wanted
-    assert lines == ["out of GPU memory: going on with 2 patterns at a time"]
+    assert lines == ["out of memory: going on with 2 patterns at a time"]
     assert sum(counted) == len(patterns)
     scarce.room = 0
-    with pytest.raises(MeasurementError, match="out of GPU memory on a window of 40 tokens"):
+    with pytest.raises(MeasurementError, match="out of memory on a window of 40 tokens"):
         evaluator(patterns[:1], CALIBRATION)
 
 
@@ -168,7 +168,7 @@ def test_out_of_memory_with_several_windows_takes_fewer_of_them():
     lines = []
     evaluator = Evaluator(OneWindow(model, range(6)), {CALIBRATION: ids}, told=lines.append)
     assert evaluator(patterns, CALIBRATION) == [tuple(each[0] for each in wanted)]
-    assert lines[0] == "out of GPU memory: going on with 2 windows at a time"
+    assert lines[0] == "out of memory: going on with 2 windows at a time"
 
 
 def test_masks_survive_the_moves_of_a_device_map():

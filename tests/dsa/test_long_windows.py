@@ -186,8 +186,8 @@ def test_memory_that_runs_out_halves_the_chunk_and_is_told():
     assert done == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
     assert budget.bytes(torch.device("cuda")) == 1 << 28, "each time halves what later chunks may take"
     assert lines == [
-        "out of GPU memory: going on with chunks of 5 rows",
-        "out of GPU memory: going on with chunks of 2 rows",
+        "out of memory: going on with chunks of 5 rows",
+        "out of memory: going on with chunks of 2 rows",
     ]
     with pytest.raises(torch.OutOfMemoryError):
         budget.run(1, 1, torch.device("cuda"), lambda first, end: work(0, 9) if end - first == 1 else None)

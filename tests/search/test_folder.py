@@ -6,8 +6,13 @@ import pytest
 
 from indexcache.calibrate.frozen import thaw
 from indexcache.errors import OutputError
-from indexcache.search.folder import check_writable, save_run, write_report
+from indexcache.files import check_writable
+from indexcache.search.folder import begin_anew, save_run, write_report
 from indexcache.search.plan import cut, read_plan
+from indexcache.search.timing import Timing, read_timing, timing_file
+
+WHEN = "2026-11-23T12:00:00Z"
+TIMING = Timing(started=WHEN, finished=WHEN, seconds=1.0, processes=1, sittings=1)
 
 
 @pytest.fixture
@@ -17,7 +22,16 @@ def folder(searched, tmp_path):
 
 def test_a_run_leaves_plan_tokens_and_report(searched):
     names = {path.name for path in searched.iterdir()}
-    assert names == {"plan.json", "windows.safetensors", "report.md", "report.html", "curve.svg"}
+    assert names == {
+        "plan.json",
+        "timing.json",
+        "journal.jsonl",
+        ".lock",
+        "windows.safetensors",
+        "report.md",
+        "report.html",
+        "curve.svg",
+    }
 
 
 def test_the_tokens_beside_the_plan_are_its_own(searched):
@@ -28,15 +42,14 @@ def test_the_tokens_beside_the_plan_are_its_own(searched):
 
 def test_the_same_run_again_replaces_itself(folder):
     plan = read_plan(folder / "plan.json")
-    later = plan.model_copy(update={"timing": plan.timing.model_copy(update={"seconds": 1.0})})
-    assert save_run(folder, later, b"tokens") is None
-    assert read_plan(folder / "plan.json").timing.seconds == 1.0
+    assert save_run(folder, plan, b"tokens", TIMING) is None
+    assert read_timing(timing_file(folder / "plan.json")) == TIMING
 
 
 def test_another_run_moves_the_old_one_aside_with_its_tokens(folder):
     plan = read_plan(folder / "plan.json")
     tokens = (folder / "windows.safetensors").read_bytes()
-    moved = save_run(folder, cut(plan, keep=0.25), b"other tokens")
+    moved = save_run(folder, cut(plan, keep=0.25), b"other tokens", TIMING)
     assert read_plan(moved / "plan.json") == plan
     assert (moved / "windows.safetensors").read_bytes() == tokens
     assert read_plan(folder / "plan.json").result.kept == 2
@@ -45,7 +58,7 @@ def test_another_run_moves_the_old_one_aside_with_its_tokens(folder):
 def test_an_unreadable_plan_is_moved_aside_too(folder):
     plan = read_plan(folder / "plan.json")
     (folder / "plan.json").write_text("torn")
-    moved = save_run(folder, plan, b"tokens")
+    moved = save_run(folder, plan, b"tokens", TIMING)
     assert (moved / "plan.json").read_text() == "torn"
 
 
@@ -57,11 +70,23 @@ def test_a_folder_that_cannot_be_written_is_found_out_early(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_the_journal_stays_with_another_budget_and_goes_with_a_new_beginning(folder):
+    plan = read_plan(folder / "plan.json")
+    journal = (folder / "journal.jsonl").read_bytes()
+    save_run(folder, cut(plan, keep=0.25), b"other tokens", TIMING)
+    assert (folder / "journal.jsonl").read_bytes() == journal
+    aside = begin_anew(folder)
+    assert (aside / "journal.jsonl").read_bytes() == journal
+    assert read_plan(aside).result.kept == 2
+    assert [path.name for path in folder.iterdir() if path.is_file()] == [".lock"]
+    assert begin_anew(folder) is None
+
+
 def test_cut_plans_move_with_the_tokens_they_need(folder):
     plan = read_plan(folder / "plan.json")
     (folder / "plan-2of8.json").write_text(cut(plan, keep=0.25).as_json())
     (folder / "notes.txt").write_text("mine")
-    moved = save_run(folder, cut(plan, keep=0.25), b"other tokens")
+    moved = save_run(folder, cut(plan, keep=0.25), b"other tokens", TIMING)
     assert (moved / "plan-2of8.json").exists()
     assert (folder / "notes.txt").read_text() == "mine"
 
@@ -69,10 +94,11 @@ def test_cut_plans_move_with_the_tokens_they_need(folder):
 def test_runs_moved_aside_do_not_overwrite_each_other(folder):
     plan = read_plan(folder / "plan.json")
     moved = []
-    for content in ("torn", "torn again"):
+    for content in ("torn", "torn"):
         (folder / "plan.json").write_text(content)
-        moved.append(save_run(folder, plan, b"tokens"))
-    assert [(each / "plan.json").read_text() for each in moved] == ["torn", "torn again"]
+        moved.append(save_run(folder, plan, b"tokens", TIMING))
+    assert moved[0] != moved[1]
+    assert [(each / "plan.json").read_text() for each in moved] == ["torn", "torn"]
 
 
 def test_a_cut_plans_report_leaves_the_plans_own_alone(folder):

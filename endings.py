@@ -1,0 +1,81 @@
+"""How the program ends: errors as one line or one JSON document, exit codes, signals and closed pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
+from .signals import Stop, stops_raised
+from .streams import abandon, prepare_streams
+
+# The command line's library turns an interrupt into this code.
+_INTERRUPTED, _PIPE_CLOSED = 130, 141
+
+
+def speaks() -> bool:
+    """Whether this is the process, of several under ``accelerate launch``, that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def exit_code_of(job: Callable[[], int | None], as_json: bool) -> int:
+    """Runs ``job`` and tells of whatever ends it.
+
+    0 done, 1 a check failed, 2 wrong use or input, 75 stopped by a signal with everything kept that was
+    measured, 128 + the signal's number with nothing to keep, 141 stdout closed by its reader.
+    """
+    prepare_streams()
+    try:
+        with stops_raised():
+            code = job() or 0
+            if code == _INTERRUPTED:
+                raise Stop(2)
+            sys.stdout.flush()
+    except IndexcacheError as error:
+        code = _fail(error, as_json)
+    except Stop as stop:
+        code = _fail(InterruptedRunError(stop.number), as_json)
+    except KeyboardInterrupt:
+        code = _fail(InterruptedRunError(), as_json)
+    except BrokenPipeError:
+        abandon(sys.stdout)
+        code = _PIPE_CLOSED
+    except Exception as error:
+        ours = _as_our_error(error)
+        code = _fail(ours, as_json and not isinstance(ours, OutputError))
+        if isinstance(ours, OutputError):
+            abandon(sys.stdout)
+    return code
+
+
+def _fail(error: IndexcacheError, as_json: bool) -> int:
+    # Where neither stream takes it, the exit code still says it.
+    with suppress(OSError):
+        if not speaks() and not error.shared:
+            print(f"error in process {os.environ['RANK']}: {error.line()}", file=sys.stderr, flush=True)
+        if speaks():
+            print(f"error: {error.line()}", file=sys.stderr, flush=True)
+    if speaks() and as_json and not isinstance(error, GateError):
+        try:
+            print(json.dumps(error.as_json(), indent=2), flush=True)
+        except OSError:
+            abandon(sys.stdout)
+    return error.exit_code
+
+
+def _as_our_error(error: Exception) -> IndexcacheError:
+    """A wrong option as typer reports it, or what nobody foresaw, as one of our errors."""
+    if isinstance(error, OSError) and error.filename is None:
+        return OutputError(f"the result cannot be printed: {error.strerror or error}", hint="")
+    if hasattr(error, "format_message"):
+        return SettingError(error.format_message(), hint="--help shows the options")
+    if os.environ.get("INDEXCACHE_TRACEBACK"):
+        traceback.print_exception(error)
+    return IndexcacheError(
+        f"unexpected {type(error).__name__}: {error}",
+        hint="this should not happen: set INDEXCACHE_TRACEBACK=1, run again and report it",
+    )
