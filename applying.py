@@ -12,7 +12,7 @@ from .dsa.applied import AppliedPattern
 from .dsa.checkpoint import Checkpoint, Trust, load_tokenizer, open_checkpoint
 from .dsa.loading import Placement, load_model
 from .dsa.losses import input_device
-from .errors import SettingError
+from .errors import ModelError, SettingError
 from .groups import CALIBRATION, HELD_OUT
 from .pattern import Pattern
 from .preparation import check_identity, model_identity, plans_checkpoint
@@ -24,7 +24,7 @@ def load(
     model: str | Path,
     plan: str | Path | Plan,
     *,
-    dtype: str | None = None,
+    dtype: Any = None,
     device_map: Any = None,
     offload_folder: str | None = None,
     revision: str | None = None,
@@ -39,7 +39,7 @@ def load(
     Args:
         model: a local folder or a hub id: the plan's checkpoint.
         plan: a plan.json, the folder of a run, or a plan that was read.
-        dtype: "auto", "float32", "bfloat16" or "float16"; that of the plan if not given.
+        dtype: "auto", "float32", "bfloat16" or "float16", or torch's; that of the plan if not given.
         device_map: transformers' placement; without one the model goes to the first accelerator.
         offload_folder: where transformers puts weights that fit into no memory.
         revision: branch, tag or commit of a hub model; that of the plan if the model has its name.
@@ -58,7 +58,9 @@ def load(
     checkpoint = open_checkpoint(str(model), revision, Trust(trust_remote_code, allow_pickle))
     if verify:
         check_identity(read.model, model_identity(checkpoint, read.model.weights_hash))
-    loaded = load_model(checkpoint, dtype or read.run.dtype, Placement(device_map, offload_folder))
+    loaded = load_model(
+        checkpoint, str(dtype or read.run.dtype).removeprefix("torch."), Placement(device_map, offload_folder)
+    )
     apply(loaded, read)
     return loaded
 
@@ -71,9 +73,11 @@ def apply(model: Any, plan: str | Path | Plan) -> AppliedPattern:
 
     Raises:
         PlanError: the plan cannot be read.
-        ModelError: the model has its indexers elsewhere.
+        ModelError: the model has its indexers elsewhere, or is none.
     """
     read = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    if not hasattr(model, "named_modules"):
+        raise ModelError(f"{model!r} is no loaded model", hint="indexcache.load takes a folder or a hub id")
     return AppliedPattern(model, read.model.site_layers, read.pattern)
 
 

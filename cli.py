@@ -298,7 +298,10 @@ def export(
     engine_version: Annotated[
         str | None, described("The engine's version, e.g. 0.33.0, for what depends on it.")
     ] = None,
-    pp_size: Annotated[int | None, described("Pipeline stages, split as the engine splits them.")] = None,
+    pp_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pipeline stages, split as the engine splits them.", show_default=False),
+    ] = None,
     pp_layers: PipelineLayers = None,
     write: Annotated[Path | None, described("Folder for a copy of config.json with the settings.")] = None,
     strip_weights: Annotated[
@@ -332,7 +335,12 @@ def export(
     for warning in exported.warnings:
         typer.echo(f"note: {warning}", err=True)
     if written:
-        typer.echo(f"wrote {written}", err=True)
+        both = (
+            ""
+            if strip_weights
+            else ": put it in the checkpoint's place, or paste the settings; not both are needed"
+        )
+        typer.echo(f"wrote {written}{both}", err=True)
     typer.echo(
         json.dumps(export_document(plan, exported, written), indent=2) if as_json else exported.paste.rstrip()
     )

@@ -67,10 +67,11 @@ def check_fits_here(
     check_fits(checkpoint.config, length, size, backends, free, on_gpu)
     if not checkpoint.selects_tokens:
         longest = longest_window(checkpoint.config, 1 << 24, size, backends, free, on_gpu)
-        reporter.warn(
-            f"{checkpoint.text.model_type} has transformers' own indexers and attention only: windows of up to "
-            f"about {longest} tokens fit here"
-        )
+        if longest < 2 * length:
+            reporter.warn(
+                f"{checkpoint.text.model_type} has transformers' own indexers and attention only: windows of "
+                f"up to about {longest} tokens fit here"
+            )
     return backends
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ModelError
 from ..pattern import Pattern
-from .switch import Switch
+from .switch import Switch, expected_indexers
 
 # On the cache itself, so that copies of it (a shared prompt, say) are known too: a pattern and how many tokens.
 _FILLED_UNDER = "indexcache_filled_under"
@@ -31,6 +31,7 @@ class AppliedPattern:
     """
 
     def __init__(self, model: Any, site_layers: Sequence[int], pattern: Pattern) -> None:
+        expected_indexers(model, site_layers)  # before what stands there is taken away
         standing = getattr(model, "indexcache", None)
         if isinstance(standing, AppliedPattern):
             standing.remove()
@@ -50,12 +51,14 @@ class AppliedPattern:
         """The pattern in force."""
         return self._pattern
 
-    def use(self, pattern: Pattern) -> None:
+    def use(self, pattern: Pattern | str) -> None:
         """Runs the model under ``pattern`` from the next forward on; caches filled before are then refused.
 
         Raises:
+            PatternError: it is none.
             ModelError: the pattern is of another length, or this was removed from the model.
         """
+        pattern = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
         if not self._hooks:
             raise ModelError("the pattern was removed from the model", hint="put it under a plan with apply")
         self._switch.use(pattern)

@@ -35,12 +35,7 @@ class Switch:
 
     def __init__(self, model: nn.Module, site_layers: Sequence[int]) -> None:
         self.site_layers = tuple(site_layers)
-        self.stack_name, indexers = find_indexers(model, decoder_layers(model))
-        if tuple(indexers) != self.site_layers:
-            raise ModelError(
-                f"the config names indexers in layers {layer_ranges(self.site_layers)}, "
-                f"but the loaded model has them in {layer_ranges(tuple(indexers)) or 'none'}"
-            )
+        self.stack_name, indexers = expected_indexers(model, self.site_layers)
         self.selection: Any = None
         self._shared_layers: frozenset[int] = frozenset()
         self._indexers = indexers
@@ -116,6 +111,22 @@ def decoder_layers(model: Any) -> int | None:
     """How many decoder layers the model's config counts, multi-token prediction left out; None if it does not."""
     config = getattr(model, "config", None)
     return None if config is None else getattr(text_config(config), "num_hidden_layers", None)
+
+
+def expected_indexers(model: nn.Module, site_layers: Sequence[int]) -> tuple[str, dict[int, nn.Module]]:
+    """``find_indexers``, where they are those of ``site_layers``.
+
+    Raises:
+        ModelError: they are not.
+    """
+    stack_name, indexers = find_indexers(model, decoder_layers(model))
+    if tuple(indexers) != tuple(site_layers):
+        raise ModelError(
+            f"indexers are expected in layers {layer_ranges(site_layers)}, "
+            f"but the loaded model has them in {layer_ranges(tuple(indexers)) or 'none'}",
+            hint="the config or the plan is another model's",
+        )
+    return stack_name, indexers
 
 
 def find_indexers(model: nn.Module, layers: int | None = None) -> tuple[str, dict[int, nn.Module]]:

@@ -270,11 +270,12 @@ _TENSORRT_LLM = Engine(
     revision="revision: {json}\n",
     pipeline=Pipeline(split=split_first, flag=" --pp_size {size}", partition="pp_partition: [{sizes}]\n"),
     # PR #15574, llm_args.py, _is_full_indexer_layer: the pattern wins, indexer_types are not read on purpose.
-    families=dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), Support((_PATTERN,), ">=1.3.0rc1")),
+    families=dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), Support((_PATTERN,), ">=1.3.0rc22")),
     refused={"deepseek_v4": "its model does not use the pattern"},
     notes=(
         Note(
-            "merged for about 1.3.0rc22: an earlier release candidate ignores the key without a word", "<1.3.0rc23"
+            "merged for about 1.3.0rc22: a release candidate from before ignores the key without a word",
+            "<1.3.0rc23",
         ),
         Note("sparse_attention_config takes no pattern and rejects one"),
     ),
@@ -309,16 +310,19 @@ _ATOM = Engine(
     # models/deepseek_v2.py, _should_skip_index_topk: a pattern alone does nothing.
     families={
         **dict.fromkeys(
-            ("deepseek_v32", "glm_moe_dsa"), Support((_USE, _PATTERN, _TYPES), ">=0.1.5", stripped=">0.1.5")
+            ("deepseek_v32", "glm_moe_dsa"),
+            Support(
+                (_USE, _PATTERN, _TYPES),
+                ">=0.1.5",
+                stripped=">0.1.5",
+                notes=(Note("the compile cache does not see indexer_types: clear it after a change"),),
+            ),
         ),
         "deepseek_v4": Support((_USE, _PATTERN), ">=0.1.5", stripped=None),
         # The sparse layers are counted, and keys at the top level are mirrored into text_config (PR #1354).
         "minimax_m3_vl": Support((_USE, _PATTERN), ">0.1.5", letters="sites", section="either", stripped=None),
     },
-    notes=(
-        Note("the compile cache does not see indexer_types: clear it after a change"),
-        Note("as a plugin of SGLang the same settings go to --json-model-override-args"),
-    ),
+    notes=(Note("as a plugin of SGLang the same settings go to --json-model-override-args"),),
 )
 
 _XLLM = Engine(
@@ -355,6 +359,7 @@ _LLAMA_CPP = Engine(
         "dots3_note": "its converter takes the indexers from the layer types alone",
     },
     notes=(
+        Note("needs PR #25407"),
         _EDIT,
         Note("then convert_hf_to_gguf.py writes them into the GGUF; --override-kv cannot, for a GGUF that exists"),
     ),

@@ -132,7 +132,7 @@ def _give_one_of() -> str:
 
 
 def _version(engine: Engine, text: str | None) -> Version | None:
-    if text is None:
+    if text is None or not _depends_on_version(engine):
         return None
     try:
         return Version(text)
@@ -141,6 +141,10 @@ def _version(engine: Engine, text: str | None) -> Version | None:
             f"{text!r} is no version of {engine.title} that can be looked up",
             hint="give a release such as 0.33.0, or leave --engine-version out",
         ) from None
+
+
+def _depends_on_version(engine: Engine) -> bool:
+    return any(support.versions for support in engine.families.values())
 
 
 def _in_range(version: Version | None, ranges: str) -> bool:
@@ -261,8 +265,11 @@ def _warnings(
     told = []
     if support.versions and version is None:
         told.append(f"needs {engine.title} {_in_words(support.versions)}")
+    if serving.version and not _depends_on_version(engine):
+        told.append(f"nothing is known here of versions of {engine.title}")
     if version and engine.looked_at and version > Version(engine.looked_at):
         told.append(f"{engine.title} {version} is newer than {engine.looked_at}, the last that was looked at")
+        version = Version(engine.looked_at)  # what held there is taken to hold until somebody has looked
     if serving.stripped and support.stripped and version is None:
         told.append(f"without the shared layers' indexers needs {engine.title} {_in_words(support.stripped)}")
     if support.letters == "sites":
@@ -270,6 +277,11 @@ def _warnings(
             f"a letter of this pattern stands for one of the {len(plan.model.site_layers)} layers that own an "
             f"indexer ({layer_ranges(plan.model.site_layers)}), not for a decoder layer; over all "
             f"{plan.model.layers} it would be {plan.result.layer_pattern}"
+        )
+    elif plan.result.pattern != plan.result.layer_pattern:
+        told.append(
+            f"a letter of this pattern stands for a decoder layer; over the {len(plan.model.site_layers)} that "
+            f"own an indexer ({layer_ranges(plan.model.site_layers)}) it would be {plan.result.pattern}"
         )
     notes = [*support.notes, *engine.notes]
     told += [note.text for note in notes if _applies(note, plan, serving) and _in_range(version, note.versions)]
@@ -289,7 +301,7 @@ def _stage_warnings(
     engine: Engine, support: Support, plan: Plan, serving: Serving, version: Version | None
 ) -> list[str]:
     """Where a pipeline stage would start on a layer that waits for a selection from the stage before."""
-    pipeline = engine.pipeline
+    pipeline, told = engine.pipeline, []
     split = pipeline.split or split_before_last
     sizes = stage_sizes(plan.model.layers, serving.pp_size, serving.pp_layers, split)
     since = None if support.only_behind_full else pipeline.hands_over_since
@@ -301,7 +313,9 @@ def _stage_warnings(
             f"with pipeline parallelism{before} the first indexed layer of every stage must be F: say the stages "
             "with --pp-size or --pp-layers to have it checked"
         ]
-    spelled, told = ",".join(map(str, sizes)), []
+    spelled = ",".join(map(str, sizes))
+    if not (pipeline.partition if serving.pp_layers else pipeline.flag):
+        told.append(f"these settings do not tell {engine.title} of pipeline parallelism: set it there yourself")
     if serving.pp_size is not None and pipeline.split is None:
         told.append(f"how {engine.title} splits layers is not known; stages of {spelled} were taken")
     indexed = [*plan.model.site_layers, *plan.model.shared_layers]

@@ -42,6 +42,7 @@ class TestLoad:
     def test_dtype_is_the_plans_unless_given(self, checkpoints, searched):
         assert indexcache.load(checkpoints["eight"], searched).dtype == torch.float32
         assert indexcache.load(checkpoints["eight"], searched, dtype="bfloat16").dtype == torch.bfloat16
+        assert indexcache.load(checkpoints["eight"], searched, dtype=torch.bfloat16).dtype == torch.bfloat16
 
     def test_other_weights_are_refused_unless_told_not_to_look(self, checkpoints, searched, tmp_path):
         other = save(build("glm_moe_dsa", layers=8, seed=9), tmp_path)
@@ -80,6 +81,10 @@ class TestApply:
     def test_another_layout_is_refused(self, searched):
         with pytest.raises(ModelError, match="layers 0-7"):
             indexcache.apply(build("glm_moe_dsa"), searched)
+
+    def test_a_folder_is_no_model(self, checkpoints, searched):
+        with pytest.raises(ModelError, match="no loaded model"):
+            indexcache.apply(checkpoints["eight"], searched)
 
     def test_the_pattern_has_to_fit(self, checkpoints, searched):
         model = indexcache.load(checkpoints["eight"], searched)

@@ -10,7 +10,7 @@ from indexcache.dsa.applied import AppliedPattern
 from indexcache.dsa.families import FAMILIES as TABLE
 from indexcache.dsa.losses import PatternLosses
 from indexcache.dsa.switch import Switch
-from indexcache.errors import ModelError
+from indexcache.errors import ModelError, PatternError
 from indexcache.pattern import Pattern, indexer_types
 
 PROMPT, NEW = 48, 12
@@ -219,6 +219,22 @@ class TestTheModelItself:
         assert not hasattr(model, "indexcache")
         with pytest.raises(ModelError, match="was removed"):
             applied.use(Pattern("FFFFFF"))
+
+    def test_a_plan_of_another_layout_leaves_the_one_in_force(self, model):
+        applied = AppliedPattern(model, range(LAYERS), Pattern("FSSSSS"))
+        planned = whole(model, tokens(PROMPT))
+        with pytest.raises(ModelError, match="expected in layers 0-1"):
+            AppliedPattern(model, range(2), Pattern("FS"))
+        assert model.indexcache is applied
+        assert torch.equal(whole(model, tokens(PROMPT)), planned)
+
+    def test_a_pattern_may_be_spelled_out(self, model):
+        applied = AppliedPattern(model, range(LAYERS), Pattern("FSSSSS"))
+        applied.use("FFSSSS")
+        assert applied.pattern == Pattern("FFSSSS")
+        with pytest.raises(PatternError):
+            applied.use("SF")
+        assert applied.pattern == Pattern("FFSSSS")
 
     def test_what_was_put_on_later_is_removed_first(self, model):
         applied = AppliedPattern(model, range(LAYERS), Pattern("FSSSSS"))

@@ -342,15 +342,28 @@ class TestVersions:
         )
         assert not any("newer" in each for each in export(made, "vllm", Serving("0.33.0")).warnings)
 
-    def test_an_early_release_candidate_of_tensorrt_is_warned_about(self, plan):
+    def test_an_early_release_candidate_of_tensorrt_is_refused(self, plan):
         made = plan_for(plan, "FSF")
-        assert any("1.3.0rc22" in each for each in export(made, "tensorrt-llm", Serving("1.3.0rc5")).warnings)
+        with pytest.raises(ExportError, match="cannot share"):
+            export(made, "tensorrt-llm", Serving("1.3.0rc5"))
+        assert any("1.3.0rc22" in each for each in export(made, "tensorrt-llm", Serving("1.3.0rc22")).warnings)
         assert not any("1.3.0rc22" in each for each in export(made, "tensorrt-llm", Serving("1.3.0")).warnings)
+
+    def test_what_held_for_the_last_one_looked_at_is_taken_to_hold_for_newer_ones(self, plan):
+        told = export(plan_for(plan, "FSF"), "vllm", Serving("0.34.0")).warnings
+        assert any("fail to load" in each for each in told)
 
     @pytest.mark.parametrize("version", ["main", "", "b1234"])
     def test_what_is_no_version_is_refused(self, plan, version):
-        with pytest.raises(SettingError, match="no version of llama"):
-            export(plan_for(plan, "FSF"), "llama.cpp", Serving(version))
+        with pytest.raises(SettingError, match="no version of vLLM"):
+            export(plan_for(plan, "FSF"), "vllm", Serving(version))
+
+    @pytest.mark.parametrize(("engine", "version"), [("llama.cpp", "b5000"), ("prime-rl", "0.1")])
+    def test_where_nothing_is_known_of_versions_that_is_said(self, plan, engine, version):
+        made = plan_for(plan, "FSF")
+        told = export(made, engine, Serving(version)).warnings
+        assert any("nothing is known here of versions" in each for each in told)
+        assert any("needs PR #" in each for each in told)
 
 
 class TestStages:
@@ -369,6 +382,14 @@ class TestStages:
         assert "stages 2,1,3" in warning
         assert "start with layers 2 " in warning
         assert "--pp-layers 2,1,3" in warning
+
+    @pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"atom", "llama.cpp", "mlx-vlm"}))
+    @pytest.mark.parametrize("stages", [{"pp_size": 2}, {"pp_layers": [3, 3]}])
+    def test_stages_that_the_settings_do_not_ask_for_are_said(self, plan, engine, stages):
+        made = plan_for(plan, "FFSFSS")
+        asked, plain = export(made, engine, Serving("99", **stages)), export(made, engine, Serving("99"))
+        said = any("pipeline parallelism: set it there" in each for each in asked.warnings)
+        assert said == (asked.paste == plain.paste and engine != "sglang")
 
     @pytest.mark.parametrize("engine", ["atom", "llama.cpp", "mlx-vlm"])
     def test_engines_that_hand_selections_on_are_not(self, plan, engine):
