@@ -562,7 +562,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _fail(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
         code = _fail(InterruptedRunError("interrupted; nothing was written"), as_json)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as left:
+        # typer exits with 1 there, which is the code of a failed check.
+        if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
+            raise
         abandon(sys.stdout)
         code = _PIPE_CLOSED
     except Exception as error:
