@@ -14,6 +14,7 @@ def test_the_tiny_recipe_loads_by_name_and_by_path():
     assert by_name.keep == 0.25
 
 
+@pytest.mark.reliability("R11")
 @pytest.mark.parametrize(
     ("text", "says"),
     [
