@@ -26,6 +26,7 @@ from .preparation import (
     Intended,
     announce,
     check_identity,
+    check_tokens,
     intend,
     model_identity,
     prepare,
@@ -271,6 +272,7 @@ def evaluate(
     revision = plan.model.revision if model_id is None else None
     checkpoint = _plans_checkpoint(plan, model_id, revision, trust)
     announce(checkpoint, reporter)
+    check_tokens(plan.tokens, windows, checkpoint)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint, plan.model.weights_hash)))
     ran = Backends(plan.run.indexer, plan.run.attention)

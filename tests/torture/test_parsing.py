@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 from contextlib import suppress
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from indexcache.calibrate.frozen import thaw
+from indexcache.calibrate.frozen import frozen_bytes, thaw, token_sha256
 from indexcache.errors import DatasetError, ExportError, IndexcacheError, PlanError, SettingError
 from indexcache.pattern import Pattern
 from indexcache.recipes.schema import Recipe, read_recipe
@@ -404,3 +405,31 @@ def test_token_files_that_are_wrong_on_purpose(tmp_path, cases):
     for what, content in token_files():
         found, fault = outcome(thaw, _written(tmp_path / "windows.safetensors", bytes(content)), DatasetError)
         cases.check(found is None and fault is None, f"{what}: {fault or 'it was read'}")
+
+
+@pytest.mark.reliability("R5", "R8")
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [("windows", 5, "windows of 6, the plan 5"), ("heldout_windows", 9, "heldout_windows of 4, the plan 9")],
+)
+def test_tokens_that_a_plan_describes_otherwise(run_cli, searched, tmp_path, field, value, says):
+    folder = shutil.copytree(searched, tmp_path / "run")
+    document = json.loads((folder / "plan.json").read_text())
+    document["tokens"][field] = value
+    (folder / "plan.json").write_text(json.dumps(document))
+    code, out, err = run_cli("eval", folder)
+    assert (code, out, says in err) == (2, "", True)
+
+
+@pytest.mark.reliability("R5", "R8")
+def test_tokens_that_the_model_does_not_know(run_cli, searched, tmp_path):
+    """Plan and tokens agree, so that only the model can tell."""
+    folder = shutil.copytree(searched, tmp_path / "run")
+    windows = thaw(folder / "windows.safetensors")
+    windows.heldout[0, 0] = 4096
+    (folder / "windows.safetensors").write_bytes(frozen_bytes(windows))
+    document = json.loads((folder / "plan.json").read_text())
+    document["tokens"]["sha256"] = token_sha256(windows)
+    (folder / "plan.json").write_text(json.dumps(document))
+    code, out, err = run_cli("eval", folder)
+    assert (code, out, "hold id 4096, but the model knows 4096" in err) == (2, "", True)

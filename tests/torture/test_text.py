@@ -130,3 +130,14 @@ def test_a_dataset_that_wants_permission_or_has_no_such_split(search, monkeypatc
 
         monkeypatch.setattr(datasets, "load_dataset", refuse)
         search(what, "acme/text", "cannot open dataset 'acme/text'")
+
+
+@pytest.mark.reliability("R12", "R22")
+def test_a_cache_that_cannot_be_written(search, monkeypatch, text_file):
+    import datasets
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "/somewhere/datasets")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    search("a read-only cache", text_file, "keeps its cache under HF_HOME")
