@@ -432,21 +432,3 @@ def test_help_does_not_import_torch():
     )
     done = run_python(code)
     assert done.returncode == 0, "--help imported torch or transformers"
-
-
-def test_a_reader_that_leaves_early_gets_no_traceback(searched):
-    code = f"from indexcache.cli import main; main(['export', {str(searched / 'plan.json')!r}, '--to', 'vllm'])"
-    command = f'{sys.executable} -c "{code}" | true'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    "changes", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}, {"COLUMNS": "20"}]
-)
-def test_small_or_plain_terminals_get_the_figures(searched, changes):
-    code = f"from indexcache.cli import main; main(['eval', {str(searched / 'plan.json')!r}, '-q'])"
-    done = run_python(code, **changes)
-    assert done.returncode == 0, done.stderr
-    plan = json.loads((searched / "plan.json").read_text())
-    assert f"{plan['heldout']['plan']['delta']:+.4f}".encode() in done.stdout

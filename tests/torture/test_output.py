@@ -219,14 +219,14 @@ def _kinds(kind):
 
 
 @pytest.mark.reliability("R19")
-def test_no_escape_codes_without_a_terminal(run_cli, searched, cases, monkeypatch):
+def test_no_escape_codes_without_a_terminal(run_cli, searched, tmp_path, cases, monkeypatch):
     for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TTY_COMPATIBLE"):
         monkeypatch.setenv(name, "1")
     for arguments in (
         ["eval", searched / "plan.json"],
         ["inspect", "recipes/tiny"],
         ["search", "--help"],
-        ["cut", searched / "plan.json", "--keep", "0.5"],
+        ["cut", searched / "plan.json", "--keep", "0.5", "--out", tmp_path / "cut.json"],
     ):
         code, out, err = run_cli(*arguments)
         cases.check(code == 0 and "\x1b" not in out + err, f"{arguments}: {code} {out[:300]!r} {err[:300]!r}")
