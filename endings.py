@@ -41,7 +41,10 @@ def exit_code_of(job: Callable[[], int | None], as_json: bool) -> int:
         code = _fail(InterruptedRunError(stop.number), as_json)
     except KeyboardInterrupt:
         code = _fail(InterruptedRunError(), as_json)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as left:
+        # typer exits with 1 there, which is the code of a failed check.
+        if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
+            raise
         abandon(sys.stdout)
         code = _PIPE_CLOSED
     except Exception as error:

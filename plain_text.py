@@ -20,12 +20,12 @@ def steers(character: str) -> bool:
 
 
 def one_line(text: str) -> str:
-    """``text`` on one line: white space joined, what steers a terminal escaped, the middle of the longest cut."""
+    """``text`` on one line: white space joined, what does not print escaped, the middle of the longest cut."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
     # Not str.split, which takes controls such as FS for white space and would hide them.
     text = re.sub(r"[ \t\r\n]+", " ", text).strip(" ")
-    return "".join(escaped(each) if steers(each) else each for each in text)
+    return "".join(each if each.isprintable() else escaped(each) for each in text)
 
 
 def escaped(character: str) -> str:

@@ -18,13 +18,13 @@ from .dsa.checkpoint import (
     open_checkpoint,
 )
 from .dsa.weights import WeightsHash, identify_weights
-from .errors import IdentityError, ModelError, SettingError, WindowError
+from .errors import DatasetError, IdentityError, ModelError, SettingError, WindowError
 from .files import check_writable
 from .groups import CALIBRATION, HELD_OUT
 from .progress import Reporter
 from .recipes.schema import Recipe
 from .search.findings import Goal, Method
-from .search.plan import ModelIdentity, Plan, read_plan
+from .search.plan import ModelIdentity, Plan, TokenIdentity, read_plan
 from .search.stages import pinned_sites, stage_sizes
 from .search.warm import old_order
 
@@ -238,6 +238,23 @@ def plans_checkpoint(plan: Plan, model_id: str | None, trust: Trust) -> Checkpoi
         if model_id is None:
             error.hint = "the plan names it so: say where the checkpoint is now with --model"
         raise
+
+
+def check_tokens(planned: TokenIdentity, windows: Windows, checkpoint: Checkpoint) -> None:
+    """Compares frozen tokens with what the plan says of them, and with what the model knows.
+
+    Raises:
+        IdentityError: other windows than the plan's; names what differs.
+        DatasetError: ids that the model does not know.
+    """
+    found = (windows.length, len(windows.calibration), len(windows.heldout))
+    names = ("window", "windows", "heldout_windows")
+    for name, number in zip(names, found, strict=True):
+        if getattr(planned, name) != number:
+            raise IdentityError(f"the frozen tokens have a {name} of {number}, the plan {getattr(planned, name)}")
+    largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
+    if largest >= checkpoint.vocabulary:
+        raise DatasetError(f"the frozen tokens hold id {largest}, but the model knows {checkpoint.vocabulary}")
 
 
 def check_identity(planned: ModelIdentity, found: ModelIdentity) -> None:

@@ -28,6 +28,7 @@ from .preparation import (
     Prepared,
     announce,
     check_identity,
+    check_tokens,
     intend,
     model_identity,
     plans_checkpoint,
@@ -308,6 +309,7 @@ def evaluate(
         raise DatasetError(f"the plan has no {SPOKEN[group]} windows", hint="measure it with --on calibration")
     checkpoint = plans_checkpoint(plan, model_id, trust)
     announce(checkpoint, reporter)
+    check_tokens(plan.tokens, windows, checkpoint)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint, plan.model.weights_hash)))
     ran = Backends(plan.run.indexer, plan.run.attention)

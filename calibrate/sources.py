@@ -114,6 +114,8 @@ def _load(builder: str, source: TextSource, files: list[str] | None = None) -> A
         return datasets.load_dataset(builder, **options)
     except Exception as error:  # datasets raises a different class for every way a name can be wrong
         hint = "check the name, the split and the network" if files is None else "check the file's format"
+        if isinstance(error, OSError) and error.filename and error.filename not in (files or ()):
+            hint = "the datasets library keeps its cache under HF_HOME, which has to be writable"
         raise DatasetError(f"cannot open dataset {source.dataset!r}: {first_line(error)}", hint=hint) from error
 
 

@@ -93,6 +93,7 @@ def test_a_checkpoint_that_shares_already(family, search, run_cli, tmp_path):
     assert run_cli("eval", tmp_path / "run", "-q")[0] == 0
 
 
+@pytest.mark.reliability("R13")
 def test_windows_in_which_no_query_has_a_choice_are_refused(run_cli, text_file, tmp_path):
     """deepseek_v4 with 4 entries of 4 tokens begins to choose where a fifth is complete."""
     folder = saved(build("deepseek_v4"), tmp_path)

@@ -57,6 +57,7 @@ class TestShippedRecipes:
         assert path.stem == "tiny" or {"device_map", "pin"} <= named
 
 
+@pytest.mark.reliability("R11")
 @pytest.mark.parametrize(
     ("text", "says"),
     [

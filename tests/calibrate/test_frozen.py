@@ -27,6 +27,7 @@ def test_a_round_trip_keeps_ids_and_hash(tmp_path):
     assert back.documents("calibration") == (5, 5, 7)
 
 
+@pytest.mark.reliability("R5")
 def test_one_changed_id_is_refused(tmp_path):
     path = tmp_path / "windows.safetensors"
     changed = WINDOWS.calibration.copy()
@@ -42,6 +43,7 @@ def test_moving_a_window_between_groups_changes_the_hash():
     assert token_sha256(moved) != token_sha256(WINDOWS)
 
 
+@pytest.mark.reliability("R5")
 @pytest.mark.parametrize("content", [None, b"", b"not safetensors", b"\xff" * 64])
 def test_what_is_no_token_file_is_one_error(tmp_path, content):
     path = tmp_path / "windows.safetensors"

@@ -98,6 +98,7 @@ def test_a_named_column_is_read(tmp_path):
     assert read(path, column="body") == ["yes"]
 
 
+@pytest.mark.reliability("R12")
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -117,12 +118,14 @@ def test_what_cannot_be_read_is_said(tmp_path, name, content, says):
         read(tmp_path / name)
 
 
+@pytest.mark.reliability("R12")
 @pytest.mark.parametrize("name", ["./nothing", "nothing.jsonl", "/no/such/folder"])
 def test_a_missing_path_is_not_sought_on_the_hub(name):
     with pytest.raises(DatasetError, match="does not exist"):
         read(name)
 
 
+@pytest.mark.reliability("R12")
 def test_a_hub_dataset_that_cannot_be_reached_is_one_line():
     with pytest.raises(DatasetError, match="cannot open dataset 'nobody/nothing'") as caught:
         read("nobody/nothing")

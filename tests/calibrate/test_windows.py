@@ -109,16 +109,19 @@ def test_a_text_that_brings_its_own_opening_is_not_opened_twice():
     assert windows.calibration[0].tolist() == [1, *range(1000, 1009)]
 
 
+@pytest.mark.reliability("R12")
 def test_too_little_text_says_how_many_windows_there_are():
     with pytest.raises(DatasetError, match=r"8 calibration windows of 10 tokens .* give 3"):
         pack([document(0, 39)], Words(), WindowRequest(10, 8, 0))
 
 
+@pytest.mark.reliability("R12")
 def test_no_text_at_all_is_an_error():
     with pytest.raises(DatasetError, match=r"0 documents .* give 0"):
         pack([], Words(), WindowRequest(10, 1, 1))
 
 
+@pytest.mark.reliability("R12")
 def test_one_document_cannot_be_on_both_sides():
     with pytest.raises(DatasetError, match="held-out windows"):
         pack([document(0, 500)], Words(), WindowRequest(10, 2, 2))
@@ -136,6 +139,7 @@ def test_informative_positions_start_two_past_the_selection(length, positions):
     assert informative_share(length, 64) == positions / (length - 1)
 
 
+@pytest.mark.reliability("R13")
 @pytest.mark.parametrize("length", [1, 2, 64, 65])
 def test_blind_lengths_are_refused(length):
     with pytest.raises(WindowError, match="measure nothing") as caught:
@@ -143,5 +147,6 @@ def test_blind_lengths_are_refused(length):
     assert "66" in caught.value.hint
 
 
+@pytest.mark.reliability("R13")
 def test_the_first_informative_length_is_allowed():
     check_length(66, 64)

@@ -3,11 +3,13 @@
 import functools
 import importlib
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 from random_models import FAMILIES, LAYERS, MULTIMODAL, build, build_multimodal, measure, site_layers
 
+from indexcache.calibrate.windows import check_length
 from indexcache.dsa.checkpoint import measure_sizes, open_checkpoint
 from indexcache.dsa.families import FAMILIES as TABLE
 from indexcache.dsa.families import family_of
@@ -17,6 +19,7 @@ from indexcache.dsa.overlap import selection_overlap
 from indexcache.dsa.paths import PathMemory
 from indexcache.dsa.selfcheck import self_check
 from indexcache.dsa.switch import Switch, find_indexers
+from indexcache.errors import WindowError
 from indexcache.pattern import Pattern, indexer_types
 
 NATIVE = [family for family, each in TABLE.items() if each.passes_selection]
@@ -96,6 +99,7 @@ class TestEveryFamily:
         expected = {each for each in (found.passes_selection, found.carries) if each}
         assert names & {"prev_topk_indices", "shared_kv_states"} == expected
 
+    @pytest.mark.reliability("R14")
     def test_all_full_is_the_untouched_model_and_switching_back_restores_it(self, family, model, sites):
         ids = window(64)
         stock = logits(model, ids)
@@ -151,6 +155,7 @@ class TestEveryFamily:
                 pieces.append(out.logits)
         assert torch.allclose(torch.cat(pieces, dim=1), whole, atol=1e-4)
 
+    @pytest.mark.reliability("R16")
     def test_forks_equal_patterns_run_one_by_one(self, family, model, sites, patterns):
         losses = PatternLosses(model, sites)
         ids = window(48)
@@ -167,16 +172,31 @@ class TestEveryFamily:
                 own = model(input_ids=rows, labels=rows, use_cache=False).loss.item()
             assert loss / 69 == pytest.approx(own, abs=1e-5), str(pattern)
 
+    @pytest.mark.reliability("R13")
     def test_blind_windows_give_every_pattern_the_same_loss(self, family, model, sites, patterns, width):
         losses = PatternLosses(model, sites)
         for length in (8, width, width + 1):
             assert len(set(measure(losses, patterns, window(length)))) == 1, f"{length} tokens tell patterns apart"
 
+    @pytest.mark.reliability("R13")
     def test_the_first_informative_window_tells_patterns_apart(self, family, model, sites, patterns, width):
         # One query chooses, and may leave out the same key at two sites: some window has to tell.
         losses = PatternLosses(model, sites)
         found = [measure(losses, patterns, window(width + 2, seed)) for seed in range(4)]
         assert any(len(set(each)) > 1 for each in found)
+
+    @pytest.mark.reliability("R13")
+    def test_windows_are_refused_exactly_where_nothing_is_chosen(
+        self, family, model, sites, patterns, checkpoints, cases
+    ):
+        width = open_checkpoint(str(checkpoints[family])).selection_width
+        losses = PatternLosses(model, sites)
+        for length in (width + 1, width + 2, width + 3):
+            told = [len(set(measure(losses, patterns, window(length, seed)))) > 1 for seed in range(4)]
+            refused = pytest.raises(WindowError) if length < width + 2 else nullcontext()
+            with refused:
+                check_length(length, width)
+            cases.check(any(told) == (length >= width + 2), f"{length} tokens, {told} told patterns apart")
 
     def test_blind_positions_measured_once_give_the_same_loss(self, family, model, sites, patterns, width):
         ids = window(64)
@@ -184,6 +204,7 @@ class TestEveryFamily:
         once = measure(PatternLosses(model, sites, blind=width), patterns[::3], ids)
         assert once == pytest.approx(stock, rel=1e-6)
 
+    @pytest.mark.reliability("R16")
     def test_states_kept_between_calls_change_nothing(self, family, model, sites, patterns):
         memory = PathMemory(sites, windows=1, budget=1 << 30)
         ids, keeping = window(48), PatternLosses(model, sites, memory=memory)
@@ -193,6 +214,7 @@ class TestEveryFamily:
             assert found == measure(PatternLosses(model, sites), [pattern], ids), str(pattern)
         assert keeping.layer_runs - runs < LAYERS, "the last pattern did not start from a kept state"
 
+    @pytest.mark.reliability("R23")
     def test_layers_on_disk_give_the_same_losses(self, family, sites, checkpoints, tmp_path, patterns):
         checkpoint = open_checkpoint(str(checkpoints[family]))
         there = load_model(checkpoint, "float32")
@@ -257,6 +279,7 @@ def members(selection, width):
 class TestNativeSharing:
     """transformers' own ``indexer_types`` on the same weights is the oracle."""
 
+    @pytest.mark.reliability("R15")
     def test_the_switch_equals_it(self, family, sites):
         model, ids = build(family), window(64)
         losses = PatternLosses(model, sites)
@@ -268,6 +291,7 @@ class TestNativeSharing:
             losses.switch.use(Pattern(roles))
             assert torch.equal(logits(model, ids), logits(native, ids)), roles
 
+    @pytest.mark.reliability("R15")
     def test_a_checkpoint_that_shares_already_can_share_more(self, family, sites):
         first, more = ("FSFF", "FSFS") if family == "glm5_next" else ("FFSFSF", "FFSSSF")
         model, native, ids = with_roles(family, sites, first), with_roles(family, sites, more), window(64)

@@ -23,6 +23,7 @@ def logits(model, ids):
     return model(input_ids=ids, use_cache=False).logits
 
 
+@pytest.mark.reliability("R15")
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_the_switch_equals_native_sharing(pattern):
     """transformers' own ``indexer_types`` on the same weights is the oracle."""

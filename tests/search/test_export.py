@@ -190,6 +190,7 @@ def check_settings(exported):
     assert "null" not in text
 
 
+@pytest.mark.reliability("R24")
 @pytest.mark.parametrize(("engine", "family"), [pair for pair in PAIRS if pair[1] in EVERY_LAYER])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_each_engine_reads_back_the_published_patterns(plan, engine, family, name):
@@ -209,6 +210,7 @@ def sites_and_roles(draw):
     return layers, sites, "F" + draw(st.text("FS", min_size=len(sites) - 1, max_size=len(sites) - 1))
 
 
+@pytest.mark.reliability("R24")
 @pytest.mark.parametrize(("engine", "family"), PAIRS)
 @given(made=sites_and_roles())
 @settings(max_examples=25, deadline=None)
@@ -542,6 +544,7 @@ class TestConfig:
 class TestTransformers:
     """The one engine at hand, run for real."""
 
+    @pytest.mark.reliability("R24")
     @pytest.mark.parametrize(
         ("family", "roles"),
         [("glm_moe_dsa", "FSSFSF"), ("hy_v4", "FSFSSF"), ("mistral_large4", "FSFFSS"), ("glm5_next", "FSFS")],
@@ -562,6 +565,7 @@ class TestTransformers:
         assert under_plan / 63 == pytest.approx(own, abs=1e-5)
         assert abs(full - under_plan) / 63 > 1e-4, "a plan that changes nothing would show nothing"
 
+    @pytest.mark.reliability("R24")
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_its_config_class_reads_the_published_patterns(self, plan, name):
         _, layers, pattern = PUBLISHED[name]
@@ -569,6 +573,7 @@ class TestTransformers:
         config = transformers.GlmMoeDsaConfig(num_hidden_layers=layers, **given)
         assert by_types(config.indexer_types, layers) == pattern
 
+    @pytest.mark.reliability("R24")
     @pytest.mark.parametrize(
         ("family", "config"),
         [
@@ -589,6 +594,7 @@ class TestTransformers:
         read = transformers.AutoConfig.from_pretrained(tmp_path, **given).get_text_config()
         assert (by_types(read.indexer_types, 5), read.vocab_size) == ("FSFSF", 77)
 
+    @pytest.mark.reliability("R24")
     def test_an_edited_config_wins_over_what_stood_there(self, plan, tmp_path):
         old = transformers.GlmMoeDsaConfig(num_hidden_layers=4).to_dict() | {"index_topk_freq": 2}
         for engine in ("transformers", "xllm", "mlx-vlm", "llama.cpp", "vllm", "atom"):

@@ -10,12 +10,14 @@ from loss_tables import LossTable, algorithm_1
 from random_models import build, measure
 
 from indexcache.dsa.losses import PatternLosses
+from indexcache.dsa.paths import PathMemory
 from indexcache.errors import MeasurementError
 from indexcache.pattern import Pattern, indexer_types
 from indexcache.search.evaluation import Evaluation
 from indexcache.search.greedy import candidate_evaluations, exact_greedy
 
 
+@pytest.mark.reliability("R16")
 @given(st.integers(0, 10**6), st.integers(1, 9), st.data())
 def test_exact_greedy_is_algorithm_1(seed, sites, data):
     kept = data.draw(st.integers(1, sites))
@@ -31,6 +33,7 @@ def test_the_whole_search_costs_what_the_paper_says():
     assert candidate_evaluations(47, 1) == 1081
 
 
+@pytest.mark.reliability("R16")
 def test_greedy_equals_brute_force_on_a_random_model():
     """Each step's choice against transformers' native sharing and its own loss, one model a candidate."""
     model = build("glm_moe_dsa", layers=8, seed=3)
@@ -63,6 +66,29 @@ def test_greedy_equals_brute_force_on_a_random_model():
     assert [step.removed for step in steps] == [site for site, _ in expected]
     for step, (_, loss) in zip(steps, expected, strict=True):
         assert step.evaluation.loss == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.mark.reliability("R16")
+def test_what_is_kept_between_steps_changes_no_choice(cases, full):
+    """Random models: candidates together from kept states, against each candidate alone from the start."""
+    for seed in range(100 if full else 3):
+        model = build("glm_moe_dsa", layers=6, seed=seed)
+        row = torch.randint(0, 4096, (40,), generator=torch.Generator().manual_seed(seed)).tolist()
+        keeping = PatternLosses(model, range(6), memory=PathMemory(range(6), windows=1, budget=1 << 30))
+
+        def together(patterns, keeping=keeping, row=row):
+            losses = measure(keeping, patterns, row)
+            return [Evaluation(each, (loss,)) for each, loss in zip(patterns, losses, strict=True)]
+
+        def alone(patterns, model=model, row=row):
+            losses = [measure(PatternLosses(model, range(6)), [each], row) for each in patterns]
+            return [Evaluation(each, tuple(loss)) for each, loss in zip(patterns, losses, strict=True)]
+
+        fast, slow = (
+            [(step.removed, step.evaluation.window_losses) for step in exact_greedy(way, 6, 1)]
+            for way in (together, alone)
+        )
+        cases.check(fast == slow, f"model {seed}: {fast} instead of {slow}")
 
 
 def fixed(losses):
