@@ -146,7 +146,12 @@ class StoppedRunError(IndexcacheError):
 
     def as_json(self) -> dict[str, object]:
         """The document that ``--json`` prints."""
-        return {"stopped": True, "message": str(self), "hint": self.hint, "exit_code": self.exit_code}
+        return {
+            "stopped": True,
+            "message": str(self),
+            "hint": one_line(self.hint),
+            "exit_code": self.exit_code,
+        }
 
 
 class InterruptedRunError(IndexcacheError):

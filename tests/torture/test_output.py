@@ -13,12 +13,13 @@ import tomllib
 import typer
 import yaml
 
-from indexcache.errors import GateError, IndexcacheError, InterruptedRunError
+from indexcache.errors import GateError, IndexcacheError, InterruptedRunError, StoppedRunError
 from indexcache.progress import Reporter
 from indexcache.search.engines import ENGINES
 from indexcache.search.export import Serving, export
 from indexcache.search.plan import cut, read_plan
 from indexcache.search.report import render
+from indexcache.search.timing import now, timing_of
 
 HOSTILE = [
     "'; touch it; '", '"; touch it; "', "$(touch it)", "`touch it`", "a b", "a\\", "${IFS}", "!x", "~root", "#x",
@@ -141,7 +142,7 @@ def test_tables_show_any_name_as_it_is(run_cli, searched, tmp_path, cases, monke
     plan = read_plan(searched / "plan.json")
     for text in HOSTILE:
         monkeypatch.setattr("sys.stderr", shown := io.StringIO())
-        search_summary(everywhere(plan, text), tmp_path)
+        search_summary(everywhere(plan, text), tmp_path, timing_of([(now(), 1.0, 1)]))
         cases.check(shown.getvalue().startswith(f"{text}: "), f"{text!r} became {shown.getvalue()[:80]!r}")
 
 
@@ -189,7 +190,8 @@ def test_json_is_one_document_under_every_failure(run_cli, searched, tmp_path, c
 
 @pytest.mark.reliability("R19")
 def test_json_is_one_document_whatever_goes_wrong_inside(run_cli, searched, cases, monkeypatch):
-    wrong = [kind("a\nb\x1b[2J") for kind in _kinds(IndexcacheError)]
+    wrong = [kind("a\nb\x1b[2J") for kind in _kinds(IndexcacheError) if kind is not InterruptedRunError]
+    wrong += [InterruptedRunError(1), StoppedRunError("a\nb", hint="c\nd\x1b")]
     wrong += [
         RuntimeError("x\ny"),
         MemoryError(),
@@ -206,11 +208,14 @@ def test_json_is_one_document_whatever_goes_wrong_inside(run_cli, searched, case
         monkeypatch.setattr("indexcache.search.plan.read_plan", fail)
         code, out, err = run_cli("export", searched, "--to", "vllm", "--json")
         name = type(error).__name__
-        code_expected = {GateError: 1, InterruptedRunError: 130, KeyboardInterrupt: 130}.get(type(error), 2)
+        codes = {GateError: 1, StoppedRunError: 75, InterruptedRunError: 129, KeyboardInterrupt: 130}
+        code_expected = codes.get(type(error), 2)
         lines = [line for line in err.splitlines() if line]
         fine = code == code_expected and len(lines) == 1 and lines[0].isprintable()
         # A failed check has printed its document before.
-        fine = fine and (out == "" if isinstance(error, GateError) else "error" in json.loads(out or "{}"))
+        fine = fine and (
+            out == "" if isinstance(error, GateError) else {"error", "stopped"} & set(json.loads(out or "{}"))
+        )
         cases.check(fine, f"{name}: {code} {out[:200]!r} {err[:200]!r}")
 
 
