@@ -56,7 +56,8 @@ class PatternLosses:
         model: a transformers DSA model, in evaluation mode.
         site_layers: absolute ids of its sites.
         blind: leading positions of a window whose loss no pattern can change, as their queries see no
-            more keys than are selected; their logits are made once a window.
+            more keys than are selected; their logits are made once a window, of all full, so that no loss
+            depends on what was measured before it.
         memory: where to keep the states of the pattern in force; none are kept without.
     """
 
@@ -94,6 +95,10 @@ class PatternLosses:
             keep_states: of a single pattern, where there is a memory; others may start from them.
         """
         ids = [self._ids(window) for window in windows]
+        full = Pattern.all_full(len(self._site_of))
+        if self._blind and not last_token and full not in patterns:
+            if unknown := [window for window in windows if window.name not in self._blind_loss]:
+                self.measure([full], unknown, keep_states=False)
         try:
             return self._sweep(patterns, windows, ids, last_token, keep_states and len(patterns) == 1)
         finally:
@@ -132,7 +137,9 @@ class PatternLosses:
             for window, states in zip(windows, kept, strict=True):
                 memory.keep(window.name, patterns[0], states)
         losses = [[0.0] * len(patterns) for _ in windows]
-        for row in rows:
+        # All full gives a window's blind loss: the others' differ from it by rounding, where experts group tokens.
+        full = {member for member, pattern in enumerate(patterns) if pattern.kept == len(pattern)}
+        for row in sorted(rows, key=lambda row: full.isdisjoint(row.members)):
             name = None if last_token else windows[row.window].name
             loss = self._loss(row.state.hidden, name, ids[row.window])
             for member in row.members:
