@@ -146,9 +146,11 @@ def sitting(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
         except Stop as stop:
             this.end()
             raise _stopped(stop, this, resume) from None
-        except BaseException:
+        except BaseException as error:
             with suppress(IndexcacheError):  # the disk may be what failed
                 this.end()
+            if isinstance(error, OSError):  # of measuring, and not of printing what was measured
+                raise IndexcacheError(f"unexpected {type(error).__name__}: {error}") from error
             raise
         this.end()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Python's and each library's version, ``unknown`` where one is not installed."""
     versions = {"python": python_version()}

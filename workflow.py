@@ -121,6 +121,8 @@ def _found(
             method = replace(method, overlap=kept.overlap if overlap else None)
             measure = _journaled(this, prepared)
             return method, _run(measure, prepared, goal, method, _silent(measure)), measure
+    if kept.run is not None:
+        processes.use_threads(kept.run.threads)
     loaded = _load(recipe, checkpoint, windows.length, reporter)
     this.ran(_run_identity(loaded))
     if recipe.selfcheck:
@@ -313,6 +315,7 @@ def evaluate(
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     check_identity(plan.model, processes.main_does(lambda: model_identity(checkpoint, plan.model.weights_hash)))
     ran = Backends(plan.run.indexer, plan.run.attention)
+    processes.use_threads(plan.run.threads)
     loaded = load(checkpoint, plan.run.dtype, placement, ran, windows.length, reporter)
     measure = evaluator(loaded, checkpoint, windows, None, reporter)
     reporter.begin(3 * len(windows.group(group)), "window evaluations")
@@ -355,6 +358,7 @@ def _run_identity(loaded: Loaded) -> RunIdentity:
     return RunIdentity(
         dtype=str(loaded.model.dtype).removeprefix("torch."),
         device=device_kinds(loaded.model),
+        threads=processes.thread_count(),
         indexer=loaded.backends.indexer,
         attention=loaded.backends.attention,
         versions=library_versions(),

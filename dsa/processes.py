@@ -30,6 +30,21 @@ def this_device() -> Any:
     return _state().device
 
 
+def thread_count() -> int | None:
+    """How many threads share a matrix product here, which decides its rounding; None on an accelerator."""
+    import torch
+
+    return torch.get_num_threads() if this_device().type == "cpu" else None
+
+
+def use_threads(count: int | None) -> None:
+    """Computes on ``count`` threads from now on, where that matters: losses are then those of an earlier run."""
+    import torch
+
+    if count is not None and thread_count() is not None:
+        torch.set_num_threads(count)
+
+
 def process_count() -> int:
     """How many processes work together."""
     return int(_state().num_processes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from itertools import chain, count
 from pathlib import Path
 
 from ..errors import OutputError, PlanError
@@ -125,7 +126,7 @@ def _move_aside(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def _unfinished_or_new(folder: Path, name: str, last: str) -> Path:
     """``name`` in ``folder``, numbered where a whole run, down to its ``last`` file, stands there already."""
-    names = (name, *(f"{name}-{number}" for number in range(2, 1_000_000)))
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
     return next(path for path in (folder / each for each in names) if not (path / last).exists())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from ..pattern import Pattern, kept_sites
 from .consistency import check_consistency
 
 SCHEMA = 2
+CHECKSUM = "checksum"
 _LARGEST_FILE = 8 << 20
 
 # No loss, share or time comes near a billion; larger ones would break figures.
@@ -70,12 +72,13 @@ class TokenIdentity(_Section):
 
 
 class RunIdentity(_Section):
-    """How the model ran; plans from before backends could be chosen ran stock."""
+    """How the model ran; ``threads`` of a process decide how a CPU rounds and are None on an accelerator."""
 
     dtype: str
     device: str
-    indexer: str = "stock"
-    attention: str = "stock"
+    threads: Annotated[int, Field(ge=1, le=4096)] | None
+    indexer: str
+    attention: str
     versions: dict[str, str]
 
 
@@ -208,8 +211,14 @@ class Plan(_Section):
         return self
 
     def as_json(self) -> str:
-        """The file's text: stable key order, floats at full precision."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        """The file's text: stable key order, floats at full precision, and last a checksum over the rest."""
+        document = self.model_dump(mode="json") | {CHECKSUM: self.checksum()}
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def checksum(self) -> str:
+        """The first 16 digits of the SHA-256 over the content: a changed figure would look as good as any."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def plan_file(path: Path) -> Path:
@@ -238,14 +247,21 @@ def _checked(document: Any, path: Path) -> Plan:
         raise PlanError(
             f"{str(path)!r} has {found}, this program reads {SCHEMA}", hint="search again with this version"
         )
+    checksum = document.pop(CHECKSUM, None)
     try:
-        return Plan.model_validate(document)
+        plan = Plan.model_validate(document)
     except ValidationError as error:
         field, fault = first_fault(error)
         raise PlanError(
             f"{str(path)!r}{f', field {field}' if field else ''}: {fault}",
             hint="search again, or restore the file",
         ) from None
+    if checksum != plan.checksum():
+        raise PlanError(
+            f"{str(path)!r}, field {CHECKSUM}: not that of its content, which was changed or damaged",
+            hint="restore the file, or search again: a journal gives its plan back at once",
+        )
+    return plan
 
 
 def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -> Plan:

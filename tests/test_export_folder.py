@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from indexcache.dsa.losses import PatternLosses
 from indexcache.pattern import Pattern
+from indexcache.search.plan import Plan
 
 
 def lines(text):
@@ -19,7 +20,9 @@ def lines(text):
 
 @pytest.fixture
 def plan(searched):
-    return json.loads((searched / "plan.json").read_text())
+    document = json.loads((searched / "plan.json").read_text())
+    del document["checksum"]
+    return document
 
 
 def shared_layers(plan):
@@ -113,7 +116,7 @@ class TestWrongUse:
     @pytest.mark.parametrize("options", [[], ["--strip-weights"]])
     def test_a_checkpoint_that_moved_is_asked_for(self, run_cli, searched, plan, tmp_path, options):
         plan["model"]["id"] = str(tmp_path / "gone")
-        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        (tmp_path / "plan.json").write_text(Plan.model_validate(plan).as_json())
         code, _, err = run_cli("export", tmp_path, "--to", "vllm", "--write", tmp_path / "new", *options, "-q")
         assert (code, len(lines(err)), "with --model" in err) == (2, 1, True), err
 
@@ -121,7 +124,7 @@ class TestWrongUse:
         self, run_cli, searched, checkpoints, plan, tmp_path, monkeypatch
     ):
         plan["model"] |= {"id": "some/model", "revision": "abc123"}
-        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        (tmp_path / "plan.json").write_text(Plan.model_validate(plan).as_json())
         found = lambda model_id, revision: (checkpoints["eight"], "abc123")  # noqa: E731
         monkeypatch.setattr("indexcache.dsa.checkpoint.fetch_description", found)
         said = self.run(run_cli, tmp_path, "--write", tmp_path / "new", "--strip-weights")

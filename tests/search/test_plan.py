@@ -34,9 +34,13 @@ def changed(searched, tmp_path):
     return change
 
 
-def test_a_plan_from_before_nested_configs_were_recorded_is_read(plan, changed):
-    assert plan.model.nested_config is False
-    assert read_plan(changed("model.nested_config", ...)).model.nested_config is None
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("tokens.dataset", "other.jsonl"), ("search.noise_floor", 0.25), ("checksum", "0" * 16), ("checksum", ...)],
+)
+def test_a_plan_that_was_edited_is_refused(changed, path, value):
+    with pytest.raises(PlanError, match="field checksum: not that of its content"):
+        read_plan(changed(path, value))
 
 
 def test_a_plan_reads_back_as_it_was_written(plan, searched):

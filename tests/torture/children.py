@@ -1,0 +1,88 @@
+"""Runs the command line in forked children, which start at once, so that hundreds can be killed for real."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexcache.cli import main
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its exit code, negative for the signal that killed it, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Child:
+    """A forked process that runs ``job`` after ``before()``, its output in files of ``folder``.
+
+    A job is the arguments of a command, or a function that returns an exit code.
+    """
+
+    def __init__(self, job, folder, before=lambda: None, environment=None):
+        self.ended = False
+        self._streams = [Path(folder) / f"{time.monotonic_ns()}.{name}" for name in ("out", "err")]
+        self.pid = os.fork()
+        if not self.pid:
+            self._run(job, before, environment or {})
+
+    def _run(self, job, before, environment):
+        code = 70
+        try:
+            for number, path in zip((1, 2), self._streams, strict=True):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            os.environ.update(environment)
+            before()
+            code = job() if callable(job) else main([str(each) for each in job])
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException as error:  # shown to the test, which expects none
+            print("Traceback", repr(error), file=sys.stderr)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def kill(self, number=signal.SIGKILL):
+        os.kill(self.pid, number)
+
+    def wait(self, seconds=90):
+        """Waits for the end, and kills a child that takes longer."""
+        end = time.monotonic() + seconds
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() > end:
+                self.kill()
+            time.sleep(0.002)
+        out, err = (path.read_text() if path.exists() else "" for path in self._streams)
+        for path in self._streams:
+            path.unlink(missing_ok=True)
+        self.ended = True
+        return Ended(os.waitstatus_to_exitcode(status), out, err)
+
+
+def run_child(job, folder, before=lambda: None, environment=None):
+    """A child from start to end."""
+    return Child(job, folder, before, environment).wait()
+
+
+def one_line(text):
+    """Whether an error is one line and no traceback; warnings and notes may stand before it."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("warning: ")]
+    return len(lines) == 1 and "Traceback" not in text
+
+
+def spread(total, wanted):
+    """About ``wanted`` of the numbers below ``total``, the first and the last among them."""
+    if total <= wanted:
+        return list(range(total))
+    return sorted({round(index * (total - 1) / (wanted - 1)) for index in range(wanted)})

@@ -1,0 +1,166 @@
+"""Journals cut at every byte and with flipped bits: resumed to the same plan, or refused in one line."""
+
+import json
+import random
+import shutil
+
+import pytest
+from children import one_line, spread
+from paper_model import PaperModel, without_a_model
+
+from indexcache.calibrate.frozen import thaw
+from indexcache.errors import IndexcacheError
+from indexcache.search.journal import read_journal
+from indexcache.search.plan import read_plan
+
+
+def breaking_at(call):
+    """A model that fails in one of its calls."""
+
+    def trouble(now, pattern, window):
+        if now == call:
+            raise ArithmeticError("a fault")
+
+    return PaperModel(trouble)
+
+
+@pytest.fixture
+def stop_at(paper, asked, monkeypatch):
+    """Runs a search on paper into a folder that fails in its n-th call of the model."""
+
+    def run(out, call):
+        without_a_model(monkeypatch, asked[1], breaking_at(call))
+        code, err = paper(out)
+        without_a_model(monkeypatch, asked[1])
+        return code, err
+
+    return run
+
+
+@pytest.fixture
+def half(stop_at, tmp_path):
+    """A run that broke off half way."""
+    code, err = stop_at(tmp_path / "half", 12)
+    assert (code, one_line(err)) == (2, True)
+    return tmp_path / "half"
+
+
+def cut(path, size):
+    content = path.read_bytes()
+    path.write_bytes(content[:size])
+
+
+@pytest.mark.reliability("R4")
+def test_cut_at_every_byte_of_the_last_two_records(half, finished, paper, stop_at, cases, full, tmp_path):
+    plan = (finished / "plan.json").read_bytes()
+    lines = (half / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    end = sum(map(len, lines))
+    first = end - len(lines[-1]) - len(lines[-2])
+    for size in [first + at for at in spread(end - first, end - first if full else 12)]:
+        out = shutil.copytree(half, tmp_path / str(size))
+        journal = out / "journal.jsonl"
+        cut(journal, size)
+        wrong = None
+        # A second and a third sitting go on where the one before it broke off, each with a torn end again.
+        for torn in (1, 7):
+            if (ended := stop_at(out, 3))[0] != 2 or not one_line(ended[1]):
+                wrong = f"exit {ended}"
+            cut(journal, journal.stat().st_size - torn)
+        code, err = paper(out)
+        if code or (out / "plan.json").read_bytes() != plan:
+            wrong = f"exit {code}, or another plan: {err[-300:]}"
+        if "is left out" not in err:
+            wrong = wrong or "not a word of what was torn"
+        cases.check(wrong is None, f"cut to {size} bytes: {wrong}")
+        shutil.rmtree(out)
+
+
+@pytest.mark.reliability("R5")
+def test_flipped_bits_in_the_journal(half, finished, paper, cases, full, tmp_path):
+    content, plan = (half / "journal.jsonl").read_bytes(), (finished / "plan.json").read_bytes()
+    for seed in range(600 if full else 40):
+        draw, out = random.Random(seed), tmp_path / "flipped"
+        out.mkdir()
+        flipped = flip(content, draw)
+        (out / "journal.jsonl").write_bytes(flipped)
+        code, err = paper(out)
+        if code == 0:
+            said = "is left out" in err
+            cases.check(said and (out / "plan.json").read_bytes() == plan, f"seed {seed}: another plan, or unsaid")
+        else:
+            named = "journal.jsonl" in err and ("at byte" in err or ", line" in err)
+            kept = (out / "journal.jsonl").read_bytes() == flipped and not (out / "plan.json").exists()
+            cases.check(code == 2 and one_line(err) and named and kept, f"seed {seed}: exit {code}: {err}")
+        shutil.rmtree(out)
+
+
+@pytest.mark.reliability("R5")
+def test_flipped_bits_in_a_plan(searched, run_cli, cases, full, tmp_path):
+    content = (searched / "plan.json").read_bytes()
+    (tmp_path / "plan.json").write_bytes(content)
+    commands = (["export", tmp_path, "--to", "vllm"], ["cut", tmp_path, "--keep", 0.25, "--json"])
+    expected = [run_cli(*command) for command in commands]
+    for seed in range(200 if full else 20):
+        (tmp_path / "plan.json").write_bytes(flip(content, random.Random(seed)))
+        for command, same in zip(commands, expected, strict=True):
+            code, out, err = run_cli(*command)
+            refused = code == 2 and one_line(err) and "plan.json" in err
+            cases.check(refused or (code, out, err) == same, f"seed {seed}, {command[0]}: exit {code}: {err}")
+    for command in ("eval", "report"):
+        code, _, err = run_cli(command, tmp_path)
+        cases.check(code == 2 and one_line(err), f"{command}: exit {code}: {err}")
+
+
+@pytest.mark.reliability("R5")
+def test_flipped_bits_in_the_frozen_tokens(searched, cases, full, tmp_path):
+    plan, content = read_plan(searched), (searched / "windows.safetensors").read_bytes()
+    same = thaw(searched / "windows.safetensors", plan.tokens.sha256)
+    path = tmp_path / "windows.safetensors"
+    for seed in range(200 if full else 20):
+        path.write_bytes(flip(content, random.Random(seed)))
+        try:
+            found = thaw(path, plan.tokens.sha256)
+        except IndexcacheError as error:
+            cases.check(error.exit_code == 2 and "windows.safetensors" in str(error), f"seed {seed}: {error}")
+        else:
+            equal = (found.calibration == same.calibration).all() and (found.heldout == same.heldout).all()
+            cases.check(equal, f"seed {seed}: other tokens")
+
+
+def flip(content, draw):
+    """``content`` with one bit the other way."""
+    flipped = bytearray(content)
+    flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
+    return bytes(flipped)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [*lines[:5], *lines[6:]],
+        lambda lines: [*lines[:6], lines[5], *lines[6:]],
+        lambda lines: [*lines[:5], lines[6], lines[5], *lines[7:]],
+        lambda lines: lines[1:],
+        lambda lines: [*lines[:5], b"\n", *lines[5:]],
+    ],
+    ids=["lost", "doubled", "swapped", "without the first", "with an empty one"],
+)
+def test_lines_that_were_lost_or_moved_are_noticed(half, paper, change):
+    lines = (half / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (half / "journal.jsonl").write_bytes(b"".join(change(lines)))
+    code, err = paper(half)
+    assert (code, one_line(err)) == (2, True)
+    assert "is damaged in line" in err
+
+
+def test_records_are_lines_of_json_with_exact_floats(half):
+    records = [json.loads(line) for line in (half / "journal.jsonl").read_text().splitlines()]
+    assert [each["kind"] for each in records[:3]] == ["journal", "began", "ran"]
+    assert records[-1]["kind"] == "ended"
+    measured = [each for each in records if each["kind"] == "losses"]
+    kept = read_journal(half / "journal.jsonl").kept
+    assert len(measured) == 11
+    for each in measured:
+        of = kept.losses[each["group"], each["last_token"]]
+        for pattern, sums in zip(each["patterns"], each["sums"], strict=True):
+            assert [of[pattern][window] for window in each["windows"]] == sums

@@ -1,0 +1,43 @@
+"""Memory stays flat over hundreds of evaluations."""
+
+import itertools
+
+import psutil
+import pytest
+from random_models import build
+
+from indexcache.dsa.evaluation import Evaluator
+from indexcache.dsa.losses import PatternLosses
+from indexcache.dsa.paths import PathMemory
+from indexcache.pattern import Pattern
+from indexcache.search.estimate import LayerCount, Shape
+from indexcache.search.journal import Journal, Kept, losses_record
+from indexcache.search.journaled import Journaled
+
+SITES, WINDOWS, LENGTH = 6, 4, 40
+
+
+@pytest.mark.reliability("R25")
+def test_over_500_evaluations(cases, full, tmp_path):
+    model = build("glm_moe_dsa")
+    windows = [[(7 * window + 13 * place) % 4096 for place in range(LENGTH)] for window in range(WINDOWS)]
+    memory = PathMemory(range(SITES), WINDOWS, 1 << 20)
+    evaluator = Evaluator(PatternLosses(model, range(SITES), blind=16, memory=memory), {"calibration": windows})
+    journal = Journal(tmp_path / "journal.jsonl", {}, None)
+    shape = Shape(range(SITES), SITES, WINDOWS, 0)
+
+    def write(group, last_token, numbers, patterns, sums):
+        journal.append(losses_record(0.0, group, last_token, numbers, list(map(str, patterns)), sums))
+
+    patterns = [Pattern("F" + "".join(roles)) for roles in itertools.product("FS", repeat=SITES - 1)]
+    sizes = []
+    for number in range(550 if full else 120):
+        if number % len(patterns) == 0:  # all known by now: begin anew, as a search of other windows would
+            measure = Journaled(Kept(), {"calibration": WINDOWS}, LayerCount(shape), evaluator, write)
+        pattern = patterns[number % len(patterns)]
+        measure([pattern], "calibration")
+        measure.follow(pattern)
+        sizes.append(psutil.Process().memory_info().rss)
+    journal.close()
+    before, after = max(sizes[30:50]), max(sizes[-20:])
+    cases.check(after < 1.01 * before, f"{before / 1e6:.1f} MB became {after / 1e6:.1f} MB")

@@ -1,0 +1,162 @@
+"""A journal of other weights, tokens, settings or code is refused, the field named, and nothing is lost."""
+
+import json
+import re
+import shutil
+
+import pytest
+from children import one_line
+
+import indexcache
+
+pytestmark = pytest.mark.reliability("R8")
+
+
+@pytest.fixture
+def run(checkpoints, text_file, run_cli, tmp_path):
+    """A search of a copy of the checkpoint, into one folder, with options changed."""
+    shutil.copytree(checkpoints["glm_moe_dsa"], tmp_path / "model")
+    shutil.copy(text_file, tmp_path / "text.jsonl")
+    options = {"model": tmp_path / "model", "dataset": tmp_path / "text.jsonl", "keep": 0.67, "window": 40}
+    options |= {"windows": 2, "heldout": 1, "out": tmp_path / "run"}
+
+    def search(*more, **changes):
+        given = [word for name, value in (options | changes).items() for word in (f"--{name}", value)]
+        return run_cli("search", *given, *more, "-q")
+
+    assert search()[0] == 0
+    return search
+
+
+def flip_a_weight(folder):
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def change_the_config(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 2e-6}))
+
+
+def change_the_tokenizer(folder):
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = sorted(vocabulary, key=vocabulary.get)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(tokenizer))
+    return first, second
+
+
+def change_the_text(path):
+    path.write_text(path.read_text().replace("the ", "a "))
+
+
+def turn_the_documents_round(path):
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+
+
+def in_the_model(change):
+    return lambda tmp_path, patch: change(tmp_path / "model") and None
+
+
+def in_the_text(change):
+    return lambda tmp_path, patch: change(tmp_path / "text.jsonl")
+
+
+def elsewhere(tmp_path, patch):
+    """Other weights under the same folder name."""
+    shutil.copytree(tmp_path / "model", tmp_path / "other" / "model")
+    flip_a_weight(tmp_path / "other" / "model")
+    return {"model": tmp_path / "other" / "model"}
+
+
+def other_versions(**changes):
+    def change(tmp_path, patch):
+        from indexcache.versions import computing_versions
+
+        patch.setattr("indexcache.identity.computing_versions", lambda: computing_versions() | changes)
+
+    return change
+
+
+def on_another_device(tmp_path, patch):
+    import torch
+
+    patch.setattr("indexcache.identity.processes.this_device", lambda: torch.device("meta"))
+
+
+def other_code(tmp_path, patch):
+    copy = tmp_path / "package"
+    for folder in ("calibrate", "dsa", "search"):
+        shutil.copytree(indexcache.__path__[0] + "/" + folder, copy / folder)
+    (copy / "dsa" / "losses.py").write_text("# another one\n")
+    patch.setattr("indexcache.identity._PACKAGE", copy)
+
+
+def another_schema(tmp_path, patch):
+    path = tmp_path / "run" / "journal.jsonl"
+    from indexcache.search.journal import _check
+
+    body = path.read_bytes().splitlines()[0].replace(b'"schema_version":1', b'"schema_version":9')
+    body = re.sub(rb',"check":"[0-9a-f]+"\}$', b"", body)
+    path.write_bytes(body + f',"check":"{_check("", body)}"}}\n'.encode())
+
+
+CASES = {
+    "weights": (in_the_model(flip_a_weight), {}, "weights"),
+    "weights under the same name": (elsewhere, {}, "weights"),
+    "config": (in_the_model(change_the_config), {}, "config"),
+    "tokenizer": (in_the_model(change_the_tokenizer), {}, "tokens"),
+    "text": (in_the_text(change_the_text), {}, "tokens"),
+    "order of documents": (in_the_text(turn_the_documents_round), {}, "tokens"),
+    "seed": (None, {"seed": 1}, "seed"),
+    "window": (None, {"window": 44}, "window"),
+    "windows": (None, {"windows": 3}, "windows"),
+    "held-out windows": (None, {"heldout": 2}, "heldout"),
+    "dtype": (None, {"dtype": "bfloat16"}, "dtype"),
+    "indexer": (None, {"indexer": "stock"}, "indexer"),
+    "attention": (None, {"attention": "sparse"}, "attention"),
+    "pinned layers": (None, {"pin": "2"}, "pinned_layers"),
+    "pipeline stages": (None, {"pp-layers": "2,4"}, "pinned_layers"),
+    "device": (on_another_device, {}, "device"),
+    "torch": (other_versions(torch="9.0"), {}, "torch"),
+    "transformers": (other_versions(transformers="9.0"), {}, "transformers"),
+    "code": (other_code, {}, "code"),
+    "schema": (another_schema, {}, "schema version"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_refused_by_field(case, run, tmp_path, monkeypatch):
+    change, options, field = CASES[case]
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        options = (change and change(tmp_path, patch)) or options
+        before = {path.name: path.read_bytes() for path in out.iterdir() if path.name != ".lock"}
+        code, printed, err = run(**options)
+        assert (code, printed, one_line(err)) == (2, "", True), err
+        assert f"{field} is " in err or f"{field} 9, " in err
+        assert "--resume never" in err
+        assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != ".lock"} == before
+        code, _, err = run("--resume", "never", **options)
+    # Nothing is lost by beginning anew, either.
+    if change is not on_another_device:
+        assert code == 0, err
+    aside = next(path for path in out.iterdir() if path.is_dir())
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+
+
+def test_the_same_from_another_place_is_the_same(run, tmp_path):
+    shutil.move(tmp_path / "model", tmp_path / "moved")
+    shutil.move(tmp_path / "text.jsonl", tmp_path / "moved.jsonl")
+    code, _, err = run("--resume", "required", model=tmp_path / "moved", dataset=tmp_path / "moved.jsonl")
+    assert code == 0, err
+
+
+def test_a_model_that_runs_otherwise_than_before_is_refused_once_it_is_loaded(run, monkeypatch):
+    monkeypatch.setattr("indexcache.workflow.device_kinds", lambda model: "cuda: another one")
+    code, printed, err = run(keep=0.34)
+    assert (code, printed, one_line(err)) == (2, "", True)
+    assert "device is cuda: another one, the journal has cpu" in err
