@@ -96,9 +96,9 @@ class PatternLosses:
         """
         ids = [self._ids(window) for window in windows]
         full = Pattern.all_full(len(self._site_of))
-        if self._blind and not last_token and full not in patterns:
-            if unknown := [window for window in windows if window.name not in self._blind_loss]:
-                self.measure([full], unknown, keep_states=False)
+        unknown = [window for window in windows if window.name not in self._blind_loss]
+        if unknown and self._blind and not last_token and full not in patterns:
+            self.measure([full], unknown, keep_states=False)
         try:
             return self._sweep(patterns, windows, ids, last_token, keep_states and len(patterns) == 1)
         finally:

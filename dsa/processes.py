@@ -27,7 +27,12 @@ def _state() -> Any:
 
 def this_device() -> Any:
     """The device that accelerate gives this process."""
-    return _state().device
+    import torch
+
+    device = _state().device
+    # Among several processes accelerate says "cpu:0", to which a model would be copied: to memory aligned
+    # otherwise, so that its products are rounded otherwise.
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 def thread_count() -> int | None:
@@ -38,7 +43,7 @@ def thread_count() -> int | None:
 
 
 def use_threads(count: int | None) -> None:
-    """Computes on ``count`` threads from now on, where that matters, so that losses are those of an earlier run."""
+    """Computes on ``count`` threads from now on, where that matters: losses are then those of an earlier run."""
     import torch
 
     if count is not None and thread_count() is not None:

@@ -68,7 +68,7 @@ class TokenIdentity(_Section):
 
 
 class RunIdentity(_Section):
-    """How the model ran; ``threads`` of each process, which decide how a CPU rounds, are None on an accelerator."""
+    """How the model ran; ``threads`` of a process decide how a CPU rounds and are None on an accelerator."""
 
     dtype: str
     device: str
