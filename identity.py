@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import torch
+
 from . import __version__
 from .calibrate.frozen import token_sha256
 from .dsa import processes
@@ -26,7 +28,7 @@ def search_identity(recipe: Recipe, prepared: Prepared) -> Identity:
     asked for and change none, so that one journal serves several.
     """
     model, windows = prepared.identity, prepared.windows
-    pinned = prepared.method.pinned
+    pinned, device = prepared.method.pinned, processes.this_device().type
     return {
         "config": model.config_sha256,
         "weights": model.weights_sha256,
@@ -37,7 +39,8 @@ def search_identity(recipe: Recipe, prepared: Prepared) -> Identity:
         "seed": recipe.seed,
         "tokens": token_sha256(windows),
         "dtype": recipe.dtype,
-        "device": str(processes.this_device().type),
+        "device": device,
+        "processor": torch.backends.cpu.get_cpu_capability() if device == "cpu" else None,
         "indexer": recipe.indexer,
         "attention": recipe.attention,
         "pinned_layers": [model.site_layers[site] for site in pinned],

@@ -181,12 +181,7 @@ def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> 
 def _compared(run: RunIdentity) -> Identity:
     """What of a run decides its losses: of the versions only those of what computes."""
     versions = {name: run.versions.get(name) for name in computing_versions() if name != "python"}
-    return {
-        "dtype": run.dtype,
-        "device": run.device,
-        "indexer": run.indexer,
-        "attention": run.attention,
-    } | versions
+    return run.model_dump(exclude={"versions"}) | versions
 
 
 def _stopped(stop: Stop, this: Sitting, resume: str) -> StoppedRunError:

@@ -97,7 +97,7 @@ class PatternLosses:
         ids = [self._ids(window) for window in windows]
         full = Pattern.all_full(len(self._site_of))
         unknown = [window for window in windows if window.name not in self._blind_loss]
-        if self._blind and unknown and not last_token and full not in patterns:
+        if unknown and self._blind and not last_token and full not in patterns:
             self.measure([full], unknown, keep_states=False)
         try:
             return self._sweep(patterns, windows, ids, last_token, keep_states and len(patterns) == 1)

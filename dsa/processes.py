@@ -27,7 +27,12 @@ def _state() -> Any:
 
 def this_device() -> Any:
     """The device that accelerate gives this process."""
-    return _state().device
+    import torch
+
+    device = _state().device
+    # Among several processes accelerate says "cpu:0", to which a model would be copied: to memory aligned
+    # otherwise, so that its products are rounded otherwise.
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 def thread_count() -> int | None:

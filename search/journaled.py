@@ -103,7 +103,7 @@ class Journaled:
         for piece in self._model.pieces(windows, len(patterns)):
             check_stop()
             sums = self._model(patterns, group, piece, last_token)
-            self._write(group, last_token, piece, patterns, sums)
             known = self._kept.losses[group, last_token]
             for pattern, each in zip(patterns, sums, strict=True):
                 known[str(pattern)] |= dict(zip(piece, each, strict=True))
+            self._write(group, last_token, piece, patterns, sums)  # a stop that waited for it is raised here

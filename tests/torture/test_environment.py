@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+from sealed_plans import sealed
 
 from indexcache.cli import main
 
@@ -147,7 +148,7 @@ def test_json_stays_json_where_unicode_is_lost(searched, cases, tmp_path):
     folder = shutil.copytree(searched, tmp_path / "run")
     document = json.loads((folder / "plan.json").read_text())
     document["tokens"]["dataset"] = "bücher/文本/🜚"
-    (folder / "plan.json").write_text(json.dumps(document))
+    (folder / "plan.json").write_text(sealed(document))
     done = run_forked(tmp_path, "cut", folder, "--keep", 0.5, "--json", encoding="ascii")
     assert done.returncode == 0, done.stderr
     cases.check(json.loads(done.stdout)["tokens"]["dataset"] == "bücher/文本/🜚", f"{done.stdout[:2000]!r}")

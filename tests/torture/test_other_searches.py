@@ -43,10 +43,9 @@ def change_the_tokenizer(folder):
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     vocabulary = tokenizer["model"]["vocab"]
-    first, second = sorted(vocabulary, key=vocabulary.get)[300:302]
-    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    some = sorted(vocabulary, key=vocabulary.get)[300:2300]
+    vocabulary |= dict(zip(some, [vocabulary[each] for each in reversed(some)], strict=True))
     path.write_text(json.dumps(tokenizer))
-    return first, second
 
 
 def change_the_text(path):

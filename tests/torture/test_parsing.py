@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
+from sealed_plans import sealed
 
 from indexcache.calibrate.frozen import frozen_bytes, thaw, token_sha256
 from indexcache.errors import DatasetError, ExportError, IndexcacheError, PlanError, SettingError
@@ -171,7 +172,7 @@ def test_plans(valid, tmp_path, cases, full, way):
     def check(draw, value):
         nonlocal read, rendered
         if way == "fields":
-            content = json.dumps(mutated(valid, draw, value)).encode()
+            content = sealed(mutated(valid, draw, value)).encode()
         elif way == "bytes":
             content = damaged(text, draw)
         else:
@@ -416,7 +417,7 @@ def test_tokens_that_a_plan_describes_otherwise(run_cli, searched, tmp_path, fie
     folder = shutil.copytree(searched, tmp_path / "run")
     document = json.loads((folder / "plan.json").read_text())
     document["tokens"][field] = value
-    (folder / "plan.json").write_text(json.dumps(document))
+    (folder / "plan.json").write_text(sealed(document))
     code, out, err = run_cli("eval", folder)
     assert (code, out, says in err) == (2, "", True)
 
@@ -430,6 +431,6 @@ def test_tokens_that_the_model_does_not_know(run_cli, searched, tmp_path):
     (folder / "windows.safetensors").write_bytes(frozen_bytes(windows))
     document = json.loads((folder / "plan.json").read_text())
     document["tokens"]["sha256"] = token_sha256(windows)
-    (folder / "plan.json").write_text(json.dumps(document))
+    (folder / "plan.json").write_text(sealed(document))
     code, out, err = run_cli("eval", folder)
     assert (code, out, "hold id 4096, but the model knows 4096" in err) == (2, "", True)

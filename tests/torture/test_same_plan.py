@@ -1,5 +1,6 @@
 """The same search gives the same bytes: again, with other hash seeds, threads, batches and process counts."""
 
+import functools
 import os
 import signal
 import socket
@@ -11,31 +12,68 @@ import torch
 from children import Child, run_child
 
 from indexcache.search.journal import Journal, Losses
+from indexcache.search.plan import read_plan
 
 
 def plan_of(folder):
     return (folder / "plan.json").read_bytes()
 
 
+SEARCHES = """
+import sys, torch
+from indexcache.cli import main
+for threads in sys.argv[1].split(","):
+    torch.set_num_threads(int(threads))
+    try:
+        main([*sys.argv[2:], "--out", threads])
+    except SystemExit as stop:
+        assert not stop.code
+"""
+
+
+def pattern_of_each_step(folder):
+    return [step.pattern for step in read_plan(folder).search.steps]
+
+
 @pytest.mark.reliability("R17")
-def test_again_with_other_threads(real, cases, full, tmp_path):
+def test_again_with_other_hash_seeds_and_threads(real, cases, full, tmp_path):
+    """A CPU's products are rounded by how many threads share them, so plans are the same for equal threads.
+
+    The plan says how many they were. The patterns are the same whatever they were.
+    """
     arguments, reference = real
-    for number, threads in enumerate((1, 2, 4) if full else (2,)):
-        out = tmp_path / str(number)
-        code = f"import sys, torch; torch.set_num_threads({threads})\nfrom indexcache.cli import main; main()"
-        seed = str(1 + number % 2)
+    threads, seeds = ((1, 2, 4) if full else (2,)), ((0, 1) if full else (1,))
+    for seed in seeds:
+        (tmp_path / str(seed)).mkdir()
         ended = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments), "--out", out],
-            env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": str(threads)},
+            [sys.executable, "-c", SEARCHES, ",".join(map(str, threads)), *map(str, arguments)],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            cwd=tmp_path / str(seed),
             capture_output=True,
             text=True,
             check=False,
         )
-        same = ended.returncode == 0 and plan_of(out) == plan_of(reference)
-        cases.check(same, f"{threads} threads, hash seed {seed}: {ended.returncode}: {ended.stderr[-300:]}")
+        cases.check(ended.returncode == 0, ended.stderr[-500:])
+    for count in threads:
+        first = tmp_path / str(seeds[0]) / str(count)
+        for seed in seeds:
+            found = tmp_path / str(seed) / str(count)
+            same = plan_of(found) == plan_of(reference if count == 1 else first)
+            cases.check(same, f"{count} threads, hash seed {seed}: another plan")
+            same = pattern_of_each_step(found) == pattern_of_each_step(reference)
+            cases.check(same, f"{count} threads, hash seed {seed}: other patterns")
+        killed = functools.partial(with_threads, count, 9)
+        run_child([*arguments, "--out", tmp_path / f"resumed{count}"], tmp_path, killed)
+        ended = run_child([*arguments, "--out", tmp_path / f"resumed{count}"], tmp_path)
+        cases.check(plan_of(tmp_path / f"resumed{count}") == plan_of(first), f"{count} threads, then one: {ended}")
     for number in range(3 if full else 1):
         ended = run_child([*arguments, "--out", tmp_path / f"again{number}"], tmp_path)
         cases.check(ended.code == 0 and plan_of(tmp_path / f"again{number}") == plan_of(reference), str(ended))
+
+
+def with_threads(count, pieces):
+    torch.set_num_threads(count)
+    kill_after(pieces)
 
 
 def started(arguments, folder, processes, stop_after=None):
@@ -92,7 +130,3 @@ def test_resumed_with_other_batches_and_process_counts(real, cases, full, tmp_pa
 
 def with_rows(arguments, out, rows):
     return [*arguments, "--out", out, *(["--max-rows", rows] if rows else [])]
-
-
-def test_one_thread_is_what_the_tests_compare_with():
-    assert torch.get_num_threads() == 1

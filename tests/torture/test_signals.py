@@ -34,7 +34,7 @@ def strike(place, number, twice=False):
     if place == "loading":
         before(workflow, "load", send)
     if place == "measuring":
-        before(PatternLosses, "measure", send, times=40)
+        before(PatternLosses, "measure", send, times=20)
     if place == "writing a record":
         before(Journal, "append", lambda journal, record: before(os, "write", send), times=20)
     if place == "writing the plan":

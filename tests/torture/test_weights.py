@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sealed_plans import sealed
 
 from indexcache.dsa.checkpoint import Trust, config_sha256, open_checkpoint
 from indexcache.dsa.loading import load_model
@@ -116,7 +117,7 @@ def test_a_plan_is_checked_in_the_way_it_was_made(run_cli, checkpoints, text_fil
     assert run_cli("eval", tmp_path / "plan.json", "-q")[0] == 0
     document = json.loads((tmp_path / "plan.json").read_text())
     document["model"]["weights_hash"] = "whole"
-    (tmp_path / "plan.json").write_text(json.dumps(document))
+    (tmp_path / "plan.json").write_text(sealed(document))
     code, _, err = run_cli("eval", tmp_path / "plan.json", "-q")
     assert (code, "weights_sha256" in err) == (2, True)
 
