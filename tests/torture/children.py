@@ -39,6 +39,8 @@ class Child:
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
             sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
             os.environ.update(environment)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)  # nohup and background shells have tests ignore some
             before()
             code = job() if callable(job) else main([str(each) for each in job])
         except SystemExit as stop:
