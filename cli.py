@@ -38,6 +38,7 @@ from .options import (
     described,
     named,
 )
+from .signals import leave
 
 if TYPE_CHECKING:
     from .recipes.schema import Recipe
@@ -553,7 +554,14 @@ def _quieten() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits; ``endings`` says with which code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    sys.exit(exit_code_of(lambda: app(args=given, standalone_mode=False), as_json="--json" in given))
+
+    def job() -> int | None:
+        code: int | None = app(args=given, standalone_mode=False)
+        return code
+
+    if arguments is not None:
+        sys.exit(exit_code_of(job, "--json" in given))
+    leave(exit_code_of(job, "--json" in given, restore=False))
 
 
 if __name__ == "__main__":

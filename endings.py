@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from .streams import abandon, prepare_streams
 
 # The command line's library turns an interrupt into this code.
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
+_STREAM_FAILS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EINVAL, errno.ENXIO)
 
 
 def speaks() -> bool:
@@ -22,15 +24,20 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def exit_code_of(job: Callable[[], int | None], as_json: bool) -> int:
+def exit_code_of(job: Callable[[], int | None], as_json: bool, restore: bool = True) -> int:
     """Runs ``job`` and tells of whatever ends it.
 
     0 done, 1 a check failed, 2 wrong use or input, 75 stopped by a signal with everything kept that was
     measured, 128 + the signal's number with nothing to keep, 141 stdout closed by its reader.
+
+    Args:
+        job: what to run; returns an exit code, or None for 0.
+        as_json: whether errors are printed as documents too.
+        restore: see ``signals.stops_raised``.
     """
     prepare_streams()
     try:
-        with stops_raised():
+        with stops_raised(restore):
             code = job() or 0
             if code == _INTERRUPTED:
                 raise Stop(2)
@@ -72,7 +79,7 @@ def _fail(error: IndexcacheError, as_json: bool) -> int:
 
 def _as_our_error(error: Exception) -> IndexcacheError:
     """A wrong option as typer reports it, or what nobody foresaw, as one of our errors."""
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_FAILS:
         return OutputError(f"the result cannot be printed: {error.strerror or error}", hint="")
     if hasattr(error, "format_message"):
         return SettingError(error.format_message(), hint="--help shows the options")

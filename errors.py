@@ -15,7 +15,8 @@ IndexcacheError (2)
  ├─ GateError (1)     a check that ran and failed
  ├─ BusyError         a run's folder that another process writes to
  ├─ StoppedRunError (75)      stopped by a signal with everything kept that was measured
- └─ InterruptedRunError (128 + the signal's number)  stopped by a signal with nothing to keep
+ ├─ LostProcessError (75)     another of several processes ended
+ └─ InterruptedRunError (128 + the signal's number)  stopped by a signal where there is nothing to go on from
 """
 
 from __future__ import annotations
@@ -154,14 +155,22 @@ class StoppedRunError(IndexcacheError):
         }
 
 
+class LostProcessError(IndexcacheError):
+    """Another of several processes ended, or cannot be reached."""
+
+    exit_code = 75
+    shared = True
+    default_hint = "what was measured is kept: see what ended it, and run the same command again"
+
+
 class InterruptedRunError(IndexcacheError):
-    """Stopped by a signal with nothing to keep."""
+    """Stopped by a signal where there is nothing to go on from."""
 
     exit_code = 130
     shared = True
 
     def __init__(self, signal_number: int = 2) -> None:
-        super().__init__("interrupted; nothing was written")
+        super().__init__("interrupted")
         self.exit_code = 128 + signal_number
 
 

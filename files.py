@@ -79,7 +79,8 @@ def check_writable(folder: Path) -> None:
             make_folder(folder)
             os.unlink(_write_beside(folder / "probe", b"?"))  # noqa: PTH108
             for each in made:
-                os.rmdir(each)  # noqa: PTH106
+                with suppress(OSError):  # another search may have put something there meanwhile
+                    os.rmdir(each)  # noqa: PTH106
         except OSError as error:
             raise cannot_write(folder, error) from error
 
@@ -97,6 +98,8 @@ def make_folder(folder: Path) -> None:
     for each in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
         with suppress(FileExistsError):
             os.mkdir(each)  # noqa: PTH102
+            with suppress(PermissionError):  # a folder above that may be written to, and not read
+                sync_folder(each.parent)
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 

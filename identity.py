@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from pathlib import Path
 
 import torch
@@ -10,6 +12,8 @@ import torch
 from . import __version__
 from .calibrate.frozen import token_sha256
 from .dsa import processes
+from .dsa.backends import Backends, choose
+from .dsa.loading import compute_dtype
 from .preparation import Prepared
 from .recipes.schema import Recipe
 from .search.journal import Identity
@@ -18,6 +22,10 @@ from .versions import computing_versions
 _PACKAGE = Path(__file__).resolve().parent
 # Whatever a loss passes through between the text and the journal.
 _ROOMS = ("calibrate/*.py", "dsa/**/*.py", "search/*.py")
+# What only shows or hands on what was found.
+_SHOWING = {
+    f"search/{name}.py" for name in ("curve", "engines", "export", "folder", "prefills", "report", "timing")
+}
 _MODULES = ("pattern.py", "groups.py", "preparation.py", "measuring.py", "workflow.py")
 
 
@@ -27,22 +35,27 @@ def search_identity(recipe: Recipe, prepared: Prepared) -> Identity:
     Not among them is what a search is after: budget, strategy, baselines. Those decide which losses are
     asked for and change none, so that one journal serves several.
     """
-    model, windows = prepared.identity, prepared.windows
+    model, windows, checkpoint = prepared.identity, prepared.windows, prepared.checkpoint
     pinned, device = prepared.method.pinned, processes.this_device().type
+    wanted = Backends(recipe.indexer, recipe.attention)
+    backends = choose(wanted, checkpoint.selects_tokens, windows.length, device)
     return {
         "config": model.config_sha256,
+        "weights_hash": model.weights_hash,
         "weights": model.weights_sha256,
+        "remote_code": model.code_sha256,
         "selection_width": model.selection_width,
         "window": windows.length,
         "windows": len(windows.calibration),
         "heldout": len(windows.heldout),
         "seed": recipe.seed,
         "tokens": token_sha256(windows),
-        "dtype": recipe.dtype,
+        "dtype": str(compute_dtype(checkpoint, recipe.dtype)).removeprefix("torch."),
         "device": device,
-        "processor": torch.backends.cpu.get_cpu_capability() if device == "cpu" else None,
-        "indexer": recipe.indexer,
-        "attention": recipe.attention,
+        "processor": processor() if device == "cpu" else None,
+        "float32_products": float32_products(),
+        "indexer": backends.indexer,
+        "attention": backends.attention,
         "pinned_layers": [model.site_layers[site] for site in pinned],
         **computing_versions(),
         "indexcache": __version__,
@@ -50,9 +63,28 @@ def search_identity(recipe: Recipe, prepared: Prepared) -> Identity:
     }
 
 
+def processor() -> str:
+    """The CPU and the instructions that torch uses of it: libraries pick their products' code by both."""
+    name = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:  # no Linux
+        pass
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def float32_products() -> str:
+    """How exactly products of float32 are asked for."""
+    override = os.environ.get("NVIDIA_TF32_OVERRIDE")
+    return torch.get_float32_matmul_precision() + (f", NVIDIA_TF32_OVERRIDE={override}" if override else "")
+
+
 def code_sha256() -> str:
     """SHA-256 over the names and contents of the package's own files that losses depend on."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in (*_ROOMS, *_MODULES) for path in _PACKAGE.glob(pattern)}):
-        digest.update(f"{path.relative_to(_PACKAGE).as_posix()}:".encode() + path.read_bytes())
+        name = path.relative_to(_PACKAGE).as_posix()
+        if name not in _SHOWING:
+            digest.update(f"{name}:".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from typing import Literal
 from .calibrate.sources import TextSource, read_documents
 from .calibrate.windows import WindowRequest, Windows, check_length, informative_share, pack
 from .dsa import processes
+from .dsa.architectures import remote_code_sha256
 from .dsa.checkpoint import (
     Checkpoint,
     Trust,
@@ -222,6 +223,7 @@ def model_identity(checkpoint: Checkpoint, wanted: Literal["auto"] | WeightsHash
         config_sha256=config_sha256(checkpoint),
         weights_hash=kind,
         weights_sha256=digest,
+        code_sha256=remote_code_sha256(checkpoint.config, checkpoint.folder, checkpoint.trust.remote_code),
         nested_config=has_nested_config(checkpoint),
     )
 
@@ -263,7 +265,7 @@ def check_identity(planned: ModelIdentity, found: ModelIdentity) -> None:
     Raises:
         IdentityError: names the first field that differs, and both values.
     """
-    for field in ("model_type", "layers", "site_layers", "config_sha256", "weights_sha256"):
+    for field in ("model_type", "layers", "site_layers", "config_sha256", "weights_sha256", "code_sha256"):
         old, new = getattr(planned, field), getattr(found, field)
         if old != new:
             raise IdentityError(

@@ -17,6 +17,7 @@ from .search.folder import begin_anew
 from .search.journal import (
     JOURNAL_FILE,
     Began,
+    Checked,
     Ended,
     Identity,
     Journal,
@@ -88,6 +89,12 @@ class Sitting:
             return
         processes.main_does(lambda: check_same(_compared(before), _compared(run), self.path))
 
+    def checked(self) -> None:
+        """Keeps that the model passed its self-check."""
+        self.kept.checked = True
+        if self._journal is not None:
+            self._journal.append(Checked())
+
     def overlaps(self, matrix: list[list[float]]) -> None:
         """Keeps the overlap of selections."""
         self.kept.overlap = matrix
@@ -123,7 +130,6 @@ def sitting(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
         JournalError: the journal is damaged, or required and not there.
         IdentityError: it is of another search.
         BusyError: another process writes there.
-        StoppedRunError: a signal came; all that was measured is kept.
         OutputError: nothing can be written there.
     """
     path = folder / JOURNAL_FILE
@@ -132,7 +138,7 @@ def sitting(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
 
         def begin() -> Kept:
             if resume == "required" and not path.exists():
-                raise JournalError(f"there is no journal {str(path)!r} to resume from", hint="leave --resume out")
+                raise _nothing_to_resume(path)
             stack.enter_context(locked(folder, reporter.warn))
             with held():
                 journal, kept = _open(folder, identity, resume, reporter)
@@ -143,9 +149,6 @@ def sitting(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
         this = Sitting(path, processes.main_does(begin), mine[0] if mine else None)
         try:
             yield this
-        except Stop as stop:
-            this.end()
-            raise _stopped(stop, this, resume) from None
         except BaseException as error:
             with suppress(IndexcacheError):  # the disk may be what failed
                 this.end()
@@ -155,18 +158,46 @@ def sitting(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
         this.end()
 
 
+@contextmanager
+def stops_told(folder: Path, resume: str) -> Iterator[None]:
+    """Within it a stop ends in what of the run in ``folder`` is kept, where anything is.
+
+    Raises:
+        StoppedRunError: a signal came, and the same command goes on from the journal.
+    """
+    try:
+        yield
+    except Stop as stop:
+        path, again = folder / JOURNAL_FILE, "run the same command again to go on"
+        try:
+            found = read_journal(path)
+        except JournalError:
+            raise stop from None
+        if found is None:
+            raise
+        count = found.kept.window_evaluations
+        raise StoppedRunError(
+            f"stopped by {stop.name}: {count} window evaluations are kept in {str(path)!r}",
+            hint=f"{again}, without --resume never" if resume == "never" else again,
+        ) from None
+
+
+def _nothing_to_resume(path: Path) -> JournalError:
+    return JournalError(f"there is no journal {str(path)!r} to resume from", hint="leave --resume out")
+
+
 def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> tuple[Journal, Kept]:
     """The journal, ready to be written to, and what it holds; an old one that does not fit is left as it is."""
     path = folder / JOURNAL_FILE
     if resume == "never" and (aside := begin_anew(folder)) is not None:
         reporter.say(f"the run that stood there is now in {aside}")
     found = read_journal(path)
+    if resume == "required" and (found is None or found.identity is None):
+        raise _nothing_to_resume(path)
     if found is not None and found.identity is not None:
         check_same(found.identity, identity, path)
     if found is not None and found.torn:
-        reporter.warn(
-            f"the end of {path} was cut off or damaged: its last record, {found.torn} bytes, is left out"
-        )
+        reporter.warn(f"the end of {path} was cut off or damaged: its last {found.torn} bytes are left out")
     remove_unfinished(folder)
     journal = Journal(path, identity, found)
     kept = found.kept if found is not None else Kept()
@@ -182,12 +213,3 @@ def _compared(run: RunIdentity) -> Identity:
     """What of a run decides its losses: of the versions only those of what computes."""
     versions = {name: run.versions.get(name) for name in computing_versions() if name != "python"}
     return run.model_dump(exclude={"versions"}) | versions
-
-
-def _stopped(stop: Stop, this: Sitting, resume: str) -> StoppedRunError:
-    again = "run the same command again to go on"
-    count = this.kept.window_evaluations
-    return StoppedRunError(
-        f"stopped by {stop.name}: {count} window evaluations are kept in {str(this.path)!r}",
-        hint=f"{again}, without --resume never" if resume == "never" else again,
-    )

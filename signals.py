@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 # A launcher, timeout(1) or a terminal often sends one stop twice; a second one later means "at once".
 _SAME_STOP_SECONDS = 0.2
@@ -33,8 +33,11 @@ class _Stops:
     when = 0.0
     waits = False
     held = 0
+    over = False
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.over:
+            return
         if self.asked is not None:
             if time.monotonic() - self.when > _SAME_STOP_SECONDS:
                 os._exit(128 + number)
@@ -50,17 +53,21 @@ _stops = _Stops()
 
 
 @contextmanager
-def stops_raised() -> Iterator[None]:
+def stops_raised(restore: bool = True) -> Iterator[None]:
     """Within it the signals raise ``Stop`` in the main thread; a second one exits the process at once.
 
     Signals that were ignored before, as nohup and background shells have it, stay ignored.
+
+    Args:
+        restore: gives the signals back afterwards; else, where the program only has to say how it ended, they do
+            nothing from then on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Any] = {}
     own_hook = sys.unraisablehook
-    _stops.asked, _stops.waits, _stops.held = None, False, 0
+    _stops.asked, _stops.waits, _stops.held, _stops.over = None, False, 0, False
     try:
         for number in _WATCHED:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -68,9 +75,18 @@ def stops_raised() -> Iterator[None]:
         sys.unraisablehook = lambda each: None if isinstance(each.exc_value, Stop) else own_hook(each)
         yield
     finally:
-        for number, handler in before.items():
+        _stops.over = True
+        for number, handler in before.items() if restore else ():
             signal.signal(number, handler)
         sys.unraisablehook = own_hook
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the program with ``code``; a signal that comes meanwhile makes that quicker, and changes nothing."""
+    for number in _WATCHED:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, lambda *_: os._exit(code))
+    sys.exit(code)
 
 
 @contextmanager

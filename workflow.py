@@ -37,7 +37,7 @@ from .preparation import (
 )
 from .progress import Reporter
 from .recipes.schema import Recipe
-from .resuming import Sitting, sitting
+from .resuming import Sitting, sitting, stops_told
 from .search.estimate import Expected, LayerCount, Shape, expected_cost
 from .search.findings import Findings, Goal, Method, Told, compare, run_search
 from .search.folder import PLAN_FILE, TOKENS_FILE, save_run
@@ -70,7 +70,14 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong; StoppedRunError where a signal came.
     """
-    prepared = prepare(recipe, goal, out, trust, reporter)
+    with stops_told(out, resume):
+        prepared = prepare(recipe, goal, out, trust, reporter)
+        return _search(recipe, goal, out, resume, prepared, reporter)
+
+
+def _search(
+    recipe: Recipe, goal: Goal, out: Path, resume: str, prepared: Prepared, reporter: Reporter
+) -> SearchOutcome:
     checkpoint, windows = prepared.checkpoint, prepared.windows
     with sitting(out, search_identity(recipe, prepared), resume, reporter) as this:
         method, findings, measure = _found(recipe, goal, prepared, this, reporter)
@@ -116,7 +123,8 @@ def _found(
     """What the journal and, for what it lacks, the model say."""
     checkpoint, windows, overlap = prepared.checkpoint, prepared.windows, recipe.baselines == "overlap"
     kept, method = this.kept, prepared.method
-    if kept.window_evaluations and (kept.overlap is not None or not overlap):
+    checked = kept.checked or not recipe.selfcheck
+    if kept.window_evaluations and checked and (kept.overlap is not None or not overlap):
         with suppress(Unmeasured):
             method = replace(method, overlap=kept.overlap if overlap else None)
             measure = _journaled(this, prepared)
@@ -128,6 +136,8 @@ def _found(
     if recipe.selfcheck:
         reporter.doing("checking on a short window that sharing works")
         self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist())
+        if not kept.checked:
+            this.checked()
     model = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
     if overlap:
         if kept.overlap is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, first_line
@@ -33,6 +36,38 @@ def model_class(config: Any, trust_remote_code: bool = False) -> Any:
 def is_text_only(config: Any, trust_remote_code: bool = False) -> bool:
     """Whether nothing but the language model is loaded for ``config``."""
     return bool(model_class(config, trust_remote_code).__name__ == "AutoModelForCausalLM")
+
+
+def remote_code_sha256(config: Any, folder: Path, trust_remote_code: bool = False) -> str | None:
+    """SHA-256 over the Python modules that a checkpoint brings and that run; None where only transformers' own do.
+
+    Args:
+        config: of the checkpoint.
+        folder: where its code is, or what names it.
+        trust_remote_code: whether the checkpoint's code may run.
+
+    Raises:
+        ModelError: its code cannot be loaded.
+    """
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    classes = [type(config)]
+    named = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
+    if trust_remote_code and named is not None:
+        try:
+            classes.append(get_class_from_dynamic_module(named, str(folder)))
+        except Exception as error:  # whatever the code raises when it is imported
+            raise ModelError(f"the code of {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+    packages = {each.__module__.rpartition(".")[0] for each in classes}
+    brought = {each for each in packages if each.split(".")[0] == "transformers_modules"}
+    if not brought:
+        return None
+    digest = hashlib.sha256()
+    for name, module in sorted(sys.modules.items()):
+        package, _, last = name.rpartition(".")
+        if package in brought and (path := getattr(module, "__file__", None)):
+            digest.update(f"{last}:".encode() + Path(path).read_bytes())
+    return digest.hexdigest()
 
 
 def skeleton(config: Any, trust_remote_code: bool = False) -> Any:

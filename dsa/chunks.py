@@ -8,6 +8,8 @@ import torch
 
 # Smaller chunks would spare nothing and take forever.
 _LEAST = 16 << 20
+# What the libraries below torch say, for which it has no class: its CPU allocator, CUDA itself, cuBLAS and Triton.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "BLAS_STATUS_ALLOC_FAILED")
 
 
 class ChunkBudget:
@@ -69,5 +71,6 @@ class ChunkBudget:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on whichever device: on a CPU torch has no class of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether memory ran out, on whichever device."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from ..errors import IndexcacheError
+from ..errors import IndexcacheError, LostProcessError, first_line
+from ..signals import Stop
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=6)
@@ -71,11 +73,12 @@ def merge(part: dict[int, T]) -> dict[int, T]:
 
     if process_count() == 1:
         return part
-    return {number: each for found in gather_object([part]) for number, each in found.items()}
+    with _lost_told():
+        return {number: each for found in gather_object([part]) for number, each in found.items()}
 
 
 def main_does(job: Callable[[], T]) -> T:
-    """Runs ``job`` on the main process; every process gets its result or raises its error.
+    """Runs ``job`` on the main process; every process gets its result, or raises its error or the stop it met.
 
     The error is marked as shared, so that only one process tells of it.
     """
@@ -87,15 +90,29 @@ def main_does(job: Callable[[], T]) -> T:
     if is_main():
         try:
             outcome[0] = job()
-        except IndexcacheError as error:
+        except (IndexcacheError, Stop) as error:
             outcome[1] = error
         except Exception as error:  # whatever it is, the others must not wait for it
             outcome[1] = IndexcacheError(f"unexpected {type(error).__name__}: {error}")
             if os.environ.get("INDEXCACHE_TRACEBACK"):
                 traceback.print_exception(error)
-    broadcast_object_list(outcome)
+    with _lost_told():
+        broadcast_object_list(outcome)
     if outcome[1] is not None:
         outcome[1].shared = True
         raise outcome[1]
     result: T = outcome[0]
     return result
+
+
+@contextmanager
+def _lost_told() -> Iterator[None]:
+    """Within it, where processes wait for each other, the end of one ends the others in a line.
+
+    Raises:
+        LostProcessError: another one is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # each transport has its own words
+        raise LostProcessError(f"another process of this run was lost: {first_line(error)[:120]}") from error

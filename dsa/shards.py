@@ -54,6 +54,8 @@ class Shard:
 def weight_files(folder: Path, model_id: str, allow_pickle: bool = False) -> list[str]:
     """Names of the files in ``folder`` that a checkpoint loads: safetensors, or pickles if there is nothing else.
 
+    As transformers has it, a whole file goes before an index that stands beside it.
+
     Raises:
         ModelError: there are none, one is missing, the index is broken, or they are pickles and not allowed.
     """
@@ -66,7 +68,7 @@ def weight_files(folder: Path, model_id: str, allow_pickle: bool = False) -> lis
                 f"{model_id!r} holds pickled weights only, which are programs and can do anything",
                 hint="convert them to safetensors, or load them with --allow-pickle",
             )
-        return _indexed(folder, index, model_id) if (folder / index).is_file() else [whole]
+        return [whole] if (folder / whole).is_file() else _indexed(folder, index, model_id)
     raise ModelError(
         f"{model_id!r} holds no weights", hint="safetensors are looked for, and pickles with --allow-pickle"
     )

@@ -26,7 +26,12 @@ _READERS = 8
 
 
 def weights_folder(checkpoint: Checkpoint) -> Path:
-    """The local folder of the weights, which are downloaded if they are on the hub."""
+    """The local folder of the weights, which are downloaded if they are on the hub.
+
+    Raises:
+        ModelError: they cannot be, or more than the usual files would be loaded.
+    """
+    _refuse_others(checkpoint)
     if checkpoint.revision is None:
         return checkpoint.folder
     return fetch_weights(checkpoint.model_id, checkpoint.revision, checkpoint.trust.pickles)
@@ -67,6 +72,20 @@ def identify_weights(
         for part in readers.map(lambda shard: _tensor_hashes(shard, kind), shards):
             found |= part
     return kind, _combined(kind, found)
+
+
+def _refuse_others(checkpoint: Checkpoint) -> None:
+    """Transformers loads weights that a config names, and an adapter that it finds, without a word."""
+    if (name := getattr(checkpoint.config, "transformers_weights", None)) is not None:
+        raise ModelError(
+            f"the config of {checkpoint.model_id!r} names weights of its own, transformers_weights {name!r}",
+            hint="give them the usual name, model.safetensors, and remove that line",
+        )
+    if (checkpoint.folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{checkpoint.model_id!r} holds an adapter, adapter_config.json, beside its weights",
+            hint="merge it into them, or remove it",
+        )
 
 
 def _files(checkpoint: Checkpoint) -> tuple[Path, list[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections.abc import Iterable
 from itertools import chain, count
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from .timing import TIMING_FILE, Timing
 PLAN_FILE = "plan.json"
 TOKENS_FILE = "windows.safetensors"
 # What runs and cuts write; nothing else in a folder is touched.
-_OURS = ("plan.", "plan-", TOKENS_FILE, "report.", "curve.", "overlap.", "prefill.", "bench.", TIMING_FILE)
+_OURS = re.compile(r"(plan|report|curve|overlap|prefill|bench)\.\w+|plan-.*\.(json|md|html|svg)")
 
 
 def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | None:
@@ -31,7 +33,7 @@ def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | 
     Raises:
         OutputError: a file cannot be written.
     """
-    moved = None if _holds(folder / PLAN_FILE, plan.as_json().encode()) else _move_aside(folder, _OURS)
+    moved = None if _holds(folder / PLAN_FILE, plan.as_json().encode()) else _move_aside(folder)
     write_atomically(folder / TOKENS_FILE, tokens)
     try:
         prefills = read_prefills(prefill_file(folder / PLAN_FILE), plan.result.pattern)
@@ -97,22 +99,24 @@ def write_report(
 
 def begin_anew(folder: Path) -> Path | None:
     """Moves a run in ``folder`` aside, its journal too; the folder it is in now, None where there was none."""
-    return _move_aside(folder, (*_OURS, JOURNAL_FILE))
+    return _move_aside(folder, JOURNAL_FILE)
 
 
-def _move_aside(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """Moves files whose names begin with one of ``names`` into a folder of their own; None if there are none.
+def _move_aside(folder: Path, *more: str) -> Path | None:
+    """Moves what runs and cuts write, and ``more``, into a folder of its own; None if there is nothing.
 
     What says which run they are of, the plan or else the journal, is moved last and names the new folder, so
     that a move that was cut short goes on into the same one.
     """
-    standing = {path.name: path for path in folder.iterdir() if path.is_file() and path.name.startswith(names)}
+    names = (TOKENS_FILE, TIMING_FILE, *more)
+    ours = (path for path in folder.iterdir() if path.name in names or _OURS.fullmatch(path.name))
+    standing = {path.name: path for path in ours if path.is_file()}
     last = next((name for name in (PLAN_FILE, JOURNAL_FILE) if name in standing), None)
     if last is None:
         return None
     try:
         digest = hashlib.sha256(standing[last].read_bytes()).hexdigest()
-        aside = _unfinished_or_new(folder, f"replaced-{digest[:8]}", last)
+        aside = _unfinished_or_new(folder, f"replaced-{digest[:8]}", standing)
         with held():
             make_folder(aside)
             for name in sorted(standing, key=lambda name: (name == last, name)):
@@ -124,10 +128,12 @@ def _move_aside(folder: Path, names: tuple[str, ...]) -> Path | None:
     return aside
 
 
-def _unfinished_or_new(folder: Path, name: str, last: str) -> Path:
-    """``name`` in ``folder``, numbered where a whole run, down to its ``last`` file, stands there already."""
+def _unfinished_or_new(folder: Path, name: str, files: Iterable[str]) -> Path:
+    """``name`` in ``folder``, numbered where one of ``files`` stands there already."""
     names = chain([name], (f"{name}-{number}" for number in count(2)))
-    return next(path for path in (folder / each for each in names) if not (path / last).exists())
+    return next(
+        path for path in (folder / each for each in names) if not any((path / file).exists() for file in files)
+    )
 
 
 def _holds(path: Path, content: bytes) -> bool:

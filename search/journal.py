@@ -26,6 +26,9 @@ JOURNAL_FILE = "journal.jsonl"
 _CHECKED = re.compile(rb'^(?P<body>\{.*),"check":"(?P<check>[0-9a-f]{16})"\}$', re.DOTALL)
 # A killed process loses nothing that it wrote; only a power loss can take what was not yet synced.
 _SYNC_SECONDS = 1.0
+# A power loss can leave zeros where the disk had not yet got to; no record holds any.
+_NEVER_WRITTEN = bytes(16)
+_HEADER_BEGINS = b'{"kind":"journal",'
 _BEGIN_ANEW = "restore the file, or begin anew with --resume never: the old run is kept then"
 
 Identity = Mapping[str, object]
@@ -73,6 +76,12 @@ class Overlap(_Record):
     matrix: list[list[Finite]]
 
 
+class Checked(_Record):
+    """The self-check of this model passed."""
+
+    kind: Literal["checked"] = "checked"
+
+
 class Losses(_Record):
     """``sums[pattern][window]`` in nats, None for what is no number; ``at`` as for ``Ended``."""
 
@@ -82,10 +91,10 @@ class Losses(_Record):
     last_token: bool
     windows: list[Count]
     patterns: list[str]
-    sums: list[list[Finite | None]]
+    sums: list[list[Annotated[float, Field(allow_inf_nan=False)] | None]]
 
 
-Record = Header | Began | Ended | Ran | Overlap | Losses
+Record = Header | Began | Ended | Ran | Checked | Overlap | Losses
 _RECORDS: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -95,11 +104,13 @@ class Kept:
 
     Args:
         losses: summed losses by (group, last_token), pattern and window.
+        checked: whether the model passed its self-check.
         sittings: when each process began, how many seconds it is known to have worked, and how many they were.
     """
 
     losses: dict[tuple[str, bool], dict[str, dict[int, float]]] = field(default_factory=dict)
     run: RunIdentity | None = None
+    checked: bool = False
     overlap: list[list[float]] | None = None
     sittings: list[tuple[str, float, int]] = field(default_factory=list)
 
@@ -113,6 +124,8 @@ class Kept:
                     measured[window] = float("nan") if each is None else each
         elif isinstance(record, Ran):
             self.run = record.run
+        elif isinstance(record, Checked):
+            self.checked = True
         elif isinstance(record, Overlap):
             self.overlap = record.matrix
         elif isinstance(record, Began):
@@ -136,7 +149,8 @@ class Found:
         kept: what the whole records hold.
         size: bytes of the whole records.
         check: of the last of them.
-        torn: bytes behind them, of a record that was being written when its writer was killed.
+        torn: bytes behind them, of a record that was being written when its writer was killed, or from zeros
+            on that a power loss left.
     """
 
     identity: Identity | None
@@ -166,7 +180,13 @@ def read_journal(path: Path) -> Found | None:
         line = data[size:] if end < 0 else data[size:end]
         found = _CHECKED.match(line) if end >= 0 else None
         if found is None or _check(check, found["body"]) != found["check"].decode():
-            if 0 <= end < len(data) - 1:
+            first_torn = identity is None and end < 0 and _HEADER_BEGINS.startswith(line[: len(_HEADER_BEGINS)])
+            if identity is None and not first_torn:
+                raise JournalError(
+                    f"journal {str(path)!r} is damaged in line 1, at byte 0, or is none",
+                    hint=f"{_BEGIN_ANEW}, or give another --out",
+                )
+            if 0 <= end < len(data) - 1 and _NEVER_WRITTEN not in line:
                 raise JournalError(
                     f"journal {str(path)!r} is damaged in line {line_number}, at byte {size}", hint=_BEGIN_ANEW
                 )
@@ -246,6 +266,7 @@ class Journal:
             raise cannot_write(path, error) from error
         if not (found and found.identity is not None):
             self.append(Header(identity=dict(identity)))
+            self.sync()
 
     def append(self, record: Record) -> None:
         """Writes a record; a stop by a signal waits for it.

@@ -35,7 +35,8 @@ class ModelIdentity(_Section):
     """The checkpoint that was searched.
 
     ``nested_config`` says whether its config.json keeps the text model's settings under text_config;
-    older plans do not say.
+    older plans do not say. ``code_sha256`` is of the model code that the checkpoint itself brings, null where
+    transformers' own runs.
     """
 
     id: str
@@ -49,6 +50,7 @@ class ModelIdentity(_Section):
     config_sha256: Sha256
     weights_hash: Literal["sampled", "whole"]
     weights_sha256: Sha256
+    code_sha256: Sha256 | None
     nested_config: bool | None = None
 
 

@@ -92,6 +92,8 @@ def pytest_pyfunc_call(pyfuncitem):
     if cases.failures:
         shown = "\n".join(cases.failures[:10])
         pytest.fail(f"{len(cases.failures)} of {cases.passed + len(cases.failures)} cases failed:\n{shown}")
+    if "cases" in pyfuncitem.fixturenames and not cases.passed:
+        pytest.fail("the test counted no case")
     return result
 
 

@@ -10,6 +10,7 @@ from indexcache.dsa import feedforward
 from indexcache.dsa.backends import Backends, choose, install
 from indexcache.dsa.capacity import check_fits, layer_bytes, longest_window
 from indexcache.dsa.checkpoint import open_checkpoint
+from indexcache.dsa.chunks import out_of_memory
 from indexcache.dsa.evaluation import Evaluator
 from indexcache.dsa.loading import random_model
 from indexcache.dsa.losses import PatternLosses, Window
@@ -130,6 +131,21 @@ def test_out_of_memory_carries_fewer_patterns_and_goes_on():
     scarce.room = 0
     with pytest.raises(MeasurementError, match="out of memory on a window of 40 tokens"):
         evaluator(patterns[:1], CALIBRATION)
+
+
+@pytest.mark.parametrize(
+    ("said", "memory"),
+    [
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("Triton Error [CUDA]: out of memory", True),
+        ("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_out_of_memory_is_known_whoever_says_it(said, memory):
+    assert out_of_memory(RuntimeError(said)) is memory
+    assert out_of_memory(ValueError(said)) is False
 
 
 def test_prefill_times_count_the_indexers_that_run():

@@ -86,9 +86,11 @@ def test_cut_plans_move_with_the_tokens_they_need(folder):
     plan = read_plan(folder / "plan.json")
     (folder / "plan-2of8.json").write_text(cut(plan, keep=0.25).as_json())
     (folder / "notes.txt").write_text("mine")
+    (folder / "plan-notes.txt").write_text("mine too")
     moved = save_run(folder, cut(plan, keep=0.25), b"other tokens", TIMING)
     assert (moved / "plan-2of8.json").exists()
     assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "plan-notes.txt").read_text() == "mine too"
 
 
 def test_runs_moved_aside_do_not_overwrite_each_other(folder):

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from indexcache.cli import main
+from indexcache.search.journal import Journal, Losses
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,49 @@ class Child:
 def run_child(job, folder, before=lambda: None, environment=None):
     """A child from start to end."""
     return Child(job, folder, before, environment).wait()
+
+
+def started(arguments, folder, processes, stop_after=None, befall=None):
+    """Runs a search in so many forked processes that work together.
+
+    The main one is killed after some pieces, or ``befall(rank)`` prepares what becomes of each.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    together = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    children = []
+    for rank in range(processes):
+
+        def before(rank=rank):
+            from accelerate import PartialState
+
+            PartialState._reset_state()
+            if rank == 0 and stop_after is not None:
+                kill_after(stop_after)
+            if befall is not None:
+                befall(rank)
+
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true", **together}
+        children.append(Child(arguments, folder, before, own if processes > 1 else {}))
+    ended = [children[0].wait()]
+    for child in children[1:]:
+        if ended[0].code < 0:  # what a launcher does when one of its processes is gone
+            child.kill()
+        ended.append(child.wait())
+    return ended
+
+
+def kill_after(pieces):
+    append, written = Journal.append, []
+
+    def append_and_die(self, record):
+        append(self, record)
+        written.extend([record] if isinstance(record, Losses) else [])
+        if len(written) == pieces:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal.append = append_and_die
 
 
 def one_line(text):

@@ -69,7 +69,7 @@ def test_cut_at_every_byte_of_the_last_two_records(half, finished, paper, stop_a
         code, err = paper(out)
         if code or (out / "plan.json").read_bytes() != plan:
             wrong = f"exit {code}, or another plan: {err[-300:]}"
-        if "is left out" not in err:
+        if "are left out" not in err:
             wrong = wrong or "not a word of what was torn"
         cases.check(wrong is None, f"cut to {size} bytes: {wrong}")
         shutil.rmtree(out)
@@ -85,7 +85,7 @@ def test_flipped_bits_in_the_journal(half, finished, paper, cases, full, tmp_pat
         (out / "journal.jsonl").write_bytes(flipped)
         code, err = paper(out)
         if code == 0:
-            said = "is left out" in err
+            said = "are left out" in err
             cases.check(said and (out / "plan.json").read_bytes() == plan, f"seed {seed}: another plan, or unsaid")
         else:
             named = "journal.jsonl" in err and ("at byte" in err or ", line" in err)
@@ -151,6 +151,61 @@ def test_lines_that_were_lost_or_moved_are_noticed(half, paper, change):
     code, err = paper(half)
     assert (code, one_line(err)) == (2, True)
     assert "is damaged in line" in err
+
+
+@pytest.mark.reliability("R4")
+@pytest.mark.parametrize("size", [1, 17, 40])
+def test_a_header_that_was_cut_off_is_written_again(half, finished, paper, size):
+    cut(half / "journal.jsonl", size)
+    code, err = paper(half)
+    assert code == 0, err
+    assert "are left out" in err
+    assert (half / "plan.json").read_bytes() == (finished / "plan.json").read_bytes()
+
+
+@pytest.mark.reliability("R4")
+def test_what_lies_behind_zeros_is_measured_again(half, finished, paper, cases, tmp_path):
+    """A power loss can leave a hole where a page was not yet written, with later ones behind it."""
+    content, plan = (half / "journal.jsonl").read_bytes(), (finished / "plan.json").read_bytes()
+    lines = content.splitlines(keepends=True)
+    for number in range(3, len(lines) - 1):
+        begin = sum(map(len, lines[:number]))
+        for at, size in ((begin, len(lines[number]) + 20), (begin + 30, 16), (begin - 8, 40)):
+            out = tmp_path / f"{number}-{at}"
+            out.mkdir()
+            (out / "journal.jsonl").write_bytes(content[:at] + bytes(size) + content[at + size :])
+            code, err = paper(out)
+            same = code == 0 and (out / "plan.json").read_bytes() == plan and "are left out" in err
+            cases.check(same, f"{size} zeros at {at}: exit {code}: {err}")
+
+
+@pytest.mark.reliability("R4")
+@pytest.mark.parametrize("content", [b"notes\n", b"notes", b'{"a": 1}\n', bytes(100), b"{\n"])
+@pytest.mark.parametrize("resume", ["auto", "required"])
+def test_a_file_that_is_no_journal_is_left_alone(paper, tmp_path, content, resume):
+    (tmp_path / "journal.jsonl").write_bytes(content)
+    code, err = paper(tmp_path, resume=resume)
+    assert (code, one_line(err), "is damaged in line 1" in err) == (2, True, True), err
+    assert (tmp_path / "journal.jsonl").read_bytes() == content
+
+
+def test_an_empty_journal_is_none_to_resume_from(paper, tmp_path):
+    (tmp_path / "journal.jsonl").touch()
+    code, err = paper(tmp_path, resume="required")
+    assert (code, "no journal" in err) == (2, True), err
+    assert paper(tmp_path)[0] == 0
+
+
+def test_losses_beyond_reason_are_kept_as_they_are(asked, search_on_paper, monkeypatch, tmp_path):
+    """No plan could hold them, but a candidate that explodes must not end the search."""
+
+    def explode(call, pattern, window):
+        return 3e9 if str(pattern) == "FSFFFF" else None
+
+    without_a_model(monkeypatch, asked[1], PaperModel(explode))
+    code = search_on_paper(tmp_path)
+    assert code == 0
+    assert read_journal(tmp_path / "journal.jsonl").kept.losses["calibration", False]["FSFFFF"][0] == 3e9
 
 
 def test_records_are_lines_of_json_with_exact_floats(half):

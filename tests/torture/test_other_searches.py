@@ -94,6 +94,18 @@ def other_code(tmp_path, patch):
     patch.setattr("indexcache.identity._PACKAGE", copy)
 
 
+def other_processor(tmp_path, patch):
+    patch.setattr("indexcache.identity.processor", lambda: "another, AVX2")
+
+
+def other_products(tmp_path, patch):
+    patch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+
+
+def another_release(tmp_path, patch):
+    patch.setattr("indexcache.identity.__version__", "9.0")
+
+
 def another_schema(tmp_path, patch):
     path = tmp_path / "run" / "journal.jsonl"
     from indexcache.search.journal import _check
@@ -120,6 +132,12 @@ CASES = {
     "pinned layers": (None, {"pin": "2"}, "pinned_layers"),
     "pipeline stages": (None, {"pp-layers": "2,4"}, "pinned_layers"),
     "device": (on_another_device, {}, "device"),
+    "processor": (other_processor, {}, "processor"),
+    "float32 products": (other_products, {}, "float32_products"),
+    "how weights are hashed": (None, {"weights-hash": "sampled"}, "weights_hash"),
+    "Python": (other_versions(python="9.0"), {}, "python"),
+    "triton": (other_versions(triton="9.0"), {}, "triton"),
+    "release": (another_release, {}, "indexcache"),
     "torch": (other_versions(torch="9.0"), {}, "torch"),
     "transformers": (other_versions(transformers="9.0"), {}, "transformers"),
     "code": (other_code, {}, "code"),
@@ -152,6 +170,54 @@ def test_the_same_from_another_place_is_the_same(run, tmp_path):
     shutil.move(tmp_path / "text.jsonl", tmp_path / "moved.jsonl")
     code, _, err = run("--resume", "required", model=tmp_path / "moved", dataset=tmp_path / "moved.jsonl")
     assert code == 0, err
+
+
+def test_the_same_spelt_out_is_the_same(run):
+    options = {"dtype": "float32", "indexer": "chunked", "attention": "stock", "weights-hash": "whole"}
+    code, _, err = run("--resume", "required", **options)
+    assert code == 0, err
+
+
+CODE = """
+from transformers import GlmMoeDsaForCausalLM
+from .part import SCALE
+
+class Mine(GlmMoeDsaForCausalLM):
+    def forward(self, *given, **named):
+        found = super().forward(*given, **named)
+        found.logits = found.logits * SCALE
+        return found
+"""
+
+
+def test_code_that_a_checkpoint_brings(run, run_cli, tmp_path):
+    model, options = tmp_path / "model", {"out": tmp_path / "brought"}
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "mine.Mine"}}))
+    (model / "mine.py").write_text(CODE)
+    (model / "part.py").write_text("SCALE = 1.0\n")
+    assert run("--trust-remote-code", **options)[0] == 0
+    assert run_cli("eval", tmp_path / "brought", "-q", "--trust-remote-code")[0] == 0
+    assert run("--trust-remote-code", "--resume", "required", **options)[0] == 0
+    journal = (tmp_path / "brought" / "journal.jsonl").read_bytes()
+    for change in ("none of it", "another part"):
+        trust = ["--trust-remote-code"] if change == "another part" else []
+        if change == "another part":
+            (model / "part.py").write_text("SCALE = 2.0\n")
+        code, printed, err = run(*trust, **options)
+        assert (code, printed, one_line(err), "remote_code is " in err) == (2, "", True, True), err
+        code, printed, err = run_cli("eval", tmp_path / "brought", "-q", *trust)
+        assert (code, printed, one_line(err), "code_sha256 is " in err) == (2, "", True, True), err
+    assert (tmp_path / "brought" / "journal.jsonl").read_bytes() == journal
+
+
+def test_a_journal_without_a_self_check_does_not_spare_one(run, tmp_path, monkeypatch):
+    checks = []
+    out = {"out": tmp_path / "unchecked"}
+    monkeypatch.setattr("indexcache.workflow.self_check", lambda *_: checks.append(1))
+    assert run("--no-selfcheck", **out)[0] == 0
+    assert (run(**out)[0], len(checks)) == (0, 1)
+    assert (run(**out)[0], len(checks)) == (0, 1)
 
 
 def test_a_model_that_runs_otherwise_than_before_is_refused_once_it_is_loaded(run, monkeypatch):

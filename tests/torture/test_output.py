@@ -13,7 +13,7 @@ import tomllib
 import typer
 import yaml
 
-from indexcache.errors import GateError, IndexcacheError, InterruptedRunError, StoppedRunError
+from indexcache.errors import GateError, IndexcacheError, InterruptedRunError, LostProcessError, StoppedRunError
 from indexcache.progress import Reporter
 from indexcache.search.engines import ENGINES
 from indexcache.search.export import Serving, export
@@ -208,7 +208,8 @@ def test_json_is_one_document_whatever_goes_wrong_inside(run_cli, searched, case
         monkeypatch.setattr("indexcache.search.plan.read_plan", fail)
         code, out, err = run_cli("export", searched, "--to", "vllm", "--json")
         name = type(error).__name__
-        codes = {GateError: 1, StoppedRunError: 75, InterruptedRunError: 129, KeyboardInterrupt: 130}
+        codes = {GateError: 1, StoppedRunError: 75, LostProcessError: 75}
+        codes |= {InterruptedRunError: 129, KeyboardInterrupt: 130}
         code_expected = codes.get(type(error), 2)
         lines = [line for line in err.splitlines() if line]
         fine = code == code_expected and len(lines) == 1 and lines[0].isprintable()
@@ -330,7 +331,7 @@ class TestCut:
             "config.json",
         ):
             code, _, err = run_cli("cut", folder, "--keep", 0.25, "--out", folder / name)
-            assert (code, len(err.splitlines())) == (2, 1)
+            cases.check((code, len(err.splitlines())) == (2, 1), f"{name}: exit {code}: {err}")
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     def test_leaves_another_runs_tokens_alone(self, run_cli, searched, tmp_path):

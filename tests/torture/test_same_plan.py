@@ -3,15 +3,13 @@
 import functools
 import os
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-from children import Child, run_child
+from children import kill_after, run_child, started
 
-from indexcache.search.journal import Journal, Losses
 from indexcache.search.plan import read_plan
 
 
@@ -74,44 +72,6 @@ def test_again_with_other_hash_seeds_and_threads(real, cases, full, tmp_path):
 def with_threads(count, pieces):
     torch.set_num_threads(count)
     kill_after(pieces)
-
-
-def started(arguments, folder, processes, stop_after=None):
-    """Runs a search in so many forked processes that work together; the main one is killed after some pieces."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    together = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    children = []
-    for rank in range(processes):
-
-        def before(rank=rank):
-            from accelerate import PartialState
-
-            PartialState._reset_state()
-            if rank == 0 and stop_after is not None:
-                kill_after(stop_after)
-
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true", **together}
-        children.append(Child(arguments, folder, before, own if processes > 1 else {}))
-    ended = [children[0].wait()]
-    for child in children[1:]:
-        if ended[0].code < 0:  # what a launcher does when one of its processes is gone
-            child.kill()
-        ended.append(child.wait())
-    return ended
-
-
-def kill_after(pieces):
-    append, written = Journal.append, []
-
-    def append_and_die(self, record):
-        append(self, record)
-        written.extend([record] if isinstance(record, Losses) else [])
-        if len(written) == pieces:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Journal.append = append_and_die
 
 
 @pytest.mark.reliability("R18")

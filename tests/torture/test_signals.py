@@ -4,12 +4,14 @@ import functools
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
-from children import run_child
+from children import one_line, run_child
 
-from indexcache import signals, workflow
+from indexcache import resuming, signals, workflow
 from indexcache.dsa.losses import PatternLosses
 from indexcache.resuming import Sitting
 from indexcache.search.journal import Journal, read_journal
@@ -109,9 +111,44 @@ def test_before_there_is_a_journal_nothing_is_kept(real, number, tmp_path):
     early = functools.partial(before, workflow, "prepare", lambda *_: os.kill(os.getpid(), number))
     ended = run_child([*arguments, "--out", out, "--json"], tmp_path, early)
     assert ended.code == 128 + number
-    assert ended.err == "error: interrupted; nothing was written\n"
+    assert ended.err == "error: interrupted\n"
     assert json.loads(ended.out)["error"]["exit_code"] == 128 + number
     assert not out.exists()
+
+
+@pytest.mark.reliability("R9")
+@pytest.mark.parametrize("place", ["prepare", "_open"])
+def test_before_a_resume_has_begun_what_is_kept_stays_kept(real, place, tmp_path):
+    arguments, reference = real
+    out = tmp_path / "run"
+    run_child([*arguments, "--out", out], tmp_path, functools.partial(strike, "measuring", signal.SIGTERM))
+    kept = read_journal(out / "journal.jsonl").kept.window_evaluations
+    module = workflow if place == "prepare" else resuming
+    early = functools.partial(before, module, place, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    ended = run_child([*arguments, "--out", out], tmp_path, early)
+    assert (ended.code, one_line(ended.err)) == (75, True), ended
+    assert f"{kept} window evaluations are kept" in ended.err
+    again = run_child([*arguments, "--out", out], tmp_path)
+    assert (again.code, plan_of(out)) == (0, plan_of(reference)), again
+
+
+@pytest.mark.reliability("R9")
+def test_signals_that_come_while_it_leaves_change_nothing(real, tmp_path):
+    """A launcher sends its signal again and again until the process is gone."""
+    arguments, _ = real
+    starts = "import sys; from indexcache.cli import main; main()"
+    command = [sys.executable, "-c", starts, *map(str, arguments), "--out", str(tmp_path / "run")]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    journal = tmp_path / "run" / "journal.jsonl"
+    while running.poll() is None and not (journal.exists() and b'"losses"' in journal.read_bytes()):
+        time.sleep(0.01)
+    running.terminate()
+    said = running.stderr.readline()
+    for _ in range(20):
+        running.send_signal(signal.SIGTERM)
+        running.send_signal(signal.SIGINT)
+    _, more = running.communicate(timeout=60)
+    assert (running.returncode, said[:25], more) == (75, "error: stopped by SIGTERM", "")
 
 
 def test_an_ignored_signal_stays_ignored():

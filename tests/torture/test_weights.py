@@ -204,6 +204,34 @@ def test_a_broken_or_incomplete_set_of_shards_is_one_line(checkpoints, tmp_path)
         identify_weights(checkpoint)
 
 
+@pytest.mark.reliability("R8")
+def test_what_is_hashed_is_what_is_loaded(checkpoints, tmp_path):
+    both = tmp_path / "both"
+    load_model(opened(checkpoints["glm_moe_dsa"])).save_pretrained(both, max_shard_size="300KB")
+    tensors = load_file(checkpoints["glm_moe_dsa"] / "model.safetensors")
+    halved = {name: tensor * 0.5 for name, tensor in tensors.items()}
+    save_file(halved, both / "model.safetensors", metadata={"format": "pt"})
+    assert (both / INDEX).exists()
+    assert torch.equal(load_model(opened(both)).lm_head.weight, halved["lm_head.weight"])
+    alone = with_weights(halved, tmp_path / "alone", checkpoints["glm_moe_dsa"])
+    assert identity(both) == identity(alone)
+
+
+@pytest.mark.reliability("R8")
+def test_weights_that_would_be_loaded_unseen_are_refused(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["glm_moe_dsa"], tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    for job in (identify_weights, load_model):
+        with pytest.raises(ModelError, match=r"holds an adapter, adapter_config\.json"):
+            job(opened(folder))
+    (folder / "adapter_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "other.safetensors"}))
+    for job in (identify_weights, load_model):
+        with pytest.raises(ModelError, match=r"transformers_weights 'other\.safetensors'"):
+            job(opened(folder))
+
+
 @pytest.fixture
 def pickled(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["glm_moe_dsa"], tmp_path / "pickled")
