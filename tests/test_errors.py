@@ -18,6 +18,7 @@ def test_only_a_failed_check_exits_with_1():
     assert codes.pop("GateError") == 1
     assert codes.pop("InterruptedRunError") == 130
     assert codes.pop("StoppedRunError") == 75
+    assert codes.pop("LostProcessError") == 75
     assert set(codes.values()) == {2}
 
 
