@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from .dsa import processes
 from .dsa.backends import Backends, choose, install
 from .dsa.capacity import free_memory, layer_bytes, longest_window
-from .dsa.checkpoint import Checkpoint, Trust, config_sha256, open_checkpoint
+from .dsa.checkpoint import Checkpoint, Trust, config_sha256
 from .dsa.chunks import out_of_memory
 from .dsa.loading import Placement, device_kinds, load_model, random_model
 from .errors import IdentityError, MeasurementError, SettingError, WindowError
 from .files import check_writable, write_atomically
 from .pattern import Pattern
+from .preparation import plans_checkpoint
 from .progress import Reporter
 from .search.folder import write_report
 from .search.plan import Plan
@@ -115,8 +116,7 @@ def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:
 
 
 def _checkpoint(plan: Plan, model_id: str | None, request: BenchRequest) -> Checkpoint:
-    revision = plan.model.revision if model_id is None else None
-    checkpoint = open_checkpoint(model_id or plan.model.id, revision, request.trust)
+    checkpoint = plans_checkpoint(plan, model_id, request.trust)
     found = (checkpoint.layers, list(checkpoint.site_layers), list(checkpoint.shared_layers))
     if found != (plan.model.layers, plan.model.site_layers, plan.model.shared_layers):
         raise IdentityError(

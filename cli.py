@@ -37,6 +37,7 @@ from .options import (
     TrustFlag,
     described,
     named,
+    place,
 )
 from .signals import leave
 
@@ -120,7 +121,7 @@ def search(
         bool | None,
         typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes]."),
     ] = None,
-    out: Annotated[Path | None, described("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
+    out: Annotated[Path | None, place("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
     resume: Annotated[
         str,
         described(
@@ -278,7 +279,7 @@ def cut(
     plan_path: PlanPath,
     keep: Keep = None,
     max_delta: MaxDelta = None,
-    out: Annotated[Path | None, described("File to write [beside the plan, named by what is kept].")] = None,
+    out: Annotated[Path | None, place("File to write [beside the plan, named by what is kept].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Pick another step of a searched plan, offline; prints the new plan's path."""
@@ -403,7 +404,7 @@ def inspect(
 @app.command()
 def report(
     plan_path: PlanPath,
-    out: Annotated[Path | None, described("Folder for the files [the plan's].")] = None,
+    out: Annotated[Path | None, place("Folder for the files [the plan's].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""

@@ -32,7 +32,7 @@ def read_bytes(path: Path, kind: Kind, largest: int) -> bytes:
         with os.fdopen(handle, "rb") as file:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode):
-                raise kind(f"{str(path)!r} is no regular file", hint="give a file")
+                raise kind(f"{str(path)!r} is no regular file", hint="a file belongs there")
             content = file.read(largest + 1) if found.st_size <= largest else b""
     except FileNotFoundError:
         raise

@@ -81,6 +81,8 @@ def _as_our_error(error: Exception) -> IndexcacheError:
     """A wrong option as typer reports it, or what nobody foresaw, as one of our errors."""
     if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_FAILS:
         return OutputError(f"the result cannot be printed: {error.strerror or error}", hint="")
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return SettingError("the folder that this runs in is gone", hint="change to another one")
     if hasattr(error, "format_message"):
         return SettingError(error.format_message(), hint="--help shows the options")
     if os.environ.get("INDEXCACHE_TRACEBACK"):

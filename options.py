@@ -18,6 +18,17 @@ def described(help_text: str) -> Any:
     return typer.Option(help=help_text, show_default=False)
 
 
+def place(help_text: str) -> Any:
+    """An option that names a file or a folder to write."""
+    return typer.Option(help=help_text, show_default=False, parser=_place, metavar="PATH")
+
+
+def _place(text: str) -> Path:
+    if not text.strip():
+        raise typer.BadParameter("it is empty; give a path, . for this folder")
+    return Path(text)
+
+
 def named(flag: str, variable: str, help_text: str) -> Any:
     """A flag whose name in Python is another one, with the environment variable that its users expect."""
     return typer.Option(flag, envvar=variable, allow_from_autoenv=False, show_envvar=False, help=help_text)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from .dsa import processes
 from .errors import IndexcacheError, JournalError, SettingError, StoppedRunError
-from .files import remove_unfinished
+from .files import is_there, remove_unfinished
 from .locking import locked
 from .pattern import Pattern
 from .progress import Reporter
-from .search.folder import begin_anew
+from .search.folder import PLAN_FILE, begin_anew
 from .search.journal import (
     JOURNAL_FILE,
     Began,
@@ -189,8 +189,9 @@ def _nothing_to_resume(path: Path) -> JournalError:
 def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> tuple[Journal, Kept]:
     """The journal, ready to be written to, and what it holds; an old one that does not fit is left as it is."""
     path = folder / JOURNAL_FILE
-    if resume == "never" and (aside := begin_anew(folder)) is not None:
-        reporter.say(f"the run that stood there is now in {aside}")
+    fresh = not is_there(path) and not is_there(folder / PLAN_FILE)
+    if (resume == "never" or fresh) and (aside := begin_anew(folder)) is not None:
+        reporter.say(f"what stood there is now in {aside}")
     found = read_journal(path)
     if resume == "required" and (found is None or found.identity is None):
         raise _nothing_to_resume(path)

@@ -49,7 +49,7 @@ def fetch_description(model_id: str, revision: str | None) -> tuple[Path, str]:
     except Exception as error:  # not in the cache, a connection lost, a full disk
         raise ModelError(
             f"model {model_id!r} is neither a local folder nor reachable on the hub",
-            hint="check the name and the network",
+            hint="HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "check the name and the network",
         ) from error
     return Path(folder), Path(folder).name
 

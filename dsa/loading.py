@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +45,6 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
         ModelError: weights missing, unreadable, or without the indexers that the config promises.
         SettingError: a dtype that is not one of ``DTYPES``.
     """
-    import torch
-
     from .processes import process_count, this_device
 
     if placement.device_map is not None and process_count() > 1:
@@ -53,8 +52,7 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
             "a device map places one model over all devices, which several processes cannot each do",
             hint="run one process, or leave --device-map out",
         )
-    if dtype not in DTYPES:
-        raise SettingError(f"dtype is {dtype!r}", hint=f"give one of {', '.join(DTYPES)}")
+    torch_dtype = dtype if dtype == "auto" else compute_dtype(checkpoint, dtype)
     auto_class = model_class(checkpoint.config, checkpoint.trust.remote_code)
     folder = weights_folder(checkpoint)
     pickled = are_pickled(weight_files(folder, checkpoint.model_id, checkpoint.trust.pickles))
@@ -63,7 +61,7 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
             folder,
             config=checkpoint.config,
             output_loading_info=True,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            dtype=torch_dtype,
             device_map=placement.device_map,
             offload_folder=placement.offload_folder,
             use_safetensors=not pickled,
@@ -71,9 +69,7 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
             trust_remote_code=checkpoint.trust.remote_code,
         )
     except Exception as error:  # a broken file, a wrong shape, no memory: each library has its own class
-        raise ModelError(
-            f"the weights of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}"
-        ) from error
+        raise _cannot_load(checkpoint, error) from error
     if missing := sorted(loaded["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(
@@ -85,14 +81,33 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
     return model.requires_grad_(False).eval()
 
 
+def _cannot_load(checkpoint: Checkpoint, error: Exception) -> ModelError:
+    if isinstance(error, pickle.UnpicklingError):
+        return ModelError(
+            f"the pickled weights of {checkpoint.model_id!r} cannot be loaded: they hold more than tensors",
+            hint="convert them to safetensors where you trust them",
+        )
+    return ModelError(f"the weights of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}")
+
+
 def compute_dtype(checkpoint: Checkpoint, dtype: str) -> Any:
-    """The torch dtype that ``dtype`` means for this checkpoint; fp32 where its config names none."""
+    """The torch dtype that ``dtype`` means for this checkpoint; fp32 where its config names none.
+
+    Raises:
+        SettingError: not one of ``DTYPES``.
+        ModelError: the config names one that torch does not have.
+    """
     import torch
 
+    if dtype not in DTYPES:
+        raise SettingError(f"dtype is {dtype!r}", hint=f"give one of {', '.join(DTYPES)}")
     if dtype != "auto":
         return getattr(torch, dtype)
     named = checkpoint.text.dtype or checkpoint.config.dtype
-    return getattr(torch, named) if isinstance(named, str) else named or torch.float32
+    found = getattr(torch, named, None) if isinstance(named, str) else named or torch.float32
+    if not isinstance(found, torch.dtype):
+        raise ModelError(f"the config of {checkpoint.model_id!r} names a dtype {named!r}", hint="give --dtype")
+    return found
 
 
 def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:

@@ -14,7 +14,7 @@ from ..errors import ModelError
 
 INDEX = "model.safetensors.index.json"
 _PICKLED_INDEX = "pytorch_model.bin.index.json"
-_WHOLE, _PICKLED_WHOLE = "model.safetensors", "pytorch_model.bin"
+WHOLE, _PICKLED_WHOLE = "model.safetensors", "pytorch_model.bin"
 # As in safetensors itself.
 _LARGEST_HEADER = 100_000_000
 _BITS = {"BOOL": 8, "F4": 4, "C64": 64}
@@ -59,7 +59,7 @@ def weight_files(folder: Path, model_id: str, allow_pickle: bool = False) -> lis
     Raises:
         ModelError: there are none, one is missing, the index is broken, or they are pickles and not allowed.
     """
-    for index, whole in ((INDEX, _WHOLE), (_PICKLED_INDEX, _PICKLED_WHOLE)):
+    for index, whole in ((INDEX, WHOLE), (_PICKLED_INDEX, _PICKLED_WHOLE)):
         pickled = whole == _PICKLED_WHOLE
         if not (folder / index).is_file() and not (folder / whole).is_file():
             continue

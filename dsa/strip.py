@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import ModelError, OutputError
-from .shards import INDEX, Shard, read_shards, weight_files
+from .shards import INDEX, WHOLE, Shard, read_shards, weight_files
 
 _PIECE = 1 << 24
 # The decoder's own layers; a multi-token-prediction layer has another prefix or an id beyond them.
@@ -171,7 +171,8 @@ def _result(shards: list[Shard], gone: set[str]) -> Stripped:
 
 
 def _write_index(source: Path, folder: Path, gone: set[str], result: Stripped) -> None:
-    if not (source / INDEX).is_file():
+    # A whole file goes before an index beside it, which then says nothing of what was read.
+    if not (source / INDEX).is_file() or (source / WHOLE).is_file():
         return
     index = json.loads((source / INDEX).read_bytes())
     index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name not in gone}

@@ -28,12 +28,14 @@ def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | 
     """Writes a run to ``folder``, the plan last.
 
     A plan of other content that stands there is moved aside, tokens and all, so that it can still be
-    evaluated; the journal stays. Returns the folder it was moved to.
+    evaluated; the journal stays. Without a plan, what stands there is this run's own: ``begin_anew`` saw to that.
+    Returns the folder the old plan was moved to.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    moved = None if _holds(folder / PLAN_FILE, plan.as_json().encode()) else _move_aside(folder)
+    other = is_there(folder / PLAN_FILE) and not _holds(folder / PLAN_FILE, plan.as_json().encode())
+    moved = _move_aside(folder) if other else None
     write_atomically(folder / TOKENS_FILE, tokens)
     try:
         prefills = read_prefills(prefill_file(folder / PLAN_FILE), plan.result.pattern)
@@ -54,7 +56,7 @@ def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
         OutputError: ``out`` is no place for a plan, or cannot be written.
     """
     target = out or source.with_name(f"{source.stem}-{plan.result.kept}of{plan.result.sites}.json")
-    _check_place(target)
+    _check_place(target, source)
     tokens, beside = source.parent / plan.tokens.file, target.parent / plan.tokens.file
     if target.parent.resolve() != source.parent.resolve() and tokens.is_file():
         content = tokens.read_bytes()
@@ -65,12 +67,15 @@ def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
     return target
 
 
-def _check_place(target: Path) -> None:
-    """Refuses to put a plan where other files stand, or where a run will put other files."""
+def _check_place(target: Path, source: Path) -> None:
+    """Refuses to put a plan where other files, or a search's own plan, stand or will stand."""
     name = target.name
     if not name.endswith(".json") or name == "bench.json" or name.endswith("-bench.json"):
         raise OutputError(f"{str(target)!r} is no name for a plan", hint="give --out one such as plan-half.json")
     if is_there(target):
+        searched = name == PLAN_FILE and is_there(target.with_name(JOURNAL_FILE))
+        if searched or target.samefile(source):
+            raise OutputError(f"{str(target)!r} is a search's own plan", hint="give --out another name")
         try:
             read_plan(target)
         except PlanError:
@@ -98,7 +103,7 @@ def write_report(
 
 
 def begin_anew(folder: Path) -> Path | None:
-    """Moves a run in ``folder`` aside, its journal too; the folder it is in now, None where there was none."""
+    """Moves what runs write aside, the journal too; the folder it is in now, None where nothing stood."""
     return _move_aside(folder, JOURNAL_FILE)
 
 
@@ -106,12 +111,12 @@ def _move_aside(folder: Path, *more: str) -> Path | None:
     """Moves what runs and cuts write, and ``more``, into a folder of its own; None if there is nothing.
 
     What says which run they are of, the plan or else the journal, is moved last and names the new folder, so
-    that a move that was cut short goes on into the same one.
+    that a move that was cut short goes on into the same one. Files of no run are named after the first of them.
     """
     names = (TOKENS_FILE, TIMING_FILE, *more)
     ours = (path for path in folder.iterdir() if path.name in names or _OURS.fullmatch(path.name))
     standing = {path.name: path for path in ours if path.is_file()}
-    last = next((name for name in (PLAN_FILE, JOURNAL_FILE) if name in standing), None)
+    last = next((name for name in (PLAN_FILE, JOURNAL_FILE, *sorted(standing)) if name in standing), None)
     if last is None:
         return None
     try:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ..documents import read_bytes
 from ..errors import IdentityError, JournalError
 from ..files import cannot_write, sync_folder, write_all
 from ..signals import held
@@ -27,6 +28,7 @@ _CHECKED = re.compile(rb'^(?P<body>\{.*),"check":"(?P<check>[0-9a-f]{16})"\}$', 
 # A killed process loses nothing that it wrote; only a power loss can take what was not yet synced.
 _SYNC_SECONDS = 1.0
 # A power loss can leave zeros where the disk had not yet got to; no record holds any.
+_LARGEST_FILE = 1 << 32
 _NEVER_WRITTEN = bytes(16)
 _HEADER_BEGINS = b'{"kind":"journal",'
 _BEGIN_ANEW = "restore the file, or begin anew with --resume never: the old run is kept then"
@@ -167,11 +169,9 @@ def read_journal(path: Path) -> Found | None:
         JournalError: a damaged record with others behind it, or one of another schema version; says where.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, JournalError, _LARGEST_FILE)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise JournalError(f"journal {str(path)!r} cannot be read: {error.strerror}") from error
     identity: Identity | None = None
     kept, size, check, line_number = Kept(), 0, "", 0
     while size < len(data):

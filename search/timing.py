@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..documents import read_bytes
 from ..errors import PlanError
 from .plan import Count, NotNegative, Timestamp
 
@@ -62,13 +63,9 @@ def read_timing(path: Path) -> Timing | None:
         PlanError: it cannot be read, or is not what search writes.
     """
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise PlanError(f"{str(path)!r} is larger than any timing ({_LARGEST_FILE >> 10} KiB)")
-        return Timing.model_validate_json(path.read_bytes())
+        return Timing.model_validate_json(read_bytes(path, PlanError, _LARGEST_FILE))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise PlanError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise PlanError(f"{str(path)!r} is not what search writes: {problem}", hint="remove it") from None

@@ -221,6 +221,19 @@ def stop_at_the_plan():
     return before
 
 
+@pytest.mark.reliability("R3")
+def test_files_of_no_search_are_kept(paper, finished, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    mine = ("report.md", "report.html", "curve.svg", "timing.json", TOKENS)
+    for name in mine:
+        (out / name).write_text("mine")
+    assert paper(out)[0] == 0
+    (aside,) = out.glob("replaced-*")
+    assert {path.name: path.read_text() for path in aside.iterdir()} == dict.fromkeys(mine, "mine")
+    assert (out / PLAN).read_bytes() == (finished / PLAN).read_bytes()
+
+
 def test_what_a_killed_process_was_writing_is_cleared_away(paper, tmp_path):
     (tmp_path / "run").mkdir()
     for name in (".plan.json.999999999.part", f".report.md.{os.getpid()}.part"):

@@ -1,6 +1,7 @@
 """Journals cut at every byte and with flipped bits: resumed to the same plan, or refused in one line."""
 
 import json
+import os
 import random
 import shutil
 
@@ -187,6 +188,20 @@ def test_a_file_that_is_no_journal_is_left_alone(paper, tmp_path, content, resum
     code, err = paper(tmp_path, resume=resume)
     assert (code, one_line(err), "is damaged in line 1" in err) == (2, True, True), err
     assert (tmp_path / "journal.jsonl").read_bytes() == content
+
+
+@pytest.mark.reliability("R4")
+def test_what_cannot_be_read_as_a_file_is_one_line(paper, cases, tmp_path):
+    for what, make in {
+        "a pipe": os.mkfifo,
+        "a folder": os.mkdir,
+        "a device": lambda path: path.symlink_to("/dev/zero"),
+    }.items():
+        out = tmp_path / what
+        out.mkdir()
+        make(out / "journal.jsonl")
+        code, err = paper(out)
+        cases.check((code, one_line(err)) == (2, True) and str(out) in err, f"{what}: {code} {err}")
 
 
 def test_an_empty_journal_is_none_to_resume_from(paper, tmp_path):

@@ -334,6 +334,14 @@ class TestCut:
             cases.check((code, len(err.splitlines())) == (2, 1), f"{name}: exit {code}: {err}")
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
+    def test_leaves_a_searchs_own_plan_alone(self, run_cli, searched, tmp_path):
+        folder = shutil.copytree(searched, tmp_path / "run")
+        code, _, err = run_cli("cut", folder, "--keep", 0.25, "--out", folder / "plan.json")
+        assert (code, "is a search's own plan" in err) == (2, True), err
+        assert (folder / "plan.json").read_bytes() == (searched / "plan.json").read_bytes()
+        code, _, err = run_cli("cut", folder, "--keep", 0.25, "--out", "")
+        assert (code, len(err.splitlines())) == (2, 1), err
+
     def test_leaves_another_runs_tokens_alone(self, run_cli, searched, tmp_path):
         (tmp_path / "windows.safetensors").write_bytes(b"another's")
         code, _, err = run_cli("cut", searched, "--keep", 0.25, "--out", tmp_path / "plan.json")

@@ -136,8 +136,7 @@ def test_before_a_resume_has_begun_what_is_kept_stays_kept(real, place, tmp_path
 def test_signals_that_come_while_it_leaves_change_nothing(real, tmp_path):
     """A launcher sends its signal again and again until the process is gone."""
     arguments, _ = real
-    starts = "import sys; from indexcache.cli import main; main()"
-    command = [sys.executable, "-c", starts, *map(str, arguments), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "indexcache", *map(str, arguments), "--out", str(tmp_path / "run")]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     journal = tmp_path / "run" / "journal.jsonl"
     while running.poll() is None and not (journal.exists() and b'"losses"' in journal.read_bytes()):
@@ -149,6 +148,24 @@ def test_signals_that_come_while_it_leaves_change_nothing(real, tmp_path):
         running.send_signal(signal.SIGINT)
     _, more = running.communicate(timeout=60)
     assert (running.returncode, said[:25], more) == (75, "error: stopped by SIGTERM", "")
+
+
+@pytest.mark.reliability("R9")
+def test_an_interrupt_while_it_starts_is_no_traceback(tmp_path):
+    running = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "indexcache", "inspect", "nothing"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    seen = []
+    for line in running.stderr:
+        seen.append(line)
+        if " typer." in line and running.poll() is None:
+            running.send_signal(signal.SIGINT)
+    assert running.wait(60) in (-signal.SIGINT, 130), seen[-3:]
+    assert not [line for line in seen if not line.startswith(("import time:", "error: interrupted"))]
 
 
 def test_an_ignored_signal_stays_ignored():
