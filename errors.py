@@ -160,7 +160,7 @@ class LostProcessError(IndexcacheError):
 
     exit_code = 75
     shared = True
-    default_hint = "what was measured is kept: see what ended it, and run the same command again"
+    default_hint = "see what ended it; a search goes on with the same command"
 
 
 class InterruptedRunError(IndexcacheError):
