@@ -158,6 +158,8 @@ def test_an_interrupt_while_it_starts_is_no_traceback(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # Background shells have it ignored, which would be passed on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     seen = []
     for line in running.stderr:
