@@ -159,7 +159,7 @@ def test_an_interrupt_while_it_starts_is_no_traceback(tmp_path):
         text=True,
         cwd=tmp_path,
         # Background shells have it ignored, which would be passed on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     seen = []
     for line in running.stderr:
