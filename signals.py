@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -86,6 +86,12 @@ def leave(code: int) -> NoReturn:
     for number in _WATCHED:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, lambda *_: os._exit(code))
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # Now and then one of several processes aborts, all done, as Python takes the others' connections down.
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
