@@ -24,7 +24,7 @@ demo: $(STAMP) ## search the embedded model, then check the plan on held-out tex
 test: lint ## ruff, mypy and the whole test suite
 	$(BIN)/python -m pytest
 
-torture: $(STAMP) ## every case of the reliability list R1 to R25, with a table; about 40 minutes on 2 cores
+torture: $(STAMP) ## every case of the reliability list R1 to R25, with a table; about 20 minutes on 2 cores
 	$(BIN)/python -m pytest --torture -m reliability
 
 # mypy names modules after their folder; the link gives the repository root its package name.
