@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from ..errors import ModelError
 from ..pattern import FULL, SHARED, layer_ranges
-from .families import Family, family_of_class
+from .families import FAMILIES, Family, family_of_class
 
 _MOST = 2**31 - 1
 _MOST_LAYERS = 10_000
@@ -160,16 +160,19 @@ class ConfigDocument:
         return None
 
     def _check_type(self) -> None:
-        from transformers import CONFIG_MAPPING
+        from transformers import CONFIG_MAPPING, __version__
 
         name = self.content.get("model_type")
         if "model_type" in self.content and not isinstance(name, str):
             self._refuse("model_type", name, "a name")
-        if isinstance(name, str) and name not in CONFIG_MAPPING and name.lower() in CONFIG_MAPPING:
-            raise ModelError(
-                f"the config of {self.model_id!r} has a model_type {name!r}, which transformers does not know",
-                hint=f"it is spelled {name.lower()!r}",
-            )
+        if not isinstance(name, str) or name in CONFIG_MAPPING:
+            return
+        unknown = f"has a model_type {name!r}, which transformers {__version__} does not know"
+        what = f"the config of {self.model_id!r} {unknown}"
+        if name.lower() in CONFIG_MAPPING:
+            raise ModelError(what, hint=f"it is spelled {name.lower()!r}")
+        if name in FAMILIES:
+            raise ModelError(what, hint="a newer release does: pip install --upgrade transformers")
 
     def _check_number(self, part: Any, key: str, least: int, most: int) -> None:
         value = part.get(key)
@@ -232,7 +235,7 @@ class ConfigDocument:
         for layer, role in enumerate(pattern):
             if role.upper() in (FULL, SHARED) and role != role.upper():
                 raise ModelError(
-                    f"the config of {self.model_id!r} has {role!r} at layer {layer} of index_topk_pattern, not a "
+                    f"the config of {self.model_id!r} has {role!r} at layer {layer} of {self._place(_PATTERN)}, not a "
                     "capital F or S",
                     hint="write it in capitals: transformers reads no others, and engines disagree on them",
                 )
