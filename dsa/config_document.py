@@ -234,9 +234,9 @@ class ConfigDocument:
             return
         for layer, role in enumerate(pattern):
             if role.upper() in (FULL, SHARED) and role != role.upper():
+                place = f"at layer {layer} of {self._place(_PATTERN)}"
                 raise ModelError(
-                    f"the config of {self.model_id!r} has {role!r} at layer {layer} of {self._place(_PATTERN)}, not a "
-                    "capital F or S",
+                    f"the config of {self.model_id!r} has {role!r} {place}, not a capital F or S",
                     hint="write it in capitals: transformers reads no others, and engines disagree on them",
                 )
             if role not in (FULL, SHARED):
