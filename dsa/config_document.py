@@ -185,8 +185,8 @@ class ConfigDocument:
         rates, ratios = self.text.get("compress_rates"), self.text.get("compress_ratios")
         if not isinstance(rates, dict | None):
             self._refuse("compress_rates", rates, "an object with a number for each type of layer")
-        for kind in rates or ():
-            self._check_number({f"compress_rates.{kind}": rates[kind]}, f"compress_rates.{kind}", 1, _MOST)
+        for kind, rate in (rates or {}).items():
+            self._check_number({f"compress_rates.{kind}": rate}, f"compress_rates.{kind}", 1, _MOST)
         if ratios is None:
             return
         layers = self.text.get("num_hidden_layers") or 0
