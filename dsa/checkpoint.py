@@ -138,7 +138,8 @@ def _built_config(folder: Path, document: ConfigDocument, trust: Trust) -> Any:
     """What transformers makes of config.json."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    mended = document.with_defaults()
+    brought = trust.remote_code and "AutoConfig" in (document.content.get("auto_map") or {})
+    mended = None if brought else document.with_defaults()
     try:
         if mended is None:
             return AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote_code)

@@ -155,7 +155,8 @@ class ConfigDocument:
         from transformers import CONFIG_MAPPING
 
         for part in (self.text, self.content):
-            if (name := part.get("model_type")) in CONFIG_MAPPING:
+            name = part.get("model_type")
+            if isinstance(name, str) and name in CONFIG_MAPPING:
                 return family_of_class(CONFIG_MAPPING[name])
         return None
 
@@ -165,8 +166,8 @@ class ConfigDocument:
         name = self.content.get("model_type")
         if "model_type" in self.content and not isinstance(name, str):
             self._refuse("model_type", name, "a name")
-        if not isinstance(name, str) or name in CONFIG_MAPPING:
-            return
+        if not isinstance(name, str) or name in CONFIG_MAPPING or "auto_map" in self.content:
+            return  # code that the checkpoint brings may know it
         unknown = f"has a model_type {name!r}, which transformers {__version__} does not know"
         what = f"the config of {self.model_id!r} {unknown}"
         if name.lower() in CONFIG_MAPPING:

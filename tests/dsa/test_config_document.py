@@ -169,6 +169,11 @@ class TestFiles:
     def test_what_is_wrong_is_said(self, refused, content, says):
         assert says in refused(content)
 
+    def test_a_nested_type_that_is_no_name(self, refused):
+        document = small("mistral_large4")
+        document["text_config"]["model_type"] = ["mistral_large4_text"]
+        refused(document)
+
     def test_a_key_given_twice_alike_is_no_harm(self, opened):
         assert opened(json.dumps(small())[:-1].encode() + b', "index_topk": 16}').selection_width == 16
 
