@@ -30,6 +30,11 @@ class Pattern:
         if not self.roles:
             raise PatternError("the pattern is empty")
         for site, role in enumerate(self.roles):
+            if role not in (FULL, SHARED) and role.upper() in (FULL, SHARED):
+                raise PatternError(
+                    f"site {site} of the pattern is {role!r}, not a capital F or S",
+                    hint="write it in capitals: engines disagree on small letters",
+                )
             if role not in (FULL, SHARED):
                 raise PatternError(f"site {site} of the pattern is {role!r}, not F or S")
         if self.roles[0] != FULL:

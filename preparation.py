@@ -72,7 +72,9 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
 
 
 def announce(checkpoint: Checkpoint, reporter: Reporter) -> None:
-    """Says what is assumed of a model of no known family, and which parts of a multimodal one stay idle."""
+    """Says what is assumed of an unknown family, what a config only claims, and which parts stay idle."""
+    for line in checkpoint.unmeasured:
+        reporter.warn(line)
     if checkpoint.assumed:
         reporter.warn(
             f"{checkpoint.model_id} is of type {checkpoint.text.model_type!r}, no family known here; assumed: "
@@ -148,13 +150,15 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
     """Tokens per window; warns where few of a window's positions can tell patterns apart.
 
     Raises:
+        ModelError: how many keys its indexers select is not known.
         WindowError: too short to tell any apart, or longer than the model's positions.
     """
     width = checkpoint.selection_width
-    if not (width or recipe.window):
-        raise WindowError(
-            "how long windows should be was not given, and the config names no index_topk to take it from",
-            hint="give --window, several times the keys that the model's indexers select",
+    if not width:
+        raise ModelError(
+            f"how many keys an indexer of {checkpoint.model_id!r} selects is not known, as its config names no "
+            "index_topk: nothing tells windows apart in which all patterns measure the same",
+            hint="if you know it, add it to config.json as index_topk: the self-check tests whether it is so",
         )
     length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
     check_length(length, width)

@@ -213,6 +213,7 @@ def inspect_document(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, Any]:
         "shortest_informative_window": checkpoint.selection_width + 2,
         "selects": family and family.selects,
         "assumed": list(checkpoint.assumed),
+        "unmeasured": list(checkpoint.unmeasured),
         "max_position_embeddings": checkpoint.longest,
         "index_heads": getattr(text, family.index_heads if family else "index_n_heads", None),
         "index_head_dim": getattr(text, family.index_head_dim if family else "index_head_dim", None),
@@ -244,6 +245,7 @@ def inspect_table(document: dict[str, Any]) -> None:
         ),
     }
     rows |= {"assumed": "; ".join(document["assumed"])} if document["assumed"] else {}
+    rows |= {"not measured": "; ".join(document["unmeasured"])} if document["unmeasured"] else {}
     for name, value in rows.items():
         table.add_row(name, one_line(value))
     _console().print(table)

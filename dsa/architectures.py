@@ -22,8 +22,7 @@ def model_class(config: Any, trust_remote_code: bool = False) -> Any:
     """
     import transformers
 
-    remote = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if remote or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+    if runs_remote_code(config, trust_remote_code) or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return transformers.AutoModelForCausalLM
     if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return transformers.AutoModelForImageTextToText
@@ -31,6 +30,11 @@ def model_class(config: Any, trust_remote_code: bool = False) -> Any:
         f"this version of transformers has no language model of type {getattr(config, 'model_type', 'unknown')!r}",
         hint="a checkpoint of the whole model, text_config and all, may have one",
     )
+
+
+def runs_remote_code(config: Any, trust_remote_code: bool = False) -> bool:
+    """Whether the model is built by code that the checkpoint brings."""
+    return trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
 
 
 def is_text_only(config: Any, trust_remote_code: bool = False) -> bool:

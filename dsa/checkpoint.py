@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from ..errors import ModelError, first_line
 from ..files import find_path
 from ..pattern import layer_ranges
 from ..plain_text import one_line
-from .architectures import is_text_only, model_class, skeleton
+from .architectures import is_text_only, model_class, runs_remote_code, skeleton
+from .config_document import ConfigDocument, read_config_document
 from .families import Family, family_of, no_indexer, text_config
 from .hub import fetch_description
 
@@ -44,6 +44,8 @@ class Checkpoint:
         selection_width: keys a query may see before its indexer has to choose; 0 where that is not known.
         family: what is known of its kind; None for a model with indexers that is none of the known kinds.
         assumed: of a model of no known family, what was taken for granted, a line each.
+        trust: what of it may run.
+        unmeasured: what its config says of sharing that transformers does not do, a line each.
     """
 
     model_id: str
@@ -56,6 +58,7 @@ class Checkpoint:
     family: Family | None
     assumed: tuple[str, ...] = ()
     trust: Trust = Trust()
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def text(self) -> Any:
@@ -85,7 +88,8 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """The class that the config names."""
-        return one_line(str((getattr(self.config, "architectures", None) or [type(self.config).__name__])[0]))
+        named = getattr(self.config, "architectures", None) or type(self.config).__name__
+        return one_line(str(named[0] if isinstance(named, list) else named))
 
     @property
     def layers(self) -> int:
@@ -101,17 +105,14 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
     Raises:
         ModelError: nothing there, not a transformers model, or one without searchable indexers.
     """
-    from transformers import AutoConfig
-
     folder, commit = _locate(model_id, revision)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote_code)
-        text, family = text_config(config), family_of(config)
-    except Exception as error:  # transformers raises many classes for a wrong config
-        raise ModelError(
-            f"the config of {model_id!r} cannot be used: {first_line(error)}",
-            hint="it needs a config.json that this version of transformers knows",
-        ) from error
+    document = read_config_document(folder, model_id)
+    document.check()
+    config = _built_config(folder, document, trust)
+    text = text_config(config)
+    document.check_nesting(config, text)
+    # The checkpoint's own code is none of a family's, even where transformers' class holds its config.
+    family = None if runs_remote_code(config, trust.remote_code) else family_of(config)
     sites = _listed_sites(text, family) if family is not None else _found_sites(config, trust.remote_code)
     model_class(config, trust.remote_code)  # raises where nothing could run it
     if not sites.full:
@@ -129,7 +130,27 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
         family=family,
         assumed=sites.assumed,
         trust=trust,
+        unmeasured=document.unmeasured(type(text).__name__, sites.full, sites.shared),
     )
+
+
+def _built_config(folder: Path, document: ConfigDocument, trust: Trust) -> Any:
+    """What transformers makes of config.json."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    brought = trust.remote_code and "AutoConfig" in (document.content.get("auto_map") or {})
+    mended = None if brought else document.with_defaults()
+    try:
+        if mended is None:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote_code)
+        config = CONFIG_MAPPING[mended["model_type"]].from_dict(mended)
+        config.name_or_path = str(folder)
+        return config
+    except Exception as error:  # transformers raises many classes for a wrong config
+        raise ModelError(
+            f"the config of {document.model_id!r} cannot be used: {first_line(error)}",
+            hint="it needs a config.json that this version of transformers knows",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -174,7 +195,7 @@ def _found_sites(config: Any, trust_remote_code: bool) -> _Sites:
         f"layers {layer_ranges(shared)} share already, as indexer_types say" if shared else "no layer shares yet",
         f"an indexer chooses once a query sees more than {width} keys, its index_topk"
         if width
-        else "an indexer may choose from the first key on, as the config has no index_topk",
+        else "how many keys an indexer selects is not known, as the config has no index_topk",
     )
     return _Sites(full, shared, width, assumed)
 
@@ -206,7 +227,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust.remote_code)
+        return AutoTokenizer.from_pretrained(
+            checkpoint.folder, config=checkpoint.config, trust_remote_code=checkpoint.trust.remote_code
+        )
     except Exception as error:  # as in open_checkpoint
         raise ModelError(
             f"the tokenizer of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}",
@@ -248,8 +271,7 @@ def config_sha256(checkpoint: Checkpoint) -> str:
 
 def has_nested_config(checkpoint: Checkpoint) -> bool:
     """Whether config.json keeps the text model's settings under text_config, as multimodal models do."""
-    document = json.loads((checkpoint.folder / "config.json").read_bytes())
-    return isinstance(document.get("text_config"), dict)
+    return read_config_document(checkpoint.folder, checkpoint.model_id).nested
 
 
 def file_sha256(path: Path) -> str:

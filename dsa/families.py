@@ -16,11 +16,11 @@ class Family:
     """A model family of transformers whose decoder layers own a lightning indexer.
 
     Everything is read off the config of the language model, which multimodal checkpoints keep under
-    ``text_config``. Figures are those of transformers 5.23's ``modeling_*.py``, where an indexer's
-    ``forward`` returns what it selects.
+    ``text_config``. Figures are those of transformers 5.23's ``modeling_*.py`` (hy_v4_vl: 5.24's), where an
+    indexer's ``forward`` returns what it selects.
 
     Args:
-        model_type: transformers' name for it; that of the language model alone ends in ``_text``.
+        model_type: transformers' name for it, which is also that of the package its classes are in.
         example: a public checkpoint family that uses it.
         site_layers: absolute ids of the layers that own an indexer.
         shared_layers: layers that reuse an earlier selection in the checkpoint itself.
@@ -31,6 +31,8 @@ class Family:
         attention: transformers' own implementations that the family accepts.
         index_heads: config key of the indexer's number of heads.
         index_head_dim: config key of their width.
+        reads: config keys by which its layers share, in the order in which they decide; none where transformers
+            reads none.
     """
 
     model_type: str
@@ -44,6 +46,7 @@ class Family:
     attention: tuple[str, ...] = ("eager", "sdpa")
     index_heads: str = "index_n_heads"
     index_head_dim: str = "index_head_dim"
+    reads: tuple[str, ...] = ()
 
     @property
     def selects_tokens(self) -> bool:
@@ -129,27 +132,34 @@ def _blocks(config: Any) -> int:
 
 _INDEXED = _of_type("indexed_attention")
 _PREVIOUS = "prev_topk_indices"
+_TYPES = ("indexer_types",)
+_SCHEDULE = (*_TYPES, "index_topk_pattern", "index_topk_freq", "index_skip_topk_offset")
 
 FAMILIES = {
     family.model_type: family
     for family in (
         Family("deepseek_v32", "DeepSeek-V3.2", _every_layer, _index_topk),
         Family(
-            "glm_moe_dsa", "GLM-5", _in_role("full"), _index_topk, _in_role("shared"), passes_selection=_PREVIOUS
+            "glm_moe_dsa", "GLM-5", _in_role("full"), _index_topk, _in_role("shared"),
+            passes_selection=_PREVIOUS, reads=_SCHEDULE,
         ),
         Family("axk2", "A.X-K2", _every_layer, _index_topk),
         Family(
             "hy_v4", "Hy4", _in_role("full"), _index_topk, _in_role("shared"),
-            passes_selection=_PREVIOUS, attention=("eager",),
+            passes_selection=_PREVIOUS, attention=("eager",), reads=_TYPES,
+        ),
+        Family(
+            "hy_v4_vl", "Hy4 with vision", _in_role("full"), _index_topk, _in_role("shared"),
+            passes_selection=_PREVIOUS, attention=("eager",), reads=_TYPES,
         ),
         Family(
             "mistral_large4", "Mistral-Large-4", _in_role("full"), _index_topk, _in_role("shared"),
-            passes_selection=_PREVIOUS, carries="shared_kv_states",
+            passes_selection=_PREVIOUS, carries="shared_kv_states", reads=_SCHEDULE,
         ),
         Family("dots3_note", "dots3-note", _INDEXED, _index_topk),
         Family(
             "glm5_next", "GLM-5.3-Flash", _in_role("full", _INDEXED), _pools, _in_role("shared", _INDEXED),
-            selects="pools", passes_selection=_PREVIOUS,
+            selects="pools", passes_selection=_PREVIOUS, reads=_SCHEDULE,
         ),
         Family(
             "deepseek_v4", "DeepSeek-V4", _of_type("compressed_sparse_attention"), _compressed_entries,
@@ -163,26 +173,42 @@ FAMILIES = {
     )
 }  # fmt: skip
 
+_INDEXER_KEYS = ("index_topk", "index_n_heads", "indexer_types", "index_topk_pattern", "index_topk_freq")
+
 SELECTION_ARGUMENTS = frozenset(each.passes_selection for each in FAMILIES.values() if each.passes_selection)
 CARRYING_ARGUMENTS = frozenset(each.carries for each in FAMILIES.values() if each.carries)
 
 
 def text_config(config: Any) -> Any:
-    """The config of the language model: ``config``, or what a multimodal one has in ``text_config``."""
-    return config.get_text_config(decoder=True)
+    """The config of the language model, which multimodal ones have in ``text_config``, however deep."""
+    inner = config.get_text_config(decoder=True)
+    while type(inner) is not type(config) and hasattr(inner, "get_text_config"):
+        config, inner = inner, inner.get_text_config(decoder=True)
+    return inner
 
 
 def family_of(config: Any) -> Family | None:
     """The family that a transformers config belongs to; None where it is none of ours."""
-    model_type = getattr(text_config(config), "model_type", None) or ""
-    return FAMILIES.get(model_type.removesuffix("_text"))
+    return family_of_class(type(text_config(config)))
+
+
+def family_of_class(config_class: type) -> Family | None:
+    """The family that has this class of transformers for its config, whatever a checkpoint calls itself."""
+    package, _, name = config_class.__module__.removeprefix("transformers.models.").partition(".")
+    return FAMILIES.get(package) if name == f"configuration_{package}" else None
 
 
 def no_indexer(config: Any) -> ModelError:
     """What is said of a model without a lightning indexer."""
     known = ", ".join(f"{family.model_type} ({family.example})" for family in FAMILIES.values())
+    kind, text = getattr(config, "model_type", "unknown"), text_config(config)
+    claims = next((key for key in _INDEXER_KEYS if getattr(text, key, None) is not None), None)
+    if claims is None:
+        return ModelError(
+            f"the model is of type {kind!r}, which has no lightning indexer that can be searched",
+            hint=f"families with one: {known}",
+        )
     return ModelError(
-        f"the model is of type {getattr(config, 'model_type', 'unknown')!r}, which has no lightning indexer that "
-        "can be searched",
-        hint=f"families with one: {known}",
+        f"the config has {claims}, but its model_type is {kind!r}, for which transformers builds no indexer",
+        hint=f"the model_type has to be that of a family with one: {known}",
     )

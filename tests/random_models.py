@@ -54,6 +54,27 @@ TOKEN_INDEX_FAMILIES = {
     "deepseek_v32": ("DeepseekV32", DIMENSIONS),
     "axk2": ("AXK2", {**_WITHOUT_DENSE, "n_group": None, "topk_group": None, "gated_norm_rank": 8}),
     "hy_v4": ("HYV4", {**_WITHOUT_DENSE, "hc_mult": 2, "indexer_types": ["full"] * LAYERS}),
+    "hy_v4_vl": (
+        "HYV4VL",
+        {
+            "text_config": {
+                **_WITHOUT_DENSE,
+                "hc_mult": 2,
+                "indexer_types": ["full"] * LAYERS,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
+            },
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "out_hidden_size": 64,
+                "max_image_size": 64,
+            },
+            "image_token_id": 4090,
+            "video_token_id": 4091,
+        },
+    ),
     "mistral_large4": (
         "MistralLarge4",
         {
@@ -224,6 +245,7 @@ _CONFIGS = {
 _MODELS = {
     "mistral_large4": "MistralLarge4ForConditionalGeneration",
     "glm5_next": "Glm5NextForConditionalGeneration",
+    "hy_v4_vl": "HYV4VLForConditionalGeneration",
 }
 # Parameters that are constant when made, which would hide what they do.
 _CONSTANT = ("sinks", "position_bias", "compress_ape", "compress_gate", "softmax_scaling", "conv1d.weight")
@@ -288,7 +310,10 @@ _TOWERS = {
         },
     ),
 }
-MULTIMODAL = ("mistral_large4", "glm5_next", *_TOWERS)
+MULTIMODAL = ("mistral_large4", "glm5_next", "hy_v4_vl", *_TOWERS)
+
+# Families of newer releases of transformers than the one that is installed.
+LACKING = frozenset(name for name, (stem, _) in FAMILIES.items() if not hasattr(transformers, f"{stem}Config"))
 
 
 def settings_of(family, layers=LAYERS, **changes):

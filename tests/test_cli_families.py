@@ -145,3 +145,42 @@ class TestAModelOfNoKnownFamily:
         assert (code, out) == (2, "")
         assert "failed: sharing a selection changes nothing in layers 1-5" in err
         assert not (tmp_path / "run" / "plan.json").exists()
+
+
+class UnsaidConfig(transformers.Qwen4ExpTextConfig):
+    model_type = "unsaid_budget"
+
+
+class UnsaidForCausalLM(transformers.Qwen4ExpForCausalLM):
+    config_class = UnsaidConfig
+
+
+class TestAModelWhoseSelectionWidthIsNotSaid:
+    """Its indexers choose where a query sees more than 19 tokens, under a key that no other model has."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        transformers.AutoConfig.register("unsaid_budget", UnsaidConfig, exist_ok=True)
+        transformers.AutoModelForCausalLM.register(UnsaidConfig, UnsaidForCausalLM, exist_ok=True)
+        return saved(UnsaidForCausalLM(UnsaidConfig(**settings_of("qwen4_exp"))).float(), tmp_path)
+
+    @pytest.mark.parametrize("options", [(), ("--window", 64), ("--window", 64, "--no-selfcheck")])
+    def test_is_not_searched(self, folder, options, run_cli, text_file, tmp_path):
+        arguments = ["search", "--model", folder, "--dataset", text_file, "--keep", 0.5, "--out", tmp_path / "run"]
+        code, out, err = run_cli(*arguments, *options)
+        assert (code, out) == (2, "")
+        assert "names no index_topk" in err
+        assert "add it to config.json as index_topk" in " ".join(err.split())
+        assert not (tmp_path / "run").exists()
+        assert run_cli("inspect", folder)[0] == 0
+
+    def test_is_searched_once_the_config_says_it_and_the_check_agrees(self, folder, run_cli, text_file, tmp_path):
+        document = json.loads((folder / "config.json").read_text())
+        arguments = ["search", "--model", folder, "--dataset", text_file, "--out", tmp_path / "run", *COMMON, "-q"]
+        (folder / "config.json").write_text(json.dumps(document | {"index_topk": 40}))
+        code, _, err = run_cli(*arguments)
+        assert code == 2
+        assert "although indexers should choose from more than 40 keys only" in " ".join(err.split())
+        (folder / "config.json").write_text(json.dumps(document | {"index_topk": 19}))
+        code, _, err = run_cli(*arguments, "--resume", "never")
+        assert code == 0, err

@@ -37,6 +37,12 @@ def test_malformed_patterns_are_refused(text, says):
         Pattern.parse(text)
 
 
+def test_small_letters_are_named_as_such():
+    with pytest.raises(PatternError, match="not a capital F or S") as caught:
+        Pattern.parse("FsF")
+    assert "in capitals" in caught.value.hint
+
+
 def test_a_pattern_of_the_wrong_length_is_refused():
     with pytest.raises(PatternError, match="3 letters, but the model has 4 sites"):
         Pattern.parse("FSF", sites=4)

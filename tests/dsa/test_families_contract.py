@@ -78,7 +78,7 @@ def all_but_the_first_on_disk(model, name):
 
 def test_the_table_and_the_fixtures_name_the_same_families():
     assert set(TABLE) == set(FAMILIES)
-    assert len(TABLE) == 10
+    assert len(TABLE) == 11
 
 
 @pytest.mark.parametrize("family", FAMILIES)
