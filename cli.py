@@ -100,7 +100,7 @@ def search(
     revision: Annotated[str | None, described("Branch, tag or commit of a hub model.")] = None,
     column: Annotated[str | None, described("Column with text or chat messages [found by name].")] = None,
     dataset_subset: Annotated[str | None, described("Configuration of a hub dataset.")] = None,
-    dataset_split: Annotated[str | None, described("Split of a hub dataset [train].")] = None,
+    dataset_split: Annotated[str | None, described("Split of a dataset [train]; all for every one of a folder.")] = None,
     dataset_revision: Annotated[str | None, described("Branch, tag or commit of a hub dataset.")] = None,
     strategy: Annotated[str | None, described(f"{STRATEGIES} [fast].")] = None,
     standard_errors: Annotated[float | None, described("How much worse leaves a race early [3].")] = None,
