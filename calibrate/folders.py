@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import DatasetError
 from .rows import SAVED, TextFile, readable_names, text_file
 
-ALL_SPLITS = "all"
+ALL = "all"
+_DEFAULT = "default"
 _TRAIN = "train"
 # The words by which the datasets library knows a split.
 _SPLITS = {
@@ -35,14 +36,15 @@ class Selection:
     notes: list[str] = field(default_factory=list)
 
 
-def select_files(path: Path, split: str | None) -> Selection:
+def select_files(path: Path, split: str | None = None, subset: str | None = None) -> Selection:
     """The files with text at ``path``, a file or a folder, in name order; of ``split``, or else of train.
 
-    Where names tell splits apart, they are never mixed, but for ``split="all"``. Files that name none are
-    train's, unless others are.
+    Splits and configurations are those that README.md lists, as downloads of the hub have it; otherwise names
+    tell splits apart. They are never mixed, but where "all" is asked for. Files whose names speak of no split
+    are train's, unless others are.
 
     Raises:
-        DatasetError: nothing there to read, or no such split.
+        DatasetError: nothing there to read, or no such split or configuration.
     """
     if path.is_file():
         file = text_file(path)
@@ -53,7 +55,7 @@ def select_files(path: Path, split: str | None) -> Selection:
         raise DatasetError(
             f"dataset {str(path)!r} holds no text that can be read", hint=f"files may end in {readable_names()}"
         )
-    selection = _of_split(files, path, split)
+    selection = _of_split(files, path, split, _listed(path, subset))
     full = [file for file in selection.files if file.format == SAVED or file.path.stat().st_size]
     if not full:
         raise DatasetError(f"dataset {str(path)!r} is empty", hint="give a file with text")
@@ -101,11 +103,70 @@ def _is_readable(path: Path) -> bool:
     return path.is_file()
 
 
-def _of_split(files: list[TextFile], path: Path, wanted: str | None) -> Selection:
+def _listed(folder: Path, subset: str | None) -> dict[Path, str | None]:
+    """The files that README.md lists for a configuration, and the split of each; empty without a list."""
+    configurations = {str(each.get("config_name", _DEFAULT)): each for each in _configurations(folder)}
+    if not configurations:
+        if subset is not None:
+            raise DatasetError(
+                f"dataset {str(folder)!r} is local and has no subset: no README.md lists any",
+                hint="leave --dataset-subset out",
+            )
+        return {}
+    if subset is None:
+        first = [name for name, each in configurations.items() if each.get("default") is True or name == _DEFAULT]
+        subset = (first or list(configurations))[0] if first or len(configurations) == 1 else None
+    names = list(configurations) if subset == ALL and ALL not in configurations else [subset]
+    if not configurations.keys() >= set(names):
+        problem = "several subsets" if subset is None else f"no subset {subset!r}"
+        raise DatasetError(
+            f"dataset {str(folder)!r} has {problem}",
+            hint=f"give one with --dataset-subset: {', '.join(configurations)}, or {ALL}",
+        )
+    patterns = [pair for name in names for pair in _patterns(configurations[str(name)])]
+    return {path: split for split, pattern in patterns for path in _matches(folder, pattern)}
+
+
+def _configurations(folder: Path) -> list[dict[str, Any]]:
+    """The configurations of a dataset card that say where their files are."""
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        listed = (metadata_load(folder / "README.md") or {}).get("configs", [])
+    except Exception:  # no card, or one that is about something else
+        return []
+    configurations = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return [each for each in configurations if "data_files" in each or "data_dir" in each]
+
+
+def _patterns(configuration: dict[str, Any]) -> list[tuple[str | None, str]]:
+    """Pairs of a split, None where names tell it, and a pattern of its files."""
+    listed = configuration.get("data_files")
+    if listed is None:
+        return [(None, f"{configuration['data_dir']}/**")]
+    if isinstance(listed, dict):
+        listed = [{"split": split, "path": path} for split, path in listed.items()]
+    pairs: list[tuple[str | None, str]] = []
+    for each in listed if isinstance(listed, list) else [listed]:
+        split, paths = (str(each.get("split")), each.get("path")) if isinstance(each, dict) else (_TRAIN, each)
+        pairs += [(split, str(path)) for path in (paths if isinstance(paths, list) else [paths])]
+    start = configuration.get("data_dir")
+    return [(split, f"{start}/{pattern}") for split, pattern in pairs] if start else pairs
+
+
+def _matches(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
+    except (ValueError, NotImplementedError):  # an address, not a name in this folder
+        return []
+
+
+def _of_split(files: list[TextFile], path: Path, wanted: str | None, listed: dict[Path, str | None]) -> Selection:
     splits: dict[str, list[TextFile]] = {}
     nameless: list[TextFile] = []
-    for file in files:
-        name = None if file.path == path else _split(file, path)
+    chosen = [file for file in files if file.path in listed] or files
+    for file in chosen:
+        name = listed.get(file.path) or (None if file.path == path else _split(file, path))
         (nameless if name is None else splits.setdefault(name, [])).append(file)
     if not splits:
         if wanted is not None:
@@ -116,8 +177,8 @@ def _of_split(files: list[TextFile], path: Path, wanted: str | None) -> Selectio
         return Selection(nameless)
     if _TRAIN not in splits and nameless:
         splits[_TRAIN], nameless = nameless, []
-    if wanted == ALL_SPLITS:
-        return Selection(files)
+    if wanted == ALL:
+        return Selection(chosen)
     name = _chosen(splits, path, wanted)
     notes = []
     if others := sorted(splits.keys() - {name}):
@@ -136,7 +197,7 @@ def _chosen(splits: dict[str, list[TextFile]], path: Path, wanted: str | None) -
             return _TRAIN if _TRAIN in splits else next(iter(splits))
         raise DatasetError(
             f"dataset {str(path)!r} has no split {_TRAIN!r}, which is read where none is named",
-            hint=f"give one with --dataset-split: {there}, or {ALL_SPLITS}",
+            hint=f"give one with --dataset-split: {there}, or {ALL}",
         )
     for name in (wanted, _SPLITS.get(wanted, wanted)):
         if name in splits:

@@ -1,4 +1,4 @@
-"""Reads the text column of one file, row by row, whatever its format, compression and encoding; nothing else of it."""
+"""Reads the text column of one file, row by row, whatever its format, compression and encoding."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_NO_SPACE = re.compile(r"\S")
 _CHUNK = 1 << 20
 _ROWS_AT_A_TIME = 1000
 
@@ -116,7 +117,7 @@ def column_of(columns: Iterable[str], wanted: Sequence[str], place: str) -> str:
             return name
     raise DatasetError(
         f"{place} has no column {' or '.join(map(repr, wanted))}",
-        hint=f"it has {', '.join(map(repr, there))}: name one with --column" if there else "name one with --column",
+        hint=f"it has {', '.join(map(repr, there)) or 'none'}: name one with --column",
     )
 
 
@@ -172,9 +173,8 @@ def _is_object(line: str) -> bool:
 
 def _documents_rows(text: str) -> Iterator[Mapping[str, Any]]:
     decoder, position = json.JSONDecoder(), 0
-    while text[position:].strip() if position < len(text) else False:
-        start = cast(re.Match[str], re.compile(r"\s*").match(text, position)).end()
-        document, position = decoder.raw_decode(text, start)
+    while start := _NO_SPACE.search(text, position):
+        document, position = decoder.raw_decode(text, start.start())
         rows = document if isinstance(document, list) else _column_rows(document)
         for number, row in enumerate(rows, 1):
             yield _row(row, f"element {number}")
@@ -293,7 +293,7 @@ def _undecodable(file: TextFile, error: UnicodeDecodeError) -> DatasetError:
     """The error for bytes that are no text, with their offset in the whole file."""
     place = f"byte {error.start}"
     with _bytes(file) as stream:
-        decoder, read = codecs.getincrementaldecoder(_encoding(file, b"") if not error.encoding else error.encoding)(), 0
+        decoder, read = codecs.getincrementaldecoder(error.encoding)(), 0
         try:
             while chunk := stream.read(_CHUNK):
                 read += len(chunk)

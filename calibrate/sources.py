@@ -1,4 +1,4 @@
-"""Reads documents from a hub dataset, local files or a folder of them: the distinct ones with text, well shuffled."""
+"""Reads documents from a hub dataset, local files or a folder of them: the distinct ones, well shuffled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TextSource:
 
     Args:
         dataset: a local file, a folder of files, or the name of a dataset on the hub.
-        subset: the hub dataset's configuration, where it has several.
+        subset: the dataset's configuration, where it has several; "all" reads all that a folder's card names.
         split: the dataset's split, train if not given; "all" reads all that a folder holds.
         column: the column to read; found by its name where not given.
         revision: branch, tag or commit of the hub dataset.
@@ -135,12 +135,12 @@ def _in_turn(parts: list[Iterator[Cell]]) -> Iterator[Cell]:
 
 def _local_parts(source: TextSource, path: Path) -> tuple[list[Any], list[str]]:
     """A stream of cells for the files of each format, and what to know of the files that are not read."""
-    for option in ("subset", "revision", *(("split",) if path.is_file() else ())):
+    for option in ("revision", *(("subset", "split") if path.is_file() else ())):
         if getattr(source, option) is not None:
             raise DatasetError(
                 f"dataset {source.dataset!r} is local and has no {option}", hint=f"leave --dataset-{option} out"
             )
-    selection = select_files(path, source.split)
+    selection = select_files(path, source.split, source.subset)
     formats: dict[str, list[TextFile]] = {}
     for file in selection.files:
         formats.setdefault(file.format, []).append(file)
@@ -242,11 +242,15 @@ def _text(cell: Cell, tokenizer: Any) -> str:
 
 def _with_whole_characters(text: str) -> str:
     """``text`` with a replacement character for each half of one, which JSON can escape and no tokenizer reads."""
-    return text if text.isascii() else text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _rendered(messages: list[dict[str, Any]], cell: Cell, tokenizer: Any) -> str:
-    if not all(_NEEDED_IN_A_MESSAGE <= message.keys() for message in messages):
+    if not all(message.keys() >= _NEEDED_IN_A_MESSAGE for message in messages):
         raise DatasetError(
             f"column {cell.column!r} of {cell.place!r} holds messages without role and content",
             hint="rename their keys, or name a text column with --column",
@@ -265,4 +269,6 @@ def _rendered(messages: list[dict[str, Any]], cell: Cell, tokenizer: Any) -> str
     try:
         return str(tokenizer.apply_chat_template(given, tokenize=False))
     except Exception as error:  # templates are programs of the checkpoint and fail in their own ways
-        raise DatasetError(f"a row of {cell.place!r} does not fit the chat template: {first_line(error)}") from error
+        raise DatasetError(
+            f"a row of {cell.place!r} does not fit the chat template: {first_line(error)}"
+        ) from error

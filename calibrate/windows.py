@@ -91,7 +91,7 @@ class _Group:
     """One group being filled: its windows, and what its documents could give more.
 
     A window is its ids and the documents that they are of. What a window's end leaves of a short document goes to
-    the next tail, where such rests are joined likewise: so windows share documents only where they have to, and few.
+    the next tail, where rests are joined likewise: so windows share documents only where they have to, and few.
     """
 
     name: str
@@ -123,7 +123,7 @@ class _Group:
         self.spare.append(cuts[1:])
 
     def _join(self, number: int, ids: list[int], prefix: list[int], body: int, depth: int = 0) -> None:
-        """Puts a document's ids, or a rest of them, on the tail of that ``depth``; cuts a window where it is full."""
+        """Puts a document's ids, or a rest of them, on a tail, and cuts a window where that is full."""
         tail = self.tails[depth]
         missing = body - sum(len(piece) for _, piece in tail)
         tail.append((number, ids[:missing]))
@@ -137,7 +137,8 @@ class _Group:
 
     def _of_tails(self, prefix: list[int], body: int) -> list[tuple[set[int], list[int]]]:
         """Windows from all that filled none."""
-        ids = [(number, token) for _, tail in sorted(self.tails.items()) for number, piece in tail for token in piece]
+        pieces = chain(*(tail for _, tail in sorted(self.tails.items())))
+        ids = [(number, token) for number, piece in pieces for token in piece]
         cuts = [ids[start : start + body] for start in range(0, len(ids) - body + 1, body)]
         return [({number for number, _ in cut}, prefix + [token for _, token in cut]) for cut in cuts]
 

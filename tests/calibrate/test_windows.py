@@ -188,7 +188,9 @@ def test_sharing_windows_are_clustered_and_no_token_is_lost_or_used_twice(length
         clusters = windows.documents(name)
         for one, two in sharing(windows.group(name)):
             assert clusters[one] == clusters[two]
-    tokens = [int(token) for name in ("calibration", "heldout") for token in windows.group(name).flat if token >= 1000]
+    tokens = [
+        int(token) for name in ("calibration", "heldout") for token in windows.group(name).flat if token >= 1000
+    ]
     assert len(tokens) == len(set(tokens))
     assert not origins(windows.calibration) & origins(windows.heldout)
 
