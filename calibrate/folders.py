@@ -50,7 +50,7 @@ def select_files(path: Path, split: str | None = None, subset: str | None = None
         file = text_file(path)
         files = [file] if file else []
     else:
-        files = sorted(_walk(path), key=lambda file: file.path)
+        files = sorted(_walk(path), key=lambda file: file.path) if path.is_dir() else []
     if not files:
         raise DatasetError(
             f"dataset {str(path)!r} holds no text that can be read", hint=f"files may end in {readable_names()}"

@@ -52,7 +52,7 @@ FILES = {
     "a cut xz": ("a.jsonl.xz", b"\xfd7zXZ\x00\x00", "cannot "),
     "not parquet": ("a.parquet", b"PAR1 nothing PAR1", "cannot "),
     "not UTF-8": ("a.txt", b"gr\xfcn" * 500, "is not UTF-8: byte 2"),
-    "a broken UTF-16": ("a.txt", b"\xff\xfe\x00\xd8" * 500, "is not UTF-16: byte"),
+    "a broken UTF-16": ("a.txt", b"\xff\xfe\x00\xd8" * 500, "is not UTF-16-LE: byte 2"),
     "empty cells": ("a.csv", b"text,id\n" + b",1\n" * 9, "0 documents"),
     "cells too many": ("a.csv", b"id,text\n" + b"1,a,b\n" * 9, "more cells"),
     "a csv of one column": ("a.csv", b"id\n1\n2\n", "no column 'text'"),
@@ -144,4 +144,6 @@ def test_a_cache_that_cannot_be_written(search, monkeypatch, text_file):
         raise PermissionError(13, "Permission denied", "/somewhere/datasets")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
+    search("a read-only cache, hub", "acme/text", "keeps its cache under HF_HOME")
+    monkeypatch.setattr(datasets.IterableDataset, "from_generator", refuse)
     search("a read-only cache", text_file, "keeps its cache under HF_HOME")
