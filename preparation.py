@@ -200,11 +200,9 @@ def _build_windows(
 ) -> Windows:
     tokenizer = load_tokenizer(checkpoint)
     documents = read_documents(source, tokenizer, request.seed)
-    try:
-        windows = pack(documents, tokenizer, request)
-    finally:
-        for note in documents.notes:
-            reporter.say(f"dataset {source.dataset!r}: {note}")
+    windows = pack(documents, tokenizer, request)
+    for note in documents.notes:
+        reporter.say(f"dataset {source.dataset!r}: {note}")
     largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
     if largest >= checkpoint.vocabulary:
         raise ModelError(
