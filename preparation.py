@@ -97,7 +97,7 @@ def prepare(recipe: Recipe, goal: Goal, out: Path, trust: Trust, reporter: Repor
     processes.main_does(lambda: check_writable(out))
     request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
     reporter.doing(f"reading {source.dataset}")
-    windows = processes.main_does(lambda: _build_windows(checkpoint, source, request))
+    windows = processes.main_does(lambda: _build_windows(checkpoint, source, request, reporter))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     identity = processes.main_does(lambda: model_identity(checkpoint, recipe.weights_hash))
     reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {length} tokens")
@@ -199,9 +199,14 @@ def text_source(recipe: Recipe) -> TextSource:
     )
 
 
-def _build_windows(checkpoint: Checkpoint, source: TextSource, request: WindowRequest) -> Windows:
+def _build_windows(
+    checkpoint: Checkpoint, source: TextSource, request: WindowRequest, reporter: Reporter
+) -> Windows:
     tokenizer = load_tokenizer(checkpoint)
-    windows = pack(read_documents(source, tokenizer, request.seed), tokenizer, request)
+    documents = read_documents(source, tokenizer, request.seed)
+    windows = pack(documents, tokenizer, request)
+    for note in documents.notes:
+        reporter.say(f"dataset {source.dataset!r}: {note}")
     largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
     if largest >= checkpoint.vocabulary:
         raise ModelError(

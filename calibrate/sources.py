@@ -1,22 +1,22 @@
-"""Reads documents from a hub dataset, local files or a folder of them, through the datasets library."""
+"""Reads documents from a hub dataset, local files or a folder of them: the distinct ones, well shuffled."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DatasetError, first_line
+from ..errors import DatasetError, IndexcacheError, first_line
 from ..files import find_path
+from .folders import select_files
+from .rows import Cell, TextFile, cells, column_of, text_file
 
-_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
-_COMPRESSION = {".gz", ".xz", ".zst", ".bz2"}
 _TEXT_COLUMNS = ("text", "content")
 _CHAT_COLUMNS = ("messages",)
 _SHUFFLE_BUFFER = 1000
+_NEEDED_IN_A_MESSAGE = {"role", "content"}
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class TextSource:
 
     Args:
         dataset: a local file, a folder of files, or the name of a dataset on the hub.
-        subset: the hub dataset's configuration, where it has several.
-        split: the hub dataset's split, train if not given.
+        subset: the dataset's configuration, where it has several; "all" reads all that a folder's card names.
+        split: the dataset's split, train if not given; "all" reads all that a folder holds.
         column: the column to read; found by its name where not given.
         revision: branch, tag or commit of the hub dataset.
     """
@@ -37,13 +37,14 @@ class TextSource:
     column: str | None = None
     revision: str | None = None
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that may hold the text, the first that is there counts."""
+        return (self.column,) if self.column else (*_TEXT_COLUMNS, *_CHAT_COLUMNS)
 
-def read_documents(source: TextSource, tokenizer: Any, seed: int) -> Iterator[str]:
-    """Yields the distinct documents of ``source`` in an order fixed by ``seed``.
 
-    Streams: a dataset is read only as far as the caller goes, shuffled through a buffer of documents.
-    A document that repeats an earlier one, white space aside, is left out, so that no text can stand
-    on both sides of a split.
+def read_documents(source: TextSource, tokenizer: Any, seed: int) -> Documents:
+    """The distinct documents of ``source`` in an order fixed by ``seed``.
 
     Args:
         source: what to read.
@@ -51,24 +52,78 @@ def read_documents(source: TextSource, tokenizer: Any, seed: int) -> Iterator[st
         seed: of the order.
 
     Raises:
-        DatasetError: nothing there, an unreadable file, a missing column, a value that is not text.
+        DatasetError: nothing there; the rest while reading.
     """
-    seen: set[bytes] = set()
-    for text in _in_turn([_texts(part, source, tokenizer, seed) for part in _open(source)]):
-        digest = hashlib.sha256(" ".join(text.split()).encode("utf-8", "replace")).digest()
-        if text.strip() and digest not in seen:
-            seen.add(digest)
-            yield text
+    return Documents(source, tokenizer, seed)
 
 
-def _texts(part: Any, source: TextSource, tokenizer: Any, seed: int) -> Iterator[str]:
-    column: str | None = None
-    for row in _rows(part.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER), source):
-        column = column or _column(row, source)
-        yield _text(row.get(column), column, source, tokenizer)
+class Documents:
+    """Documents, streamed: read only as far as the caller goes, shuffled through a buffer of them.
+
+    A row that holds nothing or only white space is no document. One that repeats an earlier document, white
+    space aside, is left out, so that no text can stand on both sides of a split.
+    """
+
+    def __init__(self, source: TextSource, tokenizer: Any, seed: int) -> None:
+        self._source = source
+        self._tokenizer = tokenizer
+        self._seed = seed
+        path = find_path(source.dataset)
+        if path is None and _looks_like_a_path(source.dataset):
+            raise DatasetError(
+                f"dataset {source.dataset!r} does not exist", hint="give a file, a folder or a hub name"
+            )
+        self._local = path is not None
+        self._parts, self._notes = _local_parts(source, path) if path else ([_load(source)], [])
+        self.rows = 0
+        self.blank = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of what was not read, and of what was read so far."""
+        if not self.blank:
+            return self._notes
+        return [*self._notes, f"{self.blank} of {self.rows} rows read hold no text and are skipped"]
+
+    def __iter__(self) -> Iterator[str]:
+        """Reads from the beginning.
+
+        Raises:
+            DatasetError: an unreadable file, a missing column, a value that is not text, or no text at all.
+        """
+        self.rows = self.blank = 0
+        seen: set[bytes] = set()
+        column = None
+        for cell in _in_turn([self._cells(part) for part in self._parts]):
+            self.rows += 1
+            column = cell.column
+            text = _text(cell, self._tokenizer)
+            if not text.strip():
+                self.blank += 1
+                continue
+            digest = hashlib.sha256(" ".join(text.split()).encode("utf-8")).digest()
+            if digest not in seen:
+                seen.add(digest)
+                yield text
+        if self.rows and self.rows == self.blank:
+            raise DatasetError(
+                f"dataset {self._source.dataset!r} holds nothing in column {column!r}: {self.rows} rows, "
+                "0 documents with text",
+                hint="name another column with --column",
+            )
+
+    def _cells(self, part: Any) -> Iterator[Cell]:
+        place = f"dataset {self._source.dataset!r}"
+        column: str | None = None
+        for row in _rows(part.shuffle(seed=self._seed, buffer_size=_SHUFFLE_BUFFER), place):
+            if self._local:
+                yield Cell(**row)
+                continue
+            column = column or column_of(row, self._source.columns, place)
+            yield Cell(row.get(column), column, self._source.dataset)
 
 
-def _in_turn(parts: list[Iterator[str]]) -> Iterator[str]:
+def _in_turn(parts: list[Iterator[Cell]]) -> Iterator[Cell]:
     """One from each, over and over, until all have run out."""
     while parts:
         for part in list(parts):
@@ -78,119 +133,142 @@ def _in_turn(parts: list[Iterator[str]]) -> Iterator[str]:
                 parts.remove(part)
 
 
-def _open(source: TextSource) -> list[Any]:
-    if (path := find_path(source.dataset)) is not None:
-        for option in ("subset", "split", "revision"):
-            if getattr(source, option) is not None:
-                raise DatasetError(
-                    f"dataset {source.dataset!r} is local and has no {option}",
-                    hint=f"leave --dataset-{option} out",
-                )
-        return [_load(builder, source, files=files) for builder, files in _local_files(path).items()]
-    if _looks_like_a_path(source.dataset):
-        raise DatasetError(
-            f"dataset {source.dataset!r} does not exist", hint="give a file, a folder or a hub name"
+def _local_parts(source: TextSource, path: Path) -> tuple[list[Any], list[str]]:
+    """A stream of cells for the files of each format, and what to know of the files that are not read."""
+    for option in ("revision", *(("subset", "split") if path.is_file() else ())):
+        if getattr(source, option) is not None:
+            raise DatasetError(
+                f"dataset {source.dataset!r} is local and has no {option}", hint=f"leave --dataset-{option} out"
+            )
+    selection = select_files(path, source.split, source.subset)
+    formats: dict[str, list[TextFile]] = {}
+    for file in selection.files:
+        formats.setdefault(file.format, []).append(file)
+    return [_stream(files, source) for files in formats.values()], selection.notes
+
+
+def _stream(files: list[TextFile], source: TextSource) -> Any:
+    datasets = _library()
+    try:
+        return datasets.IterableDataset.from_generator(
+            _rows_of, gen_kwargs={"files": files, "columns": source.columns}
         )
-    return [_load(source.dataset, source)]
+    except OSError as error:
+        raise _unopened(source, error, "check the files") from error
+
+
+def _rows_of(files: list[TextFile], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        yield from map(vars, cells(file, columns))
 
 
 def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in _BUILDERS
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or text_file(Path(name)) is not None
 
 
-def _load(builder: str, source: TextSource, files: list[str] | None = None) -> Any:
+def _load(source: TextSource) -> Any:
+    """The hub dataset, streamed; its columns but the one with text are not read where it says which it has."""
+    datasets = _library()
+    try:
+        part = datasets.load_dataset(
+            source.dataset,
+            streaming=True,
+            name=source.subset,
+            split=source.split or "train",
+            revision=source.revision,
+        )
+        if (there := part.column_names) is None:
+            return part
+        return part.select_columns([column_of(there, source.columns, f"dataset {source.dataset!r}")])
+    except IndexcacheError:
+        raise
+    except Exception as error:  # datasets raises a different class for every way a name can be wrong
+        raise _unopened(source, error, "check the name, the split and the network") from error
+
+
+def _library() -> Any:
     import datasets
 
     # Its readers log what they also raise.
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    options: dict[str, Any] = {"streaming": True}
-    if files is None:
-        options |= {"name": source.subset, "split": source.split or "train", "revision": source.revision}
-    else:
-        options |= {"data_files": [glob.escape(file) for file in files], "split": "train"}
-        if builder == "text":
-            options["sample_by"] = "document"
-    try:
-        return datasets.load_dataset(builder, **options)
-    except Exception as error:  # datasets raises a different class for every way a name can be wrong
-        hint = "check the name, the split and the network" if files is None else "check the file's format"
-        if isinstance(error, OSError) and error.filename and error.filename not in (files or ()):
-            hint = "the datasets library keeps its cache under HF_HOME, which has to be writable"
-        raise DatasetError(f"cannot open dataset {source.dataset!r}: {first_line(error)}", hint=hint) from error
+    return datasets
 
 
-def _local_files(path: Path) -> dict[str, list[str]]:
-    """Files under ``path`` by the builder that reads them, in name order."""
-    found: dict[str, list[str]] = {}
-    empty = False
-    candidates = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    for file in candidates:
-        suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSION]
-        builder = _BUILDERS.get(suffixes[-1].lower()) if suffixes else None
-        if builder and not any(part.startswith(".") for part in file.relative_to(path).parts):
-            if file.stat().st_size:
-                found.setdefault(builder, []).append(str(file.resolve()))
-            empty = not file.stat().st_size
-    if not found and empty:
-        raise DatasetError(f"dataset {str(path)!r} is empty", hint="give a file with text")
-    if not found:
-        raise DatasetError(
-            f"dataset {str(path)!r} holds no text that can be read",
-            hint=f"files may end in {', '.join(sorted(_BUILDERS))}, also compressed",
-        )
-    return found
+def _unopened(source: TextSource, error: Exception, hint: str) -> DatasetError:
+    if isinstance(error, OSError) and error.filename:
+        hint = "the datasets library keeps its cache under HF_HOME, which has to be writable"
+    return DatasetError(
+        f"cannot open dataset {source.dataset!r}: {first_line(error)}", hint=_package_hint(error) or hint
+    )
 
 
-def _rows(part: Any, source: TextSource) -> Iterator[Mapping[str, Any]]:
+def _package_hint(error: Exception) -> str:
+    """How to install what the datasets library lacks for compressed files of the hub; nothing for other errors."""
+    said = str(error).lower()
+    return "pip install zstandard" if "zstd" in said or "zstandard" in said else ""
+
+
+def _rows(part: Any, place: str) -> Iterator[Mapping[str, Any]]:
     rows, read = iter(part), 0
     while True:
         try:
             row = next(rows)
         except StopIteration:
             return
+        except IndexcacheError:
+            raise
         except Exception as error:  # any of the readers' own errors: broken JSON, a lost connection, ...
             raise DatasetError(
-                f"dataset {source.dataset!r} cannot be read on after {read} rows: {first_line(error)}",
-                hint="check the file or the network",
+                f"{place} cannot be read on after {read} rows: {first_line(error)}",
+                hint=_package_hint(error) or "check the file or the network",
             ) from error
         read += 1
         yield row
 
 
-def _column(row: Mapping[str, Any], source: TextSource) -> str:
-    wanted = [source.column] if source.column else [*_TEXT_COLUMNS, *_CHAT_COLUMNS]
-    for name in wanted:
-        if name in row:
-            return name
-    raise DatasetError(
-        f"dataset {source.dataset!r} has no column {' or '.join(map(repr, wanted))}",
-        hint=f"it has {', '.join(map(repr, row))}: name one with --column",
-    )
-
-
-def _text(value: Any, column: str, source: TextSource, tokenizer: Any) -> str:
+def _text(cell: Cell, tokenizer: Any) -> str:
+    value = cell.value
+    if value is None or value == []:
+        return ""
     if isinstance(value, str):
-        return value
+        return _with_whole_characters(value)
     if isinstance(value, list) and all(isinstance(message, dict) for message in value):
-        if not all({"role", "content"} <= message.keys() for message in value):
-            raise DatasetError(
-                f"column {column!r} of dataset {source.dataset!r} holds messages without role and content",
-                hint="rename their keys, or name a text column with --column",
-            )
-        if not getattr(tokenizer, "chat_template", None):
-            raise DatasetError(
-                f"column {column!r} of dataset {source.dataset!r} holds chat messages, but the model's tokenizer "
-                "has no chat template",
-                hint="use a dataset with a text column",
-            )
-        try:
-            return str(tokenizer.apply_chat_template(value, tokenize=False))
-        except Exception as error:  # templates are programs of the checkpoint and fail in their own ways
-            raise DatasetError(
-                f"a row of dataset {source.dataset!r} does not fit the chat template: {first_line(error)}"
-            ) from error
-    held = "nothing" if value is None else type(value).__name__
+        return _with_whole_characters(_rendered(value, cell, tokenizer))
     raise DatasetError(
-        f"a row of dataset {source.dataset!r} holds {held} in column {column!r}, not text",
+        f"a row of {cell.place!r} holds {type(value).__name__} in column {cell.column!r}, not text",
         hint="drop such rows, or name another column with --column",
     )
+
+
+def _with_whole_characters(text: str) -> str:
+    """``text`` with a replacement character for each half of one, which JSON can escape and no tokenizer reads."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _rendered(messages: list[dict[str, Any]], cell: Cell, tokenizer: Any) -> str:
+    if not all(message.keys() >= _NEEDED_IN_A_MESSAGE for message in messages):
+        raise DatasetError(
+            f"column {cell.column!r} of {cell.place!r} holds messages without role and content",
+            hint="rename their keys, or name a text column with --column",
+        )
+    if not getattr(tokenizer, "chat_template", None):
+        raise DatasetError(
+            f"column {cell.column!r} of {cell.place!r} holds chat messages, but the model's tokenizer "
+            "has no chat template",
+            hint="use a dataset with a text column",
+        )
+    # Tables give every message all keys that any has: what is null there is not in the message.
+    given = [
+        {key: part for key, part in message.items() if part is not None or key in _NEEDED_IN_A_MESSAGE}
+        for message in messages
+    ]
+    try:
+        return str(tokenizer.apply_chat_template(given, tokenize=False))
+    except Exception as error:  # templates are programs of the checkpoint and fail in their own ways
+        raise DatasetError(
+            f"a row of {cell.place!r} does not fit the chat template: {first_line(error)}"
+        ) from error

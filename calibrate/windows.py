@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ class Windows:
     Args:
         calibration: ids ``[windows, length]`` that the search sees.
         heldout: ids ``[windows, length]`` from other documents, for checking the result.
-        calibration_documents: ``[windows]``, equal numbers for windows of the same document.
+        calibration_documents: ``[windows]``, equal numbers for windows that share a document, or are linked by
+            others that do: the clusters of the standard error.
         heldout_documents: likewise.
     """
 
@@ -53,7 +55,7 @@ class Windows:
         return self.calibration if name == CALIBRATION else self.heldout
 
     def documents(self, name: str) -> tuple[int, ...]:
-        """The document of each window of a group."""
+        """The document of each window of a group; the first of them where windows share or join several."""
         chosen = self.calibration_documents if name == CALIBRATION else self.heldout_documents
         return tuple(chosen.tolist())
 
@@ -62,9 +64,10 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
     """Packs ``documents`` until both groups are full; the same input gives the same windows.
 
     Each document goes whole to the group that is further from full. A document of at least one window
-    gives one, cut at random; only where documents run out do the same ones give more, in turn. Shorter
-    documents are joined with the end-of-text token between them. Each window opens with what the
-    tokenizer puts before a text, as in training.
+    gives one, cut at random. Shorter documents are joined with the end-of-text token between them, and
+    a window begins with one that no other is of. Only where documents run out do the same ones give more:
+    the long ones in turn, then what is left of the short ones. Each window opens with what the tokenizer
+    puts before a text, as in training.
 
     Raises:
         DatasetError: fewer windows than asked for; says how many there are.
@@ -79,19 +82,24 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
         read += 1
         if all(each.fill >= 1 for each in groups):
             break
-    (calibration, from_one), (heldout, from_other) = [group.finish(request, read) for group in groups]
+    (calibration, from_one), (heldout, from_other) = [group.finish(request, prefix, read) for group in groups]
     return Windows(calibration, heldout, from_one, from_other)
 
 
 @dataclass
 class _Group:
-    """One group being filled: (document, ids) of its windows, and what its documents could give more."""
+    """One group being filled: its windows, and what its documents could give more.
+
+    A window is its ids and the documents that they are of. What a window's end leaves of a short document goes to
+    the next tail, where rests are joined likewise: so windows share documents only where they have to, and few.
+    """
 
     name: str
     wanted: int
-    windows: list[tuple[int, list[int]]] = field(default_factory=list)
-    spare: list[list[tuple[int, list[int]]]] = field(default_factory=list)
-    tail: list[int] = field(default_factory=list)
+    windows: list[tuple[set[int], list[int]]] = field(default_factory=list)
+    spare: list[list[tuple[set[int], list[int]]]] = field(default_factory=list)
+    tails: defaultdict[int, list[tuple[int, list[int]]]] = field(default_factory=lambda: defaultdict(list))
+    of_rests: defaultdict[int, list[tuple[set[int], list[int]]]] = field(default_factory=lambda: defaultdict(list))
     documents: int = 0
 
     @property
@@ -104,26 +112,44 @@ class _Group:
         ids = ids[len(prefix) :] if prefix and ids[: len(prefix)] == prefix else ids
         body = request.length - len(prefix)
         if len(ids) < body:
-            self.tail += ids if end is None else [*ids, end]
-            while len(self.tail) >= body:
-                self.windows.append((number, prefix + self.tail[:body]))
-                del self.tail[:body]
+            self._join(number, ids if end is None else [*ids, end], prefix, body)
             return
         draw = random.Random(f"{request.seed}/{number}")
         offset = draw.randrange(len(ids) % body + 1)
         starts = list(range(offset, len(ids) - body + 1, body))
         draw.shuffle(starts)
-        cuts = [(number, prefix + ids[start : start + body]) for start in starts[: self.wanted]]
+        cuts = [({number}, prefix + ids[start : start + body]) for start in starts[: self.wanted]]
         self.windows.append(cuts[0])
         self.spare.append(cuts[1:])
 
-    def finish(self, request: WindowRequest, read: int) -> tuple[TokenArray, TokenArray]:
+    def _join(self, number: int, ids: list[int], prefix: list[int], body: int, depth: int = 0) -> None:
+        """Puts a document's ids, or a rest of them, on a tail, and cuts a window where that is full."""
+        tail = self.tails[depth]
+        missing = body - sum(len(piece) for _, piece in tail)
+        tail.append((number, ids[:missing]))
+        if len(ids) < missing:
+            return
+        windows = self.of_rests[depth] if depth else self.windows
+        windows.append(({origin for origin, _ in tail}, prefix + [token for _, piece in tail for token in piece]))
+        tail.clear()
+        if rest := ids[missing:]:
+            self._join(number, rest, prefix, body, depth + 1)
+
+    def _of_tails(self, prefix: list[int], body: int) -> list[tuple[set[int], list[int]]]:
+        """Windows from all that filled none."""
+        pieces = chain(*(tail for _, tail in sorted(self.tails.items())))
+        ids = [(number, token) for number, piece in pieces for token in piece]
+        cuts = [ids[start : start + body] for start in range(0, len(ids) - body + 1, body)]
+        return [({number for number, _ in cut}, prefix + [token for _, token in cut]) for cut in cuts]
+
+    def finish(self, request: WindowRequest, prefix: list[int], read: int) -> tuple[TokenArray, TokenArray]:
         """The group's windows ``[wanted, length]`` and their documents ``[wanted]``.
 
         Their order is random, so that the first few are as mixed as all.
         """
-        in_turn = [each for round_ in zip_longest(*self.spare) for each in round_ if each is not None]
-        found = [*self.windows, *in_turn]
+        in_turn = [window for round_ in zip_longest(*self.spare) for window in round_ if window is not None]
+        of_rests = chain(*(windows for _, windows in sorted(self.of_rests.items())))
+        found = [*self.windows, *in_turn, *of_rests, *self._of_tails(prefix, request.length - len(prefix))]
         if len(found) < self.wanted:
             raise DatasetError(
                 f"{self.wanted} {SPOKEN[self.name]} windows of {request.length} tokens were asked for, but of "
@@ -134,7 +160,25 @@ class _Group:
         chosen = found[: self.wanted]
         random.Random(f"{request.seed}/{self.name}").shuffle(chosen)
         ids = np.asarray([ids for _, ids in chosen], dtype=np.int32).reshape(self.wanted, request.length)
-        return ids, np.asarray([number for number, _ in chosen], dtype=np.int32)
+        return ids, np.asarray(_clusters([origins for origins, _ in chosen]), dtype=np.int32)
+
+
+def _clusters(origins: list[set[int]]) -> list[int]:
+    """A number for each window, the same for those that share a document, or are linked by others that do.
+
+    It is the first document of all that are linked: its own for a window of one document that no other is of.
+    """
+    first: dict[int, int] = {}
+
+    def root(document: int) -> int:
+        while first.setdefault(document, document) != document:
+            document = first[document]
+        return document
+
+    for documents in origins:
+        roots = {root(document) for document in documents}
+        first.update(dict.fromkeys(roots, min(roots)))
+    return [root(min(documents)) for documents in origins]
 
 
 def _prefix(tokenizer: Any) -> list[int]:

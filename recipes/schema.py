@@ -32,8 +32,10 @@ class Recipe(BaseModel):
     model: str | None = Field(None, description="local folder or hub id of a DSA checkpoint")
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     dataset: str | None = Field(None, description="local file or folder, or hub name, of calibration text")
-    dataset_subset: str | None = Field(None, description="configuration of a hub dataset")
-    dataset_split: str | None = Field(None, description="split of a hub dataset, train if not given")
+    dataset_subset: str | None = Field(None, description="configuration of a dataset")
+    dataset_split: str | None = Field(
+        None, description="split of a dataset, train if not given, or all of a folder"
+    )
     dataset_revision: str | None = Field(None, description="branch, tag or commit of a hub dataset")
     column: str | None = Field(None, description="column with text or chat messages; found by name if not given")
     window: Annotated[int, Field(ge=2, le=1 << 24)] | None = Field(

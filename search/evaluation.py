@@ -20,7 +20,8 @@ class Evaluation:
         pattern: what was measured.
         window_losses: mean cross entropy in nats per label, one value per window; all windows have
             the same number of labels.
-        documents: the document that each window is from; empty where each is from its own.
+        documents: the document that each window is from, equal where windows share one; empty where each is from
+            its own.
     """
 
     pattern: Pattern
@@ -46,8 +47,8 @@ class Evaluation:
 class Difference:
     """A loss difference in nats per label: the mean over windows and its standard error.
 
-    The standard error treats documents as independent samples and windows of one document as
-    correlated (the cluster-robust error of a mean); it is None for a single document.
+    The standard error treats documents as independent samples and windows that share one as
+    correlated (the cluster-robust error of a mean); it is None where all windows are linked so.
     """
 
     delta: float

@@ -106,6 +106,21 @@ def test_a_named_column_is_read(tmp_path):
         ("a.jsonl", '{"text": 5}\n', "holds int in column 'text'"),
         ("a.jsonl", '{"text": null}\n', "holds nothing in column 'text'"),
         ("a.jsonl", '{"text": "cut off', "cannot be"),
+        (
+            "a.jsonl",
+            '{"text": "whole"}\n{"text": "cut o',
+            r"a\.jsonl' cannot be read on after .* line 2 is not JSON",
+        ),
+        ("a.jsonl", '{"text": "whole"}\n[1, 2]\n', "line 2 holds list, not an object"),
+        ("a.jsonl", '{"text": ["a", "b"]}\n', "holds list in column 'text'"),
+        ("a.jsonl", '{"messages": "role: user"}\n{"messages": 5}\n', "holds int in column 'messages'"),
+        ("a.json", "3", "line 1 holds int"),
+        ("a.csv", "id,text\n1,a,b\n2,c,d\n", "more cells than its first line names"),
+        ("a.csv", 'id,text\n1,"never closed\n', "cannot be read on"),
+        ("a.csv", "id,text\n1,\n2,NULL\n", r"holds nothing in column 'text': 2 rows, 0 documents"),
+        ("a.csv", "id,title\n", "no column 'text'"),
+        ("a.tsv", "text\na\0b\n", "byte 6 is zero"),
+        ("a.txt", " \n", "holds nothing in column 'text'"),
         ("a.jsonl", "", "is empty"),
         ("a.jsonl", '{"messages": [{"from": "human", "value": "hi"}]}\n', "without role and content"),
         ("a.jsonl", '{"messages": [{"role": "user", "content": "hi"}]}\n', "no chat template"),
@@ -114,8 +129,9 @@ def test_a_named_column_is_read(tmp_path):
 )
 def test_what_cannot_be_read_is_said(tmp_path, name, content, says):
     (tmp_path / name).write_text(content)
-    with pytest.raises(DatasetError, match=says):
+    with pytest.raises(DatasetError, match=says) as caught:
         read(tmp_path / name)
+    assert "\n" not in caught.value.line()
 
 
 @pytest.mark.reliability("R12")

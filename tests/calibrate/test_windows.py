@@ -13,6 +13,7 @@ from indexcache.calibrate.windows import (
     pack,
 )
 from indexcache.errors import DatasetError, WindowError
+from indexcache.search.evaluation import mean_difference
 
 END = 0
 
@@ -150,3 +151,64 @@ def test_blind_lengths_are_refused(length):
 @pytest.mark.reliability("R13")
 def test_the_first_informative_length_is_allowed():
     check_length(66, 64)
+
+
+def sharing(windows):
+    """Pairs of windows with a token of the same document in both."""
+    held = [{int(token) // 1000 for token in window if token >= 1000} for window in windows]
+    return [(one, two) for two in range(len(held)) for one in range(two) if held[one] & held[two]]
+
+
+def test_joined_windows_share_no_document_while_there_are_others():
+    windows = pack([document(number, 6) for number in range(40)], Words(), WindowRequest(10, 20, 0))
+    assert sharing(windows.calibration) == []
+    assert len(set(windows.documents("calibration"))) == 20
+
+
+def test_windows_that_share_a_document_are_of_one_cluster():
+    # Of eight documents of 7 tokens, four windows take two each; a fifth has the rests of the first three seconds.
+    windows = pack([document(number, 6) for number in range(8)], Words(), WindowRequest(10, 5, 0))
+    clusters = windows.documents("calibration")
+    assert len(sharing(windows.calibration)) == 3
+    assert sorted(clusters) == [0, 0, 0, 0, 6]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=5, max_size=60), st.integers(4, 20), st.integers(1, 2))
+def test_sharing_windows_are_clustered_and_no_token_is_lost_or_used_twice(lengths, length, groups):
+    documents = [document(number, size) for number, size in enumerate(lengths)]
+    short = sum(size + 1 for size in lengths if size < length)
+    long = sum((size - size % length) // length for size in lengths if size >= length)
+    try:
+        windows = pack(documents, Words(), WindowRequest(length, max(1, short // length), (groups - 1) * 3))
+    except DatasetError:
+        assert groups == 2 or (long and short // length > 0), "one group gets every window that there is text for"
+        return
+    for name in ("calibration", "heldout"):
+        clusters = windows.documents(name)
+        for one, two in sharing(windows.group(name)):
+            assert clusters[one] == clusters[two]
+    tokens = [
+        int(token) for name in ("calibration", "heldout") for token in windows.group(name).flat if token >= 1000
+    ]
+    assert len(tokens) == len(set(tokens))
+    assert not origins(windows.calibration) & origins(windows.heldout)
+
+
+def test_the_standard_error_of_windows_that_share_documents_is_the_error_they_have():
+    # Documents differ in difficulty by a standard deviation of 1: a window's loss is the mean over its tokens'.
+    count, length = 240, 10
+    documents = [document(number, 7) for number in range(count)]
+    windows = pack(documents, Words(), WindowRequest(length, 170, 0))
+    shares = np.zeros((170, count))
+    for window, ids in enumerate(windows.calibration):
+        for token in ids:
+            if token >= 1000:
+                shares[window, token // 1000 - 1] += 1 / length
+    true = np.linalg.norm(shares.mean(axis=0))
+    generator = np.random.default_rng(0)
+    drawn = [(shares @ generator.normal(size=count)).tolist() for _ in range(300)]
+    clustered = [mean_difference(losses, windows.documents("calibration")).standard_error for losses in drawn]
+    independent = [mean_difference(losses).standard_error for losses in drawn]
+    assert np.sqrt(np.mean(np.square(clustered))) == pytest.approx(true, rel=0.06)
+    assert np.sqrt(np.mean(np.square(independent))) < 0.93 * true

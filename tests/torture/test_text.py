@@ -45,12 +45,16 @@ FILES = {
     "a list": ("a.jsonl", lines([{"text": ["a"]}] * 9), "holds list"),
     "a line that is no JSON": ("a.jsonl", lines(DOCUMENTS) + b"{oops\n" + lines(DOCUMENTS), "cannot "),
     "cut off": ("a.jsonl", lines(DOCUMENTS)[:-20], "cannot "),
-    "columns that change": ("a.jsonl", lines([{"text": "x " * 200}, {"body": "y"}] * 20), "holds nothing"),
+    "columns that change": ("a.jsonl", lines([{"text": "x " * 200}, {"body": "y"}] * 20), "1 documents"),
     "a broken gz": ("a.jsonl.gz", b"\x1f\x8b" + b"no gzip at all", "cannot "),
     "a cut gz": ("a.jsonl.gz", gzip.compress(lines(DOCUMENTS * 40))[:-400], "cannot "),
+    "a cut zst": ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\x04", "cannot "),
     "a cut xz": ("a.jsonl.xz", b"\xfd7zXZ\x00\x00", "cannot "),
     "not parquet": ("a.parquet", b"PAR1 nothing PAR1", "cannot "),
-    "not UTF-8": ("a.txt", b"\xff\xfe\xff" * 500, "cannot "),
+    "not UTF-8": ("a.txt", b"gr\xfcn" * 500, "is not UTF-8: byte 2"),
+    "a broken UTF-16": ("a.txt", b"\xff\xfe\x00\xd8" * 500, "is not UTF-16-LE: byte 2"),
+    "empty cells": ("a.csv", b"text,id\n" + b",1\n" * 9, "0 documents"),
+    "cells too many": ("a.csv", b"id,text\n" + b"1,a,b\n" * 9, "more cells"),
     "a csv of one column": ("a.csv", b"id\n1\n2\n", "no column 'text'"),
     "json of another shape": ("a.json", b"3", "cannot "),
     "chat without a role": ("a.jsonl", lines([{"messages": [{"content": "x"}]}] * 9), "without role and content"),
@@ -140,4 +144,6 @@ def test_a_cache_that_cannot_be_written(search, monkeypatch, text_file):
         raise PermissionError(13, "Permission denied", "/somewhere/datasets")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
+    search("a read-only cache, hub", "acme/text", "keeps its cache under HF_HOME")
+    monkeypatch.setattr(datasets.IterableDataset, "from_generator", refuse)
     search("a read-only cache", text_file, "keeps its cache under HF_HOME")

@@ -1,0 +1,307 @@
+"""Reads the text column of one file, row by row, whatever its format, compression and encoding."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import json
+import lzma
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from ..errors import DatasetError, IndexcacheError, first_line
+
+FORMATS = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "text",
+}
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+SAVED = "saved"
+"""The format of a folder that ``Dataset.save_to_disk`` wrote."""
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_NO_SPACE = re.compile(r"\S")
+_CHUNK = 1 << 20
+_ROWS_AT_A_TIME = 1000
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file with text, or a folder that ``Dataset.save_to_disk`` wrote.
+
+    Args:
+        path: where it is.
+        format: one of ``FORMATS``' values, or ``SAVED``.
+        compression: one of ``COMPRESSIONS``, or nothing.
+        stem: its name without the suffixes that say so.
+    """
+
+    path: Path
+    format: str
+    compression: str = ""
+    stem: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one row holds in the text column, None for nothing, and where that was read."""
+
+    value: Any
+    column: str
+    place: str
+
+
+def text_file(path: Path) -> TextFile | None:
+    """``path`` as its name tells how to read it; None where the name tells nothing."""
+    name, compression = path.name, ""
+    if (suffix := Path(name).suffix.lower()) in COMPRESSIONS:
+        name, compression = name[: -len(suffix)], suffix
+    suffix = Path(name).suffix.lower()
+    return TextFile(path, FORMATS[suffix], compression, name[: -len(suffix)]) if suffix in FORMATS else None
+
+
+def readable_names() -> str:
+    """The suffixes that are read, for people."""
+    return f"{', '.join(sorted(FORMATS))}, also compressed ({', '.join(sorted(COMPRESSIONS))})"
+
+
+def cells(file: TextFile, wanted: Sequence[str]) -> Iterator[Cell]:
+    """The text column of ``file``: the first of ``wanted`` that it has.
+
+    Raises:
+        DatasetError: unreadable, damaged, of an encoding that nothing tells, or without such a column.
+    """
+    read = 0
+    try:
+        for column, value in _READERS[file.format](file, wanted):
+            yield Cell(value, column, str(file.path))
+            read += 1
+    except IndexcacheError:
+        raise
+    except UnicodeDecodeError as error:
+        raise _undecodable(file, error) from error
+    except Exception as error:  # any of the readers' own: broken JSON, a damaged archive, a disk that fails, ...
+        raise DatasetError(
+            f"{str(file.path)!r} cannot be read on after {read} rows: {first_line(error)}",
+            hint="check the file",
+        ) from error
+
+
+def column_of(columns: Iterable[str], wanted: Sequence[str], place: str) -> str:
+    """The first of ``wanted`` among ``columns``.
+
+    Raises:
+        DatasetError: none is.
+    """
+    there = list(columns)
+    for name in wanted:
+        if name in there:
+            return name
+    raise DatasetError(
+        f"{place} has no column {' or '.join(map(repr, wanted))}",
+        hint=f"it has {', '.join(map(repr, there)) or 'none'}: name one with --column",
+    )
+
+
+def _text_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    column = column_of(["text"], wanted, repr(str(file.path)))
+    with _opened(file) as stream:
+        yield column, stream.read()
+
+
+def _json_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Rows that lack the column hold nothing in it, as long as others have it."""
+    column, lacking = None, 0
+    names: dict[str, None] = {}
+    for row in _json_rows(file):
+        if column is None and (column := next((name for name in wanted if name in row), None)) is None:
+            lacking += 1
+            names.update(dict.fromkeys(row))
+            continue
+        yield from ((column, None) for _ in range(lacking))
+        lacking = 0
+        yield column, row.get(column)
+    if lacking:
+        column_of(names, wanted, repr(str(file.path)))
+
+
+def _json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
+    """The objects of JSON Lines, or of whole documents: arrays, columns, or objects one after the other."""
+    with _opened(file) as stream:
+        lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
+        first = next(lines, None)
+        if first is None:
+            return
+        if not _is_object(first[1]):
+            yield from _documents_rows(first[1] + stream.read())
+            return
+        for number, line in chain([first], lines):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number} is not JSON: {error}") from error
+            yield _row(row, f"line {number}")
+
+
+def _is_object(line: str) -> bool:
+    if line.lstrip().startswith("["):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _documents_rows(text: str) -> Iterator[Mapping[str, Any]]:
+    decoder, position = json.JSONDecoder(), 0
+    while start := _NO_SPACE.search(text, position):
+        document, position = decoder.raw_decode(text, start.start())
+        rows = document if isinstance(document, list) else _column_rows(document)
+        for number, row in enumerate(rows, 1):
+            yield _row(row, f"element {number}")
+
+
+def _column_rows(document: Any) -> list[Any]:
+    """The rows of an object that holds columns, as pandas writes them; any other document is one row."""
+    values = list(document.values()) if isinstance(document, dict) else []
+    if values and all(isinstance(value, dict) for value in values):
+        values = [list(value.values()) for value in values]
+    chat = any(isinstance(each, dict) for value in values if isinstance(value, list) for each in value)
+    if not values or chat or not all(isinstance(value, list) and len(value) == len(values[0]) for value in values):
+        return [document]
+    return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _row(value: Any, place: str) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        return {"text": value}
+    if not isinstance(value, dict):
+        raise ValueError(f"{place} holds {type(value).__name__}, not an object")
+    return value
+
+
+def _csv_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """A table's cells have no types: all are text, but those that pandas takes for missing."""
+    import pandas
+
+    separator = "\t" if file.format == "tsv" else ","
+    with _opened(file, newline="") as stream:
+        try:
+            frames = pandas.read_csv(stream, sep=separator, dtype=str, chunksize=_ROWS_AT_A_TIME)
+        except pandas.errors.EmptyDataError:
+            return
+        for frame in frames:
+            if not isinstance(frame.index, pandas.RangeIndex):
+                raise ValueError("its rows have more cells than its first line names columns")
+            column = column_of(frame.columns, wanted, repr(str(file.path)))
+            for value in frame[column]:
+                yield column, value if isinstance(value, str) else None
+
+
+def _parquet_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    from pyarrow import parquet
+
+    with _bytes(file) as stream:
+        table = parquet.ParquetFile(stream if not file.compression else io.BytesIO(stream.read()))
+        column = column_of(table.schema_arrow.names, wanted, repr(str(file.path)))
+        for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=[column]):
+            yield from ((column, value) for value in batch.column(column).to_pylist())
+
+
+def _saved_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    import datasets
+
+    table = datasets.load_from_disk(str(file.path))
+    column = column_of(table.column_names, wanted, repr(str(file.path)))
+    for row in table.with_format(None).select_columns([column]):
+        yield column, row[column]
+
+
+_READERS = {
+    "text": _text_cells,
+    "json": _json_cells,
+    "csv": _csv_cells,
+    "tsv": _csv_cells,
+    "parquet": _parquet_cells,
+    SAVED: _saved_cells,
+}
+
+
+def _bytes(file: TextFile) -> BinaryIO:
+    """The content of ``file``, decompressed; every file is opened here."""
+    if file.compression == ".gz":
+        return cast(BinaryIO, gzip.open(file.path))
+    if file.compression == ".bz2":
+        return cast(BinaryIO, bz2.open(file.path))
+    if file.compression == ".xz":
+        return cast(BinaryIO, lzma.open(file.path))
+    if file.compression == ".zst":
+        import pyarrow
+
+        return cast(BinaryIO, pyarrow.input_stream(str(file.path), compression="zstd"))
+    if file.compression == ".zip":
+        return _only_member(file.path)
+    return file.path.open("rb")
+
+
+def _only_member(path: Path) -> BinaryIO:
+    archive = zipfile.ZipFile(path)
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+    if len(names) != 1:
+        raise DatasetError(f"{str(path)!r} holds {len(names)} files", hint="unpack it, and give the folder")
+    return cast(BinaryIO, archive.open(names[0]))
+
+
+def _opened(file: TextFile, newline: str | None = None) -> IO[str]:
+    """The text of ``file``: UTF-8, or what its byte-order mark says, which is not part of the text."""
+    stream = io.BufferedReader(cast(io.RawIOBase, _bytes(file)))
+    return io.TextIOWrapper(stream, encoding=_encoding(file, stream.peek(4096)), newline=newline)
+
+
+def _encoding(file: TextFile, head: bytes) -> str:
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return encoding
+    if (zero := head.find(b"\0")) >= 0:
+        raise DatasetError(
+            f"{str(file.path)!r} is no text: byte {zero} is zero",
+            hint="if it is UTF-16 without a byte-order mark, save it as UTF-8",
+        )
+    return "utf-8"
+
+
+def _undecodable(file: TextFile, error: UnicodeDecodeError) -> DatasetError:
+    """The error for bytes that are no text, with their offset in the whole file."""
+    place = f"byte {error.start}"
+    with _bytes(file) as stream:
+        decoder, read = codecs.getincrementaldecoder(error.encoding)(), 0
+        try:
+            while chunk := stream.read(_CHUNK):
+                read += len(chunk)
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as again:
+            place = f"byte {read - len(again.object) + again.start}"
+    unpacked = ", unpacked," if file.compression else ""
+    return DatasetError(
+        f"{str(file.path)!r}{unpacked} is not {error.encoding.upper()}: {place}", hint="save it as UTF-8"
+    )

@@ -1,0 +1,201 @@
+"""One file's text: every suffix, compression and encoding that is promised, and blank rows skipped."""
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+import zipfile
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+import indexcache
+from indexcache.calibrate.rows import COMPRESSIONS, FORMATS
+from indexcache.calibrate.sources import TextSource, read_documents
+from indexcache.errors import DatasetError
+
+TEXTS = ["one document", "ein anderes, größer", "第三"]
+
+
+def documents(path, **options):
+    return read_documents(TextSource(str(path), **options), Plain(), 0)
+
+
+class Plain:
+    chat_template = None
+
+
+def content(suffix):
+    """TEXTS as a file that ends in ``suffix``, beside a column that is not read."""
+    rows = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    table = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+    return {
+        ".jsonl": lines.encode(),
+        ".ndjson": lines.encode(),
+        ".json": json.dumps(rows, indent=1).encode(),
+        ".parquet": table.getvalue().to_pybytes(),
+        ".csv": "".join(["id,text\n", *(f'{row["id"]},"{row["text"]}"\n' for row in rows)]).encode(),
+        ".tsv": "".join(["id\ttext\n", *(f"{row['id']}\t{row['text']}\n" for row in rows)]).encode(),
+        ".txt": TEXTS[1].encode(),
+    }[suffix]
+
+
+def packed(data, compression, path):
+    if compression == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("inside", data)
+        return
+    pack = {
+        "": bytes,
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zst": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True),
+    }
+    path.write_bytes(pack[compression](data))
+
+
+@pytest.mark.parametrize("compression", ["", *COMPRESSIONS])
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("spelled", [str.lower, str.upper])
+def test_every_suffix_that_is_promised_is_read(tmp_path, suffix, compression, spelled):
+    path = tmp_path / f"good{spelled(suffix + compression)}"
+    packed(content(suffix), compression, path)
+    expected = [TEXTS[1]] if suffix == ".txt" else TEXTS
+    assert sorted(documents(path)) == sorted(expected)
+
+
+def test_the_readme_promises_what_is_read():
+    text = (Path(indexcache.__file__).parent / "README.md").read_text("utf-8")
+    promised = re.search(r"`TEXT` is a (.+?) file, as it is or compressed \((.+?)\)", text, re.DOTALL)
+    assert set(re.findall(r"`(\.\w+)`", promised[1])) == set(FORMATS)
+    assert set(re.findall(r"`(\.\w+)`", promised[2])) == set(COMPRESSIONS)
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in FORMATS if suffix != ".parquet"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_no_text(tmp_path, suffix, encoding):
+    path = tmp_path / f"marked{suffix}"
+    path.write_bytes(content(suffix).decode().encode(encoding))
+    expected = [TEXTS[1]] if suffix == ".txt" else TEXTS
+    assert sorted(documents(path)) == sorted(expected)
+
+
+@pytest.mark.parametrize("mark", ["utf-16-le", "utf-16-be"])
+def test_both_byte_orders_are_read(tmp_path, mark):
+    (tmp_path / "a.txt").write_bytes("\ufeffgrün".encode(mark))
+    assert list(documents(tmp_path / "a.txt")) == ["grün"]
+
+
+@pytest.mark.reliability("R12")
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".tsv", ".json"])
+@pytest.mark.parametrize("before", [0, 100, 300_000])
+@pytest.mark.parametrize("compression", ["", ".gz"])
+def test_another_encoding_is_named_with_file_and_byte(tmp_path, suffix, before, compression):
+    path = tmp_path / f"a{suffix}{compression}"
+    start = {".jsonl": b'{"text": "', ".json": b'[{"text": "', ".csv": b"text\n", ".tsv": b"text\n"}.get(
+        suffix, b""
+    )
+    packed(start + b"x" * before + "grün".encode("latin-1"), compression, path)
+    with pytest.raises(DatasetError, match=rf"'.*a\{suffix}.* is not UTF-8: byte {len(start) + before + 2}$"):
+        list(documents(path))
+
+
+@pytest.mark.reliability("R12")
+def test_utf_16_without_a_mark_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes("some text".encode("utf-16-le"))
+    with pytest.raises(DatasetError, match="byte 1 is zero"):
+        list(documents(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'id,text\n1,kept\n2,\n3,NULL\n4,"  "\n5,""\n'),
+        ("a.tsv", "id\ttext\n1\tkept\n2\t\n3\tNA\n4\t  \n5\t\n"),
+        ("a.jsonl", '{"text": "kept"}\n{"text": null}\n\n{"text": ""}\n{"text": " \\n"}\n{"other": 1}\n'),
+        ("a.json", '[{"text": "kept"}, {"text": null}, {"text": ""}, {"text": "\\t"}, {}]'),
+        ("a.jsonl", '{"other": 1}\r\n{"text": "kept"}\r\n{"text": []}\r\n{"text": null}\r\n{"text": ""}\r\n'),
+    ],
+)
+def test_rows_without_text_are_skipped_and_counted(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode())
+    read = documents(tmp_path / name)
+    assert list(read) == ["kept"]
+    assert read.notes == ["4 of 5 rows read hold no text and are skipped"]
+
+
+def test_null_cells_of_a_table_are_skipped(tmp_path):
+    table = pyarrow.table({"text": ["kept", None, "", "also"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    read = documents(tmp_path / "a.parquet")
+    assert sorted(read) == ["also", "kept"]
+    assert read.notes == ["2 of 4 rows read hold no text and are skipped"]
+
+
+def test_cells_of_a_csv_are_text_whatever_they_look_like(tmp_path):
+    (tmp_path / "a.csv").write_text("text\n2024\n007\n1.50\nTrue\n")
+    assert sorted(documents(tmp_path / "a.csv")) == ["007", "1.50", "2024", "True"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('["a", "b"]', ["a", "b"]),
+        ('{"text": "a",\n "id": 1}\n{"text": "b",\n "id": 2}', ["a", "b"]),
+        ('{\n"text": ["a", "b"],\n "id": [1, 2]}', ["a", "b"]),
+        ('{\n"text": {"0": "a", "1": "b"},\n "id": {"0": 1, "1": 2}}', ["a", "b"]),
+        ('{"text": "a", "id": 1}\n{"text": "b", "id": "two", "more": {"deep": [1]}}', ["a", "b"]),
+        ('{"text": "half \\ud83d of one"}', ["half \N{REPLACEMENT CHARACTER} of one"]),
+        ("[\n]", []),
+    ],
+)
+def test_json_of_every_shape(tmp_path, text, expected):
+    (tmp_path / "a.json").write_text(text)
+    assert sorted(documents(tmp_path / "a.json")) == expected
+
+
+def test_line_ends_of_a_text_are_line_feeds(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\r\n")
+    assert list(documents(tmp_path / "a.txt")) == ["one\ntwo\n"]
+
+
+def test_chats_of_a_table_have_no_keys_that_are_null(tmp_path):
+    class Chat:
+        chat_template = "given"
+
+        def apply_chat_template(self, messages, tokenize):
+            return " / ".join(" ".join(message) for message in messages)
+
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool": "y"}]
+    pyarrow.parquet.write_table(pyarrow.table({"messages": [messages]}), tmp_path / "a.parquet")
+    rendered = list(read_documents(TextSource(str(tmp_path / "a.parquet")), Chat(), 0))
+    assert rendered in (["content role / content role tool"], ["role content / role content tool"])
+
+
+@pytest.mark.reliability("R12")
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst", ".zip"])
+def test_a_cut_archive_is_an_error(tmp_path, compression):
+    path = tmp_path / f"a.jsonl{compression}"
+    packed(
+        "".join(json.dumps({"text": f"{n} {hash(str(n))}"}) + "\n" for n in range(3000)).encode(),
+        compression,
+        path,
+    )
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DatasetError, match=r"a\.jsonl.* cannot be read on after"):
+        list(documents(path))
+
+
+@pytest.mark.reliability("R12")
+def test_an_archive_of_several_files_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.jsonl.zip", "w") as archive:
+        archive.writestr("a.jsonl", "{}")
+        archive.writestr("b.jsonl", "{}")
+    with pytest.raises(DatasetError, match="holds 2 files"):
+        list(documents(tmp_path / "a.jsonl.zip"))
