@@ -8,15 +8,20 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from . import __version__
 from .calibrate.frozen import frozen_bytes, thaw, token_sha256
+from .calibrate.guess import unigram_loss
 from .calibrate.windows import Windows, informative_positions, informative_share
 from .dsa import processes
 from .dsa.backends import Backends
 from .dsa.checkpoint import Checkpoint, Trust
+from .dsa.competence import check_competence
 from .dsa.evaluation import Evaluator
 from .dsa.loading import Placement, device_kinds
 from .dsa.losses import PatternLosses
+from .dsa.selfcheck import check_tokens as tokens_of_check
 from .dsa.selfcheck import self_check
 from .errors import DatasetError, JournalError, MeasurementError, ModelError
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
@@ -49,6 +54,9 @@ from .search.refine import Swap
 from .search.timing import Timing
 from .search.warm import changed_steps
 from .versions import library_versions
+
+# Of the first window, enough for a mean loss.
+_FEW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,8 @@ def _found(
     if recipe.selfcheck:
         reporter.doing("checking on a short window that sharing works")
         self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist())
+        if not recipe.untrained:
+            _better_than_a_guess(loaded, checkpoint, windows)
         if not kept.checked:
             this.checked()
     model = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
@@ -148,6 +158,14 @@ def _found(
     measure = _journaled(this, prepared, model, reporter)
     deepest = method.deepest(goal, len(checkpoint.site_layers))
     return method, _run(measure, prepared, goal, method, _told(reporter, checkpoint, deepest, measure)), measure
+
+
+def _better_than_a_guess(loaded: Loaded, checkpoint: Checkpoint, windows: Windows) -> None:
+    """Holds the model on the begin of the first window to the frequencies of all other windows' tokens."""
+    first = windows.calibration[0][: max(_FEW_TOKENS, tokens_of_check(checkpoint.selection_width))]
+    others = np.concatenate([windows.calibration[1:].ravel(), windows.heldout.ravel()])
+    guess = unigram_loss(first[1:], others, checkpoint.vocabulary)
+    check_competence(loaded.model, checkpoint, first.tolist(), guess)
 
 
 def _journaled(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, first_line
-from ..files import find_path
+from ..files import find_path, refuse_pointer
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 _COMPRESSION = {".gz", ".xz", ".zst", ".bz2"}
@@ -123,11 +123,13 @@ def _local_files(path: Path) -> dict[str, list[str]]:
     """Files under ``path`` by the builder that reads them, in name order."""
     found: dict[str, list[str]] = {}
     empty = False
+    refuse_pointer(path, DatasetError)
     candidates = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in candidates:
         suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSION]
         builder = _BUILDERS.get(suffixes[-1].lower()) if suffixes else None
         if builder and not any(part.startswith(".") for part in file.relative_to(path).parts):
+            refuse_pointer(file, DatasetError)
             if file.stat().st_size:
                 found.setdefault(builder, []).append(str(file.resolve()))
             empty = not file.stat().st_size

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, first_line
-from ..files import find_path
+from ..files import find_path, refuse_pointer
 from ..pattern import layer_ranges
 from ..plain_text import one_line
 from .architectures import is_text_only, model_class, skeleton
 from .families import Family, family_of, no_indexer, text_config
 from .hub import fetch_description
+from .shards import INDEX
+
+_TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
 @dataclass(frozen=True)
@@ -104,16 +107,21 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
     from transformers import AutoConfig
 
     folder, commit = _locate(model_id, revision)
+    for name in ("config.json", "generation_config.json"):
+        refuse_pointer(folder / name, ModelError)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote_code)
         text, family = text_config(config), family_of(config)
     except Exception as error:  # transformers raises many classes for a wrong config
-        raise ModelError(
-            f"the config of {model_id!r} cannot be used: {first_line(error)}",
-            hint="it needs a config.json that this version of transformers knows",
-        ) from error
-    sites = _listed_sites(text, family) if family is not None else _found_sites(config, trust.remote_code)
-    model_class(config, trust.remote_code)  # raises where nothing could run it
+        hint = _code_hint(folder, trust) or "it needs a config.json that this version of transformers knows"
+        raise ModelError(f"the config of {model_id!r} cannot be used: {first_line(error)}", hint=hint) from error
+    try:
+        sites = _listed_sites(text, family) if family is not None else _found_sites(config, trust.remote_code)
+        model_class(config, trust.remote_code)  # raises where nothing could run it
+    except ModelError as error:
+        if family is None:
+            error.hint = _code_hint(folder, trust) or error.hint
+        raise
     if not sites.full:
         raise ModelError(f"the config of {model_id!r} gives none of its layers an indexer of its own")
     if any(layer < sites.full[0] for layer in sites.shared):
@@ -130,6 +138,17 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
         assumed=sites.assumed,
         trust=trust,
     )
+
+
+def _code_hint(folder: Path, trust: Trust, name: str = "config.json") -> str | None:
+    """How a checkpoint that brings its own code is run; None where it brings none, or that runs already."""
+    try:
+        document = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if trust.remote_code or not isinstance(document, dict) or not document.get("auto_map"):
+        return None
+    return "it brings Python code of its own, which runs with --trust-remote-code, where you trust it"
 
 
 @dataclass(frozen=True)
@@ -205,12 +224,16 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """
     from transformers import AutoTokenizer
 
+    for path in sorted(checkpoint.folder.iterdir()):
+        if path.suffix in _TOKENIZER_FILES and path.name != INDEX:
+            refuse_pointer(path, ModelError)
     try:
         return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust.remote_code)
     except Exception as error:  # as in open_checkpoint
         raise ModelError(
             f"the tokenizer of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}",
-            hint="the folder needs the tokenizer files beside the weights",
+            hint=_code_hint(checkpoint.folder, checkpoint.trust, "tokenizer_config.json")
+            or "the folder needs the tokenizer files beside the weights",
         ) from error
 
 

@@ -16,8 +16,8 @@ _BLOCK_METHODS = {"fp8": (128, 128), "mxfp8": (1, 32)}
 # Of other methods, those that read FP8 or 8-bit integers in ways of their own.
 _OTHER_EIGHT_BIT = {
     "aqlm", "auto-round", "awq", "bitnet", "bitsandbytes", "compressed-tensors", "eetq", "fbgemm_fp8",
-    "fouroversix", "fp_quant", "gemma", "gptq", "higgs", "hqq", "metal", "mxfp4", "quanto", "quark", "sinq", "spqr", "torchao",
-    "vptq",
+    "fouroversix", "fp_quant", "gemma", "gptq", "higgs", "hqq", "metal", "mxfp4", "quanto", "quark", "sinq",
+    "spqr", "torchao", "vptq",
 }  # fmt: skip
 _FLOATS = ("F8_E4M3", "F8_E5M2")
 _PACKED = ("I8", "F4")
@@ -228,9 +228,10 @@ class _Scales:
         shape, grid = self._tensors[ragged[0]].shape, self._tensors[self._of(ragged[0])].shape
         block = self._block or _PACKED_BLOCK
         return _shared(
-            f"{_version()} cannot dequantise the FP8 weights of {self._checkpoint.model_id!r}: {_and_more(ragged)} "
-            f"of {shape[-2]} x {shape[-1]} in blocks of {block[0]} x {block[1]} has {grid[-2]} x {grid[-1]} scales, "
-            f"and it takes blocks of {shape[-2] / grid[-2]:g} x {shape[-1] / grid[-1]:g}",
+            f"{_version()} cannot dequantise the FP8 weights of {self._checkpoint.model_id!r}: "
+            f"{_and_more(ragged)} of {shape[-2]} x {shape[-1]} in blocks of {block[0]} x {block[1]} has "
+            f"{grid[-2]} x {grid[-1]} scales, and it takes blocks of {shape[-2] / grid[-2]:g} x "
+            f"{shape[-1] / grid[-1]:g}",
             f"{_CONVERT}, or run on a GPU that computes in FP8 (compute capability 8.9 and up)",
         )
 
