@@ -23,7 +23,7 @@ _COMPUTED = re.compile(r"(?:^|\.)(?:inv_freq|position_ids)$")
 _OF_ACTIVATIONS = re.compile(r"\.(?:activation_scale|input_scale|qscale_act|[kvq]_scale|prob_output_scale)$")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _CAUSE = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .+?)\s*$", re.MULTILINE)
-_PLACE = re.compile(r"^(\S+)\s*\|\s*CONVERSION", re.MULTILINE)
+_PLACE = re.compile(r"^(\S.*?)\s*\|\s*CONVERSION", re.MULTILINE)
 
 
 def is_unread(name: str, checkpoint: Checkpoint, quantised: bool = False) -> bool:

@@ -32,11 +32,11 @@ def quantised(weight):
     return small.clamp(-448, 448).to(torch.float8_e4m3fn).contiguous(), scales.contiguous()
 
 
-def dequantised(weight, scales):
-    """What ``quantised`` stands for, in bf16."""
+def dequantised(weight, scales, dtype=torch.bfloat16):
+    """What ``quantised`` stands for."""
     rows, columns = weight.shape
     wide = scales.repeat_interleave(BLOCK, 0)[:rows].repeat_interleave(BLOCK, 1)[:, :columns]
-    return (weight.float() * wide).bfloat16()
+    return (weight.float() * wide).to(dtype)
 
 
 def in_eight_bits(tensors, scale="weight_scale_inv"):

@@ -45,10 +45,12 @@ def rewritten(folders, tmp_path):
 
 def refusal(folder, dtype="auto", read=True):
     """What is said of the checkpoint, and that no weight is read for it."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError) as caught:
+    checkpoint = open_checkpoint(str(folder))
+    with pytest.MonkeyPatch.context() as patch:
         if not read:
             patch.setattr(loading, "_load", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
-        load_model(open_checkpoint(str(folder)), dtype)
+        with pytest.raises(ModelError) as caught:
+            load_model(checkpoint, dtype)
     line = caught.value.line()
     assert "report" not in line
     assert "--no-selfcheck" not in line
@@ -57,7 +59,6 @@ def refusal(folder, dtype="auto", read=True):
 
 def losses(folder, dtype="auto"):
     model = load_model(open_checkpoint(str(folder)), dtype)
-    assert len({weight.dtype for weight in model.parameters()}) == 1
     return measure(PatternLosses(model, (0, 1)), [Pattern("FF"), Pattern("FS")], IDS)
 
 
@@ -70,9 +71,14 @@ class TestEightBits:
         assert losses(eight_bit.make(tmp_path, scale=scale)[0]) == losses(folders[1])
 
     @pytest.mark.parametrize("dtype", ["float32", "float16"])
-    def test_are_dequantised_to_another_type(self, folders, dtype):
-        other, plain = losses(folders[0], dtype), losses(folders[1], dtype)
-        assert other == pytest.approx(plain, rel=1e-3)
+    def test_are_dequantised_to_another_type(self, folders, rewritten, dtype):
+        def exact(tensors):
+            for name in [name for name in tensors if name.endswith("_scale_inv")]:
+                weight = name.removesuffix("_scale_inv")
+                tensors[weight] = eight_bit.dequantised(tensors[weight], tensors.pop(name), torch.float32)
+
+        twin = rewritten(exact, quantization_config=None)
+        assert losses(folders[0], dtype) == losses(twin, dtype)
 
     def test_with_the_layers_that_nobody_reads(self, rewritten, folders):
         def more(tensors):
@@ -84,7 +90,7 @@ class TestEightBits:
         assert losses(rewritten(more)) == losses(folders[1])
 
     @pytest.mark.parametrize(
-        "settings, says",
+        ("settings", "says"),
         [
             (None, "has no quantization_config"),
             (FP8 | {"quant_method": "mxfp4"}, "names the format 'mxfp4'"),
@@ -109,7 +115,7 @@ class TestEightBits:
         assert f"model.layers.0.mlp.down_proj.{scale}" in line
 
     @pytest.mark.parametrize(
-        "changes, rows",
+        ("changes", "rows"),
         [({"qk_rope_head_dim": 64}, "192 x 256"), ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, "576 x 256")],
     )
     def test_in_blocks_that_transformers_takes_for_others(self, tmp_path, changes, rows):
@@ -154,7 +160,7 @@ class TestEightBits:
             load_model(open_checkpoint(str(folder), trust=Trust(pickles=True)))
 
     @pytest.mark.parametrize(
-        "method, package", [("gptq", "optimum gptqmodel"), ("awq", "gptqmodel"), ("quanto", "optimum-quanto")]
+        ("method", "package"), [("gptq", "optimum gptqmodel"), ("awq", "gptqmodel"), ("quanto", "optimum-quanto")]
     )
     def test_in_a_format_whose_package_is_missing(self, rewritten, method, package):
         line = refusal(rewritten(quantization_config={"quant_method": method, "bits": 4, "group_size": 128}))
@@ -225,13 +231,14 @@ class TestGitLfsPointers:
     def test_of_a_checkpoint(self, checkpoints, tmp_path, name):
         folder = shutil.copytree(checkpoints["glm_moe_dsa"], tmp_path / "model")
         (folder / name).write_bytes(self.POINTER)
-        with pytest.raises(ModelError, match=rf"{name}' is a Git LFS pointer: run git lfs pull"):
-            checkpoint = open_checkpoint(str(folder))
-            load_tokenizer(checkpoint)
-            identify_weights(checkpoint)
-        if name == "model.safetensors":
-            with pytest.raises(ModelError, match="is a Git LFS pointer"):
-                load_model(open_checkpoint(str(folder)))
+        says = rf"{name}' is a Git LFS pointer: run git lfs pull"
+        if name == "config.json":
+            with pytest.raises(ModelError, match=says):
+                open_checkpoint(str(folder))
+            return
+        for job in (load_model, identify_weights) if name == "model.safetensors" else (load_tokenizer,):
+            with pytest.raises(ModelError, match=says):
+                job(open_checkpoint(str(folder)))
 
     def test_of_pickles_and_of_an_index(self, checkpoints, tmp_path):
         folder = shutil.copytree(checkpoints["glm_moe_dsa"], tmp_path / "model")
@@ -257,7 +264,7 @@ class TestGitLfsPointers:
 
 class TestAModelNoBetterThanAGuess:
     def arguments(self, model, text_file, out):
-        given = ["search", "--model", model, "--dataset", text_file, "--keep", 1, "--window", 64]
+        given = ["search", "--model", model, "--dataset", text_file, "--keep", 1, "--window", 96]
         return [*given, "--windows", 3, "--heldout", 1, "--out", out, "-q"]
 
     def test_is_refused_before_the_search(self, run_cli, checkpoints, text_file, tmp_path, monkeypatch):
@@ -288,7 +295,7 @@ class TestAModelNoBetterThanAGuess:
 
 
 @pytest.mark.parametrize(
-    "error, hint",
+    ("error", "hint"),
     [
         (ImportError("no kernels"), "install the package"),
         (RuntimeError("expected m1 and m2 to have the same dtype"), "--dtype"),
