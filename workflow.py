@@ -17,7 +17,7 @@ from .calibrate.windows import Windows, informative_positions, informative_share
 from .dsa import processes
 from .dsa.backends import Backends
 from .dsa.checkpoint import Checkpoint, Trust
-from .dsa.competence import check_competence
+from .dsa.competence import Guess
 from .dsa.evaluation import Evaluator
 from .dsa.loading import Placement, device_kinds
 from .dsa.losses import PatternLosses
@@ -143,9 +143,8 @@ def _found(
     this.ran(_run_identity(loaded))
     if recipe.selfcheck:
         reporter.doing("checking on a short window that sharing works")
-        self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist())
-        if not recipe.untrained:
-            _better_than_a_guess(loaded, checkpoint, windows)
+        guess = None if recipe.untrained else _guess(checkpoint, windows)
+        self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist(), guess)
         if not kept.checked:
             this.checked()
     model = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
@@ -160,12 +159,11 @@ def _found(
     return method, _run(measure, prepared, goal, method, _told(reporter, checkpoint, deepest, measure)), measure
 
 
-def _better_than_a_guess(loaded: Loaded, checkpoint: Checkpoint, windows: Windows) -> None:
-    """Holds the model on the begin of the first window to the frequencies of all other windows' tokens."""
+def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:
+    """What the tokens' frequencies in all other windows say of the first one's beginning."""
     first = windows.calibration[0][: max(_FEW_TOKENS, tokens_of_check(checkpoint.selection_width))]
     others = np.concatenate([windows.calibration[1:].ravel(), windows.heldout.ravel()])
-    guess = unigram_loss(first[1:], others, checkpoint.vocabulary)
-    check_competence(loaded.model, checkpoint, first.tolist(), guess)
+    return Guess(first.tolist(), unigram_loss(first[1:], others, checkpoint.vocabulary))
 
 
 def _journaled(

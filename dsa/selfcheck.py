@@ -10,6 +10,7 @@ import torch
 from ..errors import ModelError, first_line
 from ..pattern import Pattern, layer_ranges
 from .checkpoint import Checkpoint
+from .competence import Guess, check_competence
 from .losses import PatternLosses, Window, input_device
 
 # Sites that are flipped one by one: of a known family some, spread evenly; of an unknown one all.
@@ -28,7 +29,9 @@ _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}
 _COARSE_ROUNDING = 0.02
 
 
-def self_check(model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequence[int]) -> None:
+def self_check(
+    model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequence[int], guess: Guess | None = None
+) -> None:
     """Runs the checks; the model is left as it was.
 
     All full is the model untouched; layers one at a time give what the model gives as a whole, also
@@ -39,6 +42,7 @@ def self_check(model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequen
         model: as loaded, without a switch.
         checkpoint: what it was loaded from.
         token_ids: some of the text; ``check_tokens`` of it are used, again where there are fewer.
+        guess: what the model has to be better than; None for any model.
 
     Raises:
         ModelError: says which check failed.
@@ -50,6 +54,8 @@ def self_check(model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequen
     except Exception as error:  # whatever an unknown model makes of being run layer by layer
         what = f"it raises {type(error).__name__}: {first_line(error)}"
         raise _refusal(checkpoint, what, _remedy(error)) from error
+    if guess is not None:
+        check_competence(model, checkpoint, guess)
 
 
 def check_tokens(selection_width: int) -> int:
