@@ -121,6 +121,10 @@ def search(
         bool | None,
         typer.Option("--selfcheck/--no-selfcheck", help="Try the model on a short window first [yes]."),
     ] = None,
+    untrained: Annotated[
+        bool | None,
+        typer.Option("--untrained", help="Go on with a model that predicts no better than word frequencies."),
+    ] = None,
     out: Annotated[Path | None, place("Folder for the run [outputs/RECIPE or outputs/MODEL].")] = None,
     resume: Annotated[
         str,

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from .errors import IndexcacheError
+from .files import refuse_pointer
 from .plain_text import escaped, one_line, steers
 
 Kind: TypeAlias = type[IndexcacheError]
@@ -42,6 +43,7 @@ def read_bytes(path: Path, kind: Kind, largest: int) -> bytes:
     if max(found.st_size, len(content)) > largest:
         size = f"{largest >> 20} MiB" if largest >> 20 else f"{largest >> 10} KiB"
         raise kind(f"{str(path)!r} is larger than {size}, which is more than such a file takes")
+    refuse_pointer(path, kind)
     return content
 
 

@@ -8,9 +8,10 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import IndexcacheError, OutputError
 from .signals import held
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _PACKAGE = Path(__file__).resolve().parent
 # A file that is being written: hidden, with the writer's process id, beside the one it becomes.
 _UNFINISHED = re.compile(r"^\..+\.(?P<pid>\d+)\.part$")
@@ -24,6 +25,23 @@ def find_path(name: str) -> Path | None:
     # Of the package, recipes only: a model called "search" is not the folder of that name.
     own = [_PACKAGE / path] if path.parts[0] == "recipes" else []
     return next((each for each in (path, *own) if is_there(each)), None)
+
+
+def refuse_pointer(path: Path, kind: type[IndexcacheError]) -> None:
+    """Refuses what Git leaves in the place of a large file that was not fetched; other files may be anything.
+
+    Raises:
+        IndexcacheError: of ``kind``: the file is a Git LFS pointer.
+    """
+    try:
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            begins = file.read(len(_LFS_POINTER))
+    except OSError:  # whoever opens it next says so
+        return
+    if begins == _LFS_POINTER:
+        raise kind(f"{str(path)!r} is a Git LFS pointer: run git lfs pull in its folder")
 
 
 def home_expanded(name: str) -> Path:

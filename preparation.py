@@ -18,6 +18,8 @@ from .dsa.checkpoint import (
     load_tokenizer,
     open_checkpoint,
 )
+from .dsa.loading import check_stored
+from .dsa.quantised import check_format
 from .dsa.weights import WeightsHash, identify_weights
 from .errors import DatasetError, IdentityError, ModelError, SettingError, WindowError
 from .files import check_writable
@@ -94,11 +96,13 @@ def prepare(recipe: Recipe, goal: Goal, out: Path, trust: Trust, reporter: Repor
     source = text_source(recipe)
     intended = intend(recipe, goal, trust, reporter)
     checkpoint, length = intended.checkpoint, intended.length
+    check_format(checkpoint)
     processes.main_does(lambda: check_writable(out))
     request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
     reporter.doing(f"reading {source.dataset}")
     windows = processes.main_does(lambda: _build_windows(checkpoint, source, request, reporter))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
+    processes.main_does(lambda: check_stored(checkpoint))
     identity = processes.main_does(lambda: model_identity(checkpoint, recipe.weights_hash))
     reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {length} tokens")
     return Prepared(**vars(intended), windows=windows, identity=identity)

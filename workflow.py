@@ -8,15 +8,20 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from . import __version__
 from .calibrate.frozen import frozen_bytes, thaw, token_sha256
+from .calibrate.guess import unigram_loss
 from .calibrate.windows import Windows, informative_positions, informative_share
 from .dsa import processes
 from .dsa.backends import Backends
 from .dsa.checkpoint import Checkpoint, Trust
+from .dsa.competence import Guess
 from .dsa.evaluation import Evaluator
 from .dsa.loading import Placement, device_kinds
 from .dsa.losses import PatternLosses
+from .dsa.selfcheck import check_tokens as tokens_of_check
 from .dsa.selfcheck import self_check
 from .errors import DatasetError, JournalError, MeasurementError, ModelError
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
@@ -49,6 +54,9 @@ from .search.refine import Swap
 from .search.timing import Timing
 from .search.warm import changed_steps
 from .versions import library_versions
+
+# Of the first window, enough for a mean loss.
+_FEW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,8 @@ def _found(
     this.ran(_run_identity(loaded))
     if recipe.selfcheck:
         reporter.doing("checking on a short window that sharing works")
-        self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist())
+        guess = None if recipe.untrained else _guess(checkpoint, windows)
+        self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist(), guess)
         if not kept.checked:
             this.checked()
     model = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
@@ -148,6 +157,13 @@ def _found(
     measure = _journaled(this, prepared, model, reporter)
     deepest = method.deepest(goal, len(checkpoint.site_layers))
     return method, _run(measure, prepared, goal, method, _told(reporter, checkpoint, deepest, measure)), measure
+
+
+def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:
+    """What the tokens' frequencies in all other windows say of the first one's beginning."""
+    first = windows.calibration[0][: max(_FEW_TOKENS, tokens_of_check(checkpoint.selection_width))]
+    others = np.concatenate([windows.calibration[1:].ravel(), windows.heldout.ravel()])
+    return Guess(first.tolist(), unigram_loss(first[1:], others, checkpoint.vocabulary))
 
 
 def _journaled(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from ..errors import DatasetError, IndexcacheError, first_line
+from ..files import refuse_pointer
 
 FORMATS = {
     ".jsonl": "json",
@@ -230,6 +231,8 @@ def _parquet_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str,
 def _saved_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
     import datasets
 
+    for part in file.path.rglob("*.arrow"):
+        refuse_pointer(part, DatasetError)
     table = datasets.load_from_disk(str(file.path))
     column = column_of(table.column_names, wanted, repr(str(file.path)))
     for row in table.with_format(None).select_columns([column]):
@@ -248,6 +251,7 @@ _READERS = {
 
 def _bytes(file: TextFile) -> BinaryIO:
     """The content of ``file``, decompressed; every file is opened here."""
+    refuse_pointer(file.path, DatasetError)
     if file.compression == ".gz":
         return cast(BinaryIO, gzip.open(file.path))
     if file.compression == ".bz2":

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, first_line
-from ..files import find_path
+from ..files import find_path, refuse_pointer
 from ..pattern import layer_ranges
 from ..plain_text import one_line
 from .architectures import is_text_only, model_class, runs_remote_code, skeleton
 from .config_document import ConfigDocument, read_config_document
 from .families import Family, family_of, no_indexer, text_config
 from .hub import fetch_description
+from .shards import INDEX
+
+_TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
         ModelError: nothing there, not a transformers model, or one without searchable indexers.
     """
     folder, commit = _locate(model_id, revision)
+    for name in ("config.json", "generation_config.json"):
+        refuse_pointer(folder / name, ModelError)
     document = read_config_document(folder, model_id)
     document.check()
     config = _built_config(folder, document, trust)
@@ -113,8 +118,13 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
     document.check_nesting(config, text)
     # The checkpoint's own code is none of a family's, even where transformers' class holds its config.
     family = None if runs_remote_code(config, trust.remote_code) else family_of(config)
-    sites = _listed_sites(text, family) if family is not None else _found_sites(config, trust.remote_code)
-    model_class(config, trust.remote_code)  # raises where nothing could run it
+    try:
+        sites = _listed_sites(text, family) if family is not None else _found_sites(config, trust.remote_code)
+        model_class(config, trust.remote_code)  # raises where nothing could run it
+    except ModelError as error:
+        if family is None:
+            error.hint = _code_hint(folder, trust) or error.hint
+        raise
     if not sites.full:
         raise ModelError(f"the config of {model_id!r} gives none of its layers an indexer of its own")
     if any(layer < sites.full[0] for layer in sites.shared):
@@ -147,10 +157,21 @@ def _built_config(folder: Path, document: ConfigDocument, trust: Trust) -> Any:
         config.name_or_path = str(folder)
         return config
     except Exception as error:  # transformers raises many classes for a wrong config
+        hint = _code_hint(folder, trust) or "it needs a config.json that this version of transformers knows"
         raise ModelError(
-            f"the config of {document.model_id!r} cannot be used: {first_line(error)}",
-            hint="it needs a config.json that this version of transformers knows",
+            f"the config of {document.model_id!r} cannot be used: {first_line(error)}", hint=hint
         ) from error
+
+
+def _code_hint(folder: Path, trust: Trust, name: str = "config.json") -> str | None:
+    """How a checkpoint that brings its own code is run; None where it brings none, or that runs already."""
+    try:
+        document = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if trust.remote_code or not isinstance(document, dict) or not document.get("auto_map"):
+        return None
+    return "it brings Python code of its own, which runs with --trust-remote-code, where you trust it"
 
 
 @dataclass(frozen=True)
@@ -226,6 +247,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """
     from transformers import AutoTokenizer
 
+    for path in sorted(checkpoint.folder.iterdir()):
+        if path.suffix in _TOKENIZER_FILES and path.name != INDEX:
+            refuse_pointer(path, ModelError)
     try:
         return AutoTokenizer.from_pretrained(
             checkpoint.folder, config=checkpoint.config, trust_remote_code=checkpoint.trust.remote_code
@@ -233,7 +257,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     except Exception as error:  # as in open_checkpoint
         raise ModelError(
             f"the tokenizer of {checkpoint.model_id!r} cannot be loaded: {first_line(error)}",
-            hint="the folder needs the tokenizer files beside the weights",
+            hint=_code_hint(checkpoint.folder, checkpoint.trust, "tokenizer_config.json")
+            or "the folder needs the tokenizer files beside the weights",
         ) from error
 
 

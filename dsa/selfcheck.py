@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from ..errors import ModelError, first_line
 from ..pattern import Pattern, layer_ranges
 from .checkpoint import Checkpoint
+from .competence import Guess, check_competence
 from .losses import PatternLosses, Window, input_device
 
 # Sites that are flipped one by one: of a known family some, spread evenly; of an unknown one all.
@@ -19,6 +21,7 @@ _POSITIONS = 16
 # differ by is allowed. On a CPU equal runs do not differ.
 _RERUNS = 3
 _TIMES_NOISE = 4.0
+_TYPES_DIFFER = re.compile(r"dtype|scalar type", re.IGNORECASE)
 # Patterns that go through the layers together.
 _ROWS = 8
 # Of the largest logit: what comes after the layers runs on fewer rows, which may be rounded otherwise.
@@ -26,7 +29,9 @@ _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}
 _COARSE_ROUNDING = 0.02
 
 
-def self_check(model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequence[int]) -> None:
+def self_check(
+    model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequence[int], guess: Guess | None = None
+) -> None:
     """Runs the checks; the model is left as it was.
 
     All full is the model untouched; layers one at a time give what the model gives as a whole, also
@@ -37,6 +42,7 @@ def self_check(model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequen
         model: as loaded, without a switch.
         checkpoint: what it was loaded from.
         token_ids: some of the text; ``check_tokens`` of it are used, again where there are fewer.
+        guess: what the model has to be better than; None for any model.
 
     Raises:
         ModelError: says which check failed.
@@ -46,7 +52,10 @@ def self_check(model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequen
     except ModelError as error:
         raise _refusal(checkpoint, str(error)) from error
     except Exception as error:  # whatever an unknown model makes of being run layer by layer
-        raise _refusal(checkpoint, f"it raises {type(error).__name__}: {first_line(error)}") from error
+        what = f"it raises {type(error).__name__}: {first_line(error)}"
+        raise _refusal(checkpoint, what, _remedy(error)) from error
+    if guess is not None:
+        check_competence(model, checkpoint, guess)
 
 
 def check_tokens(selection_width: int) -> int:
@@ -54,11 +63,20 @@ def check_tokens(selection_width: int) -> int:
     return selection_width + 2 + max(64, selection_width // 8)
 
 
-def _refusal(checkpoint: Checkpoint, what: str) -> ModelError:
+def _remedy(error: Exception) -> str | None:
+    """What helps against an error that the search would meet too; None where it need not."""
+    if isinstance(error, ImportError):
+        return "install the package that it names"
+    if isinstance(error, RuntimeError) and _TYPES_DIFFER.search(str(error)):
+        return "its weights are in types that do not go together: try another --dtype"
+    return None
+
+
+def _refusal(checkpoint: Checkpoint, what: str, hint: str | None = None) -> ModelError:
     kind = checkpoint.text.model_type
     error = ModelError(
         f"the self-check of {checkpoint.model_id!r} ({kind}) failed: {what}",
-        hint="its losses under a pattern would mean nothing; --no-selfcheck searches all the same",
+        hint=hint or "its losses under a pattern would mean nothing; --no-selfcheck searches all the same",
     )
     error.shared = True  # each process checks the same model on the same window
     return error

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..documents import check_showable, parse_json
 from ..errors import ModelError
+from ..files import refuse_pointer
 
 INDEX = "model.safetensors.index.json"
 _PICKLED_INDEX = "pytorch_model.bin.index.json"
@@ -68,7 +69,10 @@ def weight_files(folder: Path, model_id: str, allow_pickle: bool = False) -> lis
                 f"{model_id!r} holds pickled weights only, which are programs and can do anything",
                 hint="convert them to safetensors, or load them with --allow-pickle",
             )
-        return [whole] if (folder / whole).is_file() else _indexed(folder, index, model_id)
+        names = [whole] if (folder / whole).is_file() else _indexed(folder, index, model_id)
+        for name in names:
+            refuse_pointer(folder / name, ModelError)
+        return names
     raise ModelError(
         f"{model_id!r} holds no weights", hint="safetensors are looked for, and pickles with --allow-pickle"
     )
@@ -80,6 +84,7 @@ def are_pickled(names: list[str]) -> bool:
 
 
 def _indexed(folder: Path, index: str, model_id: str) -> list[str]:
+    refuse_pointer(folder / index, ModelError)
     try:
         names = sorted(set(parse_json((folder / index).read_text("utf-8"))["weight_map"].values()))
         if not names or any(Path(name).name != name for name in names):
@@ -113,6 +118,7 @@ def read_shards(folder: Path, names: list[str]) -> list[Shard]:
 
 
 def _read_shard(path: Path) -> Shard:
+    refuse_pointer(path, ModelError)
     try:
         with path.open("rb") as file:
             length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size

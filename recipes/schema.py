@@ -100,6 +100,10 @@ class Recipe(BaseModel):
         True,
         description="before measuring, check on one short window that sharing does in this model what it should",
     )
+    untrained: bool = Field(
+        False,
+        description="go on with a model whose loss on the first window is no better than word frequencies give",
+    )
     keep: float | None = Field(None, description="fraction of sites that stay full: above 0, at most 1")
     max_delta: float | None = Field(None, description="instead of keep: largest loss increase, nats per token")
 
