@@ -296,7 +296,7 @@ def cut(
 @app.command()
 def export(
     plan_path: PlanPath,
-    to: Annotated[str, typer.Option(help=f"{ENGINES}.", show_default=False)],
+    to: Annotated[str | None, described(f"{ENGINES}; or none, for the bare pattern.")] = None,
     engine_version: Annotated[
         str | None, described("The engine's version, e.g. 0.33.0, for what depends on it.")
     ] = None,
@@ -309,20 +309,27 @@ def export(
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Write the weights there too, without the shared indexers.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Print settings that the engine is known to fail with, too.")
+    ] = False,
     model: MovedModel = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
-    from .search.export import Serving
+    from .search.export import Serving, check_servable
     from .search.export import export as export_plan
     from .search.plan import read_plan
 
     if strip_weights and write is None:
         raise SettingError("--strip-weights was given without --write", hint="name the folder with --write")
+    if to is None:
+        raise SettingError("--to was not given: it names the engine", hint=f"give one of {ENGINES}; or none")
     plan, stages = read_plan(plan_path), numbers("pp-layers", pp_layers)
-    served = str(write) if strip_weights else model
+    served = str(write.absolute()) if write is not None and strip_weights else model
     exported = export_plan(plan, to, Serving(engine_version, pp_size, stages, served, strip_weights))
+    if not force:
+        check_servable(exported)
     written = None
     if write is not None:
         with _reporter(quiet) as reporter:
@@ -334,8 +341,9 @@ def export(
                 written = export_folder.write_config(plan, exported, write, model)
     from .tables import export_document
 
-    for warning in exported.warnings:
-        typer.echo(f"note: {warning}", err=True)
+    for remark in exported.warnings:
+        label = "note" if remark.severity == "note" else "warning"
+        typer.echo(f"{label}: {remark.text}", err=True)
     if written:
         both = (
             ""

@@ -118,7 +118,7 @@ def export_document(plan: Plan, exported: Export, written: Path | None) -> dict[
         "pattern_layers": list(exported.pattern_layers),
         "layer_pattern": plan.result.layer_pattern,
         "site_pattern": plan.result.pattern,
-        "warnings": list(exported.warnings),
+        "warnings": [{"severity": remark.severity, "text": remark.text} for remark in exported.warnings],
         "written": written and str(written),
     }
 
