@@ -240,7 +240,8 @@ def evaluate(
 ) -> None:
     """Measure all full, the plan and uniform interleaving on the plan's frozen tokens.
 
-    With --max-delta, exits with 1 when the plan's loss increase is above it.
+    Kept beside the plan, and in its report. With --max-delta, exits with 1 when the plan's loss increase is
+    above it.
     """
     from .search.plan import check_max_delta, plan_file, read_plan
 
@@ -255,7 +256,7 @@ def evaluate(
     with _reporter(quiet) as reporter:
         outcome = workflow.evaluate(
             plan,
-            plan_file(plan_path).parent,
+            plan_file(plan_path),
             on,
             max_delta,
             model,
@@ -416,16 +417,12 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
-    from .search.folder import write_report
+    from .search.folder import render_beside
     from .search.plan import plan_file, read_plan
-    from .search.prefills import prefill_file, read_prefills
-    from .search.timing import read_timing, timing_file
 
     plan_path = plan_file(plan_path)
     plan = read_plan(plan_path)
-    prefills = read_prefills(prefill_file(plan_path), plan.result.pattern)
-    timing = read_timing(timing_file(plan_path))
-    written = write_report(out or plan_path.parent, plan, plan_path.stem, prefills, timing)
+    written = render_beside(plan, plan_path, out, lambda line: typer.echo(f"warning: {line}", err=True))
     paths = [str(path) for path in written]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 

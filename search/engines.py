@@ -14,7 +14,6 @@ from typing import Literal
 
 from .stages import Split, split_before_last, split_first
 
-
 Severity = Literal["error", "warning", "note"]
 
 

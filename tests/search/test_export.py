@@ -606,13 +606,15 @@ class TestTransformers:
             assert by_types(transformers.AutoConfig.from_pretrained(tmp_path).indexer_types, 4) == "FSSF"
 
 
+# The class that vLLM's own is replaced by, in deepseek_v2.
+GENERAL = {
+    "glm_moe_dsa": {"GlmMoeDsaForCausalLM": "GlmMoeDsaForCausalLM"},
+    "deepseek_v32": {"DeepseekV32ForCausalLM": "DeepseekV3ForCausalLM"},
+}
+
+
 class TestFailing:
     """Settings with which an engine is known to fail."""
-
-    OVERRIDES = {
-        "glm_moe_dsa": {"GlmMoeDsaForCausalLM": "GlmMoeDsaForCausalLM"},
-        "deepseek_v32": {"DeepseekV32ForCausalLM": "DeepseekV3ForCausalLM"},
-    }
 
     def severities(self, exported, part):
         return [remark.severity for remark in exported.warnings if part in remark.text]
@@ -637,7 +639,7 @@ class TestFailing:
             ("0.34.0", ["warning"]),
         ],
     )
-    @pytest.mark.parametrize("family", OVERRIDES)
+    @pytest.mark.parametrize("family", GENERAL)
     def test_versions_that_fail_to_load_are_refused(self, plan, version, severity, family):
         exported = export(plan_for(plan, "FSF", family), "vllm", Serving(version))
         assert self.severities(exported, "fail to load") == severity
@@ -648,14 +650,14 @@ class TestFailing:
             check_servable(exported)
 
     @pytest.mark.parametrize("version", [None, "0.28.0", "0.29.0", "0.33.0", "0.34.0"])
-    @pytest.mark.parametrize("family", OVERRIDES)
+    @pytest.mark.parametrize("family", GENERAL)
     def test_the_paste_works_on_the_newest_one_looked_at(self, plan, version, family):
         exported = export(plan_for(plan, "FSF", family), "vllm", Serving(version))
         words = shlex.split(exported.paste)
         assert ("--model-class-overrides" in words) == (version != "0.28.0")
         if version != "0.28.0":
             ((old, new),) = option(exported.paste, "--model-class-overrides").items()
-            assert self.OVERRIDES[family][old] == new.removeprefix("vllm.model_executor.models.deepseek_v2:")
+            assert GENERAL[family][old] == new.removeprefix("vllm.model_executor.models.deepseek_v2:")
         for roles, stripped in (("FFF", False), ("FSF", True)):
             made = export(plan_for(plan, roles, family), "vllm", Serving(version, stripped=stripped))
             assert "class-overrides" not in made.paste, "nothing is rejected"
@@ -712,8 +714,8 @@ class TestPaths:
         monkeypatch.chdir(tmp_path)
         made = plan_for(plan, "FFF", id="model", revision=None)
         for engine in ("vllm", "sglang", "tensorrt-llm", "transformers", "lmdeploy", "atom"):
-            for given in (None, "model", "./model"):
-                assert str(tmp_path / "model") in export(made, engine, Serving(model=given)).paste
+            for spelled in (None, "model", "./model"):
+                assert str(tmp_path / "model") in export(made, engine, Serving(model=spelled)).paste
         assert str(tmp_path / "gone") in export(made, "vllm", Serving(model="./gone")).paste
 
     def test_a_hub_name_stays_and_a_folder_that_is_gone_is_said(self, plan):
