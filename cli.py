@@ -14,6 +14,7 @@ import typer
 from . import __version__
 from .endings import exit_code_of, speaks
 from .errors import GateError, SettingError
+from .files import find_path
 from .groups import SPOKEN
 from .number_lists import lengths, numbers
 from .options import (
@@ -39,14 +40,16 @@ from .options import (
     named,
     place,
 )
+from .plain_text import wrapped
 from .signals import leave
+from .sources import Application
 
 if TYPE_CHECKING:
     from .recipes.schema import Recipe
     from .search.findings import Goal
     from .workflow import EstimateOutcome
 
-app = typer.Typer(
+app = Application(
     name="indexcache",
     help="Finds which layers of a DeepSeek Sparse Attention model can drop their indexer.",
     add_completion=False,
@@ -140,6 +143,7 @@ def search(
     """
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
+    _reach(settings.model, settings.revision)
     from . import workflow
     from .dsa.checkpoint import Trust
     from .resuming import check_resume
@@ -205,6 +209,7 @@ def estimate(
     """
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
+    _reach(settings.model, settings.revision)
     from . import workflow
     from .dsa.checkpoint import Trust
 
@@ -344,7 +349,7 @@ def export(
 
     for remark in exported.warnings:
         label = "note" if remark.severity == "note" else "warning"
-        typer.echo(f"{label}: {remark.text}", err=True)
+        typer.echo(wrapped(f"{label}: {remark.text}", sys.stderr), err=True)
     if written:
         both = (
             ""
@@ -398,6 +403,7 @@ def inspect(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a checkpoint's sites, sizes and selection width from its config, without weights."""
+    _reach(model, revision)
     _quieten()
     from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
     from .tables import inspect_document, inspect_table
@@ -422,7 +428,7 @@ def report(
 
     plan_path = plan_file(plan_path)
     plan = read_plan(plan_path)
-    written = render_beside(plan, plan_path, out, lambda line: typer.echo(f"warning: {line}", err=True))
+    written = render_beside(plan, plan_path, out, _warn)
     paths = [str(path) for path in written]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 
@@ -539,6 +545,15 @@ def _settings(
     return settings, Goal(keep, max_delta, to_one)
 
 
+def _reach(model: str | None, revision: str | None) -> None:
+    """Asks for a hub model before libraries are loaded that take seconds: a name that is none is told at once."""
+    if model and find_path(model) is None:
+        _quieten_hub()
+        from .dsa.hub import fetch_description
+
+        fetch_description(model, revision)
+
+
 def _reporter(quiet: bool) -> Any:
     _quieten()
     from .progress import Reporter
@@ -546,15 +561,24 @@ def _reporter(quiet: bool) -> Any:
     return Reporter(quiet=quiet or not speaks())
 
 
+def _warn(line: str) -> None:
+    typer.echo(wrapped(f"warning: {line}", sys.stderr), err=True)
+
+
 def _quieten() -> None:
     """Keeps the libraries' own progress bars and advice off stderr unless the user asked for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    _quieten_hub()
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def _quieten_hub() -> None:
+    """Before its library is first imported, which reads this once."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -146,7 +146,7 @@ def _found(
             this.overlaps(model.overlap(CALIBRATION, checkpoint.selection_width))
         method = replace(method, overlap=kept.overlap)
     expected = _expected(recipe, checkpoint, goal, method, reporter)
-    reporter.begin(expected.window_evaluations, "window evaluations")
+    reporter.begin(expected.window_evaluations, "window evaluations", guessed=True)
     measure = _journaled(this, prepared, model, reporter)
     deepest = method.deepest(goal, len(checkpoint.site_layers))
     return method, _run(measure, prepared, goal, method, _told(reporter, checkpoint, deepest, measure)), measure

@@ -328,6 +328,6 @@ def check_max_delta(max_delta: float | None) -> None:
     """
     if max_delta is not None and not 0 <= max_delta <= LARGEST_DELTA:
         raise SettingError(
-            f"max-delta is {max_delta:g}",
-            hint=f"give a loss increase from 0 to {LARGEST_DELTA:g} nats per token, e.g. --max-delta 0.01",
+            f"--max-delta is {max_delta:g}",
+            hint=f"give a loss increase from 0 to {LARGEST_DELTA:g} nats per token, e.g. 0.01",
         )
