@@ -25,19 +25,25 @@ from .plain_text import one_line, wrapped
 _HEARTBEAT_SECONDS = 30.0
 
 
-_NARROW = 80
+_NARROW, _NARROWEST = 80, 40
 
 
 class _Bar(Progress):
     """A progress bar whose count and time left stay whole where the terminal is narrow."""
 
+    def __init__(self, terminal: Console) -> None:
+        self._terminal = terminal
+        super().__init__(console=terminal, transient=True)
+
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bar for the terminal as wide as it is now."""
         left: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn(compact=True)]
-        wide = self.console.width - _NARROW
+        wide = self._terminal.width - _NARROW
+        if self._terminal.width >= _NARROWEST:
+            left.insert(0, BarColumn(bar_width=self._terminal.width - _NARROWEST + 8))
         if wide >= 0:
             bar = BarColumn(bar_width=min(40, 20 + wide))
-            left = [TextColumn("{task.description}"), bar, left[0], TimeElapsedColumn(), left[1]]
+            left = [TextColumn("{task.description}"), bar, left[1], TimeElapsedColumn(), left[2]]
         self.columns = tuple(left)
         yield from super().get_renderables()
 
@@ -96,7 +102,7 @@ class Reporter:
         self._total, self._done, self._known, self._doing = total, 0, 0, unit
         self._began = self._clock()
         if not self._quiet and self._console.is_terminal:
-            self._bar = _Bar(console=self._console, transient=True)
+            self._bar = _Bar(self._console)
             self._bar.add_task(unit, total=total)
             self._bar.start()
 

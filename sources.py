@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from .errors import IndexcacheError, SettingError
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Command(TyperCommand):
@@ -39,7 +43,7 @@ class Command(TyperCommand):
 class Application(typer.Typer):
     """A command line all of whose commands are ``Command``."""
 
-    def command(self, *arguments: Any, **settings: Any) -> Any:
+    def command(self, *arguments: Any, **settings: Any) -> Callable[[Function], Function]:
         """As typer's."""
         return super().command(*arguments, **{"cls": Command, **settings})
 
@@ -54,7 +58,7 @@ def _name_sources(error: IndexcacheError, command: Command, ctx: Any) -> None:
 
 def _names(command: Command, ctx: Any) -> dict[str, str]:
     """Each flag that was not given on the command line but set otherwise, with what set it."""
-    fields, names = _recipe_fields(ctx), {}
+    fields, names = _recipe_fields(ctx), dict[str, str]()
     for parameter in command.params:
         flags = [flag for flag in parameter.opts if flag.startswith("--")]
         source = str(ctx.get_parameter_source(parameter.name))

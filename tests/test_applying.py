@@ -86,7 +86,10 @@ class Recomputing:
 
     @staticmethod
     def whose_cache_cannot_be_counted(model):
-        transformers.DynamicCache.get_seq_length = None
+        def get_seq_length(cache, layer=0):
+            raise ValueError("`get_seq_length` can only be called on a Cache that has attention layers")
+
+        transformers.DynamicCache.get_seq_length = get_seq_length
 
     @staticmethod
     def that_cannot_generate(model):
