@@ -11,7 +11,6 @@ from typer.core import TyperCommand
 
 from .errors import IndexcacheError, SettingError
 
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
