@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def continue_prompt(
     model = load_model(checkpoint, plan.run.dtype, placement)
     applied = apply(model, plan)
     reporter.doing(f"continuing {len(prompt)} tokens by {request.new_tokens}, under the plan and all full")
-    under_plan = _generate(model, prompt, request.new_tokens)
+    under_plan = _generate(model, prompt, request.new_tokens, reporter.say)
     applied.use(Pattern.all_full(len(plan.pattern)))
     full = _generate(model, prompt, request.new_tokens)
     return Continuation(
@@ -178,12 +179,46 @@ def _prompt(
     return prompt
 
 
-def _generate(model: Any, prompt: Sequence[int], new_tokens: int) -> tuple[int, ...]:
+def _generate(
+    model: Any, prompt: Sequence[int], new_tokens: int, told: Callable[[str], None] = lambda line: None
+) -> tuple[int, ...]:
+    """Up to ``new_tokens`` more, greedily decoded; without a cache where the model keeps none that can be used."""
     import torch
 
     ids = torch.tensor([list(prompt)], device=input_device(model))
     with torch.inference_mode():
-        out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, use_cache=True
-        )
-    return tuple(out[0, len(prompt) :].tolist())
+        if _keeps_cache(model):
+            try:
+                mask = torch.ones_like(ids)
+                out = model.generate(
+                    ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, use_cache=True
+                )
+                return tuple(out[0, len(prompt) :].tolist())
+            except (AttributeError, TypeError, ValueError, NotImplementedError, ModelError) as error:
+                if not any(word in str(error).lower() for word in ("cache", "past_key_values", "get_seq_length")):
+                    raise
+        told("the model keeps no key-value cache that can be used: every token runs the whole text again")
+        return _generate_without_cache(model, ids, new_tokens)
+
+
+def _keeps_cache(model: Any) -> bool:
+    """Whether the model says that it decodes with a cache: in its config, and by taking one."""
+    if not (getattr(model, "generate", None) and model.can_generate()):
+        return False
+    taken = inspect.signature(model.forward).parameters.keys() & {"past_key_values", "cache", "cache_params"}
+    return bool(taken) and getattr(model.config.get_text_config(), "use_cache", True) is not False
+
+
+def _generate_without_cache(model: Any, ids: Any, new_tokens: int) -> tuple[int, ...]:
+    """As ``generate``, the whole text run again for each token; ``ids`` is ``[1, length]``."""
+    import torch
+
+    given = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    settings = getattr(model, "generation_config", None) or model.config.get_text_config()
+    end = getattr(settings, "eos_token_id", None)
+    ends = set(end) if isinstance(end, list) else {end}
+    new: list[int] = []
+    while len(new) < new_tokens and not (new and new[-1] in ends):
+        new.append(int(model(input_ids=ids, **given).logits[0, -1].argmax()))
+        ids = torch.cat([ids, ids.new_tensor([new[-1:]])], dim=1)
+    return tuple(new)

@@ -19,10 +19,9 @@ from .files import check_writable, write_atomically
 from .pattern import Pattern
 from .preparation import plans_checkpoint
 from .progress import Reporter
-from .search.folder import write_report
+from .search.folder import render_beside
 from .search.plan import Plan
 from .search.prefills import PrefillPoint, PrefillRecord, Timed, prefill_file
-from .search.timing import read_timing, timing_file
 from .versions import library_versions
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def bench(
     )
     _check_something_fits(record, checkpoint, model, backends)
     write_atomically(prefill_file(path), record.as_json())
-    write_report(path.parent, plan, path.stem, record, read_timing(timing_file(path)))
+    render_beside(plan, path, warn=reporter.warn)
     return record
 
 

@@ -14,6 +14,7 @@ import typer
 from . import __version__
 from .endings import exit_code_of, speaks
 from .errors import GateError, SettingError
+from .files import find_path
 from .groups import SPOKEN
 from .number_lists import lengths, numbers
 from .options import (
@@ -39,14 +40,16 @@ from .options import (
     named,
     place,
 )
+from .plain_text import wrapped
 from .signals import leave
+from .sources import Application
 
 if TYPE_CHECKING:
     from .recipes.schema import Recipe
     from .search.findings import Goal
     from .workflow import EstimateOutcome
 
-app = typer.Typer(
+app = Application(
     name="indexcache",
     help="Finds which layers of a DeepSeek Sparse Attention model can drop their indexer.",
     add_completion=False,
@@ -144,6 +147,7 @@ def search(
     """
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
+    _reach(settings.model, settings.revision)
     from . import workflow
     from .dsa.checkpoint import Trust
     from .resuming import check_resume
@@ -209,6 +213,7 @@ def estimate(
     """
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
+    _reach(settings.model, settings.revision)
     from . import workflow
     from .dsa.checkpoint import Trust
 
@@ -244,7 +249,8 @@ def evaluate(
 ) -> None:
     """Measure all full, the plan and uniform interleaving on the plan's frozen tokens.
 
-    With --max-delta, exits with 1 when the plan's loss increase is above it.
+    Kept beside the plan, and in its report. With --max-delta, exits with 1 when the plan's loss increase is
+    above it.
     """
     from .search.plan import check_max_delta, plan_file, read_plan
 
@@ -259,7 +265,7 @@ def evaluate(
     with _reporter(quiet) as reporter:
         outcome = workflow.evaluate(
             plan,
-            plan_file(plan_path).parent,
+            plan_file(plan_path),
             on,
             max_delta,
             model,
@@ -300,7 +306,7 @@ def cut(
 @app.command()
 def export(
     plan_path: PlanPath,
-    to: Annotated[str, typer.Option(help=f"{ENGINES}.", show_default=False)],
+    to: Annotated[str | None, described(f"{ENGINES}; or none, for the bare pattern.")] = None,
     engine_version: Annotated[
         str | None, described("The engine's version, e.g. 0.33.0, for what depends on it.")
     ] = None,
@@ -313,20 +319,27 @@ def export(
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Write the weights there too, without the shared indexers.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Print settings that the engine is known to fail with, too.")
+    ] = False,
     model: MovedModel = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
-    from .search.export import Serving
+    from .search.export import Serving, check_servable
     from .search.export import export as export_plan
     from .search.plan import read_plan
 
     if strip_weights and write is None:
         raise SettingError("--strip-weights was given without --write", hint="name the folder with --write")
+    if to is None:
+        raise SettingError("--to was not given: it names the engine", hint=f"give one of {ENGINES}; or none")
     plan, stages = read_plan(plan_path), numbers("pp-layers", pp_layers)
-    served = str(write) if strip_weights else model
+    served = str(write.absolute()) if write is not None and strip_weights else model
     exported = export_plan(plan, to, Serving(engine_version, pp_size, stages, served, strip_weights))
+    if not force:
+        check_servable(exported)
     written = None
     if write is not None:
         with _reporter(quiet) as reporter:
@@ -338,8 +351,9 @@ def export(
                 written = export_folder.write_config(plan, exported, write, model)
     from .tables import export_document
 
-    for warning in exported.warnings:
-        typer.echo(f"note: {warning}", err=True)
+    for remark in exported.warnings:
+        label = "note" if remark.severity == "note" else "warning"
+        typer.echo(wrapped(f"{label}: {remark.text}", sys.stderr), err=True)
     if written:
         both = (
             ""
@@ -393,6 +407,7 @@ def inspect(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a checkpoint's sites, sizes and selection width from its config, without weights."""
+    _reach(model, revision)
     _quieten()
     from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
     from .tables import inspect_document, inspect_table
@@ -412,16 +427,12 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
-    from .search.folder import write_report
+    from .search.folder import render_beside
     from .search.plan import plan_file, read_plan
-    from .search.prefills import prefill_file, read_prefills
-    from .search.timing import read_timing, timing_file
 
     plan_path = plan_file(plan_path)
     plan = read_plan(plan_path)
-    prefills = read_prefills(prefill_file(plan_path), plan.result.pattern)
-    timing = read_timing(timing_file(plan_path))
-    written = write_report(out or plan_path.parent, plan, plan_path.stem, prefills, timing)
+    written = render_beside(plan, plan_path, out, _warn)
     paths = [str(path) for path in written]
     typer.echo(json.dumps({"written": paths}, indent=2) if as_json else "\n".join(paths))
 
@@ -538,6 +549,15 @@ def _settings(
     return settings, Goal(keep, max_delta, to_one)
 
 
+def _reach(model: str | None, revision: str | None) -> None:
+    """Asks for a hub model before libraries are loaded that take seconds: a name that is none is told at once."""
+    if model and find_path(model) is None:
+        _quieten_hub()
+        from .dsa.hub import fetch_description
+
+        fetch_description(model, revision)
+
+
 def _reporter(quiet: bool) -> Any:
     _quieten()
     from .progress import Reporter
@@ -545,15 +565,24 @@ def _reporter(quiet: bool) -> Any:
     return Reporter(quiet=quiet or not speaks())
 
 
+def _warn(line: str) -> None:
+    typer.echo(wrapped(f"warning: {line}", sys.stderr), err=True)
+
+
 def _quieten() -> None:
     """Keeps the libraries' own progress bars and advice off stderr unless the user asked for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    _quieten_hub()
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def _quieten_hub() -> None:
+    """Before its library is first imported, which reads this once."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
+from .plain_text import wrapped
 from .signals import Stop, stops_raised
 from .streams import abandon, prepare_streams
 
@@ -68,7 +69,7 @@ def _fail(error: IndexcacheError, as_json: bool) -> int:
         if not speaks() and not error.shared:
             print(f"error in process {os.environ['RANK']}: {error.line()}", file=sys.stderr, flush=True)
         if speaks():
-            print(f"error: {error.line()}", file=sys.stderr, flush=True)
+            print(wrapped(f"error: {error.line()}", sys.stderr), file=sys.stderr, flush=True)
     if speaks() and as_json and not isinstance(error, GateError):
         try:
             print(json.dumps(error.as_json(), indent=2), flush=True)

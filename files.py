@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from .signals import held
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _PACKAGE = Path(__file__).resolve().parent
 # A file that is being written: hidden, with the writer's process id, beside the one it becomes.
-_UNFINISHED = re.compile(r"^\..+\.(?P<pid>\d+)\.part$")
+_UNFINISHED = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)\.part$")
+_PROBE = "probe"
 
 
 def find_path(name: str) -> Path | None:
@@ -95,7 +97,7 @@ def check_writable(folder: Path) -> None:
     with held():
         try:
             make_folder(folder)
-            os.unlink(_write_beside(folder / "probe", b"?"))  # noqa: PTH108
+            os.unlink(_write_beside(folder / _PROBE, b"?"))  # noqa: PTH108
             for each in made:
                 with suppress(OSError):  # another search may have put something there meanwhile
                     os.rmdir(each)  # noqa: PTH106
@@ -103,11 +105,14 @@ def check_writable(folder: Path) -> None:
             raise cannot_write(folder, error) from error
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes what processes that are gone were writing in ``folder`` when they were killed."""
+def remove_unfinished(folder: Path, ours: Callable[[str], bool]) -> None:
+    """Removes what processes that are gone were writing in ``folder`` when they were killed.
+
+    Only of files whose names are ``ours``, or of what ``check_writable`` tries.
+    """
     for path in folder.iterdir():
         match = _UNFINISHED.match(path.name)
-        if match and not _runs(int(match["pid"])):
+        if match and (ours(match["name"]) or match["name"] == _PROBE) and not _runs(int(match["pid"])):
             _remove_quietly(path)
 
 

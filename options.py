@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .number_lists import decimal, fraction
+
 STRATEGIES = "fast, exact or blocks"
 ENGINES = (
     "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
@@ -27,6 +29,10 @@ def _place(text: str) -> Path:
     if not text.strip():
         raise typer.BadParameter("it is empty; give a path, . for this folder")
     return Path(text)
+
+
+def _increase(text: str) -> float:
+    return decimal("max-delta", text, "a loss increase in nats per token, e.g. 0.01")
 
 
 def named(flag: str, variable: str, help_text: str) -> Any:
@@ -58,8 +64,14 @@ AttentionBackend = Annotated[str | None, described("stock, sparse or auto [auto:
 BeyondPositions = Annotated[
     bool, typer.Option("--beyond-positions", help="Allow windows longer than the model's positions.")
 ]
-Keep = Annotated[float | None, typer.Option(help="Fraction of sites that stay full: above 0, at most 1.")]
-MaxDelta = Annotated[float | None, typer.Option(help="Largest loss increase, nats per token.")]
+Keep = Annotated[
+    float | None,
+    typer.Option(parser=fraction, metavar="FRACTION", help="Part of the sites that stays full: 0.25, 25% or 1/4."),
+]
+MaxDelta = Annotated[
+    float | None,
+    typer.Option(parser=_increase, metavar="NATS", help="Largest loss increase, nats per token."),
+]
 Pin = Annotated[str | None, described("Decoder layers that stay full whatever is measured, e.g. 0,12.")]
 PipelineSize = Annotated[
     int | None, described("Pipeline stages, split as vLLM splits them; the first site of each stays full.")

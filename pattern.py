@@ -11,6 +11,7 @@ from .errors import PatternError, SettingError
 
 FULL = "F"
 SHARED = "S"
+_ROUNDING = Fraction(1, 10**12)
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,19 @@ def kept_sites(sites: int, keep: float) -> int:
     """
     if not (math.isfinite(keep) and 0 < keep <= 1):
         raise SettingError(
-            f"keep is {keep:g}, but it is the fraction of sites that stay full",
-            hint="give a number above 0 and at most 1, e.g. --keep 0.25",
+            f"--keep is {keep:g}, but it is the fraction of sites that stay full",
+            hint=f"give a number above 0 and at most 1, e.g. {_meant(keep)}",
         )
-    return max(1, math.ceil(Fraction(repr(float(keep))) * sites))
+    left = Fraction(repr(float(keep))) * sites
+    # 5/6 is a little more than its decimals or a little less, which must not cost a site.
+    return max(1, round(left) if abs(left - round(left)) < _ROUNDING else math.ceil(left))
+
+
+def _meant(keep: float) -> str:
+    """What somebody may have meant who wrote ``keep``: 25 is no fraction, but 25% is one."""
+    if 1 < keep <= 100:
+        return f"{keep / 100:g} or {keep:g}%"
+    return "0.25, 25% or 1/4"
 
 
 def layer_ranges(layers: Sequence[int]) -> str:

@@ -5,24 +5,47 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from .plain_text import one_line
+from .plain_text import one_line, wrapped
 
 _HEARTBEAT_SECONDS = 30.0
+
+
+_NARROW, _NARROWEST = 80, 40
+
+
+class _Bar(Progress):
+    """A progress bar whose count and time left stay whole where the terminal is narrow."""
+
+    def __init__(self, terminal: Console) -> None:
+        self._terminal = terminal
+        super().__init__(console=terminal, transient=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar for the terminal as wide as it is now."""
+        left: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn(compact=True)]
+        wide = self._terminal.width - _NARROW
+        if self._terminal.width >= _NARROWEST:
+            left.insert(0, BarColumn(bar_width=self._terminal.width - _NARROWEST + 8))
+        if wide >= 0:
+            bar = BarColumn(bar_width=min(40, 20 + wide))
+            left = [TextColumn("{task.description}"), bar, left[1], TimeElapsedColumn(), left[2]]
+        self.columns = tuple(left)
+        yield from super().get_renderables()
 
 
 class Reporter:
@@ -41,6 +64,7 @@ class Reporter:
         self._total = 0
         self._done = 0
         self._known = 0
+        self._guessed = False
         self._doing = "reading"
         self._began = self._clock()
         self._spoke = self._began
@@ -72,23 +96,25 @@ class Reporter:
         if self._console.is_terminal:
             self.say(what)
 
-    def begin(self, total: int, unit: str) -> None:
-        """Starts counting towards about ``total`` units of work."""
+    def begin(self, total: int, unit: str, guessed: bool = False) -> None:
+        """Starts counting towards ``total`` units of work; a ``guessed`` total grows with what is done."""
+        self._guessed = guessed
         self._total, self._done, self._known, self._doing = total, 0, 0, unit
         self._began = self._clock()
         if not self._quiet and self._console.is_terminal:
-            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-            self._bar = Progress(
-                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True
-            )
+            self._bar = _Bar(self._console)
             self._bar.add_task(unit, total=total)
             self._bar.start()
 
     def advance(self, amount: int) -> None:
         """``amount`` more units are done."""
         self._done += amount
+        if self._guessed:
+            self._total = max(self._total, self._done)
+        elif self._total:  # processes with unlike shares count for each other
+            self._done = min(self._total, self._done)
         if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], amount)
+            self._bar.update(self._bar.task_ids[0], completed=self._done, total=self._total)
 
     def skip(self, amount: int) -> None:
         """``amount`` more units were done before and took no time now."""
@@ -109,7 +135,8 @@ class Reporter:
         # A reader of the progress who left must not cost the run.
         with suppress(OSError):
             if self._console.is_terminal:
-                self._console.print(escape(one_line(line)), soft_wrap=True)
+                # Lines end where words do; what is one word, such as a path, stays one.
+                self._console.print(wrapped(one_line(line), sys.stderr), soft_wrap=True, markup=False)
             else:
                 print(one_line(line), file=sys.stderr, flush=True)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from .dsa import processes
 from .errors import IndexcacheError, JournalError, SettingError, StoppedRunError
-from .files import is_there, remove_unfinished
+from .files import is_there
 from .locking import locked
 from .pattern import Pattern
 from .progress import Reporter
-from .search.folder import PLAN_FILE, begin_anew
+from .search.folder import PLAN_FILE, begin_anew, remove_leftovers
 from .search.journal import (
     JOURNAL_FILE,
     Began,
@@ -199,7 +199,7 @@ def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> 
         check_same(found.identity, identity, path)
     if found is not None and found.torn:
         reporter.warn(f"the end of {path} was cut off or damaged: its last {found.torn} bytes are left out")
-    remove_unfinished(folder)
+    remove_leftovers(folder)
     journal = Journal(path, identity, found)
     kept = found.kept if found is not None else Kept()
     began = Began(when=now(), processes=processes.process_count())

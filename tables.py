@@ -13,7 +13,7 @@ from rich.table import Table
 
 from .groups import SPOKEN
 from .pattern import kept_sites, layer_ranges
-from .plain_text import one_line
+from .plain_text import columns, one_line, wrapped
 from .search.export import Export
 from .search.plan import Plan
 from .search.prefills import PrefillRecord
@@ -39,23 +39,26 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
         even = ["uniform", str(result.kept), f"{result.uniform.loss:.4f}", increase(result.uniform)]
         table.add_row(*even, *([increase(held.uniform)] if held else []))
     console = _console(stderr=True)
-    console.print(
+    _say(
+        console,
         f"{plan.model.id}: {result.kept} of {result.sites} indexers kept, in {result.layers} layers; "
-        "losses in nats per token"
+        "losses in nats per token",
     )
     console.print(table)
-    console.print(f"pattern  {result.layer_pattern}")
+    _say(console, f"pattern  {result.layer_pattern}")
     if plan.search.pinned_layers:
-        console.print(f"pinned   layers {layer_ranges(plan.search.pinned_layers)}, in uniform too")
-    console.print(
+        _say(console, f"pinned   layers {layer_ranges(plan.search.pinned_layers)}, in uniform too")
+    _say(
+        console,
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
-        f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sittings" if timing.sittings > 1 else "")
+        f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sittings" if timing.sittings > 1 else ""),
     )
     cost = plan.cost
-    console.print(
-        f"{cost.search_layer_windows} layer-windows to choose, {cost.fewer:.1f} times fewer than Algorithm 1"
+    _say(
+        console,
+        f"{cost.search_layer_windows} layer-windows to choose, {cost.fewer:.1f} times fewer than Algorithm 1",
     )
-    console.print(f"report   {folder / 'report.html'}")
+    _say(console, f"report   {folder / 'report.html'}")
 
 
 def eval_table(outcome: EvalOutcome) -> None:
@@ -65,10 +68,10 @@ def eval_table(outcome: EvalOutcome) -> None:
     for name, each in (("this plan", outcome.plan), ("uniform", outcome.uniform)):
         table.add_row(name, str(each.kept), f"{each.loss:.4f}", increase(each))
     console = _console()
-    console.print(f"{outcome.windows} {SPOKEN[outcome.group]} windows, nats per token")
+    _say(console, f"{outcome.windows} {SPOKEN[outcome.group]} windows, nats per token")
     console.print(table)
     if outcome.passed:
-        console.print(f"passed: at most {outcome.max_delta:g} was allowed")
+        _say(console, f"passed: at most {outcome.max_delta:g} was allowed")
 
 
 def eval_document(outcome: EvalOutcome) -> dict[str, Any]:
@@ -87,13 +90,14 @@ def eval_document(outcome: EvalOutcome) -> dict[str, Any]:
 def continuation_table(found: Continuation) -> None:
     """Prints how a prompt goes on, on stdout."""
     console = _console()
-    console.print(f"{found.prompt_tokens} tokens, continued greedily")
+    _say(console, f"{found.prompt_tokens} tokens, continued greedily")
     for name, ids, text in (("this plan", found.plan, found.plan_text), ("all full", found.full, found.full_text)):
         console.print(f"\n{name}, {len(ids)} tokens:")
         console.print(text, markup=False, soft_wrap=True)
-    console.print(f"\nalike in the first {found.agreed} of {max(len(found.full), len(found.plan))} tokens")
+    console.print()
+    _say(console, f"alike in the first {found.agreed} of {max(len(found.full), len(found.plan))} tokens")
     if not found.choosing:
-        console.print("no position sees more keys than indexers select, so that nothing could differ")
+        _say(console, "no position sees more keys than indexers select, so that nothing could differ")
 
 
 def continuation_document(found: Continuation) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def export_document(plan: Plan, exported: Export, written: Path | None) -> dict[
         "pattern_layers": list(exported.pattern_layers),
         "layer_pattern": plan.result.layer_pattern,
         "site_pattern": plan.result.pattern,
-        "warnings": list(exported.warnings),
+        "warnings": [{"severity": remark.severity, "text": remark.text} for remark in exported.warnings],
         "written": written and str(written),
     }
 
@@ -139,12 +143,13 @@ def bench_table(record: PrefillRecord, path: Path) -> None:
         table.add_row(f"{point.context:,}", seconds[0], shares[0], seconds[1], shares[1], f"{point.speedup:.2f}x")
     console = _console()
     weights = ", random weights" if record.random_weights else ""
-    console.print(
+    _say(
+        console,
         f"prefill of {record.model} on {record.device}, {record.dtype}{weights}; {record.indexer} indexers, "
-        f"{record.attention} attention; medians of {record.repeats}"
+        f"{record.attention} attention; medians of {record.repeats}",
     )
     console.print(table)
-    console.print(f"written  {path}, and into the report beside it")
+    _say(console, f"written  {path}, and into the report beside it")
 
 
 def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
@@ -187,7 +192,7 @@ def estimate_table(outcome: EstimateOutcome) -> None:
     }
     for name, value in rows.items():
         table.add_row(name, value)
-    _console().print(table)
+    _console(narrow=True).print(table)
 
 
 def _duration(seconds: float) -> str:
@@ -248,7 +253,7 @@ def inspect_table(document: dict[str, Any]) -> None:
     rows |= {"not measured": "; ".join(document["unmeasured"])} if document["unmeasured"] else {}
     for name, value in rows.items():
         table.add_row(name, one_line(value))
-    _console().print(table)
+    _console(narrow=True).print(table)
 
 
 def _chosen(document: dict[str, Any]) -> str:
@@ -276,13 +281,19 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def _console(stderr: bool = False) -> Console:
+def _say(console: Console, line: str) -> None:
+    """Prints a line of words, which ends at words on a terminal and is left whole elsewhere."""
+    console.print(wrapped(line, console.file), soft_wrap=True)  # type: ignore[arg-type]
+
+
+def _console(stderr: bool = False, narrow: bool = False) -> Console:
+    """On a terminal as wide as that, at least for tables of words (``narrow``); figures are never cut off."""
     stream = sys.stderr if stderr else sys.stdout
-    # Never narrower than the tables: a small terminal wraps lines, rich would cut figures off.
+    width = columns(stream) if narrow else None
     return _Console(
         file=stream,
         force_terminal=stream.isatty(),
-        width=max(100, shutil.get_terminal_size().columns),
+        width=width or max(100, shutil.get_terminal_size().columns),
         highlight=False,
         markup=False,
         emoji=False,

@@ -23,7 +23,8 @@ from .dsa.loading import Placement, device_kinds
 from .dsa.losses import PatternLosses
 from .dsa.selfcheck import check_tokens as tokens_of_check
 from .dsa.selfcheck import self_check
-from .errors import DatasetError, JournalError, MeasurementError, ModelError
+from .errors import DatasetError, JournalError, MeasurementError, ModelError, OutputError, PlanError
+from .files import write_atomically
 from .groups import CALIBRATION, HELD_OUT, SPOKEN
 from .identity import search_identity
 from .measuring import Loaded, evaluator, load
@@ -43,15 +44,16 @@ from .preparation import (
 from .progress import Reporter
 from .recipes.schema import Recipe
 from .resuming import Sitting, sitting, stops_told
+from .search.checks import Check, check_file, with_check
 from .search.estimate import Expected, LayerCount, Shape, expected_cost
 from .search.findings import Findings, Goal, Method, Told, compare, run_search
-from .search.folder import PLAN_FILE, TOKENS_FILE, save_run
+from .search.folder import PLAN_FILE, TOKENS_FILE, has_report, render_beside, save_run
 from .search.greedy import Step
 from .search.journaled import Journaled, Unmeasured
 from .search.plan import InitRecord, Measured, Plan, RunIdentity, TokenIdentity
 from .search.record import cost, heldout_record, result, search_record
 from .search.refine import Swap
-from .search.timing import Timing
+from .search.timing import Timing, now
 from .search.warm import changed_steps
 from .versions import library_versions
 
@@ -153,7 +155,7 @@ def _found(
             this.overlaps(model.overlap(CALIBRATION, checkpoint.selection_width))
         method = replace(method, overlap=kept.overlap)
     expected = _expected(recipe, checkpoint, goal, method, reporter)
-    reporter.begin(expected.window_evaluations, "window evaluations")
+    reporter.begin(expected.window_evaluations, "window evaluations", guessed=True)
     measure = _journaled(this, prepared, model, reporter)
     deepest = method.deepest(goal, len(checkpoint.site_layers))
     return method, _run(measure, prepared, goal, method, _told(reporter, checkpoint, deepest, measure)), measure
@@ -318,7 +320,7 @@ class EvalOutcome:
 
 def evaluate(
     plan: Plan,
-    folder: Path,
+    path: Path,
     group: str,
     max_delta: float | None,
     model_id: str | None,
@@ -326,13 +328,15 @@ def evaluate(
     trust: Trust,
     reporter: Reporter,
 ) -> EvalOutcome:
-    """Measures a plan on its own frozen tokens and holds it to ``max_delta``.
+    """Measures the plan in the file ``path`` on its own frozen tokens and holds it to ``max_delta``.
+
+    What was measured is kept beside the plan and shown in its report, where there is one.
 
     Raises:
         IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
         IndexcacheError: one of its other kinds.
     """
-    windows = thaw(folder / plan.tokens.file, plan.tokens.sha256)
+    windows = thaw(path.parent / plan.tokens.file, plan.tokens.sha256)
     if not len(windows.group(group)):
         raise DatasetError(f"the plan has no {SPOKEN[group]} windows", hint="measure it with --on calibration")
     checkpoint = plans_checkpoint(plan, model_id, trust)
@@ -349,15 +353,38 @@ def evaluate(
     found = heldout_record(compare(measure, group, labels, documents, plan.pattern, plan.pinned_sites))
     if found is None:
         raise MeasurementError(f"a loss on the {SPOKEN[group]} windows is NaN or infinite")
+    run = _run_identity(loaded)
+    check = Check(
+        when=now(),
+        model=checkpoint.model_id,
+        device=run.device,
+        dtype=run.dtype,
+        windows=len(windows.group(group)),
+        losses=found,
+        max_delta=max_delta,
+        passed=None if max_delta is None else found.plan.delta <= max_delta,
+        versions=run.versions,
+    )
+    processes.main_does(lambda: _keep(plan, path, group, check, reporter))
     return EvalOutcome(
         group=group,
-        windows=len(windows.group(group)),
+        windows=check.windows,
         baseline_loss=found.baseline_loss,
         plan=found.plan,
         uniform=found.uniform,
         max_delta=max_delta,
-        passed=None if max_delta is None else found.plan.delta <= max_delta,
+        passed=check.passed,
     )
+
+
+def _keep(plan: Plan, path: Path, group: str, check: Check, reporter: Reporter) -> None:
+    """Writes a check beside its plan and into the report; where that cannot be, its result is still printed."""
+    try:
+        write_atomically(check_file(path), with_check(plan, check_file(path), group, check).as_json())
+        if has_report(path):
+            render_beside(plan, path)
+    except (OutputError, PlanError) as error:
+        reporter.warn(f"what was measured is not kept beside the plan, or not in its report: {error}")
 
 
 def _token_identity(recipe: Recipe, windows: Windows, width: int) -> TokenIdentity:

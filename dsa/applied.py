@@ -88,7 +88,13 @@ class AppliedPattern:
         if cache is None:
             return
         filled_under, length = getattr(cache, _FILLED_UNDER, (None, 0))
-        held = int(cache.get_seq_length())
+        held = _length(cache)
+        if held is None:
+            raise ModelError(
+                f"the model's cache, a {type(cache).__name__}, does not say how much it holds, and so not whether "
+                "this pattern filled it",
+                hint="call the model with use_cache=False",
+            )
         if held > (length if filled_under == str(self._pattern) else 0):
             how = f"under the pattern {filled_under}" if filled_under else "without a pattern"
             more = ", and went on without it" if filled_under == str(self._pattern) else ""
@@ -99,7 +105,16 @@ class AppliedPattern:
 
     def _after(self, decoder: Any, args: tuple[Any, ...], output: Any) -> None:
         cache = getattr(output, "past_key_values", None)
-        if cache is not None:
-            setattr(cache, _FILLED_UNDER, (str(self._pattern), int(cache.get_seq_length())))
+        held = None if cache is None else _length(cache)
+        if held is not None:
+            setattr(cache, _FILLED_UNDER, (str(self._pattern), held))
         # Nothing reads it between forwards, and it is as long as the prompt.
         self._switch.forget()
+
+
+def _length(cache: Any) -> int | None:
+    """How many tokens ``cache`` holds; None where it cannot say, as one without attention layers."""
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, TypeError, ValueError, NotImplementedError):
+        return None

@@ -7,11 +7,12 @@ import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..documents import check_showable, first_fault, read_yaml
 from ..errors import SettingError
 from ..files import home_expanded, is_there
+from ..number_lists import fraction
 
 _FOLDER = Path(__file__).resolve().parent
 _LARGEST_FILE = 64 << 10
@@ -21,6 +22,16 @@ _COMMAND_LINE_ONLY = ("trust_remote_code", "allow_pickle")
 Layer = Annotated[int, Field(ge=0, lt=1000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Number = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+def _fraction(value: object) -> object:
+    """What YAML takes for words is a fraction all the same."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return fraction(value)
+    except SettingError:
+        raise ValueError("it should be a fraction") from None
 
 
 class Recipe(BaseModel):
@@ -104,7 +115,9 @@ class Recipe(BaseModel):
         False,
         description="go on with a model whose loss on the first window is no better than word frequencies give",
     )
-    keep: float | None = Field(None, description="fraction of sites that stay full: above 0, at most 1")
+    keep: Annotated[float | None, BeforeValidator(_fraction)] = Field(
+        None, description="fraction of sites that stay full: above 0 and at most 1, e.g. 0.25, 25% or 1/4"
+    )
     max_delta: float | None = Field(None, description="instead of keep: largest loss increase, nats per token")
 
 

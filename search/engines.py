@@ -6,11 +6,28 @@ Engines check almost nothing: a key that is not read, or read otherwise, changes
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from .stages import Split, split_before_last, split_first
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Detour:
+    """What is pasted too, so that versions which reject the weights of shared indexers load them.
+
+    Args:
+        text: the option.
+        versions: those that need it; it is pasted as well while the version is not known.
+    """
+
+    text: str
+    versions: str
 
 
 @dataclass(frozen=True)
@@ -31,11 +48,13 @@ class Note:
         versions: as in ``==0.24.* | >=0.29,<=0.33.0``; "" for all.
         when: "rejected", where the checkpoint holds indexer weights that the plan has no use for;
             "shipped", where layers share in the checkpoint itself.
+        severity: "error" where a version that is known not to work was named; see ``export.Remark``.
     """
 
     text: str
     versions: str = ""
     when: Literal["always", "rejected", "shipped"] = "always"
+    severity: Severity = "note"
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,7 @@ class Support:
         only_behind_full: a full layer hands its selection to the very next layer and no further.
         paste: what to paste, where it is not as in the engine's other families.
         stripped: versions that load a checkpoint without the shared layers' indexers; None if none is known to.
+        detour: past the rejection of those indexers, where there is one.
         notes: of this family.
     """
 
@@ -61,6 +81,7 @@ class Support:
     only_behind_full: bool = False
     paste: str | None = None
     stripped: str | None = ""
+    detour: Detour | None = None
     notes: tuple[Note, ...] = ()
 
 
@@ -133,7 +154,7 @@ _CONFIG_KEYS = "{json}\n"
 _EDIT = Note(
     "the keys belong into config.json, in place of any that stand there: --write DIR writes an edited copy"
 )
-_VLLM_COMMAND = "{partition}vllm serve {model}{revision}{stages} --hf-overrides {settings}\n"
+_VLLM_COMMAND = "{partition}vllm serve {model}{revision}{stages} --hf-overrides {settings}{detour}\n"
 _VLLM_STAGES = Pipeline(
     split=split_before_last,
     flag=" --pipeline-parallel-size {size}",
@@ -170,6 +191,63 @@ _TRANSFORMERS = Engine(
     ),
 )
 
+BARE = Engine(
+    name="none",
+    title="an engine of one's own",
+    paste=_CONFIG_KEYS,
+    families={},
+    config=False,
+    pipeline=Pipeline(split=split_before_last, otherwise=", unless your engine hands it on"),
+)
+
+# The general class lets go of those weights; it is what CUDA ran up to 0.28.
+_GENERAL = "vllm.model_executor.models.deepseek_v2"
+_VLLM_FAILING = ">=0.29,<=0.33.0"
+
+
+_VLLM_NOTES = (
+    Note("use_index_cache is read by 0.21 and 0.22 only and harmless later", "<0.23"),
+    Note(
+        "0.24.0 and 0.29.0 to 0.33.0 (on ROCm from 0.32.0) fail to load a checkpoint that holds "
+        "indexer weights of a shared layer, with a KeyError that names one: use 0.25 to 0.28, or "
+        "leave them out with --write DIR --strip-weights",
+        f"==0.24.* | {_VLLM_FAILING}",
+        "rejected",
+        "error",
+    ),
+    Note(
+        "--model-class-overrides has 0.29 and later load the engine's general model class, which lets go of those "
+        "weights: run with 0.32.0 on a CPU and read in 0.33.0, not tried on a GPU; where --engine-version names "
+        "0.25 to 0.28 it is left out",
+        _VLLM_FAILING,
+        "rejected",
+        "warning",
+    ),
+    Note(
+        "before 0.24 it is not verified that a checkpoint loads whose own shared layers hold no indexer",
+        "<0.24",
+        "shipped",
+        "warning",
+    ),
+    Note(
+        "multi-token-prediction layers stay full: before 0.24 only a frequency shares them",
+        "<0.24",
+    ),
+)
+
+
+def _vllm_support(architecture: str, general: str) -> Support:
+    override = json.dumps({architecture: f"{_GENERAL}:{general}"})
+    return Support(
+        # PR #37735; attention.py of deepseek_v32 reads the flag in 0.21 and 0.22 only, indexer_types never.
+        (Key("use_index_cache", "true", "<0.23"), _PATTERN),
+        ">=0.21.0",
+        stripped=">=0.24",
+        detour=Detour(f" --model-class-overrides {shlex.quote(override)}", _VLLM_FAILING),
+        notes=_VLLM_NOTES,
+    )
+
+
 _VLLM = Engine(
     name="vllm",
     title="vLLM",
@@ -177,36 +255,9 @@ _VLLM = Engine(
     paste=_VLLM_COMMAND,
     revision=" --revision {quoted}",
     pipeline=_VLLM_STAGES,
-    # PR #37735; attention.py of deepseek_v32 reads the flag in 0.21 and 0.22 only, indexer_types never.
     families={
-        **dict.fromkeys(
-            ("deepseek_v32", "glm_moe_dsa"),
-            Support(
-                (Key("use_index_cache", "true", "<0.23"), _PATTERN),
-                ">=0.21.0",
-                stripped=">=0.24",
-                notes=(
-                    Note("use_index_cache is read by 0.21 and 0.22 only and harmless later", "<0.23"),
-                    Note(
-                        "0.24.0 and 0.29.0 to 0.33.0 (on ROCm from 0.32.0) fail to load a checkpoint that holds "
-                        "indexer weights of a shared layer, with a KeyError that names one: use 0.25 to 0.28, or "
-                        "leave them out with --write DIR --strip-weights",
-                        "==0.24.* | >=0.29,<=0.33.0",
-                        "rejected",
-                    ),
-                    Note(
-                        "before 0.24 it is not verified that a checkpoint loads whose own shared layers hold no "
-                        "indexer",
-                        "<0.24",
-                        "shipped",
-                    ),
-                    Note(
-                        "multi-token-prediction layers stay full: before 0.24 only a frequency shares them",
-                        "<0.24",
-                    ),
-                ),
-            ),
-        ),
+        "deepseek_v32": _vllm_support("DeepseekV32ForCausalLM", "DeepseekV3ForCausalLM"),
+        "glm_moe_dsa": _vllm_support("GlmMoeDsaForCausalLM", "GlmMoeDsaForCausalLM"),
         "hy_v4": Support(
             (_TYPES,),
             notes=(Note("HY-V4 was read in 0.33.0 alone: from which version on it shares is not known"),),
@@ -276,6 +327,7 @@ _TENSORRT_LLM = Engine(
         Note(
             "merged for about 1.3.0rc22: a release candidate from before ignores the key without a word",
             "<1.3.0rc23",
+            severity="warning",
         ),
         Note("sparse_attention_config takes no pattern and rejects one"),
     ),
@@ -350,6 +402,7 @@ _LLAMA_CPP = Engine(
                     "the converter rejects indexer weights of a shared layer: leave them out with --write DIR "
                     "--strip-weights",
                     when="rejected",
+                    severity="error",
                 ),
             ),
         ),
@@ -380,7 +433,21 @@ _MLX_VLM = Engine(
     title="mlx-vlm",
     paste=_CONFIG_KEYS,
     pipeline=_ONE_PROCESS,
-    families={"glm_moe_dsa": Support((_PATTERN, _TYPES), ">=0.6")},
+    looked_at="0.7.10",
+    families={
+        "glm_moe_dsa": Support(
+            (_PATTERN, _TYPES),
+            ">=0.6.4",
+            notes=(
+                Note(
+                    "it fails to load a checkpoint that holds indexer weights of a shared layer (run with 0.6.5, "
+                    "0.7.0 and 0.7.10): leave them out with --write DIR --strip-weights",
+                    when="rejected",
+                    severity="error",
+                ),
+            ),
+        )
+    },
     notes=(_EDIT, Note("a checkpoint converted to MLX before has a config.json of its own: edit that one")),
 )
 

@@ -5,23 +5,35 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain, count
 from pathlib import Path
 
 from ..errors import OutputError, PlanError
-from ..files import is_there, make_folder, sync_folder, write_atomically
+from ..files import is_there, make_folder, remove_unfinished, sync_folder, write_atomically
 from ..signals import held
+from .checks import CheckRecord, check_file, checks_of
 from .journal import JOURNAL_FILE
 from .plan import Plan, read_plan
 from .prefills import PrefillRecord, prefill_file, read_prefills
 from .report import render
-from .timing import TIMING_FILE, Timing
+from .timing import TIMING_FILE, Timing, read_timing, timing_file
 
 PLAN_FILE = "plan.json"
 TOKENS_FILE = "windows.safetensors"
-# What runs and cuts write; nothing else in a folder is touched.
-_OURS = re.compile(r"(plan|report|curve|overlap|prefill|bench)\.\w+|plan-.*\.(json|md|html|svg)")
+# What stands beside a plan.json; beside a cut, plan-4of8.json by default, the same after its stem and a hyphen.
+_BESIDE = (
+    "report.md",
+    "report.html",
+    "curve.svg",
+    "overlap.svg",
+    "prefill.svg",
+    prefill_file(Path(PLAN_FILE)).name,
+    check_file(Path(PLAN_FILE)).name,
+)
+# The exact names of what runs and cuts write, the journal aside; nothing else in a folder is touched.
+_RUN_FILES = frozenset({PLAN_FILE, TOKENS_FILE, TIMING_FILE, *_BESIDE})
+_CUT_FILE = re.compile(rf"plan(-\d+of\d+)+(\.json|-({'|'.join(map(re.escape, _BESIDE))}))")
 
 
 def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | None:
@@ -41,7 +53,8 @@ def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | 
         prefills = read_prefills(prefill_file(folder / PLAN_FILE), plan.result.pattern)
     except PlanError:  # a broken bench.json must not cost the search
         prefills = None
-    write_report(folder, plan, prefills=prefills, timing=timing)
+    checks, _ = checks_of(plan, check_file(folder / PLAN_FILE))
+    write_report(folder, plan, prefills=prefills, timing=timing, checks=checks)
     write_atomically(folder / TIMING_FILE, timing.as_json())
     write_atomically(folder / PLAN_FILE, plan.as_json())
     return moved
@@ -70,7 +83,8 @@ def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
 def _check_place(target: Path, source: Path) -> None:
     """Refuses to put a plan where other files, or a search's own plan, stand or will stand."""
     name = target.name
-    if not name.endswith(".json") or name == "bench.json" or name.endswith("-bench.json"):
+    ours = any(name == each or name.endswith(f"-{each}") for each in (*_BESIDE, TIMING_FILE))
+    if not name.endswith(".json") or ours:
         raise OutputError(f"{str(target)!r} is no name for a plan", hint="give --out one such as plan-half.json")
     if is_there(target):
         searched = name == PLAN_FILE and is_there(target.with_name(JOURNAL_FILE))
@@ -88,18 +102,51 @@ def write_report(
     name: str = "plan",
     prefills: PrefillRecord | None = None,
     timing: Timing | None = None,
+    checks: CheckRecord | None = None,
 ) -> list[Path]:
     """Renders the report's files into ``folder``.
 
     They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
-    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search.
+    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search,
+    ``checks`` what eval measured of it.
     """
     stem = "" if name == "plan" else f"{name}-"
     written = []
-    for file, text in render(plan, stem, prefills, timing).items():
+    for file, text in render(plan, stem, prefills, timing, checks).items():
         write_atomically(folder / file, text)
         written.append(folder / file)
     return written
+
+
+def render_beside(
+    plan: Plan, path: Path, out: Path | None = None, warn: Callable[[str], None] = lambda line: None
+) -> list[Path]:
+    """Renders the report of the plan in the file ``path`` with what stands beside it, there or into ``out``.
+
+    Raises:
+        PlanError: what stands beside it cannot be read.
+        OutputError: a file cannot be written.
+    """
+    checks, left_out = checks_of(plan, check_file(path))
+    if left_out:
+        warn(left_out)
+    prefills, timing = read_prefills(prefill_file(path), plan.result.pattern), read_timing(timing_file(path))
+    return write_report(out or path.parent, plan, path.stem, prefills, timing, checks)
+
+
+def has_report(path: Path) -> bool:
+    """Whether the plan in the file ``path`` has a report beside it."""
+    stem = "" if path.stem == "plan" else f"{path.stem}-"
+    return any(is_there(path.with_name(f"{stem}report.{kind}")) for kind in ("md", "html"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes had begun to write in ``folder`` under the names that runs write."""
+    remove_unfinished(folder, lambda name: name == JOURNAL_FILE or _is_ours(name))
+
+
+def _is_ours(name: str) -> bool:
+    return name in _RUN_FILES or _CUT_FILE.fullmatch(name) is not None
 
 
 def begin_anew(folder: Path) -> Path | None:
@@ -113,8 +160,7 @@ def _move_aside(folder: Path, *more: str) -> Path | None:
     What says which run they are of, the plan or else the journal, is moved last and names the new folder, so
     that a move that was cut short goes on into the same one. Files of no run are named after the first of them.
     """
-    names = (TOKENS_FILE, TIMING_FILE, *more)
-    ours = (path for path in folder.iterdir() if path.name in names or _OURS.fullmatch(path.name))
+    ours = (path for path in folder.iterdir() if path.name in more or _is_ours(path.name))
     standing = {path.name: path for path in ours if path.is_file()}
     last = next((name for name in (PLAN_FILE, JOURNAL_FILE, *sorted(standing)) if name in standing), None)
     if last is None:

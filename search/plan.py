@@ -20,8 +20,9 @@ CHECKSUM = "checksum"
 _LARGEST_FILE = 8 << 20
 
 # No loss, share or time comes near a billion; larger ones would break figures.
-Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
-NotNegative = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e9)]
+LARGEST_DELTA = 1e9
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST_DELTA, le=LARGEST_DELTA)]
+NotNegative = Annotated[float, Field(allow_inf_nan=False, ge=0, le=LARGEST_DELTA)]
 Count = Annotated[int, Field(ge=0)]
 Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -310,15 +311,23 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
         layer_pattern=layer_pattern,
         uniform=even,
     )
-    heldout = plan.heldout if kept == plan.result.kept else None
-    return plan.model_copy(update={"result": result, "heldout": heldout})
+    same = plan.heldout is not None and plan.heldout.plan.pattern == result.pattern
+    document = plan.model_dump() | {"result": result.model_dump()} | ({} if same else {"heldout": None})
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        field, fault = first_fault(error)
+        raise PlanError(f"the plan that is cut from contradicts itself: {field or 'it'}: {fault}") from None
 
 
 def check_max_delta(max_delta: float | None) -> None:
     """Refuses a loss increase that no pattern could be held to.
 
     Raises:
-        SettingError: negative, NaN or infinite.
+        SettingError: negative, NaN or beyond what a plan can hold.
     """
-    if max_delta is not None and not 0 <= max_delta < float("inf"):
-        raise SettingError(f"max-delta is {max_delta:g}", hint="give a loss increase of 0 or more, nats per token")
+    if max_delta is not None and not 0 <= max_delta <= LARGEST_DELTA:
+        raise SettingError(
+            f"--max-delta is {max_delta:g}",
+            hint=f"give a loss increase from 0 to {LARGEST_DELTA:g} nats per token, e.g. 0.01",
+        )

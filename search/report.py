@@ -7,25 +7,32 @@ import re
 from typing import Any
 from urllib.parse import quote
 
+from ..groups import CALIBRATION, HELD_OUT, SPOKEN
 from ..pattern import layer_ranges
 from ..plain_text import one_line
+from .checks import CheckRecord
 from .curve import loss_curve, overlap_heatmap, prefill_bars
-from .plan import Measured, Plan, PlanStep
+from .plan import HeldOutRecord, Measured, Plan, PlanStep
 from .prefills import PrefillRecord
 from .timing import Timing
 
 
 def render(
-    plan: Plan, stem: str = "", prefills: PrefillRecord | None = None, timing: Timing | None = None
+    plan: Plan,
+    stem: str = "",
+    prefills: PrefillRecord | None = None,
+    timing: Timing | None = None,
+    checks: CheckRecord | None = None,
 ) -> dict[str, str]:
     """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures.
 
-    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search.
+    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search,
+    ``checks`` what eval measured of it.
     """
     pictures = {f"{stem}curve.svg": loss_curve(plan)}
     if plan.search.overlap_matrix:
         pictures[f"{stem}overlap.svg"] = overlap_heatmap(plan)
-    context = _context(plan, pictures)
+    context = _context(plan, pictures, checks)
     context["prefills"], context["timing"] = prefills, timing
     if prefills is not None:
         pictures[f"{stem}prefill.svg"] = context["prefill_picture"] = prefill_bars(prefills)
@@ -75,14 +82,22 @@ def _markdown_cell(value: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(one_line(str(value)), quote=False))
 
 
-def _headline(plan: Plan) -> dict[str, Any]:
-    """The figures to lead with: held-out ones, where there are any."""
-    if plan.heldout is not None:
-        return {"on": "held out", "plan": plan.heldout.plan, "uniform": plan.heldout.uniform}
+def _heldout(plan: Plan, checks: CheckRecord | None) -> HeldOutRecord | None:
+    """Held-out losses of this very pattern, from the search or else from eval."""
+    found = [plan.heldout, checks.heldout.losses if checks and checks.heldout else None]
+    return next((each for each in found if each and each.plan.pattern == plan.result.pattern), None)
+
+
+def _headline(plan: Plan, heldout: HeldOutRecord | None) -> dict[str, Any]:
+    """The figures to lead with: held-out ones, where there are any of this pattern."""
+    if heldout is not None:
+        return {"on": "held out", "plan": heldout.plan, "uniform": heldout.uniform}
     return {"on": "calibration", "plan": plan.result, "uniform": plan.result.uniform}
 
 
-def _context(plan: Plan, pictures: dict[str, str]) -> dict[str, Any]:
+def _context(plan: Plan, pictures: dict[str, str], checks: CheckRecord | None) -> dict[str, Any]:
+    heldout = _heldout(plan, checks)
+    checked = [(SPOKEN[group], getattr(checks, group)) for group in (HELD_OUT, CALIBRATION)] if checks else []
     uniform = {each.kept: each for each in plan.search.uniform}
     served: dict[int, int] = {}
     for site, source in enumerate(plan.pattern.sources()):
@@ -90,7 +105,9 @@ def _context(plan: Plan, pictures: dict[str, str]) -> dict[str, Any]:
     return {
         "plan": plan,
         "how": _how(plan),
-        "headline": _headline(plan),
+        "headline": _headline(plan, heldout),
+        "heldout": heldout,
+        "checks": [(group, check) for group, check in checked if check is not None],
         "pictures": list(pictures.values()),
         "picture_files": list(pictures),
         "title": f"indexcache plan for {plan.model.id}",

@@ -9,6 +9,7 @@ from conftest import save
 from random_models import build
 
 import indexcache
+from indexcache.applying import _generate
 from indexcache.errors import IdentityError, ModelError, PlanError
 from indexcache.pattern import Pattern
 
@@ -62,6 +63,73 @@ class TestLoad:
             checkpoints["eight"], searched, device_map=places, offload_folder=str(tmp_path / "offload")
         )
         assert torch.equal(logits(offloaded), logits(whole))
+
+
+class Recomputing:
+    """Gives a model's forward to callers that keep no cache, in ways that remote code has."""
+
+    @staticmethod
+    def that_says_so(model):
+        model.config.use_cache = False
+
+    @staticmethod
+    def that_takes_none(model):
+        forward = model.forward
+        model.forward = lambda input_ids, attention_mask=None: forward(input_ids=input_ids, use_cache=False)
+
+    @staticmethod
+    def that_fails_with_one(model):
+        def generate(*arguments, **options):
+            raise ValueError("this model does not support a KV cache")
+
+        model.generate = generate
+
+    @staticmethod
+    def whose_cache_cannot_be_counted(model):
+        def get_seq_length(cache, layer=0):
+            raise ValueError("`get_seq_length` can only be called on a Cache that has attention layers")
+
+        transformers.DynamicCache.get_seq_length = get_seq_length
+
+    @staticmethod
+    def that_cannot_generate(model):
+        model.generate = None
+
+
+WITHOUT_CACHE = [name for name in vars(Recomputing) if not name.startswith("_")]
+
+
+class TestWithoutCache:
+    @pytest.mark.parametrize("way", WITHOUT_CACHE)
+    def test_the_same_tokens_come_out(self, checkpoints, searched, monkeypatch, way):
+        monkeypatch.setattr(transformers.DynamicCache, "get_seq_length", transformers.DynamicCache.get_seq_length)
+        model = indexcache.load(checkpoints["eight"], searched)
+        prompt, told = IDS[0].tolist(), []
+        expected = _generate(model, prompt, 6, told.append)
+        assert (len(expected), told) == (6, [])
+        getattr(Recomputing, way)(model)
+        assert _generate(model, prompt, 6, told.append) == expected
+        assert len(told) == 1
+        assert "no key-value cache" in told[0]
+
+    def test_it_ends_where_the_model_does(self, checkpoints, searched):
+        model = indexcache.load(checkpoints["eight"], searched)
+        prompt = IDS[0].tolist()
+        expected = _generate(model, prompt, 6)
+        model.generation_config.eos_token_id = expected[2]
+        first = expected.index(expected[2]) + 1
+        assert _generate(model, prompt, 6) == expected[:first]
+        model.config.use_cache = False
+        assert _generate(model, prompt, 6) == expected[:first]
+
+    def test_another_failure_is_not_taken_for_one_of_the_cache(self, checkpoints, searched):
+        def generate(*arguments, **options):
+            raise ValueError("no such token")
+
+        model = indexcache.load(checkpoints["eight"], searched)
+        model.generate = generate
+        with pytest.raises(ValueError, match="no such token"):
+            _generate(model, IDS[0].tolist(), 2)
 
 
 class TestApply:

@@ -410,16 +410,21 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     code, out, err = run_cli("export", searched / "plan.json", "--to", "vllm")
     assert code == 0
     assert out.startswith("vllm serve ")
-    assert all(line.startswith("note: ") for line in lines(err))
+    assert {line.split(":")[0] for line in lines(err)} == {"note", "warning"}
     code, out, _ = run_cli("export", searched / "plan.json", "--to", "sglang", "--json")
     assert set(json.loads(out)["settings"]) == {"index_topk_pattern", "indexer_types"}
     arguments = ["--to", "vllm", "--engine-version", "0.30.0", "--pp-layers", "1,7", "--json"]
-    code, out, err = run_cli("export", searched, *arguments)
+    code, out, _ = run_cli("export", searched, *arguments)
+    assert (code, "--force" in json.loads(out)["error"]["hint"]) == (2, True)
+    code, out, err = run_cli("export", searched, *arguments, "--force")
     document = json.loads(out)
     plan = json.loads((searched / "plan.json").read_text())
     assert (code, document["pattern"], document["written"]) == (0, plan["result"]["layer_pattern"], None)
-    assert document["warnings"] == [line.removeprefix("note: ") for line in lines(err)]
-    assert any("fail to load" in warning for warning in document["warnings"])
+    assert [each["text"] for each in document["warnings"]] == [line.partition(": ")[2] for line in lines(err)]
+    failing = [each["text"] for each in document["warnings"] if each["severity"] == "error"]
+    assert len(failing) == 2
+    assert "fail to load" in failing[0]
+    assert "get no selection" in failing[1]
     code, out, err = run_cli("export", searched / "plan.json", "--to", "tgi", "--json")
     assert (code, "tgi" in json.loads(out)["error"]["message"]) == (2, True)
 

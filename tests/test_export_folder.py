@@ -70,7 +70,7 @@ def test_a_stripped_checkpoint_loads_and_loses_nothing(run_cli, searched, checkp
     document = json.loads(out)
     assert document["written"] == str(tmp_path / "new")
     assert f"vllm serve {tmp_path / 'new'} " in document["paste"]
-    assert not any("fail to load" in warning for warning in document["warnings"])
+    assert not any("fail to load" in warning["text"] for warning in document["warnings"])
     before, after = load_file(moved / "model.safetensors"), load_file(tmp_path / "new" / "model.safetensors")
     layers = {int(name.split(".")[2]) for name in set(before) - set(after)}
     assert layers == set(shared_layers(plan))

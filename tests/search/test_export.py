@@ -17,7 +17,7 @@ from indexcache.dsa.losses import PatternLosses
 from indexcache.errors import ExportError, SettingError
 from indexcache.pattern import Pattern
 from indexcache.search.engines import ENGINES, FAMILIES, WITHOUT_PATTERNS
-from indexcache.search.export import Serving, edited_config, export
+from indexcache.search.export import Serving, check_servable, edited_config, export
 from indexcache.search.plan import read_plan
 
 # Which family each engine shares in, by its sources and threads.
@@ -60,6 +60,11 @@ def plan_for(plan, roles, family="glm_moe_dsa", sites=None, layers=None, shared=
     spelled = Pattern(roles).over_layers(sites, layers, shared)
     result = plan.result.model_copy(update={"pattern": roles, "layer_pattern": spelled})
     return plan.model_copy(update={"model": model, "result": result})
+
+
+def told(exported):
+    """The remarks' texts."""
+    return [remark.text for remark in exported.warnings]
 
 
 def option(paste, name):
@@ -285,15 +290,15 @@ class TestVersions:
             ("atom", "minimax_m3_vl", "0.1.5", "0.1.6"),
             ("xllm", "glm_moe_dsa", "0.9.0", "0.10.0"),
             ("lmdeploy", "glm_moe_dsa", "0.15.1", "0.16.0"),
-            ("mlx-vlm", "glm_moe_dsa", "0.5.0", "0.6.0"),
+            ("mlx-vlm", "glm_moe_dsa", "0.6.3", "0.6.4"),
         ],
     )
     def test_those_before_the_first_that_shares_are_refused(self, plan, engine, family, old, first):
         made = plan_for(plan, "FSF", family)
         assert not any(
-            f"needs {ENGINES[engine].title}" in each for each in export(made, engine, Serving(first)).warnings
+            f"needs {ENGINES[engine].title}" in each for each in told(export(made, engine, Serving(first)))
         )
-        assert any(f"needs {ENGINES[engine].title}" in each for each in export(made, engine).warnings)
+        assert any(f"needs {ENGINES[engine].title}" in each for each in told(export(made, engine)))
         with pytest.raises(ExportError, match="cannot share") as caught:
             export(made, engine, Serving(old))
         assert "it needs" in caught.value.hint
@@ -322,7 +327,7 @@ class TestVersions:
     @pytest.mark.parametrize("family", ["glm_moe_dsa", "deepseek_v32"])
     def test_vllm_versions_that_do_not_load_are_named_with_the_way_round(self, plan, version, fails, family):
         def warned(roles, **serving):
-            warnings = export(plan_for(plan, roles, family), "vllm", Serving(version, **serving)).warnings
+            warnings = told(export(plan_for(plan, roles, family), "vllm", Serving(version, **serving)))
             return any("fail to load" in each and "0.25 to 0.28" in each for each in warnings)
 
         assert warned("FSF") == fails
@@ -333,27 +338,25 @@ class TestVersions:
     def test_checkpoints_without_indexers_are_unverified_before_vllm_0_24(self, plan):
         def warned(version, shared):
             made = plan_for(plan, "FS", sites=[0, 1], layers=3, shared=shared)
-            return any("not verified" in each for each in export(made, "vllm", Serving(version)).warnings)
+            return any("not verified" in each for each in told(export(made, "vllm", Serving(version))))
 
         assert (warned("0.23.0", [2]), warned("0.24.0", [2]), warned("0.23.0", [])) == (True, False, False)
 
     def test_newer_ones_than_were_looked_at_are_said_to_be(self, plan):
         made = plan_for(plan, "FSF")
-        assert any(
-            "0.34.0 is newer than 0.33.0" in each for each in export(made, "vllm", Serving("0.34.0")).warnings
-        )
-        assert not any("newer" in each for each in export(made, "vllm", Serving("0.33.0")).warnings)
+        assert any("0.34.0 is newer than 0.33.0" in each for each in told(export(made, "vllm", Serving("0.34.0"))))
+        assert not any("newer" in each for each in told(export(made, "vllm", Serving("0.33.0"))))
 
     def test_an_early_release_candidate_of_tensorrt_is_refused(self, plan):
         made = plan_for(plan, "FSF")
         with pytest.raises(ExportError, match="cannot share"):
             export(made, "tensorrt-llm", Serving("1.3.0rc5"))
-        assert any("1.3.0rc22" in each for each in export(made, "tensorrt-llm", Serving("1.3.0rc22")).warnings)
-        assert not any("1.3.0rc22" in each for each in export(made, "tensorrt-llm", Serving("1.3.0")).warnings)
+        assert any("1.3.0rc22" in each for each in told(export(made, "tensorrt-llm", Serving("1.3.0rc22"))))
+        assert not any("1.3.0rc22" in each for each in told(export(made, "tensorrt-llm", Serving("1.3.0"))))
 
     def test_what_held_for_the_last_one_looked_at_is_taken_to_hold_for_newer_ones(self, plan):
-        told = export(plan_for(plan, "FSF"), "vllm", Serving("0.34.0")).warnings
-        assert any("fail to load" in each for each in told)
+        texts = told(export(plan_for(plan, "FSF"), "vllm", Serving("0.34.0")))
+        assert any("fail to load" in each for each in texts)
 
     @pytest.mark.parametrize("version", ["main", "", "b1234"])
     def test_what_is_no_version_is_refused(self, plan, version):
@@ -363,9 +366,9 @@ class TestVersions:
     @pytest.mark.parametrize(("engine", "version"), [("llama.cpp", "b5000"), ("prime-rl", "0.1")])
     def test_where_nothing_is_known_of_versions_that_is_said(self, plan, engine, version):
         made = plan_for(plan, "FSF")
-        told = export(made, engine, Serving(version)).warnings
-        assert any("nothing is known here of versions" in each for each in told)
-        assert any("needs PR #" in each for each in told)
+        texts = told(export(made, engine, Serving(version)))
+        assert any("nothing is known here of versions" in each for each in texts)
+        assert any("needs PR #" in each for each in texts)
 
 
 class TestStages:
@@ -373,7 +376,7 @@ class TestStages:
 
     def told(self, plan, engine, roles="FFSFSS", **serving):
         return [
-            each for each in export(plan_for(plan, roles), engine, Serving(**serving)).warnings if "stage" in each
+            each for each in told(export(plan_for(plan, roles), engine, Serving(**serving))) if "stage" in each
         ]
 
     @pytest.mark.parametrize("engine", NEED)
@@ -390,7 +393,7 @@ class TestStages:
     def test_stages_that_the_settings_do_not_ask_for_are_said(self, plan, engine, stages):
         made = plan_for(plan, "FFSFSS")
         asked, plain = export(made, engine, Serving("99", **stages)), export(made, engine, Serving("99"))
-        said = any("pipeline parallelism: set it there" in each for each in asked.warnings)
+        said = any("pipeline parallelism: set it there" in each for each in told(asked))
         assert said == (asked.paste == plain.paste and engine != "sglang")
 
     @pytest.mark.parametrize("engine", ["atom", "llama.cpp", "mlx-vlm"])
@@ -399,19 +402,19 @@ class TestStages:
 
     def test_a_stage_that_starts_where_the_checkpoint_itself_shares_is_one_of_them(self, plan):
         made = plan_for(plan, "FFF", sites=[0, 1, 3], layers=4, shared=[2])
-        assert any("start with layers 2" in each for each in export(made, "vllm", Serving(pp_size=2)).warnings)
+        assert any("start with layers 2" in each for each in told(export(made, "vllm", Serving(pp_size=2))))
         made = plan_for(plan, "FFS", "deepseek_v4", sites=[0, 3, 5], layers=6)
-        told = export(made, "vllm-ascend", Serving(pp_layers=[2, 2, 2])).warnings
-        assert any("start with layers 5 " in each for each in told), "layers without an indexer wait for nothing"
+        texts = told(export(made, "vllm-ascend", Serving(pp_layers=[2, 2, 2])))
+        assert any("start with layers 5 " in each for each in texts), "layers without an indexer wait for nothing"
 
     def test_sglang_hands_them_on_since_0_5_14(self, plan):
-        def told(version, **serving):
+        def staged(version, **serving):
             return self.told(plan, "sglang", version=version, **serving)
 
-        assert "before 0.5.14" in told(None)[0]
-        assert "before 0.5.14" in told(None, pp_layers=[2, 4])[0]
-        assert "start with layers 2" in told("0.5.13", pp_layers=[2, 4])[0]
-        assert told("0.5.14", pp_layers=[2, 4]) == told("0.5.14") == []
+        assert "before 0.5.14" in staged(None)[0]
+        assert "before 0.5.14" in staged(None, pp_layers=[2, 4])[0]
+        assert "start with layers 2" in staged("0.5.13", pp_layers=[2, 4])[0]
+        assert staged("0.5.14", pp_layers=[2, 4]) == staged("0.5.14") == []
 
     def test_each_engine_splits_as_it_does(self, plan):
         roles = "FFFSFFF"  # vLLM takes 4 and 3 layers of 7, and 2, 3 and 2; TensorRT-LLM 3, 2 and 2
@@ -464,15 +467,15 @@ class TestPaste:
         if ENGINES[engine].revision:
             assert "abc123" in exported.paste
         else:
-            assert any("abc123" in each for each in exported.warnings)
+            assert any("abc123" in each for each in told(exported))
         moved = export(made, engine, Serving(model="elsewhere"))
-        assert "abc123" not in moved.paste + "".join(moved.warnings)
+        assert "abc123" not in moved.paste + "".join(told(moved))
 
     def test_deepseek_v4_says_what_a_letter_stands_for(self, plan):
         made = plan_for(plan, "FSF", "deepseek_v4", sites=[2, 4, 6], layers=8)
         by_ordinal, by_layer = export(made, "vllm-ascend"), export(made, "atom")
         assert (by_ordinal.pattern, by_ordinal.pattern_layers) == ("FSF", (2, 4, 6))
-        assert any("2, 4, 6" in each and "FFFFSFFF" in each for each in by_ordinal.warnings)
+        assert any("2, 4, 6" in each and "FFFFSFFF" in each for each in told(by_ordinal))
         assert (by_layer.pattern, by_layer.pattern_layers) == ("FFFFSFFF", tuple(range(8)))
 
     @pytest.mark.parametrize(("nested", "where"), [(None, True), (True, True), (False, False)])
@@ -601,3 +604,125 @@ class TestTransformers:
             edited = edited_config(old, export(plan_for(plan, "FSSF"), engine))
             (tmp_path / "config.json").write_text(json.dumps(edited))
             assert by_types(transformers.AutoConfig.from_pretrained(tmp_path).indexer_types, 4) == "FSSF"
+
+
+# The class that vLLM's own is replaced by, in deepseek_v2.
+GENERAL = {
+    "glm_moe_dsa": {"GlmMoeDsaForCausalLM": "GlmMoeDsaForCausalLM"},
+    "deepseek_v32": {"DeepseekV32ForCausalLM": "DeepseekV3ForCausalLM"},
+}
+
+
+class TestFailing:
+    """Settings with which an engine is known to fail."""
+
+    def severities(self, exported, part):
+        return [remark.severity for remark in exported.warnings if part in remark.text]
+
+    @pytest.mark.parametrize(
+        ("version", "severity"),
+        [
+            (None, ["warning"]),
+            ("0.23.0", []),
+            ("0.24.0", ["error"]),
+            ("0.24.0rc2", ["error"]),
+            ("0.25.0", []),
+            ("0.28.1+cu130", []),
+            ("0.29.0rc1", ["error"]),
+            ("0.29.0.dev3+gabc", ["error"]),
+            ("0.29.1.dev3+g0123456", ["error"]),
+            ("0.33.0", ["error"]),
+            ("0.33.0rc1", ["error"]),
+            ("0.33.0+cu130", ["error"]),
+            ("0.33.0.post1", ["error"]),
+            ("0.33.1.dev7+gabc.d20261101", ["warning"]),
+            ("0.34.0", ["warning"]),
+        ],
+    )
+    @pytest.mark.parametrize("family", GENERAL)
+    def test_versions_that_fail_to_load_are_refused(self, plan, version, severity, family):
+        exported = export(plan_for(plan, "FSF", family), "vllm", Serving(version))
+        assert self.severities(exported, "fail to load") == severity
+        if severity == ["error"]:
+            with pytest.raises(ExportError, match="fail to load"):
+                check_servable(exported)
+        else:
+            check_servable(exported)
+
+    @pytest.mark.parametrize("version", [None, "0.28.0", "0.29.0", "0.33.0", "0.34.0"])
+    @pytest.mark.parametrize("family", GENERAL)
+    def test_the_paste_works_on_the_newest_one_looked_at(self, plan, version, family):
+        exported = export(plan_for(plan, "FSF", family), "vllm", Serving(version))
+        words = shlex.split(exported.paste)
+        assert ("--model-class-overrides" in words) == (version != "0.28.0")
+        if version != "0.28.0":
+            ((old, new),) = option(exported.paste, "--model-class-overrides").items()
+            assert GENERAL[family][old] == new.removeprefix("vllm.model_executor.models.deepseek_v2:")
+        for roles, stripped in (("FFF", False), ("FSF", True)):
+            made = export(plan_for(plan, roles, family), "vllm", Serving(version, stripped=stripped))
+            assert "class-overrides" not in made.paste, "nothing is rejected"
+
+    @pytest.mark.parametrize(
+        ("engine", "version", "severity"),
+        [
+            ("vllm", None, "error"),
+            ("vllm-ascend", None, "error"),
+            ("tensorrt-llm", None, "error"),
+            ("sglang", None, "warning"),
+            ("sglang", "0.5.13", "error"),
+            ("none", None, "warning"),
+        ],
+    )
+    def test_stages_that_wait_are_refused_where_nothing_is_handed_over(self, plan, engine, version, severity):
+        exported = export(plan_for(plan, "FFSFSS"), engine, Serving(version, pp_layers=[2, 4]))
+        assert self.severities(exported, "get no selection") == [severity]
+        assert exported.warnings[0].severity == severity, "the worst comes first"
+        check_servable(export(plan_for(plan, "FFSFSS"), engine, Serving(version, pp_layers=[3, 3])))
+
+    def test_mlx_vlm_rejects_shared_indexers_since_it_shares(self, plan):
+        made = plan_for(plan, "FSF")
+        assert self.severities(export(made, "mlx-vlm", Serving("0.7.10")), "fails to load") == ["error"]
+        assert self.severities(export(made, "mlx-vlm"), "fails to load") == ["warning"]
+        assert self.severities(export(made, "mlx-vlm", Serving("0.7.10", stripped=True)), "fails to load") == []
+
+
+class TestBare:
+    """The pattern for an engine of one's own."""
+
+    @pytest.mark.parametrize("name", ["none", "pattern", "None"])
+    @pytest.mark.parametrize("family", ["mamba", "glm_moe_dsa", "hy_v4_vl_text"])
+    def test_it_spells_the_pattern_over_layers_and_sites(self, plan, name, family):
+        made = plan_for(plan, "FSFS", family, sites=[0, 2, 4, 6], layers=8, shared=[5])
+        exported = export(made, name)
+        document = json.loads(exported.paste)
+        assert document == exported.settings
+        assert (document["layers"], document["layer_pattern"]) == (8, "FFSFFSSF")
+        assert (document["site_layers"], document["site_pattern"]) == ([0, 2, 4, 6], "FSFS")
+        assert (document["kept_layers"], document["shared_layers"]) == ([0, 4], [2, 5, 6])
+        assert document["served_by"] == {"2": 0, "6": 4}
+
+    def test_it_is_for_no_version_and_goes_into_no_config(self, plan):
+        with pytest.raises(ExportError, match="no engine that is known"):
+            export(plan, "none", Serving("1.0"))
+        with pytest.raises(ExportError, match=r"config\.json"):
+            edited_config({}, export(plan, "none"))
+
+
+class TestPaths:
+    def test_a_local_checkpoint_is_pasted_from_the_root(self, plan, tmp_path, monkeypatch):
+        (tmp_path / "model").mkdir()
+        monkeypatch.chdir(tmp_path)
+        made = plan_for(plan, "FFF", id="model", revision=None)
+        for engine in ("vllm", "sglang", "tensorrt-llm", "transformers", "lmdeploy", "atom"):
+            for spelled in (None, "model", "./model"):
+                assert str(tmp_path / "model") in export(made, engine, Serving(model=spelled)).paste
+        assert str(tmp_path / "gone") in export(made, "vllm", Serving(model="./gone")).paste
+
+    def test_a_hub_name_stays_and_a_folder_that_is_gone_is_said(self, plan):
+        assert (
+            "serve org/name --revision abc "
+            in export(plan_for(plan, "FFF", id="org/name", revision="abc"), "vllm").paste
+        )
+        lost = plan_for(plan, "FFF", id="gone", revision=None)
+        assert any("is not here" in each for each in told(export(lost, "vllm")))
+        assert not any("is not here" in each for each in told(export(lost, "xllm"))), "it names no model"

@@ -7,7 +7,7 @@ import pytest
 from indexcache.calibrate.frozen import thaw
 from indexcache.errors import OutputError
 from indexcache.files import check_writable
-from indexcache.search.folder import begin_anew, save_run, write_report
+from indexcache.search.folder import begin_anew, remove_leftovers, save_run, write_report
 from indexcache.search.plan import cut, read_plan
 from indexcache.search.timing import Timing, read_timing, timing_file
 
@@ -114,3 +114,78 @@ def test_a_cut_plans_report_leaves_the_plans_own_alone(folder):
     }
     assert "(plan-2of8-curve.svg)" in (folder / "plan-2of8-report.md").read_text()
     assert (folder / "report.html").read_text() == before
+
+
+# What a search, bench, eval and cuts leave.
+OURS = (
+    "plan.json",
+    "windows.safetensors",
+    "timing.json",
+    "journal.jsonl",
+    "report.md",
+    "report.html",
+    "curve.svg",
+    "overlap.svg",
+    "prefill.svg",
+    "bench.json",
+    "evaluation.json",
+    "plan-2of8.json",
+    "plan-4of8-2of8.json",
+    "plan-2of8-report.md",
+    "plan-2of8-report.html",
+    "plan-2of8-curve.svg",
+    "plan-2of8-overlap.svg",
+    "plan-2of8-prefill.svg",
+    "plan-2of8-bench.json",
+    "plan-2of8-evaluation.json",
+)
+
+
+def neighbours(name):
+    """Names that are nearly ``name`` and somebody's own."""
+    stem, _, kind = name.rpartition(".")
+    yield from (f"{stem}.py", f"{stem}.sh", f"{stem}.txt", f"{stem}.{kind}.bak", f"{stem}.{kind}~", f"my-{name}")
+    yield from (f"{stem}_2.{kind}", f"{stem}_old.{kind}", f"{stem}-mine.{kind}", f"x{name}", f".{name}.swp", stem)
+    yield from (name.upper(), f".{stem}.py.999999.part")
+
+
+MINE = [
+    *sorted({each for name in OURS for each in neighbours(name)} - set(OURS)),
+    "plan.md",
+    "plan-notes.md",
+    "plan-half.json",
+    "plan-b.html",
+    "plan-2of8.md",
+    "plan-2of8-notes.md",
+    "plan-XofY.json",
+    "report.pdf",
+    "bench.csv",
+    ".notes.999999.part",
+    "eval.json",
+]
+
+
+@pytest.mark.parametrize("replace", ["a new beginning", "another plan"])
+def test_only_what_runs_write_is_moved_aside(folder, replace):
+    plan = read_plan(folder / "plan.json")
+    for name in OURS:
+        if name != "plan.json":
+            (folder / name).write_text("ours")
+    for name in MINE:
+        (folder / name).write_text(f"mine: {name}")
+    if replace == "a new beginning":
+        aside, stays = begin_anew(folder), set()
+    else:
+        aside, stays = save_run(folder, cut(plan, keep=0.25), b"other tokens", TIMING), {"journal.jsonl"}
+    assert {path.name for path in aside.iterdir()} == set(OURS) - stays
+    assert {name: (folder / name).read_text() for name in MINE} == {name: f"mine: {name}" for name in MINE}
+
+
+def test_only_unfinished_files_of_runs_are_removed(folder):
+    theirs = [".plan.json.999999.part", ".journal.jsonl.999999.part", ".probe.999999.part"]
+    theirs += [".plan-2of8-report.md.999999.part"]
+    mine = [".film.999999.part", ".plan.md.999999.part", ".report.py.999999.part", "plan.json.999999.part"]
+    for name in (*theirs, *mine):
+        (folder / name).write_text("")
+    remove_leftovers(folder)
+    assert {path.name for path in folder.iterdir() if path.name.endswith(".part")} == set(mine)
