@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import __version__
-from .endings import exit_code_of, speaks
+from .endings import exit_code_of
 from .errors import GateError, SettingError
 from .groups import SPOKEN
+from .launching import launch, speaks, strangers, work_apart
 from .number_lists import lengths, numbers
 from .options import (
     ENGINES,
@@ -40,8 +42,10 @@ from .options import (
     place,
 )
 from .signals import leave
+from .streams import libraries_beside
 
 if TYPE_CHECKING:
+    from .progress import Reporter
     from .recipes.schema import Recipe
     from .search.findings import Goal
     from .workflow import EstimateOutcome
@@ -140,18 +144,21 @@ def search(
     """
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
-    from . import workflow
-    from .dsa.checkpoint import Trust
-    from .resuming import check_resume
-
-    check_resume(resume)
-    trust = Trust(trust_remote_code, allow_pickle)
+    folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
     with _reporter(quiet) as reporter:
-        folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
+        from . import workflow
+        from .dsa.checkpoint import Trust
+        from .resuming import check_resume
+
+        check_resume(resume)
+        trust = Trust(trust_remote_code, allow_pickle)
         if dry_run:
-            _print_estimate(workflow.estimate(settings, goal, folder, trust, True, reporter), as_json)
-            return
-        outcome = workflow.search(settings, goal, folder, resume, trust, reporter)
+            estimated = workflow.estimate(settings, goal, folder, trust, True, reporter)
+        else:
+            outcome = workflow.search(settings, goal, folder, resume, trust, reporter)
+    if dry_run:
+        _print_estimate(estimated, as_json)
+        return
     if not speaks():
         return
     if outcome.moved:
@@ -205,11 +212,11 @@ def estimate(
     """
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
-    from . import workflow
-    from .dsa.checkpoint import Trust
-
-    trust = Trust(trust_remote_code, allow_pickle)
     with _reporter(quiet) as reporter:
+        from . import workflow
+        from .dsa.checkpoint import Trust
+
+        trust = Trust(trust_remote_code, allow_pickle)
         outcome = workflow.estimate(settings, goal, None, trust, timed, reporter)
     _print_estimate(outcome, as_json)
 
@@ -248,11 +255,11 @@ def evaluate(
     if on not in SPOKEN:
         raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     plan = read_plan(plan_path)
-    from . import workflow
-    from .dsa.checkpoint import Trust
-    from .dsa.loading import Placement
-
     with _reporter(quiet) as reporter:
+        from . import workflow
+        from .dsa.checkpoint import Trust
+        from .dsa.loading import Placement
+
         outcome = workflow.evaluate(
             plan,
             plan_file(plan_path).parent,
@@ -283,6 +290,7 @@ def cut(
     as_json: JsonFlag = False,
 ) -> None:
     """Pick another step of a searched plan, offline; prints the new plan's path."""
+    _once()
     from .search.folder import save_cut
     from .search.plan import cut as cut_plan
     from .search.plan import plan_file, read_plan
@@ -314,6 +322,7 @@ def export(
     quiet: QuietFlag = False,
 ) -> None:
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
+    _once()
     from .search.export import Serving
     from .search.export import export as export_plan
     from .search.plan import read_plan
@@ -362,16 +371,17 @@ def apply(
     quiet: QuietFlag = False,
 ) -> None:
     """Run the checkpoint under the plan: continue a prompt, and the same with all indexers beside it."""
+    _once()
     from .search.plan import plan_file, read_plan
 
     plan, folder = read_plan(plan_path), plan_file(plan_path).parent
-    from . import applying
-    from .dsa.checkpoint import Trust
-    from .dsa.loading import Placement
-
-    request, placement = applying.PromptRequest(prompt, new_tokens), Placement(device_map, offload_folder)
-    trust = Trust(trust_remote_code, allow_pickle)
     with _reporter(quiet) as reporter:
+        from . import applying
+        from .dsa.checkpoint import Trust
+        from .dsa.loading import Placement
+
+        request, placement = applying.PromptRequest(prompt, new_tokens), Placement(device_map, offload_folder)
+        trust = Trust(trust_remote_code, allow_pickle)
         found = applying.continue_prompt(plan, folder, request, model, placement, trust, reporter)
     from .tables import continuation_document, continuation_table
 
@@ -389,12 +399,15 @@ def inspect(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a checkpoint's sites, sizes and selection width from its config, without weights."""
-    _quieten()
-    from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
-    from .tables import inspect_document, inspect_table
+    _once()
+    with _reporter(quiet=False) as reporter:
+        from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
+        from .tables import inspect_document, inspect_table
 
-    checkpoint = open_checkpoint(model, revision, Trust(trust_remote_code))
-    document = inspect_document(checkpoint, measure_sizes(checkpoint))
+        reporter.doing(f"reading {model}")
+        checkpoint = open_checkpoint(model, revision, Trust(trust_remote_code))
+        reporter.doing("counting parameters")
+        document = inspect_document(checkpoint, measure_sizes(checkpoint))
     if as_json:
         typer.echo(json.dumps(document, indent=2))
     else:
@@ -408,6 +421,7 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
+    _once()
     from .search.folder import write_report
     from .search.plan import plan_file, read_plan
     from .search.prefills import prefill_file, read_prefills
@@ -448,6 +462,7 @@ def bench(
 
     Writes bench.json beside the plan and adds a figure and a table to its report.
     """
+    _once()
     from .recipes.schema import with_options
     from .search.plan import plan_file, read_plan
     from .search.prefills import prefill_file
@@ -456,19 +471,19 @@ def bench(
     plan, contexts = read_plan(plan_path), lengths(context) if context else []
     given = {"dtype": dtype or plan.run.dtype, "indexer": indexer, "attention": attention}
     settings = with_options(None, {name: value for name, value in given.items() if value})
-    from .benching import BenchRequest
-    from .benching import bench as run_bench
-    from .dsa.backends import Backends
-    from .dsa.checkpoint import Trust
-    from .dsa.loading import Placement
-    from .tables import bench_table
-
-    request = BenchRequest(
-        contexts, repeats, settings.dtype, Placement(device_map, offload_folder),
-        Backends(settings.indexer, settings.attention),
-        random_weights, beyond_positions, Trust(trust_remote_code, allow_pickle),
-    )  # fmt: skip
     with _reporter(quiet) as reporter:
+        from .benching import BenchRequest
+        from .benching import bench as run_bench
+        from .dsa.backends import Backends
+        from .dsa.checkpoint import Trust
+        from .dsa.loading import Placement
+        from .tables import bench_table
+
+        request = BenchRequest(
+            contexts, repeats, settings.dtype, Placement(device_map, offload_folder),
+            Backends(settings.indexer, settings.attention),
+            random_weights, beyond_positions, Trust(trust_remote_code, allow_pickle),
+        )  # fmt: skip
         record = run_bench(plan, plan_path, model, request, reporter)
     if as_json:
         typer.echo(record.as_json().rstrip())
@@ -534,11 +549,42 @@ def _settings(
     return settings, Goal(keep, max_delta, to_one)
 
 
-def _reporter(quiet: bool) -> Any:
+def _once() -> None:
+    """Leaves a command that is one process's job to the main one of several, which does it as if alone."""
+    if not speaks():
+        raise typer.Exit
+    work_apart()
+
+
+@contextmanager
+def _reporter(quiet: bool) -> Iterator[Reporter]:
+    """Says what goes on while a command works, from before its libraries are imported."""
+    together = launch() is not None  # wrong variables are told of at once
     _quieten()
     from .progress import Reporter
 
-    return Reporter(quiet=quiet or not speaks())
+    main = speaks()
+    with Reporter(quiet=quiet or not main, main=main, is_first=_is_first) as reporter, libraries_beside():
+        reporter.doing("loading PyTorch and transformers")
+        if (name := strangers()) is not None:
+            reporter.warn(
+                f"{name} is {os.environ[name]} and MASTER_ADDR is not set: this process works alone; to share the "
+                "work, use accelerate launch or torchrun"
+            )
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        if together:
+            from .dsa.processes import process_count
+
+            process_count()  # they meet first of all
+        yield reporter
+
+
+def _is_first(line: str) -> bool:
+    from .dsa.processes import is_first
+
+    return is_first(line)
 
 
 def _quieten() -> None:
@@ -547,14 +593,23 @@ def _quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-    logging.disable_progress_bar()
+
+def _share_cores() -> None:
+    """Has threads that wait for each other sleep, unless the user set it: else they take cores from who works.
+
+    OpenMP reads it as torch is imported.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits; ``endings`` says with which code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    _share_cores()
+    work_apart(False)
 
     def job() -> int | None:
         code: int | None = app(args=given, standalone_mode=False)
