@@ -564,7 +564,8 @@ def _reporter(quiet: bool) -> Iterator[Reporter]:
     from .progress import Reporter
 
     main = speaks()
-    with Reporter(quiet=quiet or not main, main=main, is_first=_is_first) as reporter, libraries_beside():
+    # The bar's end gives back the stdout that it met.
+    with libraries_beside(), Reporter(quiet=quiet or not main, main=main, is_first=_is_first) as reporter:
         reporter.doing("loading PyTorch and transformers")
         if (name := strangers()) is not None:
             reporter.warn(

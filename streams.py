@@ -46,8 +46,9 @@ def result_alone(restore: bool = True) -> Iterator[None]:
     before, there = sys.stdout, os.dup(1)
     before.flush()
     os.dup2(2, 1)
-    if isinstance(before, io.TextIOWrapper) and _is_number_one(before):
-        _replace_stdout(_like(before, there))
+    result = _like(before, there) if isinstance(before, io.TextIOWrapper) and _is_number_one(before) else None
+    if result is not None:
+        _replace_stdout(result)
     try:
         yield
     finally:
@@ -55,12 +56,12 @@ def result_alone(restore: bool = True) -> Iterator[None]:
             with suppress(OSError, AttributeError):
                 ctypes.CDLL(None).fflush(None)
             os.dup2(there, 1)
-            if sys.stdout is not before:
-                after = _replace_stdout(before)
-                with suppress(OSError):  # what could not be printed was told
-                    after.close()
-            else:
+            if result is None:
                 os.close(there)
+            else:
+                _replace_stdout(before)
+                with suppress(OSError):  # what could not be printed was told
+                    result.close()
 
 
 def _like(stream: io.TextIOWrapper, number: int) -> TextIO:
@@ -69,13 +70,11 @@ def _like(stream: io.TextIOWrapper, number: int) -> TextIO:
     return os.fdopen(number, "w", buffering=1 if stream.line_buffering else -1, **same)
 
 
-def _replace_stdout(stream: TextIO) -> TextIO:
-    """Puts ``stream`` in stdout's place, for those too who ask its terminal for the width; returns the old one."""
-    before = sys.stdout
-    if sys.__stdout__ is before:
+def _replace_stdout(stream: TextIO) -> None:
+    """Puts ``stream`` in stdout's place, for those too who ask its terminal for the width."""
+    if sys.__stdout__ is sys.stdout:
         sys.__stdout__ = stream  # type: ignore[misc, assignment]
     sys.stdout = stream
-    return before
 
 
 @contextmanager
