@@ -98,7 +98,8 @@ class Meeting:
 
         # Under torchrun its agent holds the store, and keeps it for the next attempt.
         holds = self.here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        patience = timedelta(seconds=_JOIN_SECONDS)
+        # Longer than this process waits: torch's own word on it would be a second line.
+        patience = timedelta(seconds=2 * _JOIN_SECONDS + 10)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = TCPStore(
             self.here.host, self.here.port, self.here.count, holds, patience, False, multi_tenant=True
