@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from . import __version__
 from .endings import exit_code_of
 from .errors import GateError, SettingError
 from .groups import SPOKEN
-from .launching import launch, speaks, strangers, work_apart
+from .launching import speaks, work_apart
 from .number_lists import lengths, numbers
 from .options import (
     ENGINES,
@@ -42,10 +41,9 @@ from .options import (
     place,
 )
 from .signals import leave
-from .streams import libraries_beside
+from .starting import leave_to_main, share_cores, working
 
 if TYPE_CHECKING:
-    from .progress import Reporter
     from .recipes.schema import Recipe
     from .search.findings import Goal
     from .workflow import EstimateOutcome
@@ -145,7 +143,7 @@ def search(
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
-    with _reporter(quiet) as reporter:
+    with working(quiet) as reporter:
         from . import workflow
         from .dsa.checkpoint import Trust
         from .resuming import check_resume
@@ -212,7 +210,7 @@ def estimate(
     """
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
-    with _reporter(quiet) as reporter:
+    with working(quiet) as reporter:
         from . import workflow
         from .dsa.checkpoint import Trust
 
@@ -255,7 +253,7 @@ def evaluate(
     if on not in SPOKEN:
         raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     plan = read_plan(plan_path)
-    with _reporter(quiet) as reporter:
+    with working(quiet) as reporter:
         from . import workflow
         from .dsa.checkpoint import Trust
         from .dsa.loading import Placement
@@ -290,7 +288,7 @@ def cut(
     as_json: JsonFlag = False,
 ) -> None:
     """Pick another step of a searched plan, offline; prints the new plan's path."""
-    _once()
+    leave_to_main()
     from .search.folder import save_cut
     from .search.plan import cut as cut_plan
     from .search.plan import plan_file, read_plan
@@ -322,7 +320,7 @@ def export(
     quiet: QuietFlag = False,
 ) -> None:
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
-    _once()
+    leave_to_main()
     from .search.export import Serving
     from .search.export import export as export_plan
     from .search.plan import read_plan
@@ -334,7 +332,7 @@ def export(
     exported = export_plan(plan, to, Serving(engine_version, pp_size, stages, served, strip_weights))
     written = None
     if write is not None:
-        with _reporter(quiet) as reporter:
+        with working(quiet) as reporter:
             from . import export_folder
 
             if strip_weights:
@@ -371,11 +369,11 @@ def apply(
     quiet: QuietFlag = False,
 ) -> None:
     """Run the checkpoint under the plan: continue a prompt, and the same with all indexers beside it."""
-    _once()
+    leave_to_main()
     from .search.plan import plan_file, read_plan
 
     plan, folder = read_plan(plan_path), plan_file(plan_path).parent
-    with _reporter(quiet) as reporter:
+    with working(quiet) as reporter:
         from . import applying
         from .dsa.checkpoint import Trust
         from .dsa.loading import Placement
@@ -399,8 +397,8 @@ def inspect(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a checkpoint's sites, sizes and selection width from its config, without weights."""
-    _once()
-    with _reporter(quiet=False) as reporter:
+    leave_to_main()
+    with working(quiet=False) as reporter:
         from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
         from .tables import inspect_document, inspect_table
 
@@ -421,7 +419,7 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
-    _once()
+    leave_to_main()
     from .search.folder import write_report
     from .search.plan import plan_file, read_plan
     from .search.prefills import prefill_file, read_prefills
@@ -462,7 +460,7 @@ def bench(
 
     Writes bench.json beside the plan and adds a figure and a table to its report.
     """
-    _once()
+    leave_to_main()
     from .recipes.schema import with_options
     from .search.plan import plan_file, read_plan
     from .search.prefills import prefill_file
@@ -471,7 +469,7 @@ def bench(
     plan, contexts = read_plan(plan_path), lengths(context) if context else []
     given = {"dtype": dtype or plan.run.dtype, "indexer": indexer, "attention": attention}
     settings = with_options(None, {name: value for name, value in given.items() if value})
-    with _reporter(quiet) as reporter:
+    with working(quiet) as reporter:
         from .benching import BenchRequest
         from .benching import bench as run_bench
         from .dsa.backends import Backends
@@ -549,67 +547,10 @@ def _settings(
     return settings, Goal(keep, max_delta, to_one)
 
 
-def _once() -> None:
-    """Leaves a command that is one process's job to the main one of several, which does it as if alone."""
-    if not speaks():
-        raise typer.Exit
-    work_apart()
-
-
-@contextmanager
-def _reporter(quiet: bool) -> Iterator[Reporter]:
-    """Says what goes on while a command works, from before its libraries are imported."""
-    together = launch() is not None  # wrong variables are told of at once
-    _quieten()
-    from .progress import Reporter
-
-    main = speaks()
-    # The bar's end gives back the stdout that it met.
-    with libraries_beside(), Reporter(quiet=quiet or not main, main=main, is_first=_is_first) as reporter:
-        reporter.doing("loading PyTorch and transformers")
-        if (name := strangers()) is not None:
-            reporter.warn(
-                f"{name} is {os.environ[name]} and MASTER_ADDR is not set: this process works alone; to share the "
-                "work, use accelerate launch or torchrun"
-            )
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        if together:
-            from .dsa.processes import process_count
-
-            process_count()  # they meet first of all
-        yield reporter
-
-
-def _is_first(line: str) -> bool:
-    from .dsa.processes import is_first
-
-    return is_first(line)
-
-
-def _quieten() -> None:
-    """Keeps the libraries' own progress bars and advice off stderr unless the user asked for them."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
-
-def _share_cores() -> None:
-    """Has threads that wait for each other sleep, unless the user set it: else they take cores from who works.
-
-    OpenMP reads it as torch is imported.
-    """
-    if "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits; ``endings`` says with which code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    _share_cores()
+    share_cores()
     work_apart(False)
 
     def job() -> int | None:

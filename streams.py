@@ -66,8 +66,8 @@ def result_alone(restore: bool = True) -> Iterator[None]:
 
 def _like(stream: io.TextIOWrapper, number: int) -> TextIO:
     """A stream that writes to ``number`` as ``stream`` writes."""
-    same = {"encoding": stream.encoding, "errors": stream.errors}
-    return os.fdopen(number, "w", buffering=1 if stream.line_buffering else -1, **same)
+    buffering = 1 if stream.line_buffering else -1
+    return os.fdopen(number, "w", buffering, encoding=stream.encoding, errors=stream.errors)
 
 
 def _replace_stdout(stream: TextIO) -> None:

@@ -151,7 +151,8 @@ def _fetching_devices(model: Any) -> Iterator[Any]:
     for module in model.modules():
         hook = getattr(module, "_hf_hook", None)
         for each in getattr(hook, "hooks", (hook,)):
-            if getattr(each, "offload", False) and (device := each.execution_device) is not None:
-                found = torch.device(device)
-                # The first of its kind by whatever name.
-                yield torch.device(found.type, found.index or 0) if found.type == "cuda" else torch.device(found.type)
+            device = getattr(each, "execution_device", None)
+            if device is not None and getattr(each, "offload", False):
+                kind = torch.device(device)
+                # Some name the first of a kind by the kind alone.
+                yield torch.device(kind.type, kind.index or 0) if kind.type == "cuda" else torch.device(kind.type)

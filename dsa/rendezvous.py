@@ -94,17 +94,17 @@ class Meeting:
             self._over.set()
 
     def _reach(self) -> Any:
-        from torch.distributed import PrefixStore, TCPStore
+        from torch import distributed
 
         # Under torchrun its agent holds the store, and keeps it for the next attempt.
         holds = self.here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         # Longer than this process waits: torch's own word on it would be a second line.
         patience = timedelta(seconds=2 * _JOIN_SECONDS + 10)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = TCPStore(
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
             self.here.host, self.here.port, self.here.count, holds, patience, False, multi_tenant=True
         )
-        return PrefixStore(f"indexcache/{attempt}", store)
+        return distributed.PrefixStore(f"indexcache/{attempt}", store)  # type: ignore[attr-defined]
 
     def _unmet(self, what: str) -> SettingError:
         error = SettingError(what, hint=_HINT)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from indexcache import cli
+from indexcache import starting
 from indexcache.streams import libraries_beside, result_alone
 
 # Prints past Python, with and without C's buffer, from a program that it starts, and from Python.
@@ -41,9 +41,7 @@ def run(*arguments, program=("-m", "indexcache.cli"), **variables):
 @pytest.fixture(scope="module")
 def noisy():
     """An inspection of the embedded model among prints of all kinds, which also says how OpenMP is set."""
-    return run(
-        "inspect", "recipes/tiny", "--json", program=("-c", NOISE), MKL_VERBOSE="1", OMP_DISPLAY_ENV="true"
-    )
+    return run("inspect", "recipes/tiny", "--json", program=("-c", NOISE), MKL_VERBOSE="1", OMP_DISPLAY_ENV="true")
 
 
 def test_stdout_is_one_document_whatever_libraries_print(noisy):
@@ -115,7 +113,7 @@ def test_the_first_line_comes_before_anything_heavy(arguments, tmp_path):
     assert not Path("nowhere").exists()
 
 
-def test_cli_sets_it_only_while_that_helps(monkeypatch):
+def test_it_is_set_only_while_that_helps(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    cli._share_cores()  # torch is imported here
+    starting.share_cores()  # torch is imported here
     assert "OMP_WAIT_POLICY" not in os.environ

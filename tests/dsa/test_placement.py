@@ -22,7 +22,7 @@ def spread_over(*names, fetched_to=None):
         "one": (spread_over("cuda:0"), "cuda: card"),
         "another": (spread_over("cuda:1"), "cuda: card"),
         "two": (spread_over("cuda:0", "cuda:1", "cuda:1"), "2 x cuda: card"),
-        "one, and weights on the disk": (spread_over("cuda:0", "meta", fetched_to="cuda:0"), "cuda: card, offloaded"),
+        "one, and the disk": (spread_over("cuda:0", "meta", fetched_to="cuda:0"), "cuda: card, offloaded"),
         "all fetched": (spread_over("meta", fetched_to="cuda:0"), "cuda: card, offloaded"),
         "all fetched to the CPU": (spread_over("meta", fetched_to="cpu"), "cpu, offloaded"),
         "a card and the CPU": (spread_over("cuda:0", "cpu"), "cpu, cuda: card"),
