@@ -12,8 +12,12 @@ help: ## list the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "installing indexcache and some 70 packages into $(VENV); PyTorch is most of what pip" \
+		"fetches: some 0.3 GB as built for the CPU, 3 GB as built for GPUs"
+	@while sleep 5; do echo "installing: $$(du -sh $(VENV) | cut -f 1) in $(VENV) so far"; done & beat=$$!; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+		ended=$$?; kill $$beat; exit $$ended
+	@touch $@
 
 install: $(STAMP) ## create .venv and install indexcache into it
 
@@ -33,7 +37,7 @@ lint: $(STAMP) ## ruff and mypy --strict only
 	$(BIN)/ruff format --check .
 	mkdir -p build/typing && ln -sfn ../.. build/typing/indexcache
 	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
-		-m indexcache -m indexcache.cli -m indexcache.endings -m indexcache.signals -m indexcache.locking -m indexcache.resuming -m indexcache.identity -m indexcache.applying -m indexcache.workflow -m indexcache.preparation -m indexcache.measuring -m indexcache.benching -m indexcache.versions -m indexcache.number_lists -m indexcache.sources -m indexcache.options -m indexcache.documents -m indexcache.plain_text -m indexcache.streams -m indexcache.progress -m indexcache.tables -m indexcache.export_folder \
+		-m indexcache -m indexcache.cli -m indexcache.endings -m indexcache.signals -m indexcache.launching -m indexcache.starting -m indexcache.locking -m indexcache.resuming -m indexcache.identity -m indexcache.applying -m indexcache.workflow -m indexcache.preparation -m indexcache.measuring -m indexcache.benching -m indexcache.versions -m indexcache.number_lists -m indexcache.sources -m indexcache.options -m indexcache.documents -m indexcache.plain_text -m indexcache.streams -m indexcache.progress -m indexcache.tables -m indexcache.export_folder \
 		-p indexcache.calibrate -p indexcache.dsa -p indexcache.recipes -p indexcache.search
 
 bench-search: $(STAMP) ## search strategies against Algorithm 1 as written; about an hour on 2 cores

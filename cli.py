@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .endings import exit_code_of, speaks
+from .endings import exit_code_of
 from .errors import GateError, SettingError
 from .files import find_path
 from .groups import SPOKEN
+from .launching import speaks, work_apart
 from .number_lists import lengths, numbers
 from .options import (
     ENGINES,
@@ -43,6 +43,7 @@ from .options import (
 from .plain_text import wrapped
 from .signals import leave
 from .sources import Application
+from .starting import leave_to_main, quieten, share_cores, working
 
 if TYPE_CHECKING:
     from .recipes.schema import Recipe
@@ -148,18 +149,21 @@ def search(
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     _reach(settings.model, settings.revision)
-    from . import workflow
-    from .dsa.checkpoint import Trust
-    from .resuming import check_resume
+    folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
+    with working(quiet) as reporter:
+        from . import workflow
+        from .dsa.checkpoint import Trust
+        from .resuming import check_resume
 
-    check_resume(resume)
-    trust = Trust(trust_remote_code, allow_pickle)
-    with _reporter(quiet) as reporter:
-        folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
+        check_resume(resume)
+        trust = Trust(trust_remote_code, allow_pickle)
         if dry_run:
-            _print_estimate(workflow.estimate(settings, goal, folder, trust, True, reporter), as_json)
-            return
-        outcome = workflow.search(settings, goal, folder, resume, trust, reporter)
+            estimated = workflow.estimate(settings, goal, folder, trust, True, reporter)
+        else:
+            outcome = workflow.search(settings, goal, folder, resume, trust, reporter)
+    if dry_run:
+        _print_estimate(estimated, as_json)
+        return
     if not speaks():
         return
     if outcome.moved:
@@ -214,11 +218,11 @@ def estimate(
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     _reach(settings.model, settings.revision)
-    from . import workflow
-    from .dsa.checkpoint import Trust
+    with working(quiet) as reporter:
+        from . import workflow
+        from .dsa.checkpoint import Trust
 
-    trust = Trust(trust_remote_code, allow_pickle)
-    with _reporter(quiet) as reporter:
+        trust = Trust(trust_remote_code, allow_pickle)
         outcome = workflow.estimate(settings, goal, None, trust, timed, reporter)
     _print_estimate(outcome, as_json)
 
@@ -258,11 +262,11 @@ def evaluate(
     if on not in SPOKEN:
         raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     plan = read_plan(plan_path)
-    from . import workflow
-    from .dsa.checkpoint import Trust
-    from .dsa.loading import Placement
+    with working(quiet) as reporter:
+        from . import workflow
+        from .dsa.checkpoint import Trust
+        from .dsa.loading import Placement
 
-    with _reporter(quiet) as reporter:
         outcome = workflow.evaluate(
             plan,
             plan_file(plan_path),
@@ -293,6 +297,7 @@ def cut(
     as_json: JsonFlag = False,
 ) -> None:
     """Pick another step of a searched plan, offline; prints the new plan's path."""
+    leave_to_main()
     from .search.folder import save_cut
     from .search.plan import cut as cut_plan
     from .search.plan import plan_file, read_plan
@@ -327,6 +332,7 @@ def export(
     quiet: QuietFlag = False,
 ) -> None:
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
+    leave_to_main()
     from .search.export import Serving, check_servable
     from .search.export import export as export_plan
     from .search.plan import read_plan
@@ -342,7 +348,7 @@ def export(
         check_servable(exported)
     written = None
     if write is not None:
-        with _reporter(quiet) as reporter:
+        with working(quiet) as reporter:
             from . import export_folder
 
             if strip_weights:
@@ -380,16 +386,17 @@ def apply(
     quiet: QuietFlag = False,
 ) -> None:
     """Run the checkpoint under the plan: continue a prompt, and the same with all indexers beside it."""
+    leave_to_main()
     from .search.plan import plan_file, read_plan
 
     plan, folder = read_plan(plan_path), plan_file(plan_path).parent
-    from . import applying
-    from .dsa.checkpoint import Trust
-    from .dsa.loading import Placement
+    with working(quiet) as reporter:
+        from . import applying
+        from .dsa.checkpoint import Trust
+        from .dsa.loading import Placement
 
-    request, placement = applying.PromptRequest(prompt, new_tokens), Placement(device_map, offload_folder)
-    trust = Trust(trust_remote_code, allow_pickle)
-    with _reporter(quiet) as reporter:
+        request, placement = applying.PromptRequest(prompt, new_tokens), Placement(device_map, offload_folder)
+        trust = Trust(trust_remote_code, allow_pickle)
         found = applying.continue_prompt(plan, folder, request, model, placement, trust, reporter)
     from .tables import continuation_document, continuation_table
 
@@ -407,13 +414,16 @@ def inspect(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a checkpoint's sites, sizes and selection width from its config, without weights."""
+    leave_to_main()
     _reach(model, revision)
-    _quieten()
-    from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
-    from .tables import inspect_document, inspect_table
+    with working(quiet=False) as reporter:
+        from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
+        from .tables import inspect_document, inspect_table
 
-    checkpoint = open_checkpoint(model, revision, Trust(trust_remote_code))
-    document = inspect_document(checkpoint, measure_sizes(checkpoint))
+        reporter.doing(f"reading {model}")
+        checkpoint = open_checkpoint(model, revision, Trust(trust_remote_code))
+        reporter.doing("counting parameters")
+        document = inspect_document(checkpoint, measure_sizes(checkpoint))
     if as_json:
         typer.echo(json.dumps(document, indent=2))
     else:
@@ -427,6 +437,7 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
+    leave_to_main()
     from .search.folder import render_beside
     from .search.plan import plan_file, read_plan
 
@@ -463,6 +474,7 @@ def bench(
 
     Writes bench.json beside the plan and adds a figure and a table to its report.
     """
+    leave_to_main()
     from .recipes.schema import with_options
     from .search.plan import plan_file, read_plan
     from .search.prefills import prefill_file
@@ -471,19 +483,19 @@ def bench(
     plan, contexts = read_plan(plan_path), lengths(context) if context else []
     given = {"dtype": dtype or plan.run.dtype, "indexer": indexer, "attention": attention}
     settings = with_options(None, {name: value for name, value in given.items() if value})
-    from .benching import BenchRequest
-    from .benching import bench as run_bench
-    from .dsa.backends import Backends
-    from .dsa.checkpoint import Trust
-    from .dsa.loading import Placement
-    from .tables import bench_table
+    with working(quiet) as reporter:
+        from .benching import BenchRequest
+        from .benching import bench as run_bench
+        from .dsa.backends import Backends
+        from .dsa.checkpoint import Trust
+        from .dsa.loading import Placement
+        from .tables import bench_table
 
-    request = BenchRequest(
-        contexts, repeats, settings.dtype, Placement(device_map, offload_folder),
-        Backends(settings.indexer, settings.attention),
-        random_weights, beyond_positions, Trust(trust_remote_code, allow_pickle),
-    )  # fmt: skip
-    with _reporter(quiet) as reporter:
+        request = BenchRequest(
+            contexts, repeats, settings.dtype, Placement(device_map, offload_folder),
+            Backends(settings.indexer, settings.attention),
+            random_weights, beyond_positions, Trust(trust_remote_code, allow_pickle),
+        )  # fmt: skip
         record = run_bench(plan, plan_path, model, request, reporter)
     if as_json:
         typer.echo(record.as_json().rstrip())
@@ -552,42 +564,21 @@ def _settings(
 def _reach(model: str | None, revision: str | None) -> None:
     """Asks for a hub model before libraries are loaded that take seconds: a name that is none is told at once."""
     if model and find_path(model) is None:
-        _quieten_hub()
+        quieten()
         from .dsa.hub import fetch_description
 
         fetch_description(model, revision)
-
-
-def _reporter(quiet: bool) -> Any:
-    _quieten()
-    from .progress import Reporter
-
-    return Reporter(quiet=quiet or not speaks())
 
 
 def _warn(line: str) -> None:
     typer.echo(wrapped(f"warning: {line}", sys.stderr), err=True)
 
 
-def _quieten() -> None:
-    """Keeps the libraries' own progress bars and advice off stderr unless the user asked for them."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    _quieten_hub()
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def _quieten_hub() -> None:
-    """Before its library is first imported, which reads this once."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits; ``endings`` says with which code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    share_cores()
+    work_apart(False)
 
     def job() -> int | None:
         code: int | None = app(args=given, standalone_mode=False)

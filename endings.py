@@ -11,18 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError
+from .launching import speaks
 from .plain_text import wrapped
 from .signals import Stop, stops_raised
-from .streams import abandon, prepare_streams
+from .streams import abandon, prepare_streams, result_alone
 
 # The command line's library turns an interrupt into this code.
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 _STREAM_FAILS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EINVAL, errno.ENXIO)
-
-
-def speaks() -> bool:
-    """Whether this is the process, of several under ``accelerate launch``, that prints."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def exit_code_of(job: Callable[[], int | None], as_json: bool, restore: bool = True) -> int:
@@ -37,6 +33,11 @@ def exit_code_of(job: Callable[[], int | None], as_json: bool, restore: bool = T
         restore: see ``signals.stops_raised``.
     """
     prepare_streams()
+    with result_alone(restore):
+        return _ended(job, as_json, restore)
+
+
+def _ended(job: Callable[[], int | None], as_json: bool, restore: bool) -> int:
     try:
         with stops_raised(restore):
             code = job() or 0
@@ -65,12 +66,13 @@ def exit_code_of(job: Callable[[], int | None], as_json: bool, restore: bool = T
 
 def _fail(error: IndexcacheError, as_json: bool) -> int:
     # Where neither stream takes it, the exit code still says it.
+    tells = speaks() or error.alone
     with suppress(OSError):
-        if not speaks() and not error.shared:
-            print(f"error in process {os.environ['RANK']}: {error.line()}", file=sys.stderr, flush=True)
-        if speaks():
+        if not tells and not error.shared:
+            print(f"error in process {os.environ.get('RANK', '')}: {error.line()}", file=sys.stderr, flush=True)
+        if tells:
             print(wrapped(f"error: {error.line()}", sys.stderr), file=sys.stderr, flush=True)
-    if speaks() and as_json and not isinstance(error, GateError):
+    if tells and as_json and not isinstance(error, GateError):
         try:
             print(json.dumps(error.as_json(), indent=2), flush=True)
         except OSError:

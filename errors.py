@@ -38,6 +38,8 @@ class IndexcacheError(Exception):
     default_hint: ClassVar[str] = ""
     shared: bool = False
     """Raised on all of several processes alike, so that one of them tells the user."""
+    alone: bool = False
+    """Raised where no other process can be reached that would tell the user."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(one_line(message))

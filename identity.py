@@ -32,11 +32,12 @@ _MODULES = ("pattern.py", "groups.py", "preparation.py", "measuring.py", "workfl
 def search_identity(recipe: Recipe, prepared: Prepared) -> Identity:
     """The fields that have to be the same for a journal to be gone on with, those first that explain most.
 
-    Not among them is what a search is after: budget, strategy, baselines. Those decide which losses are
-    asked for and change none, so that one journal serves several.
+    Not among them is what a search is after: budget, strategy, pins, baselines. Those decide which losses are
+    asked for and change none, so that one journal serves several. Which devices a model is spread over is known
+    once it is loaded, and compared then.
     """
     model, windows, checkpoint = prepared.identity, prepared.windows, prepared.checkpoint
-    pinned, device = prepared.method.pinned, processes.this_device().type
+    device = processes.this_device().type
     wanted = Backends(recipe.indexer, recipe.attention)
     backends = choose(wanted, checkpoint.selects_tokens, windows.length, device)
     return {
@@ -56,7 +57,6 @@ def search_identity(recipe: Recipe, prepared: Prepared) -> Identity:
         "float32_products": float32_products(),
         "indexer": backends.indexer,
         "attention": backends.attention,
-        "pinned_layers": [model.site_layers[site] for site in pinned],
         **computing_versions(),
         "indexcache": __version__,
         "code": code_sha256(),

@@ -1,4 +1,4 @@
-"""Progress of a long measurement on stderr: a bar on a terminal, plain lines every 30 s elsewhere."""
+"""Progress of a long measurement on stderr: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ from rich.progress import (
 
 from .plain_text import one_line, wrapped
 
-_HEARTBEAT_SECONDS = 30.0
+# Nobody wonders for longer whether anything goes on; the second is for what takes minutes.
+_HEARTBEAT_SECONDS, _SLOW_HEARTBEAT_SECONDS = 5.0, 10.0
+_MINUTE = 60.0
+_UNNAMED_SECONDS, _LOOK_SECONDS = 1.0, 0.5
+# How long another process than the main one leaves it to that one to warn of what both see.
+_DEFERENCE_SECONDS = 5.0
 
 
 _NARROW, _NARROWEST = 80, 40
@@ -54,11 +59,22 @@ class Reporter:
     Args:
         quiet: say nothing but warnings.
         clock: seconds that pass.
+        main: whether this is the main one of several processes, or the only one.
+        is_first: whether none of them has said a line before.
     """
 
-    def __init__(self, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        main: bool = True,
+        is_first: Callable[[str], bool] = lambda line: True,
+    ) -> None:
         self._quiet = quiet
         self._clock = clock
+        self._main = main
+        self._is_first = is_first
+        self._deferred: list[tuple[float, str]] = []
         # Whatever the environment says of colours: a bar in a log is thousands of lines.
         self._console = Console(stderr=True, highlight=False, emoji=False, force_terminal=sys.stderr.isatty())
         self._total = 0
@@ -66,6 +82,7 @@ class Reporter:
         self._known = 0
         self._guessed = False
         self._doing = "reading"
+        self._named = False
         self._began = self._clock()
         self._spoke = self._began
         self._stop = threading.Event()
@@ -73,7 +90,7 @@ class Reporter:
         self._heart: threading.Thread | None = None
 
     def __enter__(self) -> Reporter:
-        if not self._quiet and not self._console.is_terminal:
+        if not (self._quiet and self._main):
             self._heart = threading.Thread(target=self._beat, daemon=True)
             self._heart.start()
         return self
@@ -88,12 +105,14 @@ class Reporter:
         if self._heart is not None:
             self._heart.join()
             self._heart = None
+        self._warn_deferred(self._clock())
 
     def doing(self, what: str) -> None:
         """Names what is going on, for as long as there is nothing to count."""
         self._doing, self._total = what, 0
         self._began = self._clock()
-        if self._console.is_terminal:
+        self._named = self._console.is_terminal
+        if self._named:
             self.say(what)
 
     def begin(self, total: int, unit: str, guessed: bool = False) -> None:
@@ -128,7 +147,17 @@ class Reporter:
 
     def warn(self, line: str) -> None:
         """Prints one line that matters even to those who asked for quiet."""
-        self._print(f"warning: {line}")
+        if not self._main:
+            self._deferred.append((self._clock(), line))
+        elif self._is_first(line):
+            self._print(f"warning: {line}")
+
+    def _warn_deferred(self, until: float) -> None:
+        """Warns of what came up here before ``until``, as far as no other process has."""
+        while self._deferred and self._deferred[0][0] <= until:
+            _, line = self._deferred.pop(0)
+            if self._is_first(line):
+                self._print(f"warning: {line}")
 
     def _print(self, line: str) -> None:
         self._spoke = self._clock()
@@ -141,15 +170,25 @@ class Reporter:
                 print(one_line(line), file=sys.stderr, flush=True)
 
     def _beat(self) -> None:
-        while not self._stop.wait(1.0):
+        while not self._stop.wait(_LOOK_SECONDS):
             self.pulse()
 
     def pulse(self) -> None:
         """Prints how far the run is, if nothing has been printed for long."""
         now = self._clock()
-        if now - self._spoke < _HEARTBEAT_SECONDS - 1:
-            return
+        self._warn_deferred(now - _DEFERENCE_SECONDS)
         spent = now - self._began
+        pause = _HEARTBEAT_SECONDS if spent < _MINUTE else _SLOW_HEARTBEAT_SECONDS
+        if self._quiet or self._bar is not None:
+            return
+        if not (self._named or self._total) and spent >= _UNNAMED_SECONDS:
+            # What is over sooner needs no line.
+            self._named = True
+            self._print(self._doing)
+        elif now - self._spoke >= pause - 1:
+            self._tell(spent)
+
+    def _tell(self, spent: float) -> None:
         if self._total:
             new, rest = self._done - self._known, self._total - self._done
             left = spent / new * rest if new > 0 and rest > 0 else None

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .dsa import processes
+from .dsa.loading import FETCHED
 from .errors import IndexcacheError, JournalError, SettingError, StoppedRunError
 from .files import is_there
 from .locking import locked
@@ -211,6 +212,7 @@ def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> 
 
 
 def _compared(run: RunIdentity) -> Identity:
-    """What of a run decides its losses: of the versions only those of what computes."""
+    """What of a run decides its losses: of the versions only those of what computes, of the devices likewise."""
     versions = {name: run.versions.get(name) for name in computing_versions() if name != "python"}
-    return run.model_dump(exclude={"versions"}) | versions
+    device = {"device": run.device.removesuffix(FETCHED)}
+    return run.model_dump(exclude={"versions"}) | device | versions

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+from .launching import is_one_of_several
+
 # A launcher, timeout(1) or a terminal often sends one stop twice; a second one later means "at once".
 _SAME_STOP_SECONDS = 0.2
 _WATCHED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -86,7 +88,7 @@ def leave(code: int) -> NoReturn:
     for number in _WATCHED:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, lambda *_: os._exit(code))
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if os.environ.get("WORLD_SIZE", "1") != "1" or is_one_of_several():
         # Now and then one of several processes aborts, all done, as Python takes the others' connections down.
         with suppress(OSError):
             sys.stdout.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,12 +224,37 @@ def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
     return built.requires_grad_(False).eval()
 
 
+FETCHED = ", offloaded"
+"""What ``device_kinds`` ends in where weights are kept elsewhere than they compute: losses are the same."""
+
+
 def device_kinds(model: Any) -> str:
-    """Where the weights are, e.g. ``cpu``, ``cuda: NVIDIA H100`` or ``cuda: NVIDIA H100, disk``."""
+    """What computes, and whether weights are fetched to it for each call.
+
+    E.g. ``cpu``, ``cuda: NVIDIA H100``, ``2 x cuda: NVIDIA H100`` or ``cuda: NVIDIA H100, offloaded``. One device
+    and two of a kind give other losses.
+    """
     import torch
 
-    kinds = set()
-    for device in {weight.device for weight in model.parameters()}:
-        name = f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
-        kinds.add("offloaded" if name == "meta" else name)
-    return ", ".join(sorted(kinds))
+    homes = {weight.device for weight in model.parameters()}
+    devices = {device for device in homes if device.type != "meta"} | set(_fetching_devices(model))
+    names = [
+        f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+        for device in devices
+    ]
+    kinds = [name if names.count(name) == 1 else f"{names.count(name)} x {name}" for name in sorted(set(names))]
+    return ", ".join(kinds) + (FETCHED if len(devices) > 0 and torch.device("meta") in homes else "")
+
+
+def _fetching_devices(model: Any) -> Iterator[Any]:
+    """The devices to which accelerate's hooks bring weights that are kept elsewhere."""
+    import torch
+
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for each in getattr(hook, "hooks", (hook,)):
+            device = getattr(each, "execution_device", None)
+            if device is not None and getattr(each, "offload", False):
+                kind = torch.device(device)
+                # Some name the first of a kind by the kind alone.
+                yield torch.device(kind.type, kind.index or 0) if kind.type == "cuda" else torch.device(kind.type)

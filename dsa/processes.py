@@ -10,10 +10,18 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from ..errors import IndexcacheError, LostProcessError, first_line
+from ..launching import Launch, launch
 from ..signals import Stop
+from .rendezvous import Meeting, variables
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=6)
+
+
+class _Joined:
+    """Where this process met the others that it was launched with; None before, and where it works alone."""
+
+    meeting: Meeting | None = None
 
 
 def _state() -> Any:
@@ -23,8 +31,41 @@ def _state() -> Any:
 
     # Without cpu=True accelerate does not connect processes that have no accelerator.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    # The others wait while the main process hashes a checkpoint or streams a dataset.
-    return PartialState(cpu=cpu, timeout=_PATIENCE)
+    if PartialState._shared_state or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return PartialState(cpu=cpu)
+    here = launch()
+    with variables(here):
+        return PartialState(cpu=cpu) if here is None else _join(here, cpu)
+
+
+def _join(here: Launch, cpu: bool) -> Any:
+    """accelerate's state once all processes are connected.
+
+    Raises:
+        SettingError: they are not in time.
+    """
+    import torch
+    from accelerate import PartialState
+
+    meeting = Meeting(here)
+
+    def enter(store: Any) -> tuple[Any, int]:
+        # The others wait while the main process hashes a checkpoint or streams a dataset.
+        state = PartialState(cpu=cpu, timeout=_PATIENCE, store=store, rank=here.rank, world_size=here.count)
+        return state, torch.get_num_threads()
+
+    state, threads = meeting.join(enter)
+    _Joined.meeting = meeting
+    # Both are a thread's, and another one entered.
+    torch.set_num_threads(threads)
+    if state.device.type != "cpu" and state.device.index is not None:
+        torch.accelerator.set_device_index(state.device.index)
+    return state
+
+
+def is_first(line: str) -> bool:
+    """Whether no other of the processes that work together has said ``line``."""
+    return _Joined.meeting is None or _Joined.meeting.is_first(line)
 
 
 def this_device() -> Any:

@@ -10,6 +10,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Most models here are random, and predict nothing.
 os.environ["INDEXCACHE_SEARCH_UNTRAINED"] = "1"
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 
 import torch
 

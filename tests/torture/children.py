@@ -57,6 +57,10 @@ class Child:
     def kill(self, number=signal.SIGKILL):
         os.kill(self.pid, number)
 
+    def said(self):
+        """What it has written to stderr so far."""
+        return self._streams[1].read_text() if self._streams[1].exists() else ""
+
     def wait(self, seconds=90):
         """Waits for the end, and kills a child that takes longer."""
         end = time.monotonic() + seconds

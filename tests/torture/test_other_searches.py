@@ -129,8 +129,6 @@ CASES = {
     "dtype": (None, {"dtype": "bfloat16"}, "dtype"),
     "indexer": (None, {"indexer": "stock"}, "indexer"),
     "attention": (None, {"attention": "sparse"}, "attention"),
-    "pinned layers": (None, {"pin": "2"}, "pinned_layers"),
-    "pipeline stages": (None, {"pp-layers": "2,4"}, "pinned_layers"),
     "device": (on_another_device, {}, "device"),
     "processor": (other_processor, {}, "processor"),
     "float32 products": (other_products, {}, "float32_products"),
@@ -218,6 +216,30 @@ def test_a_journal_without_a_self_check_does_not_spare_one(run, tmp_path, monkey
     assert run("--no-selfcheck", **out)[0] == 0
     assert (run(**out)[0], len(checks)) == (0, 1)
     assert (run(**out)[0], len(checks)) == (0, 1)
+
+
+@pytest.mark.parametrize("pins", [{"pin": "2"}, {"pp-layers": "2,4"}])
+def test_pins_ask_for_other_losses_and_change_none(pins, run, tmp_path):
+    assert run("--resume", "required", **pins)[0] == 0
+    resumed = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert resumed["search"]["pinned_layers"]
+    assert run(**pins, out=tmp_path / "anew")[0] == 0
+    anew = json.loads((tmp_path / "anew" / "plan.json").read_text())
+    assert (resumed["search"], resumed["result"]) == (anew["search"], anew["result"])
+
+
+@pytest.mark.parametrize("device", ["2 x cpu", "cuda: another one, offloaded"])
+def test_other_devices_are_refused_once_the_model_is_loaded(device, run, monkeypatch):
+    monkeypatch.setattr("indexcache.workflow.device_kinds", lambda model: device)
+    code, printed, err = run(keep=0.34)
+    assert (code, printed, one_line(err)) == (2, "", True)
+    assert f"device is {device.removesuffix(', offloaded')}, the journal has cpu" in err
+
+
+def test_weights_that_are_fetched_from_elsewhere_change_nothing(run, monkeypatch):
+    monkeypatch.setattr("indexcache.workflow.device_kinds", lambda model: "cpu, offloaded")
+    code, _, err = run("--resume", "required", keep=0.34)
+    assert code == 0, err
 
 
 def test_a_model_that_runs_otherwise_than_before_is_refused_once_it_is_loaded(run, monkeypatch):
