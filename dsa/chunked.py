@@ -16,7 +16,7 @@ from .selection import mark_distinct
 from .switch import find_indexers, restore
 
 # Rows whose projections are made together; queries take heads x dim values each.
-_ROWS = 4096
+ROWS = 4096
 # What an indexer is called with: these by row, and one that has no rows of its own.
 _BY_ROW = ("hidden_states", "q_resid", "position_ids")
 _KNOWN = frozenset((*_BY_ROW, "position_embeddings", "attention_mask"))
@@ -33,12 +33,13 @@ class ChunkedIndexers:
     Args:
         model: a transformers DSA model of a family whose selections are token indices.
         budget: memory for a chunk of scores.
+        rows: at a time; decided here by default.
 
     Raises:
         ModelError: an indexer's forward takes other arguments than are known here.
     """
 
-    def __init__(self, model: nn.Module, budget: ChunkBudget) -> None:
+    def __init__(self, model: nn.Module, budget: ChunkBudget, rows: int | None = None) -> None:
         self._budget = budget
         _, indexers = find_indexers(model)
         for module in indexers.values():
@@ -47,7 +48,7 @@ class ChunkedIndexers:
         for module in indexers.values():
             # Offloaded weights are fetched for each call, so that all rows' projections are made in one.
             fetched = any(weight.is_meta for weight in module.parameters())
-            module.forward = self._forward(module.forward, 1 << 30 if fetched else _ROWS)
+            module.forward = self._forward(module.forward, rows or (1 << 30 if fetched else ROWS))
 
     def remove(self) -> None:
         """Gives the indexers their own forwards back."""
