@@ -209,7 +209,7 @@ def estimate(
     from .dsa.checkpoint import Trust
 
     trust = Trust(trust_remote_code, allow_pickle)
-    with _reporter(quiet) as reporter:
+    with _reporter(quiet, loads_model=timed) as reporter:
         outcome = workflow.estimate(settings, goal, None, trust, timed, reporter)
     _print_estimate(outcome, as_json)
 
@@ -325,7 +325,7 @@ def export(
     exported = export_plan(plan, to, Serving(engine_version, pp_size, stages, served, strip_weights))
     written = None
     if write is not None:
-        with _reporter(quiet) as reporter:
+        with _reporter(quiet, loads_model=False) as reporter:
             from . import export_folder
 
             if strip_weights:
@@ -534,11 +534,16 @@ def _settings(
     return settings, Goal(keep, max_delta, to_one)
 
 
-def _reporter(quiet: bool) -> Any:
+def _reporter(quiet: bool, loads_model: bool = True) -> Any:
+    """What tells of progress; first of all, once, that versions here are none that was tested."""
     _quieten()
     from .progress import Reporter
+    from .versions import untested
 
-    return Reporter(quiet=quiet or not speaks())
+    reporter = Reporter(quiet=quiet or not speaks())
+    if loads_model and speaks() and (line := untested()):
+        reporter.warn(line)
+    return reporter
 
 
 def _quieten() -> None:
