@@ -48,7 +48,9 @@ def main() -> int:
     lowest, newest = TESTED["transformers"]
     if "--newest" in sys.argv:
         return not tested(newest, [*TESTS, "-k", QUICK])
-    failed = [each for each in (lowest, pinned(), newest) if not tested(each, [*TESTS, "tests/search"])]
+    failed = [
+        each for each in dict.fromkeys((lowest, pinned(), newest)) if not tested(each, [*TESTS, "tests/search"])
+    ]
     if TESTED["python"][1] != NEWEST_PYTHON:
         print(f"not run: Python {NEWEST_PYTHON}, for which no CPU build of torch was to be had")
     print(f"failed with transformers {', '.join(failed)}" if failed else "all versions pass")
