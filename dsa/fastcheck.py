@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class _FastCheck:
         state = State(calls.hidden)
         for layer in range(len(self._stack)):
             stock = self._layer(layer, state, calls)
-            fast = self._fast(lambda layer=layer, state=state: self._layer(layer, state, fast_calls))
+            fast = self._fast(partial(self._layer, layer, state, fast_calls))
             self._check_taken(layer, fast)
             if layer in self._sites:
                 self._check_selection(layer, fast.selection, stock.selection)
