@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test torture lint bench-search bench-memory bench-gpu clean
+.PHONY: help install demo test test-versions test-newest torture lint bench-search bench-memory bench-gpu clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +27,12 @@ demo: $(STAMP) ## search the embedded model, then check the plan on held-out tex
 
 test: lint ## ruff, mypy and the whole test suite
 	$(BIN)/python -m pytest
+
+test-versions: $(STAMP) ## contract, applied, long windows and search on the lowest, pinned and newest transformers
+	$(BIN)/python tests/run_versions.py
+
+test-newest: $(STAMP) ## a minute of that on the newest transformers
+	$(BIN)/python tests/run_versions.py --newest
 
 torture: $(STAMP) ## every case of the reliability list R1 to R25, with a table; about 20 minutes on 2 cores
 	$(BIN)/python -m pytest --torture -m reliability

@@ -218,7 +218,7 @@ def estimate(
     keep, max_delta = _one_wish(context, keep, max_delta)
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     _reach(settings.model, settings.revision)
-    with working(quiet) as reporter:
+    with working(quiet, loads_model=timed) as reporter:
         from . import workflow
         from .dsa.checkpoint import Trust
 
@@ -348,7 +348,7 @@ def export(
         check_servable(exported)
     written = None
     if write is not None:
-        with working(quiet) as reporter:
+        with working(quiet, loads_model=False) as reporter:
             from . import export_folder
 
             if strip_weights:
@@ -416,7 +416,7 @@ def inspect(
     """Show a checkpoint's sites, sizes and selection width from its config, without weights."""
     leave_to_main()
     _reach(model, revision)
-    with working(quiet=False) as reporter:
+    with working(quiet=False, loads_model=False) as reporter:
         from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
         from .tables import inspect_document, inspect_table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,13 @@ from .dsa.evaluation import Evaluator
 from .dsa.loading import Placement, compute_dtype, load_model
 from .dsa.losses import PatternLosses
 from .dsa.paths import PathMemory
+from .dsa.selfcheck import check_backends, check_tokens
 from .dsa.weights import weights_bytes
 from .groups import CALIBRATION, HELD_OUT
 from .progress import Reporter
+
+# Tokens: a stock layer's time there grows with their square.
+_MOST_TRIED_ON_CPU = 8192
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,18 @@ def load(
     wanted: Backends,
     length: int,
     reporter: Reporter,
+    tried_on: Sequence[int] = (),
 ) -> Loaded:
     """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
+
+    Args:
+        checkpoint: what to load.
+        dtype: see ``load_model``.
+        placement: likewise.
+        wanted: what is to run indexers and attention, ``auto`` included.
+        length: tokens per window.
+        reporter: told of progress.
+        tried_on: tokens on which what is to run is held against the model's own code; none to leave that out.
 
     Raises:
         SettingError: a backend that the family does not have.
@@ -45,8 +60,25 @@ def load(
     backends = check_fits_here(checkpoint, dtype, placement, wanted, length, reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
     model = load_model(checkpoint, dtype, placement)
+    if tried_on and backends != Backends():
+        tokens = _tried_length(checkpoint, model, length)
+        reporter.doing(
+            f"holding {backends.indexer} indexers and {backends.attention} attention against the model's own"
+        )
+        check_backends(model, checkpoint, backends, tried_on, tokens)
     install(model, backends, reporter.warn)
     return Loaded(model, backends)
+
+
+def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
+    """The window's, or as much of it as the model's own code has memory and, on a CPU, time for."""
+    device = processes.this_device()
+    on_gpu, together = device.type == "cuda", processes.process_count()
+    free = free_memory(device) // (1 if on_gpu else together) // 2
+    fits = longest_window(checkpoint.config, length + 1, model.dtype.itemsize, Backends(), free, on_gpu)
+    if not on_gpu:
+        fits = min(fits, _MOST_TRIED_ON_CPU)
+    return min(length, max(fits, check_tokens(checkpoint.selection_width)))
 
 
 def check_fits_here(

@@ -25,16 +25,22 @@ def leave_to_main() -> None:
 
 
 @contextmanager
-def working(quiet: bool) -> Iterator[Reporter]:
-    """Says what goes on while a command works, from before its libraries are imported."""
+def working(quiet: bool, loads_model: bool = True) -> Iterator[Reporter]:
+    """Says what goes on while a command works, from before its libraries are imported.
+
+    A command that loads a model says first, once, that versions here are none that was tested.
+    """
     together = launch() is not None  # wrong variables are told of at once
     quieten()
     from .progress import Reporter
+    from .versions import untested
 
     main = speaks()
     # The bar's end gives back the stdout that it met.
     with libraries_beside(), Reporter(quiet=quiet or not main, main=main, is_first=_is_first) as reporter:
         reporter.doing("loading PyTorch and transformers")
+        if loads_model and main and (line := untested()):
+            reporter.warn(line)
         if (name := strangers()) is not None:
             reporter.warn(
                 f"{name} is {os.environ[name]} and MASTER_ADDR is not set: this process works alone; to share the "

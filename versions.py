@@ -7,6 +7,18 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
+from packaging.version import Version
+
+# The lowest and the newest release that the tests were run with; what is pinned in between is in constraints.txt.
+# pyproject.toml's ranges begin at the lowest, and ``make test-versions`` runs both ends.
+TESTED = {
+    "python": ("3.11", "3.11"),
+    "torch": ("2.11", "2.13.0"),
+    "transformers": ("5.18.0", "5.24.0"),
+}
+# Other Pythons' torch comes with gigabytes of CUDA libraries where no wheel for CPUs can be had.
+NEWEST_PYTHON = "3.13"
+
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
 
 
@@ -22,6 +34,29 @@ def library_versions() -> dict[str, str]:
     with suppress(PackageNotFoundError):  # CPU builds of torch come without
         versions["triton"] = version("triton")
     return versions
+
+
+def untested() -> str | None:
+    """A line that names what runs here and lies outside of ``TESTED``; None where nothing does."""
+    outside = []
+    for name, (lowest, newest) in TESTED.items():
+        here = library_versions()[name]
+        if here != "unknown" and not _release(lowest) <= _release(here)[:3] <= _widened(newest):
+            outside.append(f"{name} {here} (tested: {lowest}{f' to {newest}' if newest != lowest else ''})")
+    if not outside:
+        return None
+    return (
+        f"not tested with {', '.join(outside)}: a release may change losses; the self-check of search notices some"
+    )
+
+
+def _release(version_text: str) -> tuple[int, ...]:
+    return Version(version_text).release
+
+
+def _widened(newest: str) -> tuple[int, ...]:
+    """The newest release with any patch level, which only mends."""
+    return (*_release(newest)[:2], 1 << 30)
 
 
 def computing_versions() -> dict[str, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,12 +142,13 @@ def _found(
             return method, _run(measure, prepared, goal, method, _silent(measure)), measure
     if kept.run is not None:
         processes.use_threads(kept.run.threads)
-    loaded = _load(recipe, checkpoint, windows.length, reporter)
+    tokens = windows.calibration.flatten().tolist() if recipe.selfcheck else ()
+    loaded = _load(recipe, checkpoint, windows.length, reporter, tokens)
     this.ran(_run_identity(loaded))
     if recipe.selfcheck:
         reporter.doing("checking on a short window that sharing works")
         guess = None if recipe.untrained else _guess(checkpoint, windows)
-        self_check(loaded.model, checkpoint, windows.calibration.flatten().tolist(), guess)
+        self_check(loaded.model, checkpoint, tokens, guess)
         if not kept.checked:
             this.checked()
     model = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
@@ -178,10 +180,12 @@ def _journaled(
     return Journaled(this.kept, groups, LayerCount(shape), model, this.write, told)
 
 
-def _load(recipe: Recipe, checkpoint: Checkpoint, length: int, reporter: Reporter) -> Loaded:
+def _load(
+    recipe: Recipe, checkpoint: Checkpoint, length: int, reporter: Reporter, tried_on: Sequence[int] = ()
+) -> Loaded:
     wanted = Backends(recipe.indexer, recipe.attention)
     placement = Placement(recipe.device_map, recipe.offload_folder)
-    return load(checkpoint, recipe.dtype, placement, wanted, length, reporter)
+    return load(checkpoint, recipe.dtype, placement, wanted, length, reporter, tried_on)
 
 
 def _run(measure: Journaled, prepared: Prepared, goal: Goal, method: Method, told: Told) -> Findings:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ModelError
 from ..pattern import Pattern
+from .caches import CacheArgument, cache_in
+from .families import family_of
 from .switch import Switch, expected_indexers
 
 # On the cache itself, so that copies of it (a shared prompt, say) are known too: a pattern and how many tokens.
@@ -27,21 +28,24 @@ class AppliedPattern:
         pattern: over the sites.
 
     Raises:
-        ModelError: the model's indexers are not those of ``site_layers``.
+        ModelError: the model's indexers are not those of ``site_layers``, or it takes its cache under
+            a name that is not known.
     """
 
     def __init__(self, model: Any, site_layers: Sequence[int], pattern: Pattern) -> None:
-        expected_indexers(model, site_layers)  # before what stands there is taken away
+        # Asked before what stands there is taken away.
+        stack_name, _ = expected_indexers(model, site_layers)
+        decoder = model.get_submodule(stack_name.rpartition(".")[0])
+        known = getattr(model, "config", None) is not None and family_of(model.config) is not None
+        self._cache = CacheArgument(decoder.forward, "the decoder", needed=known)
         standing = getattr(model, "indexcache", None)
         if isinstance(standing, AppliedPattern):
             standing.remove()
         self._model = model
         self._switch = Switch(model, site_layers)
-        decoder = model.get_submodule(self._switch.stack_name.rpartition(".")[0])
-        self._signature = inspect.signature(decoder.forward)
         self._hooks = [
             decoder.register_forward_pre_hook(self._before, with_kwargs=True),
-            decoder.register_forward_hook(self._after),
+            decoder.register_forward_hook(self._after, with_kwargs=True),
         ]
         model.indexcache = self
         self.use(pattern)
@@ -84,7 +88,7 @@ class AppliedPattern:
                 "gradient checkpointing runs layers a second time, when shared ones find another selection",
                 hint="call model.eval(), or switch checkpointing off",
             )
-        cache = self._signature.bind_partial(*args, **kwargs).arguments.get("past_key_values")
+        cache = self._cache.given(args, kwargs)
         if cache is None:
             return
         filled_under, length = getattr(cache, _FILLED_UNDER, (None, 0))
@@ -100,14 +104,15 @@ class AppliedPattern:
             more = ", and went on without it" if filled_under == str(self._pattern) else ""
             raise ModelError(
                 f"the cache was filled {how}{more}; the model now runs under {self._pattern}",
-                hint="begin with a new cache: leave past_key_values out",
+                hint=f"begin with a new cache: leave {self._cache.name} out",
             )
 
-    def _after(self, decoder: Any, args: tuple[Any, ...], output: Any) -> None:
-        cache = getattr(output, "past_key_values", None)
-        held = None if cache is None else _length(cache)
-        if held is not None:
-            setattr(cache, _FILLED_UNDER, (str(self._pattern), held))
+    def _after(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        # One that was brought is filled whatever the output says.
+        brought, returned = self._cache.given(args, kwargs), cache_in(output)
+        for cache in ([brought] if brought is not None else []) + ([returned] if returned is not None else []):
+            if (held := _length(cache)) is not None:
+                setattr(cache, _FILLED_UNDER, (str(self._pattern), held))
         # Nothing reads it between forwards, and it is as long as the prompt.
         self._switch.forget()
 

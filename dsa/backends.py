@@ -54,13 +54,16 @@ def choose(wanted: Backends, token_indices: bool, tokens: int, device_kind: str)
     )
 
 
-def install(model: Any, backends: Backends, told: Callable[[str], None] = lambda line: None) -> Callable[[], None]:
+def install(
+    model: Any, backends: Backends, told: Callable[[str], None] = lambda line: None, rows: int | None = None
+) -> Callable[[], None]:
     """Makes ``model`` run under ``backends``; to be done before a ``Switch`` is put on it.
 
     Args:
         model: a transformers DSA model of a family that the backends are written for.
         backends: what to run.
         told: called with a line for the user when memory forces smaller chunks.
+        rows: of queries that an indexer projects at a time; as many as are good by default.
 
     Returns:
         What gives the model its own code back.
@@ -69,7 +72,7 @@ def install(model: Any, backends: Backends, told: Callable[[str], None] = lambda
     installed: list[ChunkedIndexers | SparseAttention | ChunkedFeedForward] = []
     stack_name, _ = find_indexers(model)
     if backends.indexer == "chunked":
-        installed.append(ChunkedIndexers(model, budget))
+        installed.append(ChunkedIndexers(model, budget, rows))
     if backends.attention == "sparse":
         installed.append(SparseAttention(model, stack_name, budget, whole_mask=backends.indexer == "stock"))
         installed.append(ChunkedFeedForward(model, stack_name))

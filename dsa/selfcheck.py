@@ -9,8 +9,11 @@ import torch
 
 from ..errors import ModelError, first_line
 from ..pattern import Pattern, layer_ranges
+from .backends import Backends
 from .checkpoint import Checkpoint
+from .chunks import out_of_memory
 from .competence import Guess, check_competence
+from .fastcheck import check_fast_path
 from .losses import PatternLosses, Window, input_device
 
 # Sites that are flipped one by one: of a known family some, spread evenly; of an unknown one all.
@@ -56,6 +59,40 @@ def self_check(
         raise _refusal(checkpoint, what, _remedy(error)) from error
     if guess is not None:
         check_competence(model, checkpoint, guess)
+
+
+def check_backends(
+    model: torch.nn.Module, checkpoint: Checkpoint, backends: Backends, token_ids: Sequence[int], tokens: int
+) -> None:
+    """Holds what is to run against the model's own code, see ``check_fast_path``; the model is left as it was.
+
+    Where the model's own code runs out of memory a shorter window is taken, down to ``check_tokens``.
+
+    Args:
+        model: as loaded, with nothing put on it.
+        checkpoint: what it was loaded from.
+        backends: what is to run.
+        token_ids: some of the text, used again where there are fewer than ``tokens``.
+        tokens: of the window to try.
+
+    Raises:
+        ModelError: they do not agree, or what was to run does not.
+    """
+    while True:
+        ids = [token_ids[place % len(token_ids)] for place in range(tokens)]
+        try:
+            check_fast_path(model, checkpoint.site_layers, checkpoint.selection_width, backends, ids)
+            return
+        except Exception as error:  # whatever a model makes of code that was written for others
+            least = min(tokens, check_tokens(checkpoint.selection_width))
+            if not out_of_memory(error) or tokens == least:
+                what = (
+                    str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {first_line(error)}"
+                )
+                refusal = _refusal(checkpoint, what)
+                refusal.hint = "--indexer stock --attention stock run the model's own code, in more memory"
+                raise refusal from error
+        tokens = max(least, tokens // 2)
 
 
 def check_tokens(selection_width: int) -> int:

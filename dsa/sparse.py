@@ -67,11 +67,17 @@ def _register() -> None:
         AttentionMaskInterface.register(name, mask)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Latent:
-    """Replaces ``expand_kv``: latent keys ``[batch, 1, keys, rank + rope]`` and, their first ``rank``, values."""
+    """Replaces ``expand_kv``: latent keys ``[batch, 1, keys, rank + rope]`` and, their first ``rank``, values.
+
+    Args:
+        budget: memory for a chunk of rows.
+        attended: how often sparse attention has read what this handed out.
+    """
 
     budget: ChunkBudget
+    attended: int = 0
 
     def __call__(self, kv_nope: torch.Tensor, k_rot: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.cat((kv_nope, k_rot), dim=-1), kv_nope
@@ -108,6 +114,7 @@ def sparse_attention(
     Returns:
         ``[batch, queries, heads, value dim]``, and no attention weights.
     """
+    module.expand_kv.attended += 1
     batch_size, heads, count, _ = query.shape
     out = query.new_empty(batch_size, count, heads, module.v_head_dim)
     visible = Visibility(attention_mask[:, 0], first=key.shape[2] - count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .families import CARRYING_ARGUMENTS, SELECTION_ARGUMENTS
+from ..errors import ModelError
+from .families import CARRYING_ARGUMENTS, SELECTION_ARGUMENTS, family_of
 from .switch import decoder_layers, restore
 
 
@@ -92,6 +93,7 @@ class Stack:
 
         with self._stubbed(stub):
             self._run(input_ids, logits_to_keep=1)
+        self._check_handed_on(kwargs)
         return LayerCalls(hidden[0], tuple(kwargs))
 
     def run_layer(
@@ -126,6 +128,20 @@ class Stack:
 
     def _run(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         return self._model(input_ids=input_ids, use_cache=False, return_dict=True, **kwargs)
+
+    def _check_handed_on(self, kwargs: Sequence[Mapping[str, Any]]) -> None:
+        """What a known family hands from layer to layer has to be among the arguments, or branches would mix."""
+        config = getattr(self._model, "config", None)
+        family = None if config is None else family_of(config)
+        if family is None:
+            return
+        names = [name for name in (family.passes_selection, family.carries) if name is not None]
+        if missing := [name for name in names if not any(name in given for given in kwargs)]:
+            raise ModelError(
+                f"the layers of this {family.model_type} are not called with {' or '.join(missing)}"
+                ", in which they are known to hand on to each other",
+                hint="this release of transformers may have renamed it; see the versions in pyproject.toml",
+            )
 
     def _mirror(self, states: torch.Tensor) -> Any:
         """``states`` in the form that the model expects back from a layer."""

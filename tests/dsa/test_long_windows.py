@@ -25,7 +25,7 @@ SMALL = 40_000  # bytes a chunk: a few rows at these sizes
 def pieces(request, monkeypatch):
     """Row chunks, their memory, and up to which multiple of the width products with all keys are used."""
     rows, budget, dense = request.param
-    monkeypatch.setattr(chunked, "_ROWS", rows)
+    monkeypatch.setattr(chunked, "ROWS", rows)
     monkeypatch.setattr(sparse, "_DENSE_UP_TO", dense)
     monkeypatch.setattr("indexcache.dsa.backends.CHUNK_ON_CPU", budget)
 

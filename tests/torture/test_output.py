@@ -6,10 +6,10 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from html.parser import HTMLParser
 
 import pytest
-import tomllib
 import typer
 import yaml
 
