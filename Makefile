@@ -43,8 +43,8 @@ lint: $(STAMP) ## ruff and mypy --strict only
 	$(BIN)/ruff format --check .
 	mkdir -p build/typing && ln -sfn ../.. build/typing/indexcache
 	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
-		-m indexcache -m indexcache.cli -m indexcache.endings -m indexcache.signals -m indexcache.launching -m indexcache.starting -m indexcache.locking -m indexcache.resuming -m indexcache.identity -m indexcache.applying -m indexcache.workflow -m indexcache.preparation -m indexcache.measuring -m indexcache.benching -m indexcache.versions -m indexcache.number_lists -m indexcache.sources -m indexcache.options -m indexcache.documents -m indexcache.plain_text -m indexcache.streams -m indexcache.progress -m indexcache.tables -m indexcache.export_folder \
-		-p indexcache.calibrate -p indexcache.dsa -p indexcache.recipes -p indexcache.search
+		-m indexcache.__main__ -m indexcache.cli -m indexcache.evaluate -m indexcache.pattern -m indexcache.errors \
+		-p indexcache.calibrate -p indexcache.commands -p indexcache.dsa -p indexcache.recipes -p indexcache.search -p indexcache.system
 
 bench-search: $(STAMP) ## search strategies against Algorithm 1 as written; about an hour on 2 cores
 	$(BIN)/python tests/benchmarks/bench_search.py

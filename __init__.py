@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 __all__ = ["Pattern", "__version__", "apply", "load"]
 
 if TYPE_CHECKING:
-    from .applying import apply, load
+    from .commands.apply import apply, load
 
 
 def __getattr__(name: str) -> Any:
     # Only now: torch takes seconds to import, and --help needs none of it.
     if name in ("apply", "load"):
-        from . import applying
+        from .commands import apply as applying
 
         return getattr(applying, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .endings import exit_code_of
-from .errors import GateError, SettingError
-from .files import find_path
-from .groups import SPOKEN
-from .launching import speaks, work_apart
-from .number_lists import lengths, numbers
-from .options import (
+from .commands.job.options import (
     ENGINES,
     STRATEGIES,
     AttentionBackend,
@@ -40,15 +34,20 @@ from .options import (
     named,
     place,
 )
-from .plain_text import wrapped
-from .signals import leave
-from .sources import Application
-from .starting import leave_to_main, quieten, share_cores, working
+from .commands.job.sources import Application
+from .commands.job.start import leave_to_main, quieten, share_cores, working
+from .errors import GateError, SettingError, wrapped
+from .evaluate import SPOKEN
+from .recipes.numbers import lengths, numbers
+from .system.exits import exit_code_of
+from .system.files import find_path
+from .system.launching import speaks, work_apart
+from .system.signals import leave
 
 if TYPE_CHECKING:
+    from .commands.estimate import EstimateOutcome
     from .recipes.schema import Recipe
-    from .search.findings import Goal
-    from .workflow import EstimateOutcome
+    from .search.goal import Goal
 
 app = Application(
     name="indexcache",
@@ -151,16 +150,17 @@ def search(
     _reach(settings.model, settings.revision)
     folder = out or Path("outputs") / _run_name(recipe if model is None else None, settings.model)
     with working(quiet) as reporter:
-        from . import workflow
-        from .dsa.checkpoint import Trust
-        from .resuming import check_resume
+        from .commands import estimate as estimate_command
+        from .commands import search as search_command
+        from .commands.job.session import check_resume
+        from .dsa.checkpoint.config import Trust
 
         check_resume(resume)
         trust = Trust(trust_remote_code, allow_pickle)
         if dry_run:
-            estimated = workflow.estimate(settings, goal, folder, trust, True, reporter)
+            estimated = estimate_command.estimate(settings, goal, folder, trust, True, reporter)
         else:
-            outcome = workflow.search(settings, goal, folder, resume, trust, reporter)
+            outcome = search_command.search(settings, goal, folder, resume, trust, reporter)
     if dry_run:
         _print_estimate(estimated, as_json)
         return
@@ -169,7 +169,7 @@ def search(
     if outcome.moved:
         reporter.say(f"the run that stood there is now in {outcome.moved}")
     if not quiet:
-        from .tables import search_summary
+        from .commands.search import search_summary
 
         search_summary(outcome.plan, folder, outcome.timing)
     typer.echo(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
@@ -219,16 +219,16 @@ def estimate(
     settings, goal = _settings(recipe, _recipe_fields(context), keep, max_delta, to_one)
     _reach(settings.model, settings.revision)
     with working(quiet, loads_model=timed) as reporter:
-        from . import workflow
-        from .dsa.checkpoint import Trust
+        from .commands import estimate as estimate_command
+        from .dsa.checkpoint.config import Trust
 
         trust = Trust(trust_remote_code, allow_pickle)
-        outcome = workflow.estimate(settings, goal, None, trust, timed, reporter)
+        outcome = estimate_command.estimate(settings, goal, None, trust, timed, reporter)
     _print_estimate(outcome, as_json)
 
 
 def _print_estimate(outcome: EstimateOutcome, as_json: bool) -> None:
-    from .tables import estimate_document, estimate_table
+    from .commands.estimate import estimate_document, estimate_table
 
     if not speaks():
         return
@@ -256,18 +256,19 @@ def evaluate(
     Kept beside the plan, and in its report. With --max-delta, exits with 1 when the plan's loss increase is
     above it.
     """
-    from .search.plan import check_max_delta, plan_file, read_plan
+    from .search.plan.cut import check_max_delta
+    from .search.plan.file import plan_file, read_plan
 
     check_max_delta(max_delta)
     if on not in SPOKEN:
         raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     plan = read_plan(plan_path)
     with working(quiet) as reporter:
-        from . import workflow
-        from .dsa.checkpoint import Trust
-        from .dsa.loading import Placement
+        from .commands import eval as eval_command
+        from .dsa.checkpoint.config import Trust
+        from .dsa.checkpoint.load import Placement
 
-        outcome = workflow.evaluate(
+        outcome = eval_command.evaluate(
             plan,
             plan_file(plan_path),
             on,
@@ -278,7 +279,7 @@ def evaluate(
             reporter,
         )
     if speaks():
-        from .tables import eval_document, eval_table
+        from .commands.eval import eval_document, eval_table
 
         if as_json:
             typer.echo(json.dumps(eval_document(outcome), indent=2))
@@ -298,9 +299,9 @@ def cut(
 ) -> None:
     """Pick another step of a searched plan, offline; prints the new plan's path."""
     leave_to_main()
-    from .search.folder import save_cut
-    from .search.plan import cut as cut_plan
-    from .search.plan import plan_file, read_plan
+    from .search.plan.cut import cut as cut_plan
+    from .search.plan.file import plan_file, read_plan
+    from .search.run.folder import save_cut
 
     plan_path = plan_file(plan_path)
     plan = cut_plan(read_plan(plan_path), keep, max_delta)
@@ -333,9 +334,9 @@ def export(
 ) -> None:
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
     leave_to_main()
-    from .search.export import Serving, check_servable
-    from .search.export import export as export_plan
-    from .search.plan import read_plan
+    from .search.export.settings import Serving, check_servable
+    from .search.export.settings import export as export_plan
+    from .search.plan.file import read_plan
 
     if strip_weights and write is None:
         raise SettingError("--strip-weights was given without --write", hint="name the folder with --write")
@@ -349,13 +350,13 @@ def export(
     written = None
     if write is not None:
         with working(quiet, loads_model=False) as reporter:
-            from . import export_folder
+            from .commands import export as export_folder
 
             if strip_weights:
                 written = export_folder.write_stripped(plan, exported, write, model, reporter)
             else:
                 written = export_folder.write_config(plan, exported, write, model)
-    from .tables import export_document
+    from .commands.export import export_document
 
     for remark in exported.warnings:
         label = "note" if remark.severity == "note" else "warning"
@@ -387,18 +388,18 @@ def apply(
 ) -> None:
     """Run the checkpoint under the plan: continue a prompt, and the same with all indexers beside it."""
     leave_to_main()
-    from .search.plan import plan_file, read_plan
+    from .search.plan.file import plan_file, read_plan
 
     plan, folder = read_plan(plan_path), plan_file(plan_path).parent
     with working(quiet) as reporter:
-        from . import applying
-        from .dsa.checkpoint import Trust
-        from .dsa.loading import Placement
+        from .commands import apply as applying
+        from .dsa.checkpoint.config import Trust
+        from .dsa.checkpoint.load import Placement
 
         request, placement = applying.PromptRequest(prompt, new_tokens), Placement(device_map, offload_folder)
         trust = Trust(trust_remote_code, allow_pickle)
         found = applying.continue_prompt(plan, folder, request, model, placement, trust, reporter)
-    from .tables import continuation_document, continuation_table
+    from .commands.apply import continuation_document, continuation_table
 
     if as_json:
         typer.echo(json.dumps(continuation_document(found), indent=2))
@@ -417,8 +418,8 @@ def inspect(
     leave_to_main()
     _reach(model, revision)
     with working(quiet=False, loads_model=False) as reporter:
-        from .dsa.checkpoint import Trust, measure_sizes, open_checkpoint
-        from .tables import inspect_document, inspect_table
+        from .commands.inspect import inspect_document, inspect_table
+        from .dsa.checkpoint.config import Trust, measure_sizes, open_checkpoint
 
         reporter.doing(f"reading {model}")
         checkpoint = open_checkpoint(model, revision, Trust(trust_remote_code))
@@ -438,8 +439,8 @@ def report(
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
     leave_to_main()
-    from .search.folder import render_beside
-    from .search.plan import plan_file, read_plan
+    from .search.plan.file import plan_file, read_plan
+    from .search.run.folder import render_beside
 
     plan_path = plan_file(plan_path)
     plan = read_plan(plan_path)
@@ -476,20 +477,19 @@ def bench(
     """
     leave_to_main()
     from .recipes.schema import with_options
-    from .search.plan import plan_file, read_plan
-    from .search.prefills import prefill_file
+    from .search.plan.file import plan_file, read_plan
+    from .search.report.prefills import prefill_file
 
     plan_path = plan_file(plan_path)
     plan, contexts = read_plan(plan_path), lengths(context) if context else []
     given = {"dtype": dtype or plan.run.dtype, "indexer": indexer, "attention": attention}
     settings = with_options(None, {name: value for name, value in given.items() if value})
     with working(quiet) as reporter:
-        from .benching import BenchRequest
-        from .benching import bench as run_bench
-        from .dsa.backends import Backends
-        from .dsa.checkpoint import Trust
-        from .dsa.loading import Placement
-        from .tables import bench_table
+        from .commands.bench import BenchRequest, bench_table
+        from .commands.bench import bench as run_bench
+        from .dsa.checkpoint.config import Trust
+        from .dsa.checkpoint.load import Placement
+        from .dsa.long.backends import Backends
 
         request = BenchRequest(
             contexts, repeats, settings.dtype, Placement(device_map, offload_folder),
@@ -542,8 +542,8 @@ def _settings(
     """The recipe with the options laid over it, and the goal; nothing heavy is imported."""
     from .pattern import kept_sites
     from .recipes.schema import read_recipe, with_options
-    from .search.findings import Goal
-    from .search.plan import check_max_delta
+    from .search.goal import Goal
+    from .search.plan.cut import check_max_delta
 
     options = {name: value for name, value in given.items() if value is not None}
     settings = with_options(read_recipe(recipe) if recipe else None, options)
@@ -565,7 +565,7 @@ def _reach(model: str | None, revision: str | None) -> None:
     """Asks for a hub model before libraries are loaded that take seconds: a name that is none is told at once."""
     if model and find_path(model) is None:
         quieten()
-        from .dsa.hub import fetch_description
+        from .dsa.checkpoint.hub import fetch_description
 
         fetch_description(model, revision)
 

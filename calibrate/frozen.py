@@ -9,9 +9,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ..documents import read_bytes
 from ..errors import DatasetError, IdentityError, first_line
-from ..groups import CALIBRATION, HELD_OUT
+from ..evaluate import CALIBRATION, HELD_OUT
+from ..system.documents import read_bytes
 from .windows import Windows
 
 _LARGEST_FILE = 8 << 30

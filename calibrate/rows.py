@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from ..errors import DatasetError, IndexcacheError, first_line
-from ..files import refuse_pointer
+from ..system.files import refuse_pointer
 
 FORMATS = {
     ".jsonl": "json",

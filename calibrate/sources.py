@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, IndexcacheError, first_line
-from ..files import find_path
+from ..system.files import find_path
 from .folders import select_files
 from .rows import Cell, TextFile, cells, column_of, text_file
 

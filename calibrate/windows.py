@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DatasetError, WindowError
-from ..groups import CALIBRATION, HELD_OUT, SPOKEN
+from ..evaluate import CALIBRATION, HELD_OUT, SPOKEN
 
 TokenArray = npt.NDArray[np.int32]
 

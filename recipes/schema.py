@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..documents import check_showable, first_fault, read_yaml
 from ..errors import SettingError
-from ..files import home_expanded, is_there
-from ..number_lists import fraction
+from ..system.documents import check_showable, first_fault, read_yaml
+from ..system.files import home_expanded, is_there
+from .numbers import fraction
 
 _FOLDER = Path(__file__).resolve().parent
 _LARGEST_FILE = 64 << 10

@@ -8,8 +8,8 @@ import torch
 import transformers
 
 import indexcache
-from indexcache.dsa.losses import Window
-from indexcache.dsa.switch import find_indexers
+from indexcache.dsa.checkpoint.sites import find_indexers
+from indexcache.dsa.model.losses import Window
 
 ROOT = Path(indexcache.__file__).parent
 EMBEDDED = ROOT / "recipes" / "tiny"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from indexcache.versions import NEWEST_PYTHON, TESTED
+from indexcache.system.versions import NEWEST_PYTHON, TESTED
 
 ROOT = Path(__file__).parent.parent
 PLACE = ROOT / "build" / "versions"

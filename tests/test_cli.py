@@ -11,7 +11,7 @@ import pytest
 from random_models import EMBEDDED
 
 from indexcache import __version__
-from indexcache.search.journal import read_journal
+from indexcache.search.run.journal import read_journal
 
 
 def lines(text):
@@ -155,7 +155,7 @@ class TestSearch:
         assert run_cli(*arguments, "-q")[0] == 0
         plan = (tmp_path / "plan.json").read_bytes()
         (tmp_path / "plan.json").unlink()
-        monkeypatch.setattr("indexcache.workflow.load", lambda *_: pytest.fail("the model was loaded"))
+        monkeypatch.setattr("indexcache.commands.search.load", lambda *_: pytest.fail("the model was loaded"))
         assert run_cli(*arguments, "-q")[0] == 0
         assert (tmp_path / "plan.json").read_bytes() == plan
 

@@ -5,11 +5,11 @@ import torch
 from random_models import EMBEDDED, measure
 
 from indexcache.calibrate.windows import WindowRequest, pack
-from indexcache.dsa.checkpoint import open_checkpoint
-from indexcache.dsa.loading import load_model
-from indexcache.dsa.losses import PatternLosses
+from indexcache.dsa.checkpoint.config import open_checkpoint
+from indexcache.dsa.checkpoint.load import load_model
+from indexcache.dsa.model.losses import PatternLosses
 from indexcache.pattern import Pattern
-from indexcache.search.evaluation import Evaluation, paired_difference
+from indexcache.search.losses import Evaluation, paired_difference
 
 # What ``indexcache search --recipe tiny`` finds, here on other windows.
 SEARCHED = Pattern("FFFSSSSSSSFSSSSS")

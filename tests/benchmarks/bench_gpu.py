@@ -14,12 +14,12 @@ import torch
 import transformers
 from triton.testing import do_bench
 
-from indexcache.dsa.backends import Backends, install
-from indexcache.dsa.kernels.attention import sparse_attention
-from indexcache.dsa.kernels.scores import index_scores
-from indexcache.dsa.kernels.selection import select_top
-from indexcache.dsa.losses import PatternLosses, Window
-from indexcache.dsa.prefill import PrefillClock
+from indexcache.dsa.long.backends import Backends, install
+from indexcache.dsa.long.kernels.attention import sparse_attention
+from indexcache.dsa.long.kernels.scores import index_scores
+from indexcache.dsa.long.kernels.top import select_top
+from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.prefill import PrefillClock
 from indexcache.pattern import Pattern
 
 CONFIG = Path(__file__).parent / "glm_moe_dsa_30b"

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from indexcache.dsa.backends import Backends, install
+from indexcache.dsa.long.backends import Backends, install
 
 GLM_5_LIKE = {
     "vocab_size": 1024,

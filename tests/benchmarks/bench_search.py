@@ -13,18 +13,17 @@ import torch
 
 from indexcache.calibrate.sources import TextSource, read_documents
 from indexcache.calibrate.windows import WindowRequest, pack
-from indexcache.dsa.capacity import path_budget
-from indexcache.dsa.checkpoint import load_tokenizer, open_checkpoint
-from indexcache.dsa.loading import load_model
-from indexcache.dsa.losses import PatternLosses, Window
-from indexcache.dsa.paths import PathMemory
-from indexcache.groups import CALIBRATION
+from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
+from indexcache.dsa.checkpoint.load import load_model
+from indexcache.dsa.long.capacity import path_budget
+from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.paths import PathMemory
+from indexcache.evaluate import CALIBRATION
 from indexcache.pattern import Pattern, kept_sites
-from indexcache.search.evaluation import Evaluation, paired_difference
-from indexcache.search.fast import fast_greedy
-from indexcache.search.greedy import candidate_evaluations, exact_greedy
-from indexcache.search.measurements import Measurements
-from indexcache.search.refine import refine
+from indexcache.search.losses import Evaluation, Measurements, paired_difference
+from indexcache.search.strategies.fast import fast_greedy
+from indexcache.search.strategies.greedy import candidate_evaluations, exact_greedy
+from indexcache.search.strategies.refine import refine
 
 
 class Runner:

@@ -13,7 +13,7 @@ from indexcache.calibrate.windows import (
     pack,
 )
 from indexcache.errors import DatasetError, WindowError
-from indexcache.search.evaluation import mean_difference
+from indexcache.search.losses import mean_difference
 
 END = 0
 

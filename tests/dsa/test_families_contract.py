@@ -10,15 +10,16 @@ import torch
 from random_models import FAMILIES, LAYERS, MULTIMODAL, build, build_multimodal, measure, site_layers
 
 from indexcache.calibrate.windows import check_length
-from indexcache.dsa.checkpoint import measure_sizes, open_checkpoint
-from indexcache.dsa.families import FAMILIES as TABLE
-from indexcache.dsa.families import family_of
-from indexcache.dsa.loading import Placement, load_model
-from indexcache.dsa.losses import PatternLosses, Window
-from indexcache.dsa.overlap import selection_overlap
-from indexcache.dsa.paths import PathMemory
-from indexcache.dsa.selfcheck import self_check
-from indexcache.dsa.switch import Switch, find_indexers
+from indexcache.dsa.checkpoint.config import measure_sizes, open_checkpoint
+from indexcache.dsa.checkpoint.families import FAMILIES as TABLE
+from indexcache.dsa.checkpoint.families import family_of
+from indexcache.dsa.checkpoint.load import Placement, load_model
+from indexcache.dsa.checkpoint.sites import find_indexers
+from indexcache.dsa.checks.selfcheck import self_check
+from indexcache.dsa.model.agreement import selection_overlap
+from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.paths import PathMemory
+from indexcache.dsa.model.switch import Switch
 from indexcache.errors import WindowError
 from indexcache.pattern import Pattern, indexer_types
 

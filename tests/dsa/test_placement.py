@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from indexcache.dsa.checkpoint import open_checkpoint
-from indexcache.dsa.loading import Placement, device_kinds, load_model
+from indexcache.dsa.checkpoint.config import open_checkpoint
+from indexcache.dsa.checkpoint.load import Placement, device_kinds, load_model
 
 
 def spread_over(*names, fetched_to=None):

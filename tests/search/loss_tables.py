@@ -4,7 +4,7 @@ import math
 import random
 
 from indexcache.pattern import Pattern
-from indexcache.search.measurements import Measurements
+from indexcache.search.losses import Measurements
 
 
 class LossTable:

@@ -6,8 +6,9 @@ import pytest
 from loss_tables import LossTable
 
 from indexcache.pattern import Pattern
-from indexcache.search.estimate import LayerCount, Shape, expected_cost
-from indexcache.search.findings import Goal, Method
+from indexcache.search.cost import LayerCount, Shape
+from indexcache.search.estimate import expected_cost
+from indexcache.search.goal import Goal, Method
 
 SITE_LAYERS, LAYERS = (1, 2, 4, 5, 7), 9
 SHAPE = Shape(SITE_LAYERS, LAYERS, windows=6, heldout=3)
@@ -61,7 +62,7 @@ def test_states_of_one_window_say_nothing_of_another():
 @pytest.mark.parametrize("strategy", ["exact", "blocks"])
 def test_what_does_not_depend_on_losses_is_counted_exactly(goal, strategy):
     """Evaluations of exact and blocks are the same whatever the losses are."""
-    from indexcache.search.findings import run_search
+    from indexcache.search.search import run_search
 
     method, table = Method(strategy=strategy, blocks=2), LossTable(3, 5)
     done = []

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexcache.cli import main
-from indexcache.search.journal import Journal, Losses
+from indexcache.search.run.journal import Journal
+from indexcache.search.run.records import Losses
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from paper_model import without_a_model
 
-from indexcache import workflow
 from indexcache.cli import main
-from indexcache.dsa.checkpoint import Trust
-from indexcache.endings import exit_code_of
-from indexcache.preparation import prepare
-from indexcache.progress import Reporter
+from indexcache.commands import search as workflow
+from indexcache.commands.job.prepare import prepare
+from indexcache.dsa.checkpoint.config import Trust
 from indexcache.recipes.schema import with_options
-from indexcache.search.findings import Goal
+from indexcache.search.goal import Goal
+from indexcache.system.console import Reporter
+from indexcache.system.exits import exit_code_of
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import random
 
 import torch
 
-from indexcache.dsa.backends import Backends
-from indexcache.measuring import Loaded
+from indexcache.commands.job.measure import Loaded
+from indexcache.dsa.long.backends import Backends
 
 
 class NoWeights(torch.nn.Module):
@@ -62,12 +62,12 @@ def without_a_model(patch, prepared, model=None):
     model = model or PaperModel()
     # Syncing takes most of the time of a run that has no model, and no test here can cut the power.
     patch.setattr(os, "fsync", lambda handle: None)
-    patch.setattr("indexcache.workflow.prepare", lambda *_: prepared)
-    patch.setattr("indexcache.workflow.load", lambda *_: Loaded(NoWeights(), Backends("chunked", "stock")))
-    patch.setattr("indexcache.workflow.self_check", lambda *_: None)
-    patch.setattr("indexcache.workflow.evaluator", lambda *_: model)
+    patch.setattr("indexcache.commands.search.prepare", lambda *_: prepared)
+    patch.setattr("indexcache.commands.search.load", lambda *_: Loaded(NoWeights(), Backends("chunked", "stock")))
+    patch.setattr("indexcache.commands.search.self_check", lambda *_: None)
+    patch.setattr("indexcache.commands.search.evaluator", lambda *_: model)
     patch.setattr(
-        "indexcache.search.folder.render",
+        "indexcache.search.run.folder.render",
         lambda plan, *_: {"report.md": plan.result.pattern, "curve.svg": "<svg/>"},
     )
     return model

@@ -11,8 +11,8 @@ from children import one_line, run_child, spread
 from system_calls import SystemCalls
 
 from indexcache.errors import OutputError
-from indexcache.files import check_writable, write_atomically
-from indexcache.search.journal import read_journal
+from indexcache.search.run.journal import read_journal
+from indexcache.system.files import check_writable, write_atomically
 
 PLAN, TOKENS = "plan.json", "windows.safetensors"
 BEFORE = {

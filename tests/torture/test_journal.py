@@ -11,8 +11,8 @@ from paper_model import PaperModel, without_a_model
 
 from indexcache.calibrate.frozen import thaw
 from indexcache.errors import IndexcacheError
-from indexcache.search.journal import read_journal
-from indexcache.search.plan import read_plan
+from indexcache.search.plan.file import read_plan
+from indexcache.search.run.journal import read_journal
 
 
 def breaking_at(call):

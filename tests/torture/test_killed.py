@@ -9,7 +9,8 @@ import time
 import pytest
 from children import Child, run_child, spread
 
-from indexcache.search.journal import Journal, Losses, read_journal
+from indexcache.search.run.journal import Journal, read_journal
+from indexcache.search.run.records import Losses
 
 
 def losses_measured(path):

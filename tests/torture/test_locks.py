@@ -8,7 +8,7 @@ import time
 import pytest
 from children import Child, one_line
 
-from indexcache.locking import LOCK_FILE, locked
+from indexcache.system.locking import LOCK_FILE, locked
 
 pytestmark = pytest.mark.reliability("R7")
 
@@ -19,7 +19,8 @@ def writer(search_on_paper, paper, tmp_path):
     out, reached = tmp_path / "run", tmp_path / "reached"
 
     def stay():
-        from indexcache.search.journal import Journal, Losses
+        from indexcache.search.run.journal import Journal
+        from indexcache.search.run.records import Losses
 
         append = Journal.append
 

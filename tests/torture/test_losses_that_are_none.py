@@ -7,10 +7,11 @@ import torch
 from children import one_line, spread
 from paper_model import PaperModel, without_a_model
 
-from indexcache.dsa.evaluation import Evaluator
+from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.errors import MeasurementError
 from indexcache.pattern import Pattern
-from indexcache.search.findings import Goal, Method, run_search
+from indexcache.search.goal import Goal, Method
+from indexcache.search.search import run_search
 
 pytestmark = pytest.mark.reliability("R10")
 

@@ -6,13 +6,14 @@ import psutil
 import pytest
 from random_models import build
 
-from indexcache.dsa.evaluation import Evaluator
-from indexcache.dsa.losses import PatternLosses
-from indexcache.dsa.paths import PathMemory
+from indexcache.dsa.model.evaluator import Evaluator
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.paths import PathMemory
 from indexcache.pattern import Pattern
-from indexcache.search.estimate import LayerCount, Shape
-from indexcache.search.journal import Journal, Kept, losses_record
-from indexcache.search.journaled import Journaled
+from indexcache.search.cost import LayerCount, Shape
+from indexcache.search.run.journal import Journal
+from indexcache.search.run.records import Kept, losses_record
+from indexcache.search.run.replay import Journaled
 
 SITES, WINDOWS, LENGTH = 6, 4, 40
 

@@ -8,7 +8,8 @@ from random_models import ROOT
 
 from indexcache.calibrate.frozen import thaw
 from indexcache.errors import PlanError
-from indexcache.search import journal, plan
+from indexcache.search.plan import schema as plan
+from indexcache.search.run import journal
 
 pytestmark = pytest.mark.reliability("R21")
 ASSETS = ROOT / "tests" / "assets"

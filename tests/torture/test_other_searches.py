@@ -73,9 +73,11 @@ def elsewhere(tmp_path, patch):
 
 def other_versions(**changes):
     def change(tmp_path, patch):
-        from indexcache.versions import computing_versions
+        from indexcache.system.versions import computing_versions
 
-        patch.setattr("indexcache.identity.computing_versions", lambda: computing_versions() | changes)
+        patch.setattr(
+            "indexcache.commands.job.identity.computing_versions", lambda: computing_versions() | changes
+        )
 
     return change
 
@@ -83,7 +85,7 @@ def other_versions(**changes):
 def on_another_device(tmp_path, patch):
     import torch
 
-    patch.setattr("indexcache.identity.processes.this_device", lambda: torch.device("meta"))
+    patch.setattr("indexcache.commands.job.identity.processes.this_device", lambda: torch.device("meta"))
 
 
 def other_code(tmp_path, patch):
@@ -91,11 +93,11 @@ def other_code(tmp_path, patch):
     for folder in ("calibrate", "dsa", "search"):
         shutil.copytree(indexcache.__path__[0] + "/" + folder, copy / folder)
     (copy / "dsa" / "losses.py").write_text("# another one\n")
-    patch.setattr("indexcache.identity._PACKAGE", copy)
+    patch.setattr("indexcache.commands.job.identity._PACKAGE", copy)
 
 
 def other_processor(tmp_path, patch):
-    patch.setattr("indexcache.identity.processor", lambda: "another, AVX2")
+    patch.setattr("indexcache.commands.job.identity.processor", lambda: "another, AVX2")
 
 
 def other_products(tmp_path, patch):
@@ -103,12 +105,12 @@ def other_products(tmp_path, patch):
 
 
 def another_release(tmp_path, patch):
-    patch.setattr("indexcache.identity.__version__", "9.0")
+    patch.setattr("indexcache.commands.job.identity.__version__", "9.0")
 
 
 def another_schema(tmp_path, patch):
     path = tmp_path / "run" / "journal.jsonl"
-    from indexcache.search.journal import _check
+    from indexcache.search.run.journal import _check
 
     body = path.read_bytes().splitlines()[0].replace(b'"schema_version":1', b'"schema_version":9')
     body = re.sub(rb',"check":"[0-9a-f]+"\}$', b"", body)
@@ -212,7 +214,7 @@ def test_code_that_a_checkpoint_brings(run, run_cli, tmp_path):
 def test_a_journal_without_a_self_check_does_not_spare_one(run, tmp_path, monkeypatch):
     checks = []
     out = {"out": tmp_path / "unchecked"}
-    monkeypatch.setattr("indexcache.workflow.self_check", lambda *_: checks.append(1))
+    monkeypatch.setattr("indexcache.commands.search.self_check", lambda *_: checks.append(1))
     assert run("--no-selfcheck", **out)[0] == 0
     assert (run(**out)[0], len(checks)) == (0, 1)
     assert (run(**out)[0], len(checks)) == (0, 1)
@@ -230,20 +232,20 @@ def test_pins_ask_for_other_losses_and_change_none(pins, run, tmp_path):
 
 @pytest.mark.parametrize("device", ["2 x cpu", "cuda: another one, offloaded"])
 def test_other_devices_are_refused_once_the_model_is_loaded(device, run, monkeypatch):
-    monkeypatch.setattr("indexcache.workflow.device_kinds", lambda model: device)
+    monkeypatch.setattr("indexcache.commands.search.device_kinds", lambda model: device)
     code, printed, err = run(keep=0.34)
     assert (code, printed, one_line(err)) == (2, "", True)
     assert f"device is {device.removesuffix(', offloaded')}, the journal has cpu" in err
 
 
 def test_weights_that_are_fetched_from_elsewhere_change_nothing(run, monkeypatch):
-    monkeypatch.setattr("indexcache.workflow.device_kinds", lambda model: "cpu, offloaded")
+    monkeypatch.setattr("indexcache.commands.search.device_kinds", lambda model: "cpu, offloaded")
     code, _, err = run("--resume", "required", keep=0.34)
     assert code == 0, err
 
 
 def test_a_model_that_runs_otherwise_than_before_is_refused_once_it_is_loaded(run, monkeypatch):
-    monkeypatch.setattr("indexcache.workflow.device_kinds", lambda model: "cuda: another one")
+    monkeypatch.setattr("indexcache.commands.search.device_kinds", lambda model: "cuda: another one")
     code, printed, err = run(keep=0.34)
     assert (code, printed, one_line(err)) == (2, "", True)
     assert "device is cuda: another one, the journal has cpu" in err

@@ -14,12 +14,13 @@ import typer
 import yaml
 
 from indexcache.errors import GateError, IndexcacheError, InterruptedRunError, LostProcessError, StoppedRunError
-from indexcache.progress import Reporter
-from indexcache.search.engines import ENGINES
-from indexcache.search.export import Serving, export
-from indexcache.search.plan import cut, read_plan
-from indexcache.search.report import render
-from indexcache.search.timing import now, timing_of
+from indexcache.search.export.engines import ENGINES
+from indexcache.search.export.settings import Serving, export
+from indexcache.search.plan.cut import cut
+from indexcache.search.plan.file import read_plan
+from indexcache.search.report.pages import render
+from indexcache.search.run.timing import now, timing_of
+from indexcache.system.console import Reporter
 
 HOSTILE = [
     "'; touch it; '", '"; touch it; "', "$(touch it)", "`touch it`", "a b", "a\\", "${IFS}", "!x", "~root", "#x",
@@ -65,7 +66,7 @@ def plan(searched):
 
 @pytest.mark.reliability("R11")
 def test_reports_show_any_text_as_it_is(plan, cases, monkeypatch):
-    monkeypatch.setattr("indexcache.search.report.loss_curve", lambda _: "<svg></svg>")
+    monkeypatch.setattr("indexcache.search.report.pages.loss_curve", lambda _: "<svg></svg>")
     harmless = render(everywhere(plan, "x"))
     for text in HOSTILE:
         files = render(everywhere(plan, text))
@@ -137,7 +138,7 @@ def test_a_model_that_reads_as_an_option_is_not_put_on_a_command_line(plan):
 
 @pytest.mark.reliability("R11")
 def test_tables_show_any_name_as_it_is(run_cli, searched, tmp_path, cases, monkeypatch):
-    from indexcache.tables import search_summary
+    from indexcache.commands.search import search_summary
 
     plan = read_plan(searched / "plan.json")
     for text in HOSTILE:
@@ -205,7 +206,7 @@ def test_json_is_one_document_whatever_goes_wrong_inside(run_cli, searched, case
         def fail(*_, error=error, **__):
             raise error
 
-        monkeypatch.setattr("indexcache.search.plan.read_plan", fail)
+        monkeypatch.setattr("indexcache.search.plan.file.read_plan", fail)
         code, out, err = run_cli("export", searched, "--to", "vllm", "--json")
         name = type(error).__name__
         codes = {GateError: 1, StoppedRunError: 75, LostProcessError: 75}

@@ -20,11 +20,12 @@ from indexcache.calibrate.frozen import frozen_bytes, thaw, token_sha256
 from indexcache.errors import DatasetError, ExportError, IndexcacheError, PlanError, SettingError
 from indexcache.pattern import Pattern
 from indexcache.recipes.schema import Recipe, read_recipe
-from indexcache.search.engines import ENGINES
-from indexcache.search.export import export
-from indexcache.search.folder import write_report
-from indexcache.search.plan import cut, read_plan
-from indexcache.search.prefills import read_prefills
+from indexcache.search.export.engines import ENGINES
+from indexcache.search.export.settings import export
+from indexcache.search.plan.cut import cut
+from indexcache.search.plan.file import read_plan
+from indexcache.search.report.prefills import read_prefills
+from indexcache.search.run.folder import write_report
 
 NASTY = [
     "", "F", "S", "SFFFFFFF", "FFFFFFFX", "FFFFFFF", "FFFFFFFFF", "ffffffff", "F" * 8, "FSSSSSSS",

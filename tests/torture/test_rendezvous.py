@@ -8,7 +8,7 @@ import time
 import pytest
 from children import Child, one_line
 
-from indexcache.dsa import processes, rendezvous
+from indexcache.system import processes, rendezvous
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ WARNED = ("only the main one", "only the other one", "both")
 
 def warn_twice():
     """Warns of what one process sees, and of what both see."""
-    from indexcache.progress import Reporter
+    from indexcache.system.console import Reporter
 
     rank = int(os.environ["RANK"])
     processes.process_count()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from children import kill_after, run_child, started
 
-from indexcache.search.plan import read_plan
+from indexcache.search.plan.file import read_plan
 
 
 def plan_of(folder):

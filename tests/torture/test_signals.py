@@ -11,10 +11,12 @@ import time
 import pytest
 from children import one_line, run_child
 
-from indexcache import resuming, signals, workflow
-from indexcache.dsa.losses import PatternLosses
-from indexcache.resuming import Sitting
-from indexcache.search.journal import Journal, read_journal
+from indexcache.commands import search as workflow
+from indexcache.commands.job import session as resuming
+from indexcache.commands.job.session import Sitting
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.search.run.journal import Journal, read_journal
+from indexcache.system import signals
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 PLACES = ["loading", "measuring", "writing a record", "writing the plan"]

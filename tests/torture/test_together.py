@@ -7,9 +7,9 @@ import signal
 import pytest
 from children import one_line, started
 
-from indexcache import workflow
-from indexcache.dsa.losses import PatternLosses
-from indexcache.search.journal import Journal
+from indexcache.commands import search as workflow
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.search.run.journal import Journal
 
 
 def after(owner, name, calls, job):

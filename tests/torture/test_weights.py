@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from sealed_plans import sealed
 
-from indexcache.dsa.checkpoint import Trust, config_sha256, open_checkpoint
-from indexcache.dsa.loading import load_model
-from indexcache.dsa.weights import identify_weights
+from indexcache.dsa.checkpoint.config import Trust, config_sha256, open_checkpoint
+from indexcache.dsa.checkpoint.load import load_model
+from indexcache.dsa.checkpoint.weights import identify_weights
 from indexcache.errors import ModelError
 
 INDEX = "model.safetensors.index.json"

@@ -1,0 +1,249 @@
+"""The apply command, and load and apply in Python: transformers models that run under a plan."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..calibrate.frozen import thaw
+from ..dsa.checkpoint.config import Checkpoint, Trust, load_tokenizer, open_checkpoint
+from ..dsa.checkpoint.load import Placement, load_model
+from ..dsa.model.applied import AppliedPattern
+from ..dsa.model.losses import input_device
+from ..errors import ModelError, SettingError
+from ..evaluate import CALIBRATION, HELD_OUT
+from ..pattern import Pattern
+from ..search.plan.file import read_plan
+from ..search.plan.schema import Plan
+from ..system.console import Reporter, new_console, print_line
+from .job.prepare import check_identity, model_identity, plans_checkpoint
+
+
+def load(
+    model: str | Path,
+    plan: str | Path | Plan,
+    *,
+    dtype: Any = None,
+    device_map: Any = None,
+    offload_folder: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    verify: bool = True,
+) -> Any:
+    """A transformers model that runs under a plan, for ``generate``, one's own forwards or lm-eval's ``HFLM``.
+
+    ``model.indexcache`` is its ``AppliedPattern``: ``use`` changes the pattern, ``remove`` undoes it all.
+
+    Args:
+        model: a local folder or a hub id: the plan's checkpoint.
+        plan: a plan.json, the folder of a run, or a plan that was read.
+        dtype: "auto", "float32", "bfloat16" or "float16", or torch's; that of the plan if not given.
+        device_map: transformers' placement; without one the model goes to the first accelerator.
+        offload_folder: where transformers puts weights that fit into no memory.
+        revision: branch, tag or commit of a hub model; that of the plan if the model has its name.
+        trust_remote_code: run code that the checkpoint brings.
+        allow_pickle: load pickled weights, where there are no others.
+        verify: hash the weights and compare them with the plan's.
+
+    Raises:
+        PlanError: the plan cannot be read.
+        IdentityError: it was made for another checkpoint; names what differs.
+        ModelError: the checkpoint cannot be found or loaded.
+    """
+    read = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    if revision is None and str(model) == read.model.id:
+        revision = read.model.revision
+    checkpoint = open_checkpoint(str(model), revision, Trust(trust_remote_code, allow_pickle))
+    if verify:
+        check_identity(read.model, model_identity(checkpoint, read.model.weights_hash))
+    loaded = load_model(
+        checkpoint, str(dtype or read.run.dtype).removeprefix("torch."), Placement(device_map, offload_folder)
+    )
+    apply(loaded, read)
+    return loaded
+
+
+def apply(model: Any, plan: str | Path | Plan) -> AppliedPattern:
+    """Puts a loaded transformers model under a plan, as ``load`` does; returns ``model.indexcache``.
+
+    Only the places of the model's indexers are compared with the plan's: which weights it has is the
+    caller's to know. A pattern that is in force already is replaced.
+
+    Raises:
+        PlanError: the plan cannot be read.
+        ModelError: the model has its indexers elsewhere, or is none.
+    """
+    read = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    if not hasattr(model, "named_modules"):
+        raise ModelError(f"{model!r} is no loaded model", hint="indexcache.load takes a folder or a hub id")
+    return AppliedPattern(model, read.model.site_layers, read.pattern)
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """How a prompt goes on, greedily decoded with a cache, all full and under a plan.
+
+    Args:
+        prompt_tokens: length of the prompt.
+        choosing: how many of all positions see more keys than indexers select; at the others nothing differs.
+        full: the new tokens, all full.
+        plan: the new tokens under the plan.
+        full_text: those as text.
+        plan_text: likewise.
+    """
+
+    prompt_tokens: int
+    choosing: int
+    full: tuple[int, ...]
+    plan: tuple[int, ...]
+    full_text: str
+    plan_text: str
+
+    @property
+    def agreed(self) -> int:
+        """How many tokens both begin with."""
+        pairs = zip(self.full, self.plan, strict=False)
+        return next(
+            (number for number, (ours, theirs) in enumerate(pairs) if ours != theirs),
+            min(len(self.full), len(self.plan)),
+        )
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """What to continue and by how much; without a ``text``, one of the plan's own windows is."""
+
+    text: str | None
+    new_tokens: int
+
+
+def continue_prompt(
+    plan: Plan,
+    folder: Path,
+    request: PromptRequest,
+    model_id: str | None,
+    placement: Placement,
+    trust: Trust,
+    reporter: Reporter,
+) -> Continuation:
+    """Loads the plan's checkpoint under it and continues a prompt, under the plan and all full.
+
+    Raises:
+        SettingError: an empty prompt, or one that with its continuation is longer than the model's positions.
+        IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
+        IndexcacheError: one of its other kinds.
+    """
+    checkpoint = plans_checkpoint(plan, model_id, trust)
+    tokenizer = load_tokenizer(checkpoint)
+    prompt = _prompt(plan, folder, request, checkpoint, tokenizer)
+    reporter.doing(f"hashing the weights of {checkpoint.model_id}")
+    check_identity(plan.model, model_identity(checkpoint, plan.model.weights_hash))
+    reporter.doing(f"loading {checkpoint.model_id}")
+    model = load_model(checkpoint, plan.run.dtype, placement)
+    applied = apply(model, plan)
+    reporter.doing(f"continuing {len(prompt)} tokens by {request.new_tokens}, under the plan and all full")
+    under_plan = _generate(model, prompt, request.new_tokens, reporter.say)
+    applied.use(Pattern.all_full(len(plan.pattern)))
+    full = _generate(model, prompt, request.new_tokens)
+    return Continuation(
+        prompt_tokens=len(prompt),
+        choosing=max(0, len(prompt) + request.new_tokens - checkpoint.selection_width),
+        full=full,
+        plan=under_plan,
+        full_text=tokenizer.decode(full),
+        plan_text=tokenizer.decode(under_plan),
+    )
+
+
+def _prompt(
+    plan: Plan, folder: Path, request: PromptRequest, checkpoint: Checkpoint, tokenizer: Any
+) -> Sequence[int]:
+    if request.text is not None:
+        prompt = [int(each) for each in tokenizer(request.text)["input_ids"]]
+    else:
+        windows = thaw(folder / plan.tokens.file, plan.tokens.sha256)
+        group = HELD_OUT if len(windows.heldout) else CALIBRATION
+        window = windows.group(group)[0].tolist()
+        prompt = window[: max(len(window) - request.new_tokens, len(window) // 2)]
+    if not prompt:
+        raise SettingError("the prompt holds no tokens", hint="give one with --prompt")
+    longest = checkpoint.longest
+    if longest is not None and len(prompt) + request.new_tokens > longest:
+        raise SettingError(
+            f"{len(prompt)} tokens and {request.new_tokens} more do not go into the model's {longest} positions",
+            hint="shorten --prompt, or lower --new-tokens",
+        )
+    return prompt
+
+
+def _generate(
+    model: Any, prompt: Sequence[int], new_tokens: int, told: Callable[[str], None] = lambda line: None
+) -> tuple[int, ...]:
+    """Up to ``new_tokens`` more, greedily decoded; without a cache where the model keeps none that can be used."""
+    import torch
+
+    ids = torch.tensor([list(prompt)], device=input_device(model))
+    with torch.inference_mode():
+        if _keeps_cache(model):
+            try:
+                mask = torch.ones_like(ids)
+                out = model.generate(
+                    ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, use_cache=True
+                )
+                return tuple(out[0, len(prompt) :].tolist())
+            except (AttributeError, TypeError, ValueError, NotImplementedError, ModelError) as error:
+                if not any(word in str(error).lower() for word in ("cache", "past_key_values", "get_seq_length")):
+                    raise
+        told("the model keeps no key-value cache that can be used: every token runs the whole text again")
+        return _generate_without_cache(model, ids, new_tokens)
+
+
+def _keeps_cache(model: Any) -> bool:
+    """Whether the model says that it decodes with a cache: in its config, and by taking one."""
+    if not (getattr(model, "generate", None) and model.can_generate()):
+        return False
+    taken = inspect.signature(model.forward).parameters.keys() & {"past_key_values", "cache", "cache_params"}
+    return bool(taken) and getattr(model.config.get_text_config(), "use_cache", True) is not False
+
+
+def _generate_without_cache(model: Any, ids: Any, new_tokens: int) -> tuple[int, ...]:
+    """As ``generate``, the whole text run again for each token; ``ids`` is ``[1, length]``."""
+    import torch
+
+    given = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    settings = getattr(model, "generation_config", None) or model.config.get_text_config()
+    end = getattr(settings, "eos_token_id", None)
+    ends = set(end) if isinstance(end, list) else {end}
+    new: list[int] = []
+    while len(new) < new_tokens and not (new and new[-1] in ends):
+        new.append(int(model(input_ids=ids, **given).logits[0, -1].argmax()))
+        ids = torch.cat([ids, ids.new_tensor([new[-1:]])], dim=1)
+    return tuple(new)
+
+
+def continuation_table(found: Continuation) -> None:
+    """Prints how a prompt goes on, on stdout."""
+    console = new_console()
+    print_line(console, f"{found.prompt_tokens} tokens, continued greedily")
+    for name, ids, text in (("this plan", found.plan, found.plan_text), ("all full", found.full, found.full_text)):
+        console.print(f"\n{name}, {len(ids)} tokens:")
+        console.print(text, markup=False, soft_wrap=True)
+    console.print()
+    print_line(console, f"alike in the first {found.agreed} of {max(len(found.full), len(found.plan))} tokens")
+    if not found.choosing:
+        print_line(console, "no position sees more keys than indexers select, so that nothing could differ")
+
+
+def continuation_document(found: Continuation) -> dict[str, Any]:
+    """A continuation as JSON."""
+    return {
+        "prompt_tokens": found.prompt_tokens,
+        "positions_that_choose": found.choosing,
+        "agreed_tokens": found.agreed,
+        "plan": {"tokens": list(found.plan), "text": found.plan_text},
+        "all_full": {"tokens": list(found.full), "text": found.full_text},
+    }

@@ -1,0 +1,216 @@
+"""The bench command: how long a prefill takes under a plan and all full, at several lengths, and its table."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from ..dsa.checkpoint.config import Checkpoint, Trust, config_sha256
+from ..dsa.checkpoint.load import Placement, device_kinds, load_model, random_model
+from ..dsa.chunks import out_of_memory
+from ..dsa.long.backends import Backends, choose, install
+from ..dsa.long.capacity import free_memory, layer_bytes, longest_window
+from ..errors import IdentityError, MeasurementError, SettingError, WindowError
+from ..pattern import Pattern
+from ..search.plan.schema import Plan
+from ..search.report.prefills import PrefillPoint, PrefillRecord, Timed, prefill_file
+from ..search.run.folder import render_beside
+from ..system import processes
+from ..system.console import Reporter, new_console, print_line
+from ..system.files import check_writable, write_atomically
+from ..system.versions import library_versions
+from .job.prepare import plans_checkpoint
+
+if TYPE_CHECKING:
+    from ..dsa.model.prefill import PrefillClock
+
+
+_DEFAULT_CONTEXT = 8192
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to time.
+
+    Args:
+        contexts: lengths in tokens; none for a default.
+        repeats: prefills per length and pattern, after one that warms up.
+        random_weights: build the model from its config alone.
+        beyond_positions: allow lengths above the model's positions.
+    """
+
+    contexts: Sequence[int]
+    repeats: int
+    dtype: str
+    placement: Placement
+    wanted: Backends
+    random_weights: bool
+    beyond_positions: bool
+    trust: Trust
+
+
+def bench(
+    plan: Plan, path: Path, model_id: str | None, request: BenchRequest, reporter: Reporter
+) -> PrefillRecord:
+    """Times prefills, writes them beside the plan in ``path`` and renders its report again.
+
+    Raises:
+        IdentityError: the model's sites are not the plan's.
+        MeasurementError: not even the shortest length fits.
+        IndexcacheError: one of its other kinds.
+    """
+    if processes.process_count() > 1:
+        raise SettingError("bench times one model on one process", hint="run it without accelerate launch")
+    checkpoint = _checkpoint(plan, model_id, request)
+    check_writable(path.parent)
+    request = replace(request, contexts=_contexts(checkpoint, request))
+    longest = max(request.contexts)
+    # One choice for all lengths, so that their times compare.
+    backends = choose(request.wanted, checkpoint.selects_tokens, longest, processes.this_device().type)
+    model = _model(checkpoint, request, reporter)
+    install(model, backends, reporter.warn)
+    record = PrefillRecord(
+        schema_version=1,
+        model=checkpoint.model_id,
+        config_sha256=config_sha256(checkpoint),
+        pattern=plan.result.pattern,
+        device=device_kinds(model),
+        dtype=str(model.dtype).removeprefix("torch."),
+        indexer=backends.indexer,
+        attention=backends.attention,
+        random_weights=request.random_weights,
+        repeats=request.repeats,
+        versions=library_versions(),
+        points=_points(model, checkpoint, plan.pattern, backends, request, reporter),
+    )
+    _check_something_fits(record, checkpoint, model, backends)
+    write_atomically(prefill_file(path), record.as_json())
+    render_beside(plan, path, warn=reporter.warn)
+    return record
+
+
+def _check_something_fits(record: PrefillRecord, checkpoint: Checkpoint, model: Any, backends: Backends) -> None:
+    if any(point.all_full and point.plan for point in record.points):
+        return
+    shortest, device = record.points[0].context, processes.this_device()
+    fits = longest_window(
+        checkpoint.config, shortest, model.dtype.itemsize, backends, free_memory(device),
+        device.type == "cuda",
+    )  # fmt: skip
+    raise MeasurementError(f"a prefill of {shortest} tokens does not fit", hint=f"--context {fits} should")
+
+
+def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:
+    longest = checkpoint.longest
+    wanted = list(request.contexts) or [min(_DEFAULT_CONTEXT, longest or _DEFAULT_CONTEXT)]
+    if longest is not None and max(wanted) > longest and not request.beyond_positions:
+        raise WindowError(
+            f"a context of {max(wanted)} tokens is longer than the model's {longest} positions",
+            hint="lower --context, or allow it with --beyond-positions",
+        )
+    return wanted
+
+
+def _checkpoint(plan: Plan, model_id: str | None, request: BenchRequest) -> Checkpoint:
+    checkpoint = plans_checkpoint(plan, model_id, request.trust)
+    found = (checkpoint.layers, list(checkpoint.site_layers), list(checkpoint.shared_layers))
+    if found != (plan.model.layers, plan.model.site_layers, plan.model.shared_layers):
+        raise IdentityError(
+            f"{checkpoint.model_id!r} has {found[0]} layers and {len(found[1])} sites, not the plan's "
+            f"{plan.model.layers} and {len(plan.model.site_layers)} in the same places",
+            hint="give the plan's model, or one of the same layout, with --model",
+        )
+    return checkpoint
+
+
+def _model(checkpoint: Checkpoint, request: BenchRequest, reporter: Reporter) -> Any:
+    if request.random_weights:
+        if request.placement != Placement():
+            raise SettingError(
+                "random weights are made on one device", hint="leave --device-map and --offload-folder out"
+            )
+        reporter.doing(f"making random weights for {checkpoint.model_id}")
+        return random_model(checkpoint, request.dtype)
+    reporter.doing(f"loading {checkpoint.model_id}")
+    return load_model(checkpoint, request.dtype, request.placement)
+
+
+def _points(
+    model: Any,
+    checkpoint: Checkpoint,
+    pattern: Pattern,
+    backends: Backends,
+    request: BenchRequest,
+    reporter: Reporter,
+) -> list[PrefillPoint]:
+    from ..dsa.model.prefill import PrefillClock
+
+    clock = PrefillClock(model, checkpoint.site_layers)
+    device, points = processes.this_device(), []
+    reporter.begin(len(request.contexts), "lengths")
+    for context in sorted(set(request.contexts)):
+        needed = layer_bytes(checkpoint.config, context, model.dtype.itemsize, backends, device.type == "cuda")
+        timed = None
+        if needed <= free_memory(device):
+            tokens = _any_tokens(checkpoint.vocabulary, context)
+            timed = _timed(clock, [Pattern.all_full(len(pattern)), pattern], tokens, request.repeats)
+        reporter.advance(1)
+        full, plan = timed or (None, None)
+        points.append(PrefillPoint(context=context, all_full=full, plan=plan))
+        if timed is None:
+            reporter.warn(f"a prefill of {context} tokens does not fit here")
+    return points
+
+
+def _any_tokens(vocabulary: int, count: int) -> list[int]:
+    """Tokens at random, the same each time: repeated ones would have equal scores."""
+    chosen = random.Random(0)
+    return [chosen.randrange(vocabulary) for _ in range(count)]
+
+
+def _timed(
+    clock: PrefillClock, patterns: Sequence[Pattern], tokens: Sequence[int], repeats: int
+) -> list[Timed] | None:
+    """None if it does not fit."""
+    import torch
+
+    try:
+        found = clock.time(patterns, tokens, repeats)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        found = []
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return [Timed(seconds=each.seconds, indexer_share=each.indexer_share) for each in found] or None
+
+
+def bench_table(record: PrefillRecord, path: Path) -> None:
+    """Prints prefill times, on stdout."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("context", justify="right")
+    for name in ("all full, s", "indexers", "this plan, s", "indexers", "speedup"):
+        table.add_column(name, justify="right")
+    for point in record.points:
+        full, plan = point.all_full, point.plan
+        if full is None or plan is None:
+            table.add_row(f"{point.context:,}", "does not fit", "", "", "", "")
+            continue
+        shares = [f"{each.indexer_share:.0%}" for each in (full, plan)]
+        seconds = [f"{each.seconds:.3g}" for each in (full, plan)]
+        table.add_row(f"{point.context:,}", seconds[0], shares[0], seconds[1], shares[1], f"{point.speedup:.2f}x")
+    console = new_console()
+    weights = ", random weights" if record.random_weights else ""
+    print_line(
+        console,
+        f"prefill of {record.model} on {record.device}, {record.dtype}{weights}; {record.indexer} indexers, "
+        f"{record.attention} attention; medians of {record.repeats}",
+    )
+    console.print(table)
+    print_line(console, f"written  {path}, and into the report beside it")

@@ -1,0 +1,157 @@
+"""The estimate command: what a search will cost, counted and timed, and its table."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..dsa.checkpoint.config import Checkpoint, Trust
+from ..dsa.model.evaluator import Evaluator
+from ..dsa.model.losses import PatternLosses
+from ..errors import ModelError
+from ..evaluate import CALIBRATION
+from ..pattern import Pattern
+from ..recipes.schema import Recipe
+from ..search.estimate import Expected
+from ..search.goal import Goal
+from ..system import processes
+from ..system.console import Reporter, duration, new_console
+from .job.measure import load_for
+from .job.prepare import Intended, expected_for, intend, prepare
+
+
+@dataclass(frozen=True)
+class EstimateOutcome:
+    """What a search is expected to cost.
+
+    Args:
+        layer_seconds: of one layer on one window, full and shared; None where none was timed.
+    """
+
+    model: str
+    sites: int
+    layers: int
+    kept: int
+    strategy: str
+    windows: int
+    heldout: int
+    window: int
+    expected: Expected
+    layer_seconds: tuple[float, float] | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Expected time of the measurements, all processes kept busy."""
+        if self.layer_seconds is None:
+            return None
+        full, shared = self.layer_seconds
+        own = self.expected.layer_windows - self.expected.shared_layer_windows
+        return (own * full + self.expected.shared_layer_windows * shared) / processes.process_count()
+
+
+def estimate(
+    recipe: Recipe, goal: Goal, out: Path | None, trust: Trust, timed: bool, reporter: Reporter
+) -> EstimateOutcome:
+    """What a search will cost: counted from the config, then timed on one window of any tokens.
+
+    Args:
+        recipe: settings of the search.
+        goal: how far it is to go.
+        out: check all that the search would check, the text and this folder too; None checks the model alone.
+        trust: what of the checkpoint may run as a program.
+        timed: load the weights and time a window.
+        reporter: told of progress.
+
+    Raises:
+        IndexcacheError: one of its kinds, for whatever is wrong.
+    """
+    if out is not None:
+        intended: Intended = prepare(recipe, goal, out, trust, reporter)
+    else:
+        intended = intend(recipe, goal, trust, reporter)
+    checkpoint, method, length = intended.checkpoint, intended.method, intended.length
+    expected = expected_for(recipe, checkpoint, goal, method, reporter)
+    reporter.say(
+        f"about {expected.search_layer_windows:,} layer-windows of {length} tokens to choose, where Algorithm 1 "
+        f"takes {expected.algorithm_1_layer_windows:,}; about {expected.layer_windows:,} in all"
+    )
+    return EstimateOutcome(
+        model=checkpoint.model_id,
+        sites=len(checkpoint.site_layers),
+        layers=checkpoint.layers,
+        kept=method.deepest(goal, len(checkpoint.site_layers)),
+        strategy=method.strategy,
+        windows=recipe.windows,
+        heldout=recipe.heldout,
+        window=length,
+        expected=expected,
+        layer_seconds=_time_layers(checkpoint, recipe, length, reporter) if timed else None,
+    )
+
+
+def _time_layers(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: Reporter) -> tuple[float, float]:
+    """Seconds of a full and of a shared layer on one window, its loss included; a first run warms up."""
+    try:
+        model = load_for(recipe, checkpoint, length, reporter).model
+    except ModelError as error:
+        error.hint = error.hint or "--no-time counts without weights"
+        raise
+    reporter.doing("timing a window")
+    losses = PatternLosses(model, checkpoint.site_layers)
+    tokens = [number % checkpoint.vocabulary for number in range(length)]
+    measure, sites = Evaluator(losses, {CALIBRATION: [tokens]}), len(checkpoint.site_layers)
+
+    def seconds(pattern: Pattern) -> float:
+        measure([pattern], CALIBRATION)
+        began = time.perf_counter()
+        measure([pattern], CALIBRATION)
+        return (time.perf_counter() - began) / checkpoint.layers
+
+    return seconds(Pattern.all_full(sites)), seconds(Pattern.from_full(sites, [0]))
+
+
+def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
+    """A search's expected cost as JSON."""
+    expected = outcome.expected
+    return {
+        "model": outcome.model,
+        "sites": outcome.sites,
+        "layers": outcome.layers,
+        "kept": outcome.kept,
+        "strategy": outcome.strategy,
+        "windows": outcome.windows,
+        "heldout_windows": outcome.heldout,
+        "window": outcome.window,
+        "window_evaluations": expected.window_evaluations,
+        "tokens": expected.window_evaluations * outcome.window,
+        "layer_windows": expected.layer_windows,
+        "search_layer_windows": expected.search_layer_windows,
+        "algorithm_1_layer_windows": expected.algorithm_1_layer_windows,
+        "fewer": round(expected.fewer, 2),
+        "seconds_per_full_layer": outcome.layer_seconds and outcome.layer_seconds[0],
+        "seconds_per_shared_layer": outcome.layer_seconds and outcome.layer_seconds[1],
+        "seconds": outcome.seconds,
+    }
+
+
+def estimate_table(outcome: EstimateOutcome) -> None:
+    """Prints a search's expected cost, on stdout."""
+    expected, seconds = outcome.expected, outcome.seconds
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rows = {
+        "search": f"{outcome.sites} sites, searched down to {outcome.kept}, {outcome.strategy}",
+        "windows": f"{outcome.windows} and {outcome.heldout} held out, of {outcome.window} tokens",
+        "to choose": f"about {expected.search_layer_windows:,} layer-windows; Algorithm 1 takes "
+        f"{expected.algorithm_1_layer_windows:,}, {expected.fewer:.1f} times as many",
+        "in all": f"about {expected.layer_windows:,} layer-windows, with baselines and checks",
+        "time": "not timed"
+        if seconds is None
+        else f"about {duration(seconds)} of measuring, from one window here",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    new_console(narrow=True).print(table)

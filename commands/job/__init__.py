@@ -1,0 +1,1 @@
+"""What commands share: options, preparation, identity, measuring, and one process's session at a run."""

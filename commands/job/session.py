@@ -1,0 +1,206 @@
+"""One process's time at a run: takes the lock, goes on from the journal, and leaves both in order at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from ...dsa.checkpoint.load import FETCHED
+from ...errors import IndexcacheError, JournalError, SettingError, StoppedRunError
+from ...pattern import Pattern
+from ...search.plan.schema import RunIdentity
+from ...search.run.folder import PLAN_FILE, begin_anew, remove_leftovers
+from ...search.run.journal import JOURNAL_FILE, Journal, check_same, read_journal
+from ...search.run.records import Began, Checked, Ended, Identity, Kept, Overlap, Ran, losses_record
+from ...search.run.timing import Timing, now, timing_of
+from ...system import processes
+from ...system.console import Reporter
+from ...system.files import is_there
+from ...system.locking import locked
+from ...system.signals import Stop, held
+from ...system.versions import computing_versions
+
+RESUME = ("auto", "required", "never")
+
+
+def check_resume(mode: str) -> str:
+    """``mode``, where it is one of ``RESUME``.
+
+    Raises:
+        SettingError: it is not.
+    """
+    if mode not in RESUME:
+        raise SettingError(f"--resume is {mode!r}", hint=f"give one of {', '.join(RESUME)}")
+    return mode
+
+
+class Sitting:
+    """One process's time at a run.
+
+    Args:
+        path: of the journal.
+        kept: what it holds, the same on all processes.
+        journal: where this process writes; None on all but the main one.
+    """
+
+    def __init__(self, path: Path, kept: Kept, journal: Journal | None) -> None:
+        self.path = path
+        self.kept = kept
+        self._journal = journal
+        self._began = time.monotonic()
+
+    def write(
+        self,
+        group: str,
+        last_token: bool,
+        windows: Sequence[int],
+        patterns: Sequence[Pattern],
+        sums: Sequence[Sequence[float]],
+    ) -> None:
+        """Keeps losses that were just measured."""
+        if self._journal is not None:
+            names = [str(pattern) for pattern in patterns]
+            self._journal.append(losses_record(self._seconds(), group, last_token, windows, names, sums))
+
+    def ran(self, run: RunIdentity) -> None:
+        """Keeps how the model runs, or compares it with how it ran before.
+
+        Raises:
+            IdentityError: it runs otherwise; names the field.
+        """
+        before = self.kept.run
+        if before is None:
+            self.kept.run = run
+            if self._journal is not None:
+                self._journal.append(Ran(run=run))
+            return
+        processes.main_does(lambda: check_same(_compared(before), _compared(run), self.path))
+
+    def checked(self) -> None:
+        """Keeps that the model passed its self-check."""
+        self.kept.checked = True
+        if self._journal is not None:
+            self._journal.append(Checked())
+
+    def overlaps(self, matrix: list[list[float]]) -> None:
+        """Keeps the overlap of selections."""
+        self.kept.overlap = matrix
+        if self._journal is not None:
+            self._journal.append(Overlap(matrix=matrix))
+
+    def timing(self) -> Timing:
+        """Of all sittings, this one up to now."""
+        when, _, together = self.kept.sittings[-1]
+        return timing_of([*self.kept.sittings[:-1], (when, self._seconds(), together)])
+
+    def end(self) -> None:
+        """Says in the journal that this was the end, and brings all of it to the disk."""
+        if self._journal is not None:
+            self._journal.append(Ended(at=self._seconds()))
+            self._journal.sync()
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._began, 1)
+
+
+@contextmanager
+def sitting(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> Iterator[Sitting]:
+    """A run that goes on where it stopped, or begins; nobody else writes to it meanwhile.
+
+    Args:
+        folder: of the run.
+        identity: what its losses depend on.
+        resume: "auto" goes on if there is a journal, "required" only then, "never" moves the old run aside.
+        reporter: told what was found.
+
+    Raises:
+        JournalError: the journal is damaged, or required and not there.
+        IdentityError: it is of another search.
+        BusyError: another process writes there.
+        OutputError: nothing can be written there.
+    """
+    path = folder / JOURNAL_FILE
+    mine: list[Journal] = []
+    with ExitStack() as stack:
+
+        def begin() -> Kept:
+            if resume == "required" and not path.exists():
+                raise _nothing_to_resume(path)
+            stack.enter_context(locked(folder, reporter.warn))
+            with held():
+                journal, kept = _open(folder, identity, resume, reporter)
+                mine.append(journal)
+                stack.callback(journal.close)
+            return kept
+
+        this = Sitting(path, processes.main_does(begin), mine[0] if mine else None)
+        try:
+            yield this
+        except BaseException as error:
+            with suppress(IndexcacheError):  # the disk may be what failed
+                this.end()
+            if isinstance(error, OSError):  # of measuring, and not of printing what was measured
+                raise IndexcacheError(f"unexpected {type(error).__name__}: {error}") from error
+            raise
+        this.end()
+
+
+@contextmanager
+def stops_told(folder: Path, resume: str) -> Iterator[None]:
+    """Within it a stop ends in what of the run in ``folder`` is kept, where anything is.
+
+    Raises:
+        StoppedRunError: a signal came, and the same command goes on from the journal.
+    """
+    try:
+        yield
+    except Stop as stop:
+        path, again = folder / JOURNAL_FILE, "run the same command again to go on"
+        try:
+            found = read_journal(path)
+        except JournalError:
+            raise stop from None
+        if found is None:
+            raise
+        count = found.kept.window_evaluations
+        raise StoppedRunError(
+            f"stopped by {stop.name}: {count} window evaluations are kept in {str(path)!r}",
+            hint=f"{again}, without --resume never" if resume == "never" else again,
+        ) from None
+
+
+def _nothing_to_resume(path: Path) -> JournalError:
+    return JournalError(f"there is no journal {str(path)!r} to resume from", hint="leave --resume out")
+
+
+def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> tuple[Journal, Kept]:
+    """The journal, ready to be written to, and what it holds; an old one that does not fit is left as it is."""
+    path = folder / JOURNAL_FILE
+    fresh = not is_there(path) and not is_there(folder / PLAN_FILE)
+    if (resume == "never" or fresh) and (aside := begin_anew(folder)) is not None:
+        reporter.say(f"what stood there is now in {aside}")
+    found = read_journal(path)
+    if resume == "required" and (found is None or found.identity is None):
+        raise _nothing_to_resume(path)
+    if found is not None and found.identity is not None:
+        check_same(found.identity, identity, path)
+    if found is not None and found.torn:
+        reporter.warn(f"the end of {path} was cut off or damaged: its last {found.torn} bytes are left out")
+    remove_leftovers(folder)
+    journal = Journal(path, identity, found)
+    kept = found.kept if found is not None else Kept()
+    began = Began(when=now(), processes=processes.process_count())
+    journal.append(began)
+    if kept.window_evaluations:
+        reporter.say(f"going on from {path}: {kept.window_evaluations} window evaluations are there")
+    kept.add(began)
+    return journal, kept
+
+
+def _compared(run: RunIdentity) -> Identity:
+    """What of a run decides its losses: of the versions only those of what computes, of the devices likewise."""
+    versions = {name: run.versions.get(name) for name in computing_versions() if name != "python"}
+    device = {"device": run.device.removesuffix(FETCHED)}
+    return run.model_dump(exclude={"versions"}) | device | versions

@@ -1,0 +1,90 @@
+"""Whence settings came: errors name the environment variable or the recipe's field where it was no option."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+from typer.core import TyperCommand
+
+from ...errors import IndexcacheError, SettingError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Command(TyperCommand):
+    """A command whose errors speak of settings as they were given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer does, errors told as said above."""
+        try:
+            return super().parse_args(ctx, args)
+        except IndexcacheError as error:
+            _name_sources(error, self, ctx)
+            raise
+        except Exception as error:
+            wrong = getattr(error, "param", None)
+            if wrong is not None and (variable := _variable(wrong, ctx)):
+                error.param_hint = repr(variable)  # type: ignore[attr-defined]
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """As typer does, errors told as said above."""
+        try:
+            return super().invoke(ctx)
+        except IndexcacheError as error:
+            _name_sources(error, self, ctx)
+            raise
+
+
+class Application(typer.Typer):
+    """A command line all of whose commands are ``Command``."""
+
+    def command(self, *arguments: Any, **settings: Any) -> Callable[[Function], Function]:
+        """As typer's."""
+        return super().command(*arguments, **{"cls": Command, **settings})
+
+
+def _name_sources(error: IndexcacheError, command: Command, ctx: Any) -> None:
+    """Replaces the flags in ``error`` by what was set instead."""
+    if names := _names(command, ctx):
+        flags = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, names))})(?![\w-])")
+        error.args = tuple(flags.sub(lambda found: names[found[1]], str(each)) for each in error.args)
+        error.hint = flags.sub(lambda found: names[found[1]], error.hint)
+
+
+def _names(command: Command, ctx: Any) -> dict[str, str]:
+    """Each flag that was not given on the command line but set otherwise, with what set it."""
+    fields, names = _recipe_fields(ctx), dict[str, str]()
+    for parameter in command.params:
+        flags = [flag for flag in parameter.opts if flag.startswith("--")]
+        source = str(ctx.get_parameter_source(parameter.name))
+        if variable := _variable(parameter, ctx):
+            names |= dict.fromkeys(flags, variable)
+        elif parameter.name in fields and not source.endswith("COMMANDLINE"):
+            names |= dict.fromkeys(flags, f"the recipe's {parameter.name}")
+    return names
+
+
+def _variable(parameter: Any, ctx: Any) -> str | None:
+    """The environment variable that set ``parameter``, if one did."""
+    if not str(ctx.get_parameter_source(parameter.name)).endswith("ENVIRONMENT"):
+        return None
+    named = parameter.envvar
+    if named:
+        return str(named if isinstance(named, str) else named[0])
+    return f"{ctx.auto_envvar_prefix}_{parameter.name.upper()}"
+
+
+def _recipe_fields(ctx: Any) -> set[str]:
+    name = ctx.params.get("recipe")
+    if not name:
+        return set()
+    from ...recipes.schema import read_recipe
+
+    try:
+        return set(read_recipe(name).model_fields_set)
+    except SettingError:
+        return set()

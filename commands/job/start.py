@@ -1,0 +1,80 @@
+"""How a command starts: alone or among others, and with a word before its libraries are imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from ...system.exits import libraries_beside
+from ...system.launching import launch, speaks, strangers, work_apart
+
+if TYPE_CHECKING:
+    from ...system.console import Reporter
+
+
+def leave_to_main() -> None:
+    """Leaves a command that is one process's job to the main one of several, which does it as if alone."""
+    if not speaks():
+        raise typer.Exit
+    work_apart()
+
+
+@contextmanager
+def working(quiet: bool, loads_model: bool = True) -> Iterator[Reporter]:
+    """Says what goes on while a command works, from before its libraries are imported.
+
+    A command that loads a model says first, once, that versions here are none that was tested.
+    """
+    together = launch() is not None  # wrong variables are told of at once
+    quieten()
+    from ...system.console import Reporter
+    from ...system.versions import untested
+
+    main = speaks()
+    # The bar's end gives back the stdout that it met.
+    with libraries_beside(), Reporter(quiet=quiet or not main, main=main, is_first=_is_first) as reporter:
+        reporter.doing("loading PyTorch and transformers")
+        if loads_model and main and (line := untested()):
+            reporter.warn(line)
+        if (name := strangers()) is not None:
+            reporter.warn(
+                f"{name} is {os.environ[name]} and MASTER_ADDR is not set: this process works alone; to share the "
+                "work, use accelerate launch or torchrun"
+            )
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        if together:
+            from ...system.processes import process_count
+
+            process_count()  # they meet first of all
+        yield reporter
+
+
+def _is_first(line: str) -> bool:
+    from ...system.processes import is_first
+
+    return is_first(line)
+
+
+def quieten() -> None:
+    """Keeps the libraries' own progress bars and advice off stderr unless the user asked for them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def share_cores() -> None:
+    """Has threads that wait for each other sleep, unless the user set it: else they take cores from who works.
+
+    OpenMP reads it as torch is imported.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

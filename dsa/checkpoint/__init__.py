@@ -1,0 +1,1 @@
+"""A checkpoint before it runs: its config, sites, files and weights, and how it is loaded."""

@@ -1,0 +1,102 @@
+"""Which class of transformers runs a checkpoint's text, and the same without weights, for counting."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from ...errors import ModelError, first_line
+
+
+def model_class(config: Any, trust_remote_code: bool = False) -> Any:
+    """The Auto class whose model turns token ids into logits for ``config``.
+
+    A class with the language model alone is preferred, as it leaves the vision and audio towers of a
+    multimodal checkpoint unread. Some have none (mistral_large4, glm5_next, minimax_m3_vl): there the
+    whole model is loaded and given text only.
+
+    Raises:
+        ModelError: transformers has neither.
+    """
+    import transformers
+
+    if runs_remote_code(config, trust_remote_code) or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
+    raise ModelError(
+        f"this version of transformers has no language model of type {getattr(config, 'model_type', 'unknown')!r}",
+        hint="a checkpoint of the whole model, text_config and all, may have one",
+    )
+
+
+def runs_remote_code(config: Any, trust_remote_code: bool = False) -> bool:
+    """Whether the model is built by code that the checkpoint brings."""
+    return trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+
+
+def is_text_only(config: Any, trust_remote_code: bool = False) -> bool:
+    """Whether nothing but the language model is loaded for ``config``."""
+    return bool(model_class(config, trust_remote_code).__name__ == "AutoModelForCausalLM")
+
+
+def remote_code_sha256(config: Any, folder: Path, trust_remote_code: bool = False) -> str | None:
+    """SHA-256 over the Python modules that a checkpoint brings and that run; None where only transformers' own do.
+
+    Args:
+        config: of the checkpoint.
+        folder: where its code is, or what names it.
+        trust_remote_code: whether the checkpoint's code may run.
+
+    Raises:
+        ModelError: its code cannot be loaded.
+    """
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    classes = [type(config)]
+    named = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
+    if trust_remote_code and named is not None:
+        try:
+            classes.append(get_class_from_dynamic_module(named, str(folder)))
+        except Exception as error:  # whatever the code raises when it is imported
+            raise ModelError(f"the code of {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+    packages = {each.__module__.rpartition(".")[0] for each in classes}
+    brought = {each for each in packages if each.split(".")[0] == "transformers_modules"}
+    if not brought:
+        return None
+    digest = hashlib.sha256()
+    for name, module in sorted(sys.modules.items()):
+        package, _, last = name.rpartition(".")
+        if package in brought and (path := getattr(module, "__file__", None)):
+            digest.update(f"{last}:".encode() + Path(path).read_bytes())
+    return digest.hexdigest()
+
+
+def skeleton(config: Any, trust_remote_code: bool = False) -> Any:
+    """The model of ``config`` on the meta device: modules and shapes without weights or memory.
+
+    Raises:
+        ModelError: it cannot be built.
+    """
+    return build(config, "meta", None, trust_remote_code)
+
+
+def build(config: Any, device: Any, dtype: Any, trust_remote_code: bool = False) -> Any:
+    """The model of ``config`` with random weights on ``device``, of torch type ``dtype`` (None: the config's).
+
+    Raises:
+        ModelError: it cannot be built, or does not fit.
+    """
+    import torch
+
+    auto_class = model_class(config, trust_remote_code)
+    typed = {} if dtype is None else {"dtype": dtype}
+    try:
+        with torch.device(device):
+            return auto_class.from_config(config, trust_remote_code=trust_remote_code, **typed)
+    except Exception as error:  # whatever a wrong config makes a model's constructor raise
+        raise ModelError(
+            f"the model that the config describes cannot be built: {type(error).__name__}, {first_line(error)}"
+        ) from error

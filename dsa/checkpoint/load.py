@@ -1,0 +1,260 @@
+"""Loads a checkpoint's weights through transformers and accelerate."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import ModelError, SettingError, first_line
+from .architectures import build, model_class, skeleton
+from .config import Checkpoint
+from .quantised import check_format, check_tensors, dequantises
+from .shards import Tensor, are_pickled, read_shards, weight_files
+from .unread import check_complete, load_reported
+from .weights import weights_folder
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+# Torch's names for what safetensors headers call the types.
+_STORED = {
+    "BF16": "bfloat16", "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "I16": "int16",
+    "I32": "int32", "I64": "int64", "I8": "int8", "U8": "uint8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where weights go.
+
+    Args:
+        device_map: transformers' placement, e.g. "auto", or a device for each module; None for one device.
+        offload_folder: for "disk", where converted copies of weights are put: fused experts above all, so
+            that it can take as much as the checkpoint.
+    """
+
+    device_map: str | Mapping[str, str | int] | None = None
+    offload_folder: str | None = None
+
+
+def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement = Placement()) -> Any:
+    """The model in evaluation mode, gradients off.
+
+    Weights larger than the devices are placed by transformers' own ``device_map`` (accelerate's
+    loaders cannot fuse experts). Without one, the model goes to this process's device.
+
+    Args:
+        checkpoint: what to load.
+        dtype: "auto" keeps the checkpoint's; else "float32", "bfloat16" or "float16".
+        placement: where its weights go.
+
+    Raises:
+        ModelError: weights missing, unreadable, or without the indexers that the config promises.
+        SettingError: a dtype that is not one of ``DTYPES``.
+    """
+    from ...system.processes import process_count, this_device
+
+    if placement.device_map is not None and process_count() > 1:
+        raise SettingError(
+            "a device map places one model over all devices, which several processes cannot each do",
+            hint="run one process, or leave --device-map out",
+        )
+    torch_dtype = dtype if dtype == "auto" else compute_dtype(checkpoint, dtype)
+    quantiser = check_format(checkpoint)
+    cast = quantiser is not None and dequantises(quantiser) and dtype != "auto"
+    if cast and placement.device_map is not None:
+        raise SettingError(
+            f"dtype is {dtype!r}, but under a device map transformers dequantises to the checkpoint's type only",
+            hint="leave --dtype or --device-map out",
+        )
+    folder = weights_folder(checkpoint)
+    names = weight_files(folder, checkpoint.model_id, checkpoint.trust.pickles)
+    stored = _stored_tensors(checkpoint, folder, names)
+    check_tensors(checkpoint, stored, quantiser)
+    _rehearse(checkpoint, stored, torch_dtype)
+    model = _load(checkpoint, folder, torch_dtype, placement, use_safetensors=not are_pickled(names))
+    if cast:
+        _cast(model, torch_dtype)
+    if placement.device_map is None:
+        model.to(this_device())
+    return model.requires_grad_(False).eval()
+
+
+def _load(checkpoint: Checkpoint, folder: Path, dtype: Any, placement: Placement, use_safetensors: bool) -> Any:
+    auto_class = model_class(checkpoint.config, checkpoint.trust.remote_code)
+    with load_reported() as report:
+        try:
+            model, loaded = auto_class.from_pretrained(
+                folder,
+                config=checkpoint.config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the account, and refused by it
+                dtype=dtype,
+                device_map=placement.device_map,
+                offload_folder=placement.offload_folder,
+                use_safetensors=use_safetensors,
+                weights_only=True,
+                trust_remote_code=checkpoint.trust.remote_code,
+            )
+        except Exception as error:  # a broken file, a wrong shape, no memory: each library has its own class
+            raise _cannot_load(checkpoint, error, report.cause) from error
+    check_complete(checkpoint, loaded)
+    return model
+
+
+def check_stored(checkpoint: Checkpoint) -> None:
+    """Checks the format of a checkpoint's tensors by their headers, before anything is done with them.
+
+    Raises:
+        ModelError: see ``check_tensors``.
+    """
+    folder, quantiser = weights_folder(checkpoint), check_format(checkpoint)
+    names = weight_files(folder, checkpoint.model_id, checkpoint.trust.pickles)
+    check_tensors(checkpoint, _stored_tensors(checkpoint, folder, names), quantiser)
+
+
+def _stored_tensors(checkpoint: Checkpoint, folder: Path, names: list[str]) -> dict[str, Tensor]:
+    """Dtypes and shapes by name, from headers; of pickles, from their structure without the numbers."""
+    import torch
+
+    if not are_pickled(names):
+        return {name: tensor for shard in read_shards(folder, names) for name, tensor in shard.tensors.items()}
+    called = {getattr(torch, kind): name for name, kind in _STORED.items()}
+    found: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            part = torch.load(folder / name, map_location="meta", weights_only=True)
+        except Exception as error:  # a damaged file, or a program: each has its own class
+            raise _cannot_load(checkpoint, error, None) from error
+        for key, value in part.items():
+            if isinstance(value, torch.Tensor):
+                found[key] = Tensor(called.get(value.dtype, str(value.dtype)), tuple(value.shape), 0, value.nbytes)
+    return found
+
+
+def _rehearse(checkpoint: Checkpoint, stored: Mapping[str, Tensor], dtype: Any) -> None:
+    """Loads tensors without content onto the meta device, so that names and shapes are checked before the load.
+
+    What cannot be rehearsed, as some conversions look at values, is checked after the load alone.
+
+    Raises:
+        ModelError: see ``check_complete``; or a weight that cannot be converted.
+    """
+    import torch
+
+    if any(tensor.dtype not in _STORED for tensor in stored.values()):
+        return
+    model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
+    config = copy.deepcopy(model.config)
+    settings = getattr(checkpoint.config, "quantization_config", None)
+    if settings is not None:
+        config.quantization_config = copy.deepcopy(settings)
+    with load_reported() as report:
+        try:
+            _, loaded = type(model).from_pretrained(
+                None,
+                config=config,
+                state_dict={
+                    name: torch.empty(tensor.shape, dtype=getattr(torch, _STORED[tensor.dtype]), device="meta")
+                    for name, tensor in stored.items()
+                },
+                device_map={"": "meta"},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                dtype=dtype,
+            )
+        except Exception as error:  # the load itself will say; a reported conversion is sure to fail there too
+            if report.cause is not None and "NotImplementedError" not in report.cause:
+                raise _cannot_load(checkpoint, error, report.cause) from error
+            return
+    check_complete(checkpoint, loaded)
+
+
+def _cast(model: Any, dtype: Any) -> None:
+    """Brings to ``dtype`` what transformers left in the checkpoint's type while it dequantised the rest to it."""
+    for name, weight in model.named_parameters():
+        if weight.dtype != dtype and weight.is_floating_point() and weight.dtype.itemsize == 2:
+            if weight.device.type == "meta":
+                raise ModelError(f"{name} is offloaded and cannot be brought to {dtype}", hint="leave --dtype out")
+            weight.data = weight.data.to(dtype)
+
+
+def _cannot_load(checkpoint: Checkpoint, error: Exception, cause: str | None) -> ModelError:
+    if isinstance(error, pickle.UnpicklingError):
+        return ModelError(
+            f"the pickled weights of {checkpoint.model_id!r} cannot be loaded: they hold more than tensors",
+            hint="convert them to safetensors where you trust them",
+        )
+    said = first_line(error) if cause is None else cause[:300]
+    return ModelError(f"the weights of {checkpoint.model_id!r} cannot be loaded: {said}")
+
+
+def compute_dtype(checkpoint: Checkpoint, dtype: str) -> Any:
+    """The torch dtype that ``dtype`` means for this checkpoint; fp32 where its config names none.
+
+    Raises:
+        SettingError: not one of ``DTYPES``.
+        ModelError: the config names one that torch does not have.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise SettingError(f"dtype is {dtype!r}", hint=f"give one of {', '.join(DTYPES)}")
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    named = checkpoint.text.dtype or checkpoint.config.dtype
+    found = getattr(torch, named, None) if isinstance(named, str) else named or torch.float32
+    if not isinstance(found, torch.dtype):
+        raise ModelError(f"the config of {checkpoint.model_id!r} names a dtype {named!r}", hint="give --dtype")
+    return found
+
+
+def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
+    """A model of the checkpoint's config with random weights, made on this process's device; for timing.
+
+    Raises:
+        ModelError: it does not fit, or transformers cannot build it.
+    """
+    from ...system.processes import this_device
+
+    built = build(checkpoint.config, this_device(), compute_dtype(checkpoint, dtype), checkpoint.trust.remote_code)
+    return built.requires_grad_(False).eval()
+
+
+FETCHED = ", offloaded"
+"""What ``device_kinds`` ends in where weights are kept elsewhere than they compute: losses are the same."""
+
+
+def device_kinds(model: Any) -> str:
+    """What computes, and whether weights are fetched to it for each call.
+
+    E.g. ``cpu``, ``cuda: NVIDIA H100``, ``2 x cuda: NVIDIA H100`` or ``cuda: NVIDIA H100, offloaded``. One device
+    and two of a kind give other losses.
+    """
+    import torch
+
+    homes = {weight.device for weight in model.parameters()}
+    devices = {device for device in homes if device.type != "meta"} | set(_fetching_devices(model))
+    names = [
+        f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+        for device in devices
+    ]
+    kinds = [name if names.count(name) == 1 else f"{names.count(name)} x {name}" for name in sorted(set(names))]
+    return ", ".join(kinds) + (FETCHED if len(devices) > 0 and torch.device("meta") in homes else "")
+
+
+def _fetching_devices(model: Any) -> Iterator[Any]:
+    """The devices to which accelerate's hooks bring weights that are kept elsewhere."""
+    import torch
+
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for each in getattr(hook, "hooks", (hook,)):
+            device = getattr(each, "execution_device", None)
+            if device is not None and getattr(each, "offload", False):
+                kind = torch.device(device)
+                # Some name the first of a kind by the kind alone.
+                yield torch.device(kind.type, kind.index or 0) if kind.type == "cuda" else torch.device(kind.type)

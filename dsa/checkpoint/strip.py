@@ -1,0 +1,199 @@
+"""Writes a checkpoint again without the indexer weights of some layers, byte for byte otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ...errors import ModelError, OutputError
+from .shards import INDEX, WHOLE, Shard, read_shards, weight_files
+
+_PIECE = 1 << 24
+# The decoder's own layers; a multi-token-prediction layer has another prefix or an id beyond them.
+_INDEXER = re.compile(r"(?:(?:model|language_model|text_model)\.)*layers\.(\d+)\.(?:.+\.)?indexer\..+")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+
+
+@dataclass(frozen=True)
+class Stripped:
+    """What was left out: how many tensors, and their bytes and numbers."""
+
+    tensors: int
+    size: int
+    parameters: int
+
+
+def strip_indexers(
+    source: Path,
+    target: Path,
+    required: Collection[int],
+    optional: Collection[int],
+    config: bytes,
+    on_shard: Callable[[str], None] = lambda name: None,
+) -> Stripped:
+    """Writes the checkpoint in ``source`` to ``target``, without the indexer weights of some decoder layers.
+
+    Shard after shard is copied in pieces, so that memory does not matter, under another name that becomes
+    ``target`` when all is there. Weights that the checkpoint's index does not name are left behind.
+
+    Args:
+        source: a local folder with safetensors weights.
+        target: a folder that does not exist, or is empty.
+        required: layers whose indexer weights have to be there.
+        optional: layers whose indexer weights go too, if they are there.
+        config: the content of the new config.json.
+        on_shard: told of each file before it is written.
+
+    Raises:
+        ModelError: the weights cannot be read, or a required layer has no indexer weights.
+        OutputError: the folder cannot be written, or is in use; nothing is left of it.
+    """
+    shards = read_shards(source, weight_files(source, str(source)))
+    gone = _indexer_tensors(shards, required, optional)
+    _check_place(source, target, shards, gone)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.unfinished-"))
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    try:
+        for path in _other_files(source):
+            copy = unfinished / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        for shard in shards:
+            on_shard(shard.path.name)
+            _write_shard(shard, gone, unfinished / shard.path.name)
+        result = _result(shards, gone)
+        _write_index(source, unfinished, gone, result)
+        _write(unfinished / "config.json", iter([config]))
+        _share_mode(unfinished)
+        unfinished.replace(target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return result
+
+
+def _indexer_tensors(shards: list[Shard], required: Collection[int], optional: Collection[int]) -> set[str]:
+    gone, found = set(), set()
+    for shard in shards:
+        for name in shard.tensors:
+            match = _INDEXER.fullmatch(name)
+            if match and int(match[1]) in {*required, *optional}:
+                gone.add(name)
+                found.add(int(match[1]))
+    if missing := sorted(set(required) - found):
+        raise ModelError(
+            f"the checkpoint holds no indexer weights of layer {missing[0]}",
+            hint="it was stripped already, or names its weights in another way",
+        )
+    return gone
+
+
+def _check_place(source: Path, target: Path, shards: list[Shard], gone: set[str]) -> None:
+    """Refuses a folder in use, and a disk that is too small, before anything is written."""
+    if target.resolve() == source.resolve():
+        raise OutputError(f"{str(target)!r} is the checkpoint itself", hint="give another folder")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputError(f"{str(target)!r} is there already and not empty", hint="give another folder")
+    standing = next(each for each in (target, *target.absolute().parents) if each.exists())
+    needed = sum(shard.tensors[name].size for shard in shards for name in shard.tensors if name not in gone)
+    free = shutil.disk_usage(standing).free
+    if needed > free:
+        raise OutputError(
+            f"{str(target)!r} needs {needed / 2**30:.1f} GiB, but the disk has {free / 2**30:.1f} GiB left",
+            hint="give a folder on another disk",
+        )
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{str(target)!r} cannot be written: {error.strerror or error}", hint="nothing was left there"
+    )
+
+
+def _other_files(source: Path) -> Iterator[Path]:
+    """Everything that goes with the weights: tokenizer, code, templates; nothing hidden, no other weights."""
+    for folder, names, files in os.walk(source):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and not name.endswith(_WEIGHTS):
+                path = Path(folder, name)
+                if path not in (source / "config.json", source / INDEX):
+                    yield path
+
+
+def _write_shard(shard: Shard, gone: set[str], path: Path) -> None:
+    """The shard without the tensors ``gone``; no file where none would be left."""
+    kept = sorted(
+        (name for name in shard.tensors if name not in gone),
+        key=lambda name: (shard.tensors[name].start, shard.tensors[name].end),
+    )
+    if not kept:
+        return
+    header: dict[str, Any] = {"__metadata__": shard.metadata} if shard.metadata is not None else {}
+    end = 0
+    for name in kept:
+        tensor = shard.tensors[name]
+        first, end = end, end + tensor.size
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [first, end]}
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with shard.path.open("rb") as file:
+        _write(path, _shard_content(shard, kept, encoded, file))
+
+
+def _shard_content(shard: Shard, kept: list[str], header: bytes, file: BinaryIO) -> Iterator[bytes]:
+    yield len(header).to_bytes(8, "little") + header
+    for name in kept:
+        file.seek(shard.data + shard.tensors[name].start)
+        left = shard.tensors[name].size
+        while left:
+            piece = file.read(min(left, _PIECE))
+            if not piece:
+                raise OSError(f"{shard.path.name} ended while it was read")
+            left -= len(piece)
+            yield piece
+
+
+def _result(shards: list[Shard], gone: set[str]) -> Stripped:
+    left_out = [shard.tensors[name] for shard in shards for name in gone & shard.tensors.keys()]
+    return Stripped(len(gone), sum(each.size for each in left_out), sum(each.numbers for each in left_out))
+
+
+def _write_index(source: Path, folder: Path, gone: set[str], result: Stripped) -> None:
+    # A whole file goes before an index beside it, which then says nothing of what was read.
+    if not (source / INDEX).is_file() or (source / WHOLE).is_file():
+        return
+    index = json.loads((source / INDEX).read_bytes())
+    index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name not in gone}
+    totals = index.get("metadata")
+    if isinstance(totals, dict):
+        for name, less in (("total_size", result.size), ("total_parameters", result.parameters)):
+            if isinstance(totals.get(name), int):
+                totals[name] -= less
+    _write(folder / INDEX, iter([json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"]))
+
+
+def _write(path: Path, pieces: Iterator[bytes]) -> None:
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _share_mode(folder: Path) -> None:
+    """mkdtemp makes folders private; a checkpoint is for everyone the umask lets read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)

@@ -1,0 +1,123 @@
+"""Holds what a load left over against what may be left: tensors nobody asked for, missing ones, other shapes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ...errors import ModelError
+from .config import Checkpoint
+
+_PREFIX = r"(?:[A-Za-z_]+\.)*?"
+_LAYER = re.compile(_PREFIX + r"layers\.(\d+)\.(.+)")
+_AROUND = re.compile(_PREFIX + r"(?:embed_tokens|norm|lm_head)\..+")
+# Parts of a model that text does not run through.
+_BESIDE = re.compile(r"(?:^|[._])(?:vision|visual|audio|speech|image|patch|projector|tower|mtp|draft|eagle)")
+_INDEXER = re.compile(r"(?:^|\.)indexer")
+# Computed by the model itself, whatever a file says.
+_COMPUTED = re.compile(r"(?:^|\.)(?:inv_freq|position_ids)$")
+# Scales of activations and caches, which weights do without.
+_OF_ACTIVATIONS = re.compile(r"\.(?:activation_scale|input_scale|qscale_act|[kvq]_scale|prob_output_scale)$")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_CAUSE = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .+?)\s*$", re.MULTILINE)
+_PLACE = re.compile(r"^(\S.*?)\s*\|\s*CONVERSION", re.MULTILINE)
+
+
+def is_unread(name: str, checkpoint: Checkpoint, quantised: bool = False) -> bool:
+    """Whether no one misses a tensor of this name if the model does not ask for it.
+
+    That are multi-token-prediction layers, towers beside the language model, indexers of layers that share in
+    the checkpoint itself, what a model computes itself and, of quantised ones, scales of activations.
+    """
+    if _COMPUTED.search(name) or (quantised and _OF_ACTIVATIONS.search(name)):
+        return True
+    layer = _LAYER.fullmatch(name)
+    if _BESIDE.search(name[: layer.start(1)] if layer else name):
+        return True
+    if layer is None:
+        return not _AROUND.fullmatch(name)
+    number = int(layer[1])
+    if number >= checkpoint.layers:
+        return True
+    return number not in checkpoint.site_layers and bool(_INDEXER.search(layer[2]))
+
+
+def check_complete(checkpoint: Checkpoint, loaded: Mapping[str, Collection[Any]]) -> None:
+    """Checks transformers' account of a load, ``output_loading_info``.
+
+    Raises:
+        ModelError: tensors that are missing, of another shape, or in the decoder and never asked for.
+    """
+    configs = (checkpoint.config, checkpoint.text)
+    quantised = any(getattr(config, "quantization_config", None) is not None for config in configs)
+    extra = sorted(name for name in loaded["unexpected_keys"] if not is_unread(name, checkpoint, quantised))
+    if missing := sorted(loaded["missing_keys"]):
+        instead = f"; it holds {_and_more(extra)} instead, which the model does not ask for" if extra else ""
+        raise _refusal(
+            f"the checkpoint {checkpoint.model_id!r} has no weights for {_and_more(missing)}{instead}",
+            "they would be random: fetch or convert the checkpoint again",
+        )
+    if other := sorted(loaded["mismatched_keys"]):
+        name, stored, wanted = other[0]
+        more = f", and {len(other) - 1} more have another shape too" if len(other) > 1 else ""
+        raise _refusal(
+            f"{name} of {checkpoint.model_id!r} has the shape {list(stored)}, its config makes it {list(wanted)}"
+            f"{more}",
+            "config.json and the weights are of different checkpoints",
+        )
+    if extra:
+        raise _refusal(
+            f"{checkpoint.model_id!r} holds {_and_more(extra)}, which the model that its config describes does "
+            "not ask for",
+            "what is left out changes the losses: restore the config.json that belongs to the weights",
+        )
+
+
+def _refusal(message: str, hint: str) -> ModelError:
+    error = ModelError(message, hint=hint)
+    error.shared = True  # alike in each process
+    return error
+
+
+def _and_more(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+class LoadReport(logging.Handler):
+    """What transformers logs while it loads, where it says why a weight cannot be converted."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps a message."""
+        self._text += _COLOURS.sub("", record.getMessage()) + "\n"
+
+    @property
+    def cause(self) -> str | None:
+        """The first error that it reports, with the weight's name; None where it reports none."""
+        place = _PLACE.search(self._text)
+        if place is None:
+            return None
+        error = _CAUSE.search(self._text, place.end())
+        return f"{place[1]}: {error[1]}" if error else place[1]
+
+
+@contextmanager
+def load_reported() -> Iterator[LoadReport]:
+    """Listens to the report that transformers makes of a load, also where its log is silent."""
+    logger, report = logging.getLogger("transformers.modeling_utils"), LoadReport()
+    level, passed_on = logger.level, logger.propagate
+    logger.propagate = passed_on and logger.isEnabledFor(logging.WARNING)
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(report)
+    try:
+        yield report
+    finally:
+        logger.removeHandler(report)
+        logger.setLevel(level)
+        logger.propagate = passed_on

@@ -1,0 +1,50 @@
+"""Whether a loaded model predicts text better than a guess does that knows no context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ...errors import ModelError
+from ...pattern import Pattern
+from ..checkpoint.config import Checkpoint
+from ..model.losses import PatternLosses, Window
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A window's token ids, and the loss in nats per label of a guess on it that knows no context."""
+
+    token_ids: Sequence[int]
+    loss: float
+
+
+def check_competence(model: torch.nn.Module, checkpoint: Checkpoint, guess: Guess) -> None:
+    """Measures a window with all indexers on and compares; the model is left as it was.
+
+    Args:
+        model: as loaded, without a switch.
+        checkpoint: what it was loaded from.
+        guess: the window, and what to be better than.
+
+    Raises:
+        ModelError: the model's loss is no better, or is no number.
+    """
+    losses = PatternLosses(model, checkpoint.site_layers)
+    try:
+        full = Pattern.all_full(len(checkpoint.site_layers))
+        loss = losses.measure([full], [Window("first", guess.token_ids)])[0][0] / (len(guess.token_ids) - 1)
+    finally:
+        losses.switch.remove()
+    if loss < guess.loss:
+        return
+    error = ModelError(
+        f"{checkpoint.model_id!r} predicts the first window no better than word frequencies do: its loss is "
+        f"{loss:.2f} nats a token, theirs {guess.loss:.2f}",
+        hint="its weights, its config or its tokenizer are wrong, or it was never trained; --untrained searches "
+        "all the same",
+    )
+    error.shared = True  # each process measures the same window
+    raise error

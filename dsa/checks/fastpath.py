@@ -1,0 +1,141 @@
+"""Tries, before a search, whether the code for long windows runs and computes what the model's own does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from ...errors import ModelError
+from ..long.backends import Backends, install
+from ..long.indexers import ROWS
+from ..long.scores import is_distinct
+from ..model.losses import input_device
+from ..model.stack import LayerCalls, Stack, State
+from ..model.switch import Switch
+
+# Of what a layer adds to a position's hidden state: how far off it may be, and of how many positions none matters,
+# as rounding sends some tokens to other experts and chooses otherwise between keys that score alike.
+_OFF = {torch.float32: 0.01, torch.float64: 1e-3}
+_COARSE_OFF = 0.1
+_STRAY_POSITIONS = 0.1
+# Share of selected keys that may differ.
+_OTHER_KEYS = {torch.float32: 0.01, torch.float64: 0.01}
+_COARSE_OTHER_KEYS = 0.1
+
+
+def check_fast_path(
+    model: torch.nn.Module, site_layers: Sequence[int], width: int, backends: Backends, token_ids: Sequence[int]
+) -> None:
+    """Sends a window through every layer twice, by the model's own code and by ``backends``.
+
+    Both start from the same states, so that rounding does not add up over layers. The indexers' rows are
+    divided so that there are two chunks at least, and queries that choose in more than one. The model is
+    left as it was.
+
+    Args:
+        model: as loaded, with nothing put on it.
+        site_layers: absolute ids of its sites.
+        width: keys that a query selects.
+        backends: what is to run.
+        token_ids: of the window: the real one, or as much of it as the model's own code has memory for.
+
+    Raises:
+        ModelError: says which layer, and what differs.
+    """
+    if backends == Backends():
+        return
+    tokens = len(token_ids)
+    rows = min(ROWS, max(1, tokens - max(1, (tokens - width) // 2)))
+    _FastCheck(model, site_layers, width, backends, rows).run(token_ids)
+
+
+@dataclass(frozen=True)
+class _Out:
+    """What leaves a layer, and what its indexer or that of an earlier one selected."""
+
+    hidden: torch.Tensor
+    selection: Any
+    carried: Any
+    attended: int
+
+
+class _FastCheck:
+    def __init__(self, model: Any, site_layers: Sequence[int], width: int, backends: Backends, rows: int) -> None:
+        self._model, self._sites, self._width = model, tuple(site_layers), width
+        self._backends, self._rows = backends, rows
+        switch = Switch(model, site_layers)
+        self._stack = Stack(model, switch.stack_name)
+        switch.remove()
+
+    @torch.inference_mode()
+    def run(self, token_ids: Sequence[int]) -> None:
+        ids = torch.tensor([list(token_ids)], device=input_device(self._model))
+        calls = self._stack.record(ids)
+        self._dtype = calls.hidden.dtype
+        fast_calls = self._fast(lambda: self._stack.record(ids))
+        state = State(calls.hidden)
+        for layer in range(len(self._stack)):
+            stock = self._layer(layer, state, calls)
+            fast = self._fast(partial(self._layer, layer, state, fast_calls))
+            self._check_taken(layer, fast)
+            if layer in self._sites:
+                self._check_selection(layer, fast.selection, stock.selection)
+            self._check_hidden(layer, state.hidden, fast.hidden, stock.hidden)
+            state = State(stock.hidden, stock.selection, stock.carried)
+
+    def _fast(self, work: Callable[[], Any]) -> Any:
+        remove = install(self._model, self._backends, rows=self._rows)
+        try:
+            return work()
+        finally:
+            remove()
+
+    def _layer(self, layer: int, state: State, calls: LayerCalls) -> _Out:
+        switch = Switch(self._model, self._sites)
+        try:
+            switch.selection = state.selection
+            hidden, carried = self._stack.run_layer(layer, state, calls)
+            return _Out(hidden, switch.selection, carried, self._attended(layer))
+        finally:
+            switch.remove()
+
+    def _attended(self, layer: int) -> int:
+        attention = getattr(self._stack.layers[layer], "self_attn", None)
+        return int(getattr(getattr(attention, "expand_kv", None), "attended", 0))
+
+    def _check_taken(self, layer: int, fast: _Out) -> None:
+        if self._backends.attention == "sparse" and not fast.attended:
+            raise ModelError(f"layer {layer} does not take the sparse attention that was to run")
+        if self._backends.indexer == "chunked" and layer in self._sites and not is_distinct(fast.selection):
+            raise ModelError(f"the indexer of layer {layer} does not run in chunks, though it was to")
+
+    def _check_selection(self, layer: int, fast: Any, stock: Any) -> None:
+        """Where queries choose, both are to select the same keys."""
+        if fast.shape != stock.shape:
+            raise ModelError(f"layer {layer} selects {tuple(fast.shape)} keys in chunks, not {tuple(stock.shape)}")
+        some, others = (each[:, self._width :].sort(dim=-1).values for each in (fast, stock))
+        if not some.numel():
+            return
+        place = torch.searchsorted(others, some).clamp(max=others.shape[-1] - 1)
+        other = float((others.gather(-1, place) != some).float().mean())
+        if other > _OTHER_KEYS.get(self._dtype, _COARSE_OTHER_KEYS):
+            raise ModelError(f"{other:.1%} of the keys that layer {layer} selects in chunks are not its own")
+
+    def _check_hidden(self, layer: int, entering: torch.Tensor, fast: torch.Tensor, stock: torch.Tensor) -> None:
+        added = (stock - entering).float().flatten(2).norm(dim=-1)
+        off = (fast - stock).float().flatten(2).norm(dim=-1)
+        # Not "off > ...": what is no number is wrong too.
+        wrong = ~(off <= _OFF.get(self._dtype, _COARSE_OFF) * added.clamp(min=1e-6))
+        choosing = wrong[:, self._width :] if wrong.shape[1] > self._width else wrong
+        for part in (wrong, choosing):
+            share = float(part.float().mean())
+            if share > _STRAY_POSITIONS:
+                what = f"{self._backends.indexer} indexers and {self._backends.attention} attention"
+                raise ModelError(
+                    f"with {what}, layer {layer} gives other hidden states than the model's own code "
+                    f"at {share:.0%} of {part.shape[1]} positions"
+                )

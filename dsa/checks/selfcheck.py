@@ -1,0 +1,221 @@
+"""Tries on a short window, before a search, whether switching this model's indexers does what it should."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from ...errors import ModelError, first_line
+from ...pattern import Pattern, layer_ranges
+from ..checkpoint.config import Checkpoint
+from ..chunks import out_of_memory
+from ..long.backends import Backends
+from ..model.losses import PatternLosses, Window, input_device
+from .competence import Guess, check_competence
+from .fastpath import check_fast_path
+
+# Sites that are flipped one by one: of a known family some, spread evenly; of an unknown one all.
+_FLIPS = 8
+# Positions at which logits are compared.
+_POSITIONS = 16
+# Where results that should be equal are not, the same is run so often again, and so many times what those
+# differ by is allowed. On a CPU equal runs do not differ.
+_RERUNS = 3
+_TIMES_NOISE = 4.0
+_TYPES_DIFFER = re.compile(r"dtype|scalar type", re.IGNORECASE)
+# Patterns that go through the layers together.
+_ROWS = 8
+# Of the largest logit: what comes after the layers runs on fewer rows, which may be rounded otherwise.
+_ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}
+_COARSE_ROUNDING = 0.02
+
+
+def self_check(
+    model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequence[int], guess: Guess | None = None
+) -> None:
+    """Runs the checks; the model is left as it was.
+
+    All full is the model untouched; layers one at a time give what the model gives as a whole, also
+    under a pattern; patterns run together give what each gives alone; sharing a site changes the loss,
+    except where no query sees more keys than its indexer selects; switching back restores the model.
+
+    Args:
+        model: as loaded, without a switch.
+        checkpoint: what it was loaded from.
+        token_ids: some of the text; ``check_tokens`` of it are used, again where there are fewer.
+        guess: what the model has to be better than; None for any model.
+
+    Raises:
+        ModelError: says which check failed.
+    """
+    try:
+        _Check(model, checkpoint, token_ids).run()
+    except ModelError as error:
+        raise _refusal(checkpoint, str(error)) from error
+    except Exception as error:  # whatever an unknown model makes of being run layer by layer
+        what = f"it raises {type(error).__name__}: {first_line(error)}"
+        raise _refusal(checkpoint, what, _remedy(error)) from error
+    if guess is not None:
+        check_competence(model, checkpoint, guess)
+
+
+def check_backends(
+    model: torch.nn.Module, checkpoint: Checkpoint, backends: Backends, token_ids: Sequence[int], tokens: int
+) -> None:
+    """Holds what is to run against the model's own code, see ``check_fast_path``; the model is left as it was.
+
+    Where the model's own code runs out of memory a shorter window is taken, down to ``check_tokens``.
+
+    Args:
+        model: as loaded, with nothing put on it.
+        checkpoint: what it was loaded from.
+        backends: what is to run.
+        token_ids: some of the text, used again where there are fewer than ``tokens``.
+        tokens: of the window to try.
+
+    Raises:
+        ModelError: they do not agree, or what was to run does not.
+    """
+    while True:
+        ids = [token_ids[place % len(token_ids)] for place in range(tokens)]
+        try:
+            check_fast_path(model, checkpoint.site_layers, checkpoint.selection_width, backends, ids)
+            return
+        except Exception as error:  # whatever a model makes of code that was written for others
+            least = min(tokens, check_tokens(checkpoint.selection_width))
+            if not out_of_memory(error) or tokens == least:
+                what = (
+                    str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {first_line(error)}"
+                )
+                refusal = _refusal(checkpoint, what)
+                refusal.hint = "--indexer stock --attention stock run the model's own code, in more memory"
+                raise refusal from error
+        tokens = max(least, tokens // 2)
+
+
+def check_tokens(selection_width: int) -> int:
+    """Tokens that the checks need: so many that sharing shows, hardly more than have to be."""
+    return selection_width + 2 + max(64, selection_width // 8)
+
+
+def _remedy(error: Exception) -> str | None:
+    """What helps against an error that the search would meet too; None where it need not."""
+    if isinstance(error, ImportError):
+        return "install the package that it names"
+    if isinstance(error, RuntimeError) and _TYPES_DIFFER.search(str(error)):
+        return "its weights are in types that do not go together: try another --dtype"
+    return None
+
+
+def _refusal(checkpoint: Checkpoint, what: str, hint: str | None = None) -> ModelError:
+    kind = checkpoint.text.model_type
+    error = ModelError(
+        f"the self-check of {checkpoint.model_id!r} ({kind}) failed: {what}",
+        hint=hint or "its losses under a pattern would mean nothing; --no-selfcheck searches all the same",
+    )
+    error.shared = True  # each process checks the same model on the same window
+    return error
+
+
+class _Check:
+    def __init__(self, model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequence[int]) -> None:
+        self._model = model
+        self._layers = checkpoint.site_layers
+        self._width = checkpoint.selection_width
+        wanted = check_tokens(self._width)
+        length = min(wanted, checkpoint.longest or wanted)
+        self._ids = [token_ids[place % len(token_ids)] for place in range(length)]
+        self._full = Pattern.all_full(len(self._layers))
+        candidates = self._full.full[1:]
+        count = min(len(candidates), _FLIPS) if checkpoint.family is not None else len(candidates)
+        self._flipped = [candidates[index * (len(candidates) - 1) // max(1, count - 1)] for index in range(count)]
+
+    def run(self) -> None:
+        stock = self._logits()
+        if not stock.isfinite().all():
+            raise ModelError("its own logits are NaN or infinite")
+        losses = PatternLosses(self._model, self._layers)
+        try:
+            self._unchanged(stock, "with all indexers on, the switch changes its logits")
+            self._layer_by_layer(losses, stock)
+            self._flips_show(losses)
+            self._blind_is_blind(losses)
+        finally:
+            losses.switch.remove()
+        self._unchanged(stock, "taking the switch off does not restore its logits")
+
+    @torch.inference_mode()
+    def _logits(self) -> torch.Tensor:
+        """Of the last positions, from the model's own forward."""
+        ids = torch.tensor([self._ids], device=input_device(self._model))
+        logits: torch.Tensor = self._model(input_ids=ids, use_cache=False, logits_to_keep=_POSITIONS).logits
+        return logits[:, -_POSITIONS:].float().cpu()
+
+    def _unchanged(self, stock: torch.Tensor, otherwise: str) -> None:
+        found = self._logits()
+        if not torch.equal(found, stock):
+            _agree(_largest(found - stock), self._logits_noise(found), otherwise)
+
+    def _logits_noise(self, logits: torch.Tensor) -> float:
+        return _TIMES_NOISE * max(_largest(self._logits() - logits) for _ in range(_RERUNS))
+
+    def _layer_by_layer(self, losses: PatternLosses, stock: torch.Tensor) -> None:
+        """All full, and a pattern that shares every other site, against the model run as a whole."""
+        sites = len(self._layers)
+        for pattern in dict.fromkeys((self._full, Pattern.uniform(sites, -(-sites // 2)))):
+            losses.switch.use(pattern)
+            whole = stock if pattern == self._full else self._logits()
+            single = losses.logits(pattern, Window("self-check", self._ids), _POSITIONS).float().cpu()
+            difference = _largest(single - whole)
+            allowed = _ROUNDING.get(losses.dtype, _COARSE_ROUNDING) * _largest(whole)
+            if not difference <= allowed:
+                allowed += self._logits_noise(whole)
+            _agree(difference, allowed, f"layers run one at a time give other logits under {pattern}")
+
+    def _flips_show(self, losses: PatternLosses) -> None:
+        if len(self._ids) < self._width + 2:
+            return
+        patterns = [self._full, *(self._full.share(site) for site in self._flipped)]
+        together = self._measure(losses, patterns)
+        for index in {0, len(patterns) // 2, len(patterns) - 1}:
+            alone = self._measure(losses, patterns[index : index + 1])[0]
+            if alone != together[index]:
+                noise = self._loss_noise(losses, patterns[index], alone, self._ids)
+                what = f"{patterns[index]} gives another loss beside other patterns than alone"
+                _agree(abs(alone - together[index]), noise, what)
+        flipped = zip(self._flipped, together[1:], strict=True)
+        if silent := [self._layers[site] for site, loss in flipped if loss == together[0]]:
+            raise ModelError(f"sharing a selection changes nothing in layers {layer_ranges(silent)}")
+
+    def _blind_is_blind(self, losses: PatternLosses) -> None:
+        if not self._width:
+            return
+        ids = self._ids[: self._width + 1]
+        patterns = [self._full, Pattern.from_full(len(self._layers), [0])]
+        patterns += [self._full.share(site) for site in self._flipped[:1] + self._flipped[-1:]]
+        sums = self._measure(losses, patterns, ids)
+        if max(sums) != min(sums):
+            noise = self._loss_noise(losses, self._full, sums[0], ids)
+            what = f"patterns differ on {len(ids)} tokens, although indexers should choose from more than "
+            _agree(max(sums) - min(sums), noise, f"{what}{self._width} keys only")
+
+    def _loss_noise(self, losses: PatternLosses, pattern: Pattern, loss: float, ids: Sequence[int]) -> float:
+        again = [self._measure(losses, [pattern], ids)[0] for _ in range(_RERUNS)]
+        return _TIMES_NOISE * max(abs(each - loss) for each in again)
+
+    def _measure(self, losses: PatternLosses, patterns: Sequence[Pattern], ids: Sequence[int] = ()) -> list[float]:
+        found: list[float] = []
+        for first in range(0, len(patterns), _ROWS):
+            found += losses.measure(patterns[first : first + _ROWS], [Window("self-check", ids or self._ids)])[0]
+        return found
+
+
+def _largest(values: torch.Tensor) -> float:
+    return float(values.abs().max())
+
+
+def _agree(difference: float, allowed: float, otherwise: str) -> None:
+    if not difference <= allowed:  # NaN is no agreement
+        raise ModelError(f"{otherwise}, by up to {difference:.2g}")

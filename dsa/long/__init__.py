@@ -1,0 +1,1 @@
+"""Long windows in bounded memory: indexers in chunks, and attention over the selected tokens only."""

@@ -1,0 +1,53 @@
+"""Runs the feed-forward parts of a loaded model's layers in chunks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..overrides import restore
+
+# Enough rows for every expert's products to fill a GPU; each takes several times its hidden state.
+_ROWS = 16384
+
+
+class ChunkedFeedForward:
+    """Overrides ``forward`` of each layer's ``mlp``, which treats every position by itself.
+
+    Weights that are fetched for each call (offloaded) are not fetched for each chunk: there rows stay together.
+    A mixture of experts copies each row once for every expert that it is sent to: at 200K tokens more than
+    attention takes.
+
+    Args:
+        model: a transformers model.
+        stack_name: the path of its decoder layers.
+    """
+
+    def __init__(self, model: nn.Module, stack_name: str) -> None:
+        layers: list[Any] = list(model.get_submodule(stack_name).children())
+        self._parts: list[nn.Module] = [layer.mlp for layer in layers]
+        self._overridden = [each.__dict__.get("forward") for each in self._parts]
+        for part in self._parts:
+            if not any(weight.is_meta for weight in part.parameters()):
+                part.forward = _in_chunks(part.forward)
+
+    def remove(self) -> None:
+        """Gives the layers their own forwards back."""
+        for part, own in zip(self._parts, self._overridden, strict=True):
+            restore(part, "forward", own)
+
+
+def _in_chunks(own_forward: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        tokens = hidden.shape[1]
+        if tokens <= _ROWS or args or kwargs:  # anything beside the rows might belong to single ones
+            return own_forward(hidden, *args, **kwargs)
+        out = torch.empty_like(hidden)
+        for first in range(0, tokens, _ROWS):
+            out[:, first : first + _ROWS] = own_forward(hidden[:, first : first + _ROWS])
+        return out
+
+    return forward

@@ -1,0 +1,152 @@
+"""Runs the indexers of a loaded model in chunks of rows, on their own weights and code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import ModelError
+from ..caches import CacheArgument
+from ..checkpoint.sites import find_indexers
+from ..chunks import ChunkBudget
+from ..overrides import restore
+from .scores import DeferredKeys, Scorer, mark_distinct
+
+# Rows whose projections are made together; queries take heads x dim values each.
+ROWS = 4096
+# What an indexer is called with: these by row, and one that has no rows of its own.
+_BY_ROW = ("hidden_states", "q_resid", "position_ids")
+_KNOWN = frozenset((*_BY_ROW, "position_embeddings", "attention_mask"))
+_NEEDED = ("hidden_states", "position_embeddings", "attention_mask")
+
+
+class ChunkedIndexers:
+    """Overrides ``forward`` on each indexer instance of ``model``; to be done before a ``Switch`` is.
+
+    An indexer's own forward is called on some rows at a time and is handed ``DeferredKeys``, so that
+    it computes what it always does, but the scores in chunks. Peak memory is the budget, where the
+    stock forward takes ``2 x [tokens, heads, tokens]`` fp32 values. With a live cache the stock forward runs.
+
+    Args:
+        model: a transformers DSA model of a family whose selections are token indices.
+        budget: memory for a chunk of scores.
+        rows: at a time; decided here by default.
+
+    Raises:
+        ModelError: an indexer's forward takes other arguments than are known here.
+    """
+
+    def __init__(self, model: nn.Module, budget: ChunkBudget, rows: int | None = None) -> None:
+        self._budget = budget
+        _, indexers = find_indexers(model)
+        for module in indexers.values():
+            _call_of(module.forward)  # refused before anything is overridden
+        self._overridden = [(each, each.__dict__.get("forward")) for each in indexers.values()]
+        for module in indexers.values():
+            # Offloaded weights are fetched for each call, so that all rows' projections are made in one.
+            fetched = any(weight.is_meta for weight in module.parameters())
+            module.forward = self._forward(module.forward, rows or (1 << 30 if fetched else ROWS))
+
+    def remove(self) -> None:
+        """Gives the indexers their own forwards back."""
+        for module, own in self._overridden:
+            restore(module, "forward", own)
+
+    def _forward(self, own_forward: Callable[..., Any], rows: int) -> Callable[..., Any]:
+        call = _call_of(own_forward)
+
+        @torch.no_grad()
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given = call.bound(args, kwargs)
+            if given.get(str(call.name)) is not None:
+                return own_forward(*args, **kwargs)
+            _refuse_unknown([name for name in given.keys() - _KNOWN if given[name] is not None])
+            return self._in_chunks(own_forward, given, rows, str(call.name))
+
+        return forward
+
+    def _in_chunks(
+        self, own_forward: Callable[..., Any], given: dict[str, Any], most: int, cache: str
+    ) -> torch.Tensor:
+        tokens = given["hidden_states"].shape[1]
+        keys = _KeysSoFar(tokens, self._budget)
+        selection: torch.Tensor | None = None
+        for start in range(0, tokens, most):
+            rows = slice(start, min(start + most, tokens))
+            keys.first = rows.start
+            chosen = own_forward(**_rows_of(given, rows) | {cache: keys})
+            keys.check_taken(rows.stop)
+            if rows.stop - rows.start == tokens:
+                selection = chosen
+                break
+            if selection is None:
+                selection = chosen.new_empty(chosen.shape[0], tokens, chosen.shape[2])
+            selection[:, rows] = chosen
+        assert selection is not None, "a sequence has tokens"
+        return mark_distinct(selection)
+
+
+def _call_of(own_forward: Callable[..., Any]) -> CacheArgument:
+    """An indexer's signature, where it is one that can be called in chunks.
+
+    Raises:
+        ModelError: it is not.
+    """
+    call = CacheArgument(own_forward, "an indexer")
+    needed = [
+        name for name, each in call.parameters.items()
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]  # fmt: skip
+    _refuse_unknown(set(needed) - _KNOWN - {call.name} | set(_NEEDED) - set(call.parameters))
+    return call
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    if names := sorted(names):
+        raise ModelError(
+            f"an indexer is called with other arguments than chunks of rows are made of: {', '.join(names)}",
+            hint="--indexer stock runs it as it is, in more memory",
+        )
+
+
+class _KeysSoFar:
+    """Stands in for the cache inside an indexer's forward: collects keys, hands out ``DeferredKeys``."""
+
+    def __init__(self, total: int, budget: ChunkBudget) -> None:
+        self.first = 0
+        self._total = total
+        self._budget = budget
+        self._keys: torch.Tensor | None = None
+        self._taken = 0
+
+    def update_indexer(self, keys: torch.Tensor, layer: int) -> DeferredKeys:
+        if self._keys is None:
+            self._keys = keys.new_empty(keys.shape[0], self._total, keys.shape[2])
+        end = self.first + keys.shape[1]
+        self._keys[:, self.first : end] = keys
+        self._taken = end
+        return DeferredKeys(Scorer(self._keys[:, :end], self.first, self._total, self._budget))
+
+    def check_taken(self, end: int) -> None:
+        """Raises ``ModelError`` unless the forward that was to bring the keys up to ``end`` did."""
+        if self._taken != end:
+            raise ModelError(
+                "an indexer does not go through the cache that it is given, so that it cannot run in chunks",
+                hint="--indexer stock runs it as it is, in more memory",
+            )
+
+
+def _rows_of(given: dict[str, Any], rows: slice) -> dict[str, Any]:
+    """An indexer's arguments for the queries of ``rows``, which see no key after themselves."""
+    part = dict(given)
+    for name in _BY_ROW:
+        if part.get(name) is not None:
+            part[name] = part[name][:, rows]
+    part["position_embeddings"] = tuple(each[:, rows] for each in given["position_embeddings"])
+    mask = given["attention_mask"]
+    compact = mask.shape[1] == 1  # the same for all queries, see ``compact_mask``
+    part["attention_mask"] = mask[:, :, : rows.stop] if compact else mask[:, rows, : rows.stop]
+    return part

@@ -1,0 +1,1 @@
+"""A loaded model under patterns: its switch, its layers one at a time, and the losses they give."""

@@ -1,0 +1,148 @@
+"""Evaluates patterns on groups of windows, over all processes, and counts what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+
+import torch
+
+from ...errors import MeasurementError
+from ...evaluate import CALIBRATION
+from ...pattern import Pattern
+from ...system import processes
+from ..chunks import out_of_memory
+from .agreement import selection_overlap
+from .losses import PatternLosses, Window
+
+
+class Evaluator:
+    """Losses of patterns on named groups of windows.
+
+    Args:
+        losses: the model to measure.
+        groups: token ids ``[windows, length]`` by the group's name.
+        max_rows: how many rows, windows times patterns, go through the layers together at most.
+        on_window: called with the number of patterns each time one window is measured here.
+        told: called with a line for the user when memory runs out.
+    """
+
+    def __init__(
+        self,
+        losses: PatternLosses,
+        groups: Mapping[str, Sequence[Sequence[int]]],
+        max_rows: int = 1 << 30,
+        on_window: Callable[[int], None] = lambda patterns: None,
+        told: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._losses = losses
+        self._groups = groups
+        self._max_rows = max_rows
+        self._on_window = on_window
+        self._told = told
+
+    def __call__(
+        self,
+        patterns: Sequence[Pattern],
+        group: str,
+        windows: Sequence[int] | None = None,
+        last_token: bool = False,
+    ) -> list[tuple[float, ...]]:
+        """Each pattern's summed losses in nats, one per window, in the order asked for.
+
+        Every process measures its share of the windows and returns the whole.
+
+        Args:
+            patterns: what to measure.
+            group: the name of the windows.
+            windows: which of them, by number and in this order; all by default.
+            last_token: measure in another shape, to see what rounding does (see ``PatternLosses.measure``).
+        """
+        numbers = range(len(self._groups[group])) if windows is None else windows
+        mine = self._share(numbers, processes.process_index())
+        measured: dict[int, tuple[float, ...]] = {}
+        for some in self._sweeps(mine, len(patterns)):
+            measured.update(zip(some, self._sweep(patterns, group, some, last_token), strict=True))
+        everywhere = processes.merge(measured)
+        return [tuple(everywhere[number][index] for number in numbers) for index in range(len(patterns))]
+
+    def pieces(self, windows: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
+        """``windows`` in portions of one sweep on each process, alike on all of them.
+
+        Only where weights are fetched for each sweep does a portion depend on free memory, and such a model
+        runs in one process.
+        """
+        shares = [self._share(windows, process) for process in range(processes.process_count())]
+        for sweeps in zip_longest(*(self._sweeps(share, patterns) for share in shares), fillvalue=()):
+            yield [number for sweep in sweeps for number in sweep]
+
+    def follow(self, pattern: Pattern) -> None:
+        """Patterns measured from now on are mostly made from ``pattern``: its states are worth keeping."""
+        if self._losses.memory is not None:
+            self._losses.memory.follow(pattern)
+
+    def overlap(self, group: str, selection_width: int) -> list[list[float]]:
+        """The share of keys that two sites select alike, ``[sites][sites]``, on the windows of ``group``."""
+        return selection_overlap(self._losses, self._groups[group], selection_width)
+
+    def layer_windows(self) -> int:
+        """Decoder-layer executions so far, one per layer, window and branch, over all processes."""
+        return sum(processes.merge({processes.process_index(): self._losses.layer_runs}).values())
+
+    def _share(self, numbers: Sequence[int], process: int) -> list[int]:
+        """Those that fall to ``process``: always the same, so that it may remember their states."""
+        return [number for number in numbers if number % processes.process_count() == process]
+
+    def _sweeps(self, numbers: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
+        """Windows that go through the layers together: many where weights are fetched for each sweep."""
+        together = max(1, self._max_rows // patterns) if self._losses.offloaded else 1
+        for first in range(0, len(numbers), together):
+            yield numbers[first : first + together]
+
+    def _sweep(
+        self, patterns: Sequence[Pattern], group: str, numbers: Sequence[int], last_token: bool
+    ) -> list[tuple[float, ...]]:
+        windows = [Window((group, number), self._groups[group][number]) for number in numbers]
+        losses: list[list[float]] = [[] for _ in numbers]
+        # What is left over of many patterns, or of held-out windows, is not what candidates start from.
+        keep = group == CALIBRATION and len(patterns) == 1
+        first = 0
+        while first < len(patterns):
+            some = patterns[first : first + self._max_rows]
+            measured = self._measure(some, windows, last_token, keep)
+            if measured is None:
+                continue
+            for found, more in zip(losses, measured, strict=True):
+                found.extend(more)
+            self._on_window(len(some) * len(numbers))
+            first += len(some)
+        return [tuple(each) for each in losses]
+
+    def _measure(
+        self, patterns: Sequence[Pattern], windows: Sequence[Window], last_token: bool, keep: bool
+    ) -> list[list[float]] | None:
+        """None if memory ran out: fewer rows are then carried together from now on.
+
+        Raises:
+            MeasurementError: not even one row fits.
+        """
+        try:
+            return self._losses.measure(patterns, windows, last_token, keep)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(patterns) == len(windows) == 1:
+                raise MeasurementError(
+                    f"out of memory on a window of {len(windows[0].token_ids)} tokens",
+                    hint="lower --window, or spread the model with --device-map auto",
+                ) from error
+        torch.cuda.empty_cache()
+        if len(patterns) > 1:
+            self._max_rows = len(patterns) // 2
+            self._told(f"out of memory: going on with {self._max_rows} patterns at a time")
+            return None
+        self._max_rows = max(1, len(windows) // 2)
+        self._told(f"out of memory: going on with {self._max_rows} windows at a time")
+        parts = (windows[: self._max_rows], windows[self._max_rows :])
+        found = [self._measure(patterns, part, last_token, keep) for part in parts]
+        return [losses for part in found for losses in part or []]

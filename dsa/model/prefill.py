@@ -1,0 +1,125 @@
+"""Measures how long a prefill takes under patterns, and what of it the indexers take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...pattern import Pattern
+from ..checkpoint.sites import find_indexers
+from ..overrides import restore
+from .switch import Switch
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """One prefill.
+
+    Args:
+        seconds: of one forward over the whole sequence, the last position's logits included.
+        indexer_seconds: of that, in indexers.
+    """
+
+    seconds: float
+    indexer_seconds: float
+
+    @property
+    def indexer_share(self) -> float:
+        """The part of the time that indexers take."""
+        return self.indexer_seconds / self.seconds
+
+
+class PrefillClock:
+    """Times prefills of one model.
+
+    Args:
+        model: a transformers DSA model, in evaluation mode.
+        site_layers: absolute ids of its sites.
+    """
+
+    def __init__(self, model: nn.Module, site_layers: Sequence[int]) -> None:
+        self._model = model
+        self._switch = Switch(model, site_layers)
+        self._device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def time(self, patterns: Sequence[Pattern], token_ids: Sequence[int], repeats: int = 3) -> list[Prefill]:
+        """The median of ``repeats`` prefills of one sequence under each pattern, after one that warms up.
+
+        The patterns take turns, so that what changes meanwhile (clocks, memory) befalls them alike.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit.
+        """
+        device = torch.device("cpu") if self._device.type == "meta" else self._device
+        ids = torch.as_tensor(token_ids, dtype=torch.long, device=device).unsqueeze(0)
+        runs: list[list[Prefill]] = [[] for _ in patterns]
+        try:
+            for turn in range(repeats + 1):
+                for pattern, own in zip(patterns, runs, strict=True):
+                    self._switch.use(pattern)
+                    run = self._run(ids)
+                    if turn:
+                        own.append(run)
+        finally:
+            self._switch.use(Pattern.all_full(len(patterns[0])))
+            self._switch.forget()
+        return [sorted(own, key=lambda run: run.seconds)[(len(own) - 1) // 2] for own in runs]
+
+    def close(self) -> None:
+        """Gives the model its own forwards back."""
+        self._switch.remove()
+
+    def _run(self, ids: torch.Tensor) -> Prefill:
+        with _indexers_timed(self._model) as indexer_seconds:
+            began = _now()
+            self._model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            seconds = _now() - began
+        return Prefill(seconds, indexer_seconds())
+
+
+def _now() -> float:
+    for device in range(torch.cuda.device_count()):
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@contextmanager
+def _indexers_timed(model: nn.Module) -> Iterator[Callable[[], float]]:
+    """Gives what sums up the seconds spent in indexers meanwhile; on a GPU nothing waits for its events."""
+    spans: list[tuple[Any, Any]] = []
+
+    def mark(device: torch.device) -> Any:
+        if device.type != "cuda":
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        return event
+
+    def seconds(begun: Any, ended: Any) -> float:
+        return float(ended - begun if isinstance(begun, float) else begun.elapsed_time(ended) / 1e3)
+
+    def timed(own_forward: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            begun = mark(hidden_states.device)
+            out = own_forward(hidden_states, *args, **kwargs)
+            spans.append((begun, mark(hidden_states.device)))
+            return out
+
+        return forward
+
+    indexers = list(find_indexers(model)[1].values())
+    overridden = [each.__dict__.get("forward") for each in indexers]
+    for module in indexers:
+        module.forward = timed(module.forward)
+    try:
+        yield lambda: sum(seconds(*span) for span in spans)
+    finally:
+        for module, own in zip(indexers, overridden, strict=True):
+            restore(module, "forward", own)

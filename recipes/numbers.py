@@ -1,0 +1,68 @@
+"""Numbers as people write them in options and recipes: lists with commas, fractions, per cents."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+
+from ..errors import SettingError
+
+_DECIMAL = r"[+-]?(?:\d{1,40}(?:[.,]\d{0,40})?|[.,]\d{1,40})(?:e[+-]?\d{1,3})?"
+
+
+def lengths(text: str) -> list[int]:
+    """``8k,32k`` as tokens; k is 1024.
+
+    Raises:
+        SettingError: not lengths.
+    """
+    found = []
+    for each in text.lower().replace(" ", "").split(","):
+        digits, unit = (each[:-1], 1024) if each.endswith("k") else (each, 1)
+        if not digits.isdecimal() or not 2 <= int(digits) * unit <= 1 << 30:
+            raise SettingError(f"--context is {text!r}", hint="give lengths in tokens, e.g. 8k,32k,131072")
+        found.append(int(digits) * unit)
+    return found
+
+
+def numbers(option: str, text: str | None) -> list[int] | None:
+    """``0,12`` as numbers, None for None.
+
+    Raises:
+        SettingError: not whole numbers; names ``option``.
+    """
+    if text is None:
+        return None
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise SettingError(
+            f"--{option} is {text!r}", hint="give whole numbers with commas, e.g. 20,20,21"
+        ) from None
+
+
+def decimal(option: str, text: str, example: str) -> float:
+    """``0.25`` or ``0,25`` as a number.
+
+    Raises:
+        SettingError: no number; names ``option`` and shows an ``example``.
+    """
+    written = text.strip().lower()
+    if not re.fullmatch(rf"{_DECIMAL}|[+-]?(?:inf|nan)", written):
+        raise SettingError(f"--{option} is {text!r}", hint=f"give {example}")
+    return float(written.replace(",", "."))
+
+
+def fraction(text: str) -> float:
+    """The share of sites that stay full, as ``0.25``, ``0,25``, ``25%`` or ``1/4``.
+
+    Raises:
+        SettingError: none of these.
+    """
+    written, example = text.strip().lower(), "a fraction above 0 and at most 1, e.g. 0.25, 25% or 1/4"
+    if match := re.fullmatch(rf"({_DECIMAL})\s*%", written):
+        return float(Decimal(match[1].replace(",", ".")) / 100)
+    if match := re.fullmatch(r"(\d{1,9})\s*/\s*(\d{1,9})", written):
+        return int(match[1]) / int(match[2]) if int(match[2]) else math.inf
+    return decimal("keep", text, example)

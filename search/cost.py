@@ -1,0 +1,102 @@
+"""What evaluations cost in decoder layers run, counted without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ..pattern import FULL, Pattern
+
+
+def times_fewer(algorithm_1: int, spent: int) -> float:
+    """How many times the layer-windows ``spent`` Algorithm 1 takes; 1 where there was nothing to do."""
+    return algorithm_1 / spent if algorithm_1 and spent else 1.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a search's cost depends on, apart from the losses.
+
+    Args:
+        site_layers: absolute ids of the model's sites.
+        layers: decoder layers of the model.
+        windows: calibration windows.
+        heldout: held-out windows.
+        max_rows: patterns that share a sweep, at most.
+    """
+
+    site_layers: Sequence[int]
+    layers: int
+    windows: int
+    heldout: int
+    max_rows: int | None = None
+
+
+class LayerCount:
+    """Counts the decoder layers that measuring patterns takes where what they have in common runs once.
+
+    States are taken to be kept as the model's evaluator keeps them when memory is no limit: of the
+    pattern in force and of the last two measured.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._base: dict[int, Pattern] = {}
+        self._latest: dict[int, tuple[Pattern, ...]] = {}
+        self.layer_windows = 0
+        """Layer executions so far."""
+        self.shared_layer_windows = 0
+        """Those that reused a selection."""
+
+    def measure(
+        self,
+        patterns: Sequence[Pattern],
+        windows: Sequence[int],
+        remember: bool = True,
+        keep_states: bool = True,
+    ) -> None:
+        """Counts ``patterns`` on calibration windows given by number.
+
+        ``remember`` lets them start from kept states, ``keep_states`` keeps those of a single pattern.
+        """
+        alike: dict[frozenset[Pattern], int] = {}
+        for window in windows:
+            known = [self._base[window], *self._latest[window]] if remember and window in self._base else []
+            alike[frozenset(known)] = alike.get(frozenset(known), 0) + 1
+            if remember and keep_states and len(patterns) == 1:
+                self._latest[window] = (*self._latest.get(window, ())[-1:], patterns[0])
+                self._base.setdefault(window, patterns[0])
+        for states, times in alike.items():
+            full, shared = self._from_known(patterns, states)
+            self.layer_windows += times * (full + shared)
+            self.shared_layer_windows += times * shared
+
+    def follow(self, pattern: Pattern) -> None:
+        """``pattern`` is in force from now on."""
+        self._base |= {window: pattern for window, latest in self._latest.items() if pattern in latest}
+
+    def _from_known(self, patterns: Sequence[Pattern], known: Collection[Pattern]) -> tuple[int, int]:
+        """Layers run on one window, (with an indexer of their own, without)."""
+        together: dict[tuple[int, str], list[Pattern]] = {}
+        for pattern in patterns:
+            start = max((self._agreed(each, pattern) for each in known), default=0)
+            passed = sum(layer < start for layer in self._shape.site_layers)
+            together.setdefault((start, pattern.roles[:passed]), []).append(pattern)
+        runs = [self._below(group, start) for (start, _), group in together.items()]
+        return sum(full for full, _ in runs), sum(shared for _, shared in runs)
+
+    def _agreed(self, known: Pattern, pattern: Pattern) -> int:
+        """The deepest layer at which a known pattern's states are kept and ``pattern`` has the same."""
+        return self._shape.site_layers[min(known.agreement(pattern), len(known) - 1)]
+
+    def _below(self, patterns: Sequence[Pattern], start: int) -> tuple[int, int]:
+        """Layers from ``start`` on, each as often as the patterns are in different states there."""
+        full, shared = 0, max(0, self._shape.site_layers[0] - start)
+        ends = [*self._shape.site_layers[1:], self._shape.layers]
+        for site, (first, end) in enumerate(zip(self._shape.site_layers, ends, strict=True)):
+            branches = {pattern.roles[: site + 1] for pattern in patterns}
+            if first >= start:
+                own = sum(roles[-1] == FULL for roles in branches)
+                full, shared = full + own, shared + len(branches) - own
+            shared += len(branches) * max(0, end - max(start, first + 1))
+        return full, shared

@@ -1,0 +1,1 @@
+"""A plan as settings that engines take."""

@@ -1,0 +1,129 @@
+"""What is known of an engine: its keys, families, versions, pipeline stages and traps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..stages import Split
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Detour:
+    """What is pasted too, so that versions which reject the weights of shared indexers load them.
+
+    Args:
+        text: the option.
+        versions: those that need it; it is pasted as well while the version is not known.
+    """
+
+    text: str
+    versions: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """A setting: its name, what it holds, and the versions that read it ("" for all)."""
+
+    name: str
+    holds: Literal["pattern", "types", "true"]
+    versions: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the user should know: for these versions, or while the version is not known.
+
+    Args:
+        text: the note.
+        versions: as in ``==0.24.* | >=0.29,<=0.33.0``; "" for all.
+        when: "rejected", where the checkpoint holds indexer weights that the plan has no use for;
+            "shipped", where layers share in the checkpoint itself.
+        severity: "error" where a version that is known not to work was named; see ``export.Remark``.
+    """
+
+    text: str
+    versions: str = ""
+    when: Literal["always", "rejected", "shipped"] = "always"
+    severity: Severity = "note"
+
+
+@dataclass(frozen=True)
+class Support:
+    """How an engine takes a pattern in one family.
+
+    Args:
+        keys: what is set.
+        versions: those that share in this family.
+        letters: what a letter of the pattern stands for, decoder layers or sites.
+        section: where it reads the keys of a multimodal config.json: nowhere below "top", in "text_config", or
+            in "either" place.
+        only_behind_full: a full layer hands its selection to the very next layer and no further.
+        paste: what to paste, where it is not as in the engine's other families.
+        stripped: versions that load a checkpoint without the shared layers' indexers; None if none is known to.
+        detour: past the rejection of those indexers, where there is one.
+        notes: of this family.
+    """
+
+    keys: tuple[Key, ...]
+    versions: str = ""
+    letters: Literal["layers", "sites"] = "layers"
+    section: Literal["top", "text_config", "either"] = "top"
+    only_behind_full: bool = False
+    paste: str | None = None
+    stripped: str | None = ""
+    detour: Detour | None = None
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """An engine's pipeline stages.
+
+    Args:
+        hands_over_since: the version from which on a stage hands its selection on; "" for all, None for none.
+        split: how layers are spread over stages by number alone; None where it is not known.
+        flag: asks for ``{size}`` stages.
+        partition: asks for stages of ``{sizes}`` layers, beside the flag.
+        otherwise: what becomes of a stage that waits for a selection.
+    """
+
+    hands_over_since: str | None = None
+    split: Split | None = None
+    flag: str = ""
+    partition: str = ""
+    otherwise: str = ""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A serving or training engine.
+
+    Args:
+        name: as given to ``--to``.
+        title: as its makers write it.
+        paste: what to paste, with fields in braces.
+        families: those it shares in.
+        looked_at: the newest version read; "" where that was no numbered one.
+        place: the sections that its settings stand in.
+        revision: how it is told a commit of the hub: plain, quoted for the shell, or as JSON; "" if not known.
+        config: it reads the keys in config.json too.
+        pipeline: its stages.
+        refused: families that it is known not to share in, and why.
+        notes: of all families.
+    """
+
+    name: str
+    title: str
+    paste: str
+    families: Mapping[str, Support]
+    looked_at: str = ""
+    place: tuple[str, ...] = ()
+    revision: str = ""
+    config: bool = True
+    pipeline: Pipeline = Pipeline()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()

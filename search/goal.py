@@ -1,0 +1,79 @@
+"""What a search is after, and how it goes about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import SettingError
+from ..pattern import Pattern, kept_sites
+from .strategies.blocks import check_blocks
+from .strategies.race import STANDARD_ERRORS
+
+STRATEGIES = ("fast", "exact", "blocks")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How far to search and which step to pick; exactly one of ``keep`` and ``max_delta`` is set.
+
+    Args:
+        keep: fraction of sites that stay full.
+        max_delta: pick the sparsest pattern whose loss increase, in nats per label, is at most this.
+        to_one: search on as far as sites can be shared, whatever is picked.
+    """
+
+    keep: float | None = None
+    max_delta: float | None = None
+    to_one: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to search.
+
+    Args:
+        strategy: one of ``STRATEGIES``.
+        pinned: sites that stay full.
+        standard_errors: how much worse a candidate must be to leave a race early.
+        blocks: number of blocks, for the strategy of that name.
+        refine_rounds: swaps at most after the removals; 0 for none.
+        order: sites in the order in which an earlier search removed them, tried first by ``fast``.
+        overlap: ``[sites][sites]`` share of keys selected alike, to measure overlap patterns too.
+    """
+
+    strategy: str = "fast"
+    pinned: tuple[int, ...] = ()
+    standard_errors: float = STANDARD_ERRORS
+    blocks: int = 1
+    refine_rounds: int = 0
+    order: tuple[int, ...] = ()
+    overlap: Sequence[Sequence[float]] | None = None
+
+    def always_full(self, sites: int) -> frozenset[int]:
+        """The sites that stay full whatever is measured: the first, the pinned, and each block's first."""
+        starts = Pattern.uniform(sites, self.blocks).full if self.strategy == "blocks" else (0,)
+        return frozenset((*starts, *self.pinned))
+
+    def deepest(self, goal: Goal, sites: int) -> int:
+        """How many full sites the search goes down to."""
+        if goal.to_one or goal.keep is None:
+            return len(self.always_full(sites))
+        return kept_sites(sites, goal.keep)
+
+    def check(self, goal: Goal, sites: int) -> None:
+        """Refuses a goal that keeps fewer sites than have to stay full.
+
+        Raises:
+            SettingError: says how many of how many.
+        """
+        kept = sites if goal.keep is None else kept_sites(sites, goal.keep)
+        if self.strategy == "blocks":
+            check_blocks(self.blocks, sites, kept)
+        least = len(self.always_full(sites))
+        if kept < least:
+            raise SettingError(
+                f"{least} of {sites} sites have to stay full (the first and those pinned), but keep "
+                f"{goal.keep:g} leaves {kept}",
+                hint="keep more, or pin fewer",
+            )

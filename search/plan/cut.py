@@ -1,0 +1,76 @@
+"""Another step of a searched plan, picked without measuring."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from ...errors import PlanError, SettingError
+from ...pattern import Pattern, kept_sites
+from ...system.documents import first_fault
+from .schema import LARGEST_DELTA, Measured, Plan, Result
+
+
+def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -> Plan:
+    """The plan with another step picked; nothing is measured, so the held-out check of another pattern is dropped.
+
+    Args:
+        plan: a searched plan; its order of removal is nested, so each step is a pattern of its own.
+        keep: fraction of sites that stay full.
+        max_delta: instead, the sparsest measured pattern whose loss increase is at most this.
+
+    Raises:
+        PlanError: the search did not go that far.
+        SettingError: not exactly one of ``keep`` and ``max_delta``, or an impossible value.
+    """
+    if (keep is None) == (max_delta is None):
+        raise SettingError("cut needs one of keep and max-delta", hint="e.g. --keep 0.5")
+    sites = len(plan.model.site_layers)
+    full = Measured(kept=sites, pattern="F" * sites, loss=plan.search.baseline_loss, delta=0.0, standard_error=0.0)
+    measured = {each.kept: each for each in [full, *plan.search.steps]}
+    if keep is not None:
+        kept = kept_sites(sites, keep)
+        if kept not in measured:
+            raise PlanError(
+                f"keep {keep:g} is {kept} of {sites} sites, but the plan was searched down to {min(measured)}",
+                hint="run search again with a lower --keep, or with --all",
+            )
+    else:
+        check_max_delta(max_delta)
+        kept = min(each.kept for each in measured.values() if each.delta <= (max_delta or 0.0))
+    even = next((each for each in plan.search.uniform if each.kept == kept), full if kept == sites else None)
+    # Refinement belongs to one number of full sites; the plan's own stays as it was picked.
+    swapped = [swap for swap in plan.search.swaps if swap.kept == kept]
+    chosen = swapped[-1] if swapped else measured[kept]
+    layer_pattern = Pattern(chosen.pattern).over_layers(
+        plan.model.site_layers, plan.model.layers, plan.model.shared_layers
+    )
+    base = {name: getattr(chosen, name) for name in Measured.model_fields}
+    result = Result(
+        **base,
+        keep=keep,
+        max_delta=max_delta,
+        sites=sites,
+        layers=plan.model.layers,
+        layer_pattern=layer_pattern,
+        uniform=even,
+    )
+    same = plan.heldout is not None and plan.heldout.plan.pattern == result.pattern
+    document = plan.model_dump() | {"result": result.model_dump()} | ({} if same else {"heldout": None})
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        field, fault = first_fault(error)
+        raise PlanError(f"the plan that is cut from contradicts itself: {field or 'it'}: {fault}") from None
+
+
+def check_max_delta(max_delta: float | None) -> None:
+    """Refuses a loss increase that no pattern could be held to.
+
+    Raises:
+        SettingError: negative, NaN or beyond what a plan can hold.
+    """
+    if max_delta is not None and not 0 <= max_delta <= LARGEST_DELTA:
+        raise SettingError(
+            f"--max-delta is {max_delta:g}",
+            hint=f"give a loss increase from 0 to {LARGEST_DELTA:g} nats per token, e.g. 0.01",
+        )

@@ -1,0 +1,219 @@
+"""What a plan says: what was searched, on what, what was measured at every step, which pattern came out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ...pattern import Pattern
+from .consistency import check_consistency
+
+SCHEMA = 2
+CHECKSUM = "checksum"
+
+# No loss, share or time comes near a billion; larger ones would break figures.
+LARGEST_DELTA = 1e9
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST_DELTA, le=LARGEST_DELTA)]
+NotNegative = Annotated[float, Field(allow_inf_nan=False, ge=0, le=LARGEST_DELTA)]
+Count = Annotated[int, Field(ge=0)]
+Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelIdentity(_Section):
+    """The checkpoint that was searched.
+
+    ``nested_config`` says whether its config.json keeps the text model's settings under text_config;
+    older plans do not say. ``code_sha256`` is of the model code that the checkpoint itself brings, null where
+    transformers' own runs.
+    """
+
+    id: str
+    revision: str | None
+    architecture: str
+    model_type: str
+    layers: Annotated[int, Field(gt=0, le=1000)]
+    site_layers: list[Count]
+    shared_layers: list[Count]
+    selection_width: Count
+    config_sha256: Sha256
+    weights_hash: Literal["sampled", "whole"]
+    weights_sha256: Sha256
+    code_sha256: Sha256 | None
+    nested_config: bool | None = None
+
+
+class TokenIdentity(_Section):
+    """The tokens that were measured; ``file`` stands beside the plan."""
+
+    sha256: Sha256
+    file: Annotated[str, Field(pattern=r"^[\w-]+\.safetensors$")]
+    dataset: str
+    subset: str | None
+    split: str | None
+    column: str | None
+    revision: str | None
+    seed: int
+    window: Count
+    windows: Count
+    heldout_windows: Count
+    informative_positions: Count
+    labels: Count
+    informative_share: Finite
+
+
+class RunIdentity(_Section):
+    """How the model ran; ``threads`` of a process decide how a CPU rounds and are None on an accelerator."""
+
+    dtype: str
+    device: str
+    threads: Annotated[int, Field(ge=1, le=4096)] | None
+    indexer: str
+    attention: str
+    versions: dict[str, str]
+
+
+class Measured(_Section):
+    """A pattern with its loss in nats per label and the paired difference to all full."""
+
+    kept: Count
+    pattern: str
+    loss: Finite
+    delta: Finite
+    standard_error: NotNegative | None
+
+
+class PlanStep(Measured):
+    """One removal, in the order of the search."""
+
+    removed_site: Count
+    removed_layer: Count
+    runner_up_layer: Count | None
+    margin: Finite | None
+    margin_standard_error: Finite | None
+    tied_layers: list[Count]
+
+
+class PlanSwap(Measured):
+    """One swap of refinement, which follows the steps and changes the pattern picked."""
+
+    removed_layer: Count
+    restored_layer: Count
+
+
+class InitRecord(_Section):
+    """The older plan that a search started from."""
+
+    plan_sha256: Sha256
+    changed_steps: list[Count]
+
+
+class SearchRecord(_Section):
+    """What the search did.
+
+    ``pinned_layers`` had to stay full, in ``uniform`` and ``overlap`` too.
+    ``overlap`` holds the patterns that overlap alone would choose, ``overlap_matrix`` the share of keys
+    that two sites select alike; both are empty unless asked for. ``init.changed_steps`` lists the
+    numbers of full sites at which another site was removed than in the older plan.
+    """
+
+    strategy: str
+    standard_errors: Finite
+    blocks: Count
+    refine_rounds: Count
+    pinned_layers: list[Count]
+    init: InitRecord | None
+    baseline_loss: Finite
+    noise_floor: NotNegative
+    steps: list[PlanStep]
+    swaps: list[PlanSwap]
+    uniform: list[Measured]
+    overlap: list[Measured]
+    overlap_matrix: list[list[Finite]]
+
+
+class Result(Measured):
+    """The pattern picked for ``keep`` or ``max_delta``, one of which was asked for.
+
+    ``kept`` of ``sites`` indexers stay, which is ``kept`` of ``layers``: layers that have no indexer, or
+    share in the checkpoint itself, are no sites. ``layer_pattern`` spells it over all decoder layers.
+    """
+
+    keep: Annotated[float, Field(gt=0, le=1)] | None
+    max_delta: NotNegative | None
+    sites: Count
+    layers: Count
+    layer_pattern: str
+    uniform: Measured | None
+
+
+class HeldOutRecord(_Section):
+    """The check on windows that the search did not see."""
+
+    baseline_loss: Finite
+    plan: Measured
+    uniform: Measured
+
+
+class Cost(_Section):
+    """What the search takes; a layer-window is one decoder layer run on one window.
+
+    Counted from what the search asked for, all states taken to fit in memory, so that the figures are the
+    same however often it was stopped; layers run again where memory is short or states were lost.
+    ``search_layer_windows`` is the part of the removals and swaps, without baselines and checks;
+    ``algorithm_1_layer_windows`` what the removals take as the paper writes them; ``fewer`` their ratio.
+    """
+
+    window_evaluations: Count
+    layer_windows: Count
+    tokens: Count
+    search_layer_windows: Count
+    algorithm_1_window_evaluations: Count
+    algorithm_1_layer_windows: Count
+    fewer: Finite
+
+
+class Plan(_Section):
+    """A searched pattern with everything needed to check it, cut it again and serve it."""
+
+    schema_version: Literal[2]
+    indexcache: str
+    model: ModelIdentity
+    tokens: TokenIdentity
+    run: RunIdentity
+    search: SearchRecord
+    result: Result
+    heldout: HeldOutRecord | None
+    cost: Cost
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern picked, over the sites."""
+        return Pattern(self.result.pattern)
+
+    @property
+    def pinned_sites(self) -> tuple[int, ...]:
+        """Sites that the search had to keep full."""
+        return tuple(self.model.site_layers.index(layer) for layer in self.search.pinned_layers)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        check_consistency(self)
+        return self
+
+    def as_json(self) -> str:
+        """The file's text: stable key order, floats at full precision, and last a checksum over the rest."""
+        document = self.model_dump(mode="json") | {CHECKSUM: self.checksum()}
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def checksum(self) -> str:
+        """The first 16 digits of the SHA-256 over the content: a changed figure would look as good as any."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""A plan as pages and figures for people."""

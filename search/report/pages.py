@@ -1,0 +1,144 @@
+"""Renders a plan as report.md and as a self-contained report.html, with the curve as SVG."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+from urllib.parse import quote
+
+from ...errors import one_line
+from ...evaluate import CALIBRATION, HELD_OUT, SPOKEN
+from ...pattern import layer_ranges
+from ..plan.schema import HeldOutRecord, Measured, Plan, PlanStep
+from ..run.timing import Timing
+from .checks import CheckRecord
+from .figures import loss_curve, overlap_heatmap, prefill_bars
+from .prefills import PrefillRecord
+
+
+def render(
+    plan: Plan,
+    stem: str = "",
+    prefills: PrefillRecord | None = None,
+    timing: Timing | None = None,
+    checks: CheckRecord | None = None,
+) -> dict[str, str]:
+    """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures.
+
+    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search,
+    ``checks`` what eval measured of it.
+    """
+    pictures = {f"{stem}curve.svg": loss_curve(plan)}
+    if plan.search.overlap_matrix:
+        pictures[f"{stem}overlap.svg"] = overlap_heatmap(plan)
+    context = _context(plan, pictures, checks)
+    context["prefills"], context["timing"] = prefills, timing
+    if prefills is not None:
+        pictures[f"{stem}prefill.svg"] = context["prefill_picture"] = prefill_bars(prefills)
+        context["prefill_file"] = f"{stem}prefill.svg"
+    return {
+        f"{stem}report.md": _template("report.md.j2", escape=False).render(context),
+        f"{stem}report.html": _template("report.html.j2", escape=True).render(context),
+        **pictures,
+    }
+
+
+def signed(value: float, error: float | None) -> str:
+    """``+0.119 ± 0.004``, or without the error where there is none."""
+    return f"{value:+.4f}" if error is None else f"{value:+.4f} ± {error:.4f}"
+
+
+def increase(measured: Measured | None) -> str:
+    """A pattern's loss increase with its standard error, for tables."""
+    return "not measured" if measured is None else signed(measured.delta, measured.standard_error)
+
+
+def margin(step: PlanStep) -> str:
+    """How far the runner-up was behind, with the standard error of that difference."""
+    return "" if step.margin is None else signed(step.margin, step.margin_standard_error)
+
+
+def _template(name: str, escape: bool) -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["increase"] = increase
+    environment.filters["margin"] = margin
+    environment.filters["cell"] = _markdown_cell
+    environment.filters["target"] = quote
+    return environment.get_template(name)
+
+
+def _markdown_cell(value: object) -> str:
+    """``value`` on one line, with nothing that Markdown or HTML would read as markup."""
+    return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(one_line(str(value)), quote=False))
+
+
+def _heldout(plan: Plan, checks: CheckRecord | None) -> HeldOutRecord | None:
+    """Held-out losses of this very pattern, from the search or else from eval."""
+    found = [plan.heldout, checks.heldout.losses if checks and checks.heldout else None]
+    return next((each for each in found if each and each.plan.pattern == plan.result.pattern), None)
+
+
+def _headline(plan: Plan, heldout: HeldOutRecord | None) -> dict[str, Any]:
+    """The figures to lead with: held-out ones, where there are any of this pattern."""
+    if heldout is not None:
+        return {"on": "held out", "plan": heldout.plan, "uniform": heldout.uniform}
+    return {"on": "calibration", "plan": plan.result, "uniform": plan.result.uniform}
+
+
+def _context(plan: Plan, pictures: dict[str, str], checks: CheckRecord | None) -> dict[str, Any]:
+    heldout = _heldout(plan, checks)
+    checked = [(SPOKEN[group], getattr(checks, group)) for group in (HELD_OUT, CALIBRATION)] if checks else []
+    uniform = {each.kept: each for each in plan.search.uniform}
+    served: dict[int, int] = {}
+    for site, source in enumerate(plan.pattern.sources()):
+        served[site] = plan.model.site_layers[source]
+    return {
+        "plan": plan,
+        "how": _how(plan),
+        "headline": _headline(plan, heldout),
+        "heldout": heldout,
+        "checks": [(group, check) for group, check in checked if check is not None],
+        "pictures": list(pictures.values()),
+        "picture_files": list(pictures),
+        "title": f"indexcache plan for {plan.model.id}",
+        "steps": [(step, uniform.get(step.kept)) for step in plan.search.steps],
+        "cells": [
+            {"layer": layer, "role": role, "source": served[site]}
+            for site, (layer, role) in enumerate(zip(plan.model.site_layers, plan.result.pattern, strict=True))
+        ],
+        "informative": f"{plan.tokens.informative_share:.1%}",
+        "choosing": f"indexers choose where a query sees more than {plan.model.selection_width} keys"
+        if plan.model.selection_width
+        else "where indexers begin to choose is not known",
+        "ratio": f"{plan.result.kept / plan.result.sites:.1%}",
+    }
+
+
+def _how(plan: Plan) -> str:
+    """How each step's site was chosen, and what an older plan had to do with it."""
+    ways = {
+        "exact": "Each step turns one more site shared: of all, the one whose loss stays lowest.",
+        "fast": "Each step turns one more site shared, the one whose loss stays lowest of those measured: sites "
+        "that were clearly dearer before are not measured again.",
+        "blocks": f"Each step turns one more site shared, the one of its block whose loss stays lowest; "
+        f"{plan.search.blocks} blocks of layers take turns.",
+    }
+    way = ways.get(plan.search.strategy, "Each step turns one more site shared.")
+    if plan.search.pinned_layers:
+        way += (
+            f" Pinned to stay full, in the uniform patterns too: layers {layer_ranges(plan.search.pinned_layers)}."
+        )
+    if plan.search.init is None:
+        return way
+    changed = ", ".join(map(str, plan.search.init.changed_steps)) or "no step"
+    return f"{way} An older plan's order was tried first; the two differ at {changed} (full sites left)."

@@ -1,0 +1,195 @@
+"""A run's folder: plan.json, the frozen tokens and the report, each written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable
+from itertools import chain, count
+from pathlib import Path
+
+from ...errors import OutputError, PlanError
+from ...system.files import is_there, make_folder, remove_unfinished, sync_folder, write_atomically
+from ...system.signals import held
+from ..plan.file import read_plan
+from ..plan.schema import Plan
+from ..report.checks import CheckRecord, check_file, checks_of
+from ..report.pages import render
+from ..report.prefills import PrefillRecord, prefill_file, read_prefills
+from .journal import JOURNAL_FILE
+from .timing import TIMING_FILE, Timing, read_timing, timing_file
+
+PLAN_FILE = "plan.json"
+TOKENS_FILE = "windows.safetensors"
+# What stands beside a plan.json; beside a cut, plan-4of8.json by default, the same after its stem and a hyphen.
+_BESIDE = (
+    "report.md",
+    "report.html",
+    "curve.svg",
+    "overlap.svg",
+    "prefill.svg",
+    prefill_file(Path(PLAN_FILE)).name,
+    check_file(Path(PLAN_FILE)).name,
+)
+# The exact names of what runs and cuts write, the journal aside; nothing else in a folder is touched.
+_RUN_FILES = frozenset({PLAN_FILE, TOKENS_FILE, TIMING_FILE, *_BESIDE})
+_CUT_FILE = re.compile(rf"plan(-\d+of\d+)+(\.json|-({'|'.join(map(re.escape, _BESIDE))}))")
+
+
+def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | None:
+    """Writes a run to ``folder``, the plan last.
+
+    A plan of other content that stands there is moved aside, tokens and all, so that it can still be
+    evaluated; the journal stays. Without a plan, what stands there is this run's own: ``begin_anew`` saw to that.
+    Returns the folder the old plan was moved to.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    other = is_there(folder / PLAN_FILE) and not _holds(folder / PLAN_FILE, plan.as_json().encode())
+    moved = _move_aside(folder) if other else None
+    write_atomically(folder / TOKENS_FILE, tokens)
+    try:
+        prefills = read_prefills(prefill_file(folder / PLAN_FILE), plan.result.pattern)
+    except PlanError:  # a broken bench.json must not cost the search
+        prefills = None
+    checks, _ = checks_of(plan, check_file(folder / PLAN_FILE))
+    write_report(folder, plan, prefills=prefills, timing=timing, checks=checks)
+    write_atomically(folder / TIMING_FILE, timing.as_json())
+    write_atomically(folder / PLAN_FILE, plan.as_json())
+    return moved
+
+
+def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
+    """Writes a plan that was cut from the one in ``source``, with its tokens beside it; its path.
+
+    Without ``out`` it stands beside ``source``, named by what it keeps.
+
+    Raises:
+        OutputError: ``out`` is no place for a plan, or cannot be written.
+    """
+    target = out or source.with_name(f"{source.stem}-{plan.result.kept}of{plan.result.sites}.json")
+    _check_place(target, source)
+    tokens, beside = source.parent / plan.tokens.file, target.parent / plan.tokens.file
+    if target.parent.resolve() != source.parent.resolve() and tokens.is_file():
+        content = tokens.read_bytes()
+        if is_there(beside) and beside.read_bytes() != content:
+            raise OutputError(f"{str(beside)!r} holds another plan's tokens", hint="give --out another folder")
+        write_atomically(beside, content)
+    write_atomically(target, plan.as_json())
+    return target
+
+
+def _check_place(target: Path, source: Path) -> None:
+    """Refuses to put a plan where other files, or a search's own plan, stand or will stand."""
+    name = target.name
+    ours = any(name == each or name.endswith(f"-{each}") for each in (*_BESIDE, TIMING_FILE))
+    if not name.endswith(".json") or ours:
+        raise OutputError(f"{str(target)!r} is no name for a plan", hint="give --out one such as plan-half.json")
+    if is_there(target):
+        searched = name == PLAN_FILE and is_there(target.with_name(JOURNAL_FILE))
+        if searched or target.samefile(source):
+            raise OutputError(f"{str(target)!r} is a search's own plan", hint="give --out another name")
+        try:
+            read_plan(target)
+        except PlanError:
+            raise OutputError(f"{str(target)!r} is there and no plan", hint="give --out another name") from None
+
+
+def write_report(
+    folder: Path,
+    plan: Plan,
+    name: str = "plan",
+    prefills: PrefillRecord | None = None,
+    timing: Timing | None = None,
+    checks: CheckRecord | None = None,
+) -> list[Path]:
+    """Renders the report's files into ``folder``.
+
+    They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
+    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search,
+    ``checks`` what eval measured of it.
+    """
+    stem = "" if name == "plan" else f"{name}-"
+    written = []
+    for file, text in render(plan, stem, prefills, timing, checks).items():
+        write_atomically(folder / file, text)
+        written.append(folder / file)
+    return written
+
+
+def render_beside(
+    plan: Plan, path: Path, out: Path | None = None, warn: Callable[[str], None] = lambda line: None
+) -> list[Path]:
+    """Renders the report of the plan in the file ``path`` with what stands beside it, there or into ``out``.
+
+    Raises:
+        PlanError: what stands beside it cannot be read.
+        OutputError: a file cannot be written.
+    """
+    checks, left_out = checks_of(plan, check_file(path))
+    if left_out:
+        warn(left_out)
+    prefills, timing = read_prefills(prefill_file(path), plan.result.pattern), read_timing(timing_file(path))
+    return write_report(out or path.parent, plan, path.stem, prefills, timing, checks)
+
+
+def has_report(path: Path) -> bool:
+    """Whether the plan in the file ``path`` has a report beside it."""
+    stem = "" if path.stem == "plan" else f"{path.stem}-"
+    return any(is_there(path.with_name(f"{stem}report.{kind}")) for kind in ("md", "html"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes had begun to write in ``folder`` under the names that runs write."""
+    remove_unfinished(folder, lambda name: name == JOURNAL_FILE or _is_ours(name))
+
+
+def _is_ours(name: str) -> bool:
+    return name in _RUN_FILES or _CUT_FILE.fullmatch(name) is not None
+
+
+def begin_anew(folder: Path) -> Path | None:
+    """Moves what runs write aside, the journal too; the folder it is in now, None where nothing stood."""
+    return _move_aside(folder, JOURNAL_FILE)
+
+
+def _move_aside(folder: Path, *more: str) -> Path | None:
+    """Moves what runs and cuts write, and ``more``, into a folder of its own; None if there is nothing.
+
+    What says which run they are of, the plan or else the journal, is moved last and names the new folder, so
+    that a move that was cut short goes on into the same one. Files of no run are named after the first of them.
+    """
+    ours = (path for path in folder.iterdir() if path.name in more or _is_ours(path.name))
+    standing = {path.name: path for path in ours if path.is_file()}
+    last = next((name for name in (PLAN_FILE, JOURNAL_FILE, *sorted(standing)) if name in standing), None)
+    if last is None:
+        return None
+    try:
+        digest = hashlib.sha256(standing[last].read_bytes()).hexdigest()
+        aside = _unfinished_or_new(folder, f"replaced-{digest[:8]}", standing)
+        with held():
+            make_folder(aside)
+            for name in sorted(standing, key=lambda name: (name == last, name)):
+                os.replace(standing[name], aside / name)  # noqa: PTH105
+            sync_folder(aside)
+            sync_folder(folder)
+    except OSError as error:
+        raise OutputError(f"the old run in {str(folder)!r} cannot be moved aside: {error.strerror}") from error
+    return aside
+
+
+def _unfinished_or_new(folder: Path, name: str, files: Iterable[str]) -> Path:
+    """``name`` in ``folder``, numbered where one of ``files`` stands there already."""
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(
+        path for path in (folder / each for each in names) if not any((path / file).exists() for file in files)
+    )
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False

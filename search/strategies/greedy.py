@@ -1,0 +1,111 @@
+"""Greedy layer retention: drop one indexer at a time, each time the one whose loss stays lowest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from ...errors import MeasurementError
+from ...pattern import Pattern
+from ..losses import Difference, Evaluation, Measure, paired_difference
+
+
+@dataclass(frozen=True)
+class Step:
+    """One committed removal.
+
+    Args:
+        removed: the site that turned shared.
+        evaluation: the pattern after it, measured on all windows.
+        runner_up: the site that came second of those measured on all windows; None where it was the only one.
+        margin: how much higher the runner-up's loss is on the same windows.
+        tied: other sites measured on all windows whose loss is within the noise floor of the chosen one's.
+    """
+
+    removed: int
+    evaluation: Evaluation
+    runner_up: int | None
+    margin: Difference | None
+    tied: tuple[int, ...]
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern after the removal."""
+        return self.evaluation.pattern
+
+
+def exact_greedy(
+    measure: Measure,
+    sites: int,
+    kept: int,
+    noise_floor: float = 0.0,
+    pinned: Collection[int] = (),
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> list[Step]:
+    """Algorithm 1 of arXiv 2603.12201, from all full down to ``kept`` full sites.
+
+    At each step every remaining full site but the first is a candidate and is measured on all windows.
+    Of equal losses the earlier site is removed.
+
+    Args:
+        measure: losses of patterns on the calibration windows.
+        sites: how many sites the model has.
+        kept: full sites at the end, at least 1.
+        noise_floor: losses that differ by no more than this count as tied, nats per label.
+        pinned: sites that stay full.
+        on_step: told of each committed step.
+
+    Raises:
+        MeasurementError: no candidate of a step has a finite loss.
+    """
+    pattern, steps = Pattern.all_full(sites), list[Step]()
+    while pattern.kept > kept and (field := candidates(pattern, pinned)):
+        step = best_step(field, measure([pattern.share(site) for site in field]), noise_floor)
+        on_step(step)
+        steps.append(step)
+        pattern = step.pattern
+    return steps
+
+
+def candidates(pattern: Pattern, pinned: Collection[int] = ()) -> list[int]:
+    """Sites that may be turned shared next: full, neither the first nor pinned."""
+    return [site for site in pattern.full[1:] if site not in pinned]
+
+
+def candidate_evaluations(sites: int, kept: int, pinned: Collection[int] = ()) -> int:
+    """How many evaluations the steps of ``exact_greedy`` take together."""
+    return sum(full - len({0, *pinned}) for full in range(kept + 1, sites + 1))
+
+
+def best_step(sites: Sequence[int], evaluations: Sequence[Evaluation], noise_floor: float) -> Step:
+    """The removal with the lowest loss of those measured on all windows; of equal ones the earlier site's.
+
+    Raises:
+        MeasurementError: none has a finite loss.
+    """
+    ranked = sorted(
+        (evaluation.loss, site, evaluation)
+        for site, evaluation in zip(sites, evaluations, strict=True)
+        if evaluation.finite
+    )
+    if not ranked:
+        raise no_finite_loss(sites)
+    loss, site, evaluation = ranked[0]
+    second = ranked[1] if len(ranked) > 1 else None
+    return Step(
+        removed=site,
+        evaluation=evaluation,
+        runner_up=second[1] if second else None,
+        margin=paired_difference(second[2], evaluation) if second else None,
+        tied=tuple(other for other_loss, other, _ in ranked[1:] if other_loss - loss <= noise_floor),
+    )
+
+
+def no_finite_loss(sites: Sequence[int]) -> MeasurementError:
+    """The error for a step none of whose candidates ``sites`` has a finite loss."""
+    error = MeasurementError(
+        f"every candidate's loss is NaN or infinite; sites tried: {', '.join(map(str, sites))}",
+        hint="check the checkpoint's own loss, or load it with --dtype float32",
+    )
+    error.sites = tuple(sites)
+    return error

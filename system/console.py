@@ -1,0 +1,242 @@
+"""What is told on stderr while a command works, and how tables are printed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from types import TracebackType
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ..errors import columns, one_line, wrapped
+
+# Nobody wonders for longer whether anything goes on; the second is for what takes minutes.
+_HEARTBEAT_SECONDS, _SLOW_HEARTBEAT_SECONDS = 5.0, 10.0
+_MINUTE = 60.0
+_UNNAMED_SECONDS, _LOOK_SECONDS = 1.0, 0.5
+# How long another process than the main one leaves it to that one to warn of what both see.
+_DEFERENCE_SECONDS = 5.0
+
+
+_NARROW, _NARROWEST = 80, 40
+
+
+class _Bar(Progress):
+    """A progress bar whose count and time left stay whole where the terminal is narrow."""
+
+    def __init__(self, terminal: Console) -> None:
+        self._terminal = terminal
+        super().__init__(console=terminal, transient=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar for the terminal as wide as it is now."""
+        left: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn(compact=True)]
+        wide = self._terminal.width - _NARROW
+        if self._terminal.width >= _NARROWEST:
+            left.insert(0, BarColumn(bar_width=self._terminal.width - _NARROWEST + 8))
+        if wide >= 0:
+            bar = BarColumn(bar_width=min(40, 20 + wide))
+            left = [TextColumn("{task.description}"), bar, left[1], TimeElapsedColumn(), left[2]]
+        self.columns = tuple(left)
+        yield from super().get_renderables()
+
+
+class Reporter:
+    """Tells how far a run is; a context manager.
+
+    Args:
+        quiet: say nothing but warnings.
+        clock: seconds that pass.
+        main: whether this is the main one of several processes, or the only one.
+        is_first: whether none of them has said a line before.
+    """
+
+    def __init__(
+        self,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        main: bool = True,
+        is_first: Callable[[str], bool] = lambda line: True,
+    ) -> None:
+        self._quiet = quiet
+        self._clock = clock
+        self._main = main
+        self._is_first = is_first
+        self._deferred: list[tuple[float, str]] = []
+        # Whatever the environment says of colours: a bar in a log is thousands of lines.
+        self._console = Console(stderr=True, highlight=False, emoji=False, force_terminal=sys.stderr.isatty())
+        self._total = 0
+        self._done = 0
+        self._known = 0
+        self._guessed = False
+        self._doing = "reading"
+        self._named = False
+        self._began = self._clock()
+        self._spoke = self._began
+        self._stop = threading.Event()
+        self._bar: Progress | None = None
+        self._heart: threading.Thread | None = None
+
+    def __enter__(self) -> Reporter:
+        if not (self._quiet and self._main):
+            self._heart = threading.Thread(target=self._beat, daemon=True)
+            self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._heart is not None:
+            self._heart.join()
+            self._heart = None
+        self._warn_deferred(self._clock())
+
+    def doing(self, what: str) -> None:
+        """Names what is going on, for as long as there is nothing to count."""
+        self._doing, self._total = what, 0
+        self._began = self._clock()
+        self._named = self._console.is_terminal
+        if self._named:
+            self.say(what)
+
+    def begin(self, total: int, unit: str, guessed: bool = False) -> None:
+        """Starts counting towards ``total`` units of work; a ``guessed`` total grows with what is done."""
+        self._guessed = guessed
+        self._total, self._done, self._known, self._doing = total, 0, 0, unit
+        self._began = self._clock()
+        if not self._quiet and self._console.is_terminal:
+            self._bar = _Bar(self._console)
+            self._bar.add_task(unit, total=total)
+            self._bar.start()
+
+    def advance(self, amount: int) -> None:
+        """``amount`` more units are done."""
+        self._done += amount
+        if self._guessed:
+            self._total = max(self._total, self._done)
+        elif self._total:  # processes with unlike shares count for each other
+            self._done = min(self._total, self._done)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done, total=self._total)
+
+    def skip(self, amount: int) -> None:
+        """``amount`` more units were done before and took no time now."""
+        self._known += amount
+        self.advance(amount)
+
+    def say(self, line: str) -> None:
+        """Prints one line of news."""
+        if not self._quiet:
+            self._print(line)
+
+    def warn(self, line: str) -> None:
+        """Prints one line that matters even to those who asked for quiet."""
+        if not self._main:
+            self._deferred.append((self._clock(), line))
+        elif self._is_first(line):
+            self._print(f"warning: {line}")
+
+    def _warn_deferred(self, until: float) -> None:
+        """Warns of what came up here before ``until``, as far as no other process has."""
+        while self._deferred and self._deferred[0][0] <= until:
+            _, line = self._deferred.pop(0)
+            if self._is_first(line):
+                self._print(f"warning: {line}")
+
+    def _print(self, line: str) -> None:
+        self._spoke = self._clock()
+        # A reader of the progress who left must not cost the run.
+        with suppress(OSError):
+            if self._console.is_terminal:
+                # Lines end where words do; what is one word, such as a path, stays one.
+                self._console.print(wrapped(one_line(line), sys.stderr), soft_wrap=True, markup=False)
+            else:
+                print(one_line(line), file=sys.stderr, flush=True)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(_LOOK_SECONDS):
+            self.pulse()
+
+    def pulse(self) -> None:
+        """Prints how far the run is, if nothing has been printed for long."""
+        now = self._clock()
+        self._warn_deferred(now - _DEFERENCE_SECONDS)
+        spent = now - self._began
+        pause = _HEARTBEAT_SECONDS if spent < _MINUTE else _SLOW_HEARTBEAT_SECONDS
+        if self._quiet or self._bar is not None:
+            return
+        if not (self._named or self._total) and spent >= _UNNAMED_SECONDS:
+            # What is over sooner needs no line.
+            self._named = True
+            self._print(self._doing)
+        elif now - self._spoke >= pause - 1:
+            self._tell(spent)
+
+    def _tell(self, spent: float) -> None:
+        if self._total:
+            new, rest = self._done - self._known, self._total - self._done
+            left = spent / new * rest if new > 0 and rest > 0 else None
+            guess = "" if left is None else f", about {left:.0f} s left"
+            self._print(f"{self._done} of {self._total} {self._doing}, {spent:.0f} s{guess}")
+        else:
+            self._print(f"{self._doing}, {spent:.0f} s")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def loss_rows(heldout: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("pattern")
+    for name in ["kept", "loss", "increase", *(["increase, held out"] if heldout else [])]:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+class _Console(Console):
+    """Plain text unless a terminal reads it, whatever the environment says; a reader that left is no failure."""
+
+    def on_broken_pipe(self) -> None:
+        """Leaves the exit code to the command line; rich's own would be that of a failed check."""
+        raise BrokenPipeError
+
+
+def print_line(console: Console, line: str) -> None:
+    """Prints a line of words, which ends at words on a terminal and is left whole elsewhere."""
+    console.print(wrapped(line, console.file), soft_wrap=True)  # type: ignore[arg-type]
+
+
+def new_console(stderr: bool = False, narrow: bool = False) -> Console:
+    """On a terminal as wide as that, at least for tables of words (``narrow``); figures are never cut off."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = columns(stream) if narrow else None
+    return _Console(
+        file=stream,
+        force_terminal=stream.isatty(),
+        width=width or max(100, shutil.get_terminal_size().columns),
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )

@@ -1,0 +1,125 @@
+"""What a launcher's variables say: which of several processes this is, and where they meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import SettingError
+
+_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# How MPI launchers begin their variables. Their processes meet where MASTER_ADDR says, as accelerate has it.
+_MPI = ("OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_")
+_READ_ELSEWHERE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", *(f"{begin}SIZE" for begin in _MPI))
+_UNSET = "run it with accelerate launch or torchrun, which set them; alone, unset RANK and WORLD_SIZE first"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among several.
+
+    Args:
+        rank: its number, from 0, which is the main one's.
+        count: how many work together, two or more.
+        local_rank: its number on this machine.
+        host: where they meet.
+        port: likewise.
+    """
+
+    rank: int
+    count: int
+    local_rank: int
+    host: str
+    port: int
+
+
+class _Apart:
+    """Whether this process does its job without the others that were launched beside it."""
+
+    wanted = False
+
+
+def work_apart(wanted: bool = True) -> None:
+    """Has ``launch`` say from now on that this process works alone: the others have left."""
+    _Apart.wanted = wanted
+
+
+def launch() -> Launch | None:
+    """Which process this is of several that were launched together; None where it works alone.
+
+    Raises:
+        SettingError: the variables are incomplete, or no numbers that go together; names them.
+    """
+    given = _from_mpi() | {name: os.environ[name] for name in (*_NEEDED, "LOCAL_RANK") if name in os.environ}
+    if _Apart.wanted or not (given.keys() & {"RANK", "WORLD_SIZE"}):
+        return None
+    if missing := [name for name in _NEEDED[:2] if name not in given]:
+        there = next(name for name in _NEEDED[:2] if name in given)
+        what = f"{there} is {given[there]!r} in the environment and {missing[0]} is not set"
+        raise SettingError(what, hint=_UNSET)
+    count = _number(given, "WORLD_SIZE", 1, None)
+    rank = _number(given, "RANK", 0, count - 1)
+    if count == 1:
+        return None
+    if missing := [name for name in _NEEDED if not given.get(name)]:
+        raise SettingError(f"WORLD_SIZE is {count} in the environment and {missing[0]} is not set", hint=_UNSET)
+    port = _number(given, "MASTER_PORT", 1, 65535)
+    local = _number(given, "LOCAL_RANK", 0, None) if "LOCAL_RANK" in given else rank
+    return Launch(rank, count, local, given["MASTER_ADDR"], port)
+
+
+def is_one_of_several() -> bool:
+    """Whether ``launch`` has something to say; variables that are wrong count as nothing."""
+    try:
+        return launch() is not None
+    except SettingError:
+        return False
+
+
+def speaks() -> bool:
+    """Whether this is the process, of several under ``accelerate launch``, that prints."""
+    try:
+        here = launch()
+    except SettingError:  # each such process ends with it
+        return True
+    return here is None or here.rank == 0
+
+
+def strangers() -> str | None:
+    """The variable of an MPI launcher that names several processes, where nothing says how they would meet."""
+    names = [f"{begin}SIZE" for begin in _MPI]
+    several = [name for name in names if os.environ.get(name, "1").strip() not in ("", "0", "1")]
+    return several[0] if several and "WORLD_SIZE" not in os.environ and not _from_mpi() else None
+
+
+def misleading() -> list[str]:
+    """The variables from which libraries would take it that this process does not work alone."""
+    return [name for name in _READ_ELSEWHERE if name in os.environ]
+
+
+def _from_mpi() -> dict[str, str]:
+    """The variables as ``mpirun`` gives them, where an address to meet at is given too."""
+    if not os.environ.get("MASTER_ADDR") or "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return {}
+    for begin in _MPI:
+        rank, size = os.environ.get(f"{begin}RANK"), os.environ.get(f"{begin}SIZE")
+        if rank is not None and size is not None:
+            local = os.environ.get(f"{begin}LOCAL_RANK", os.environ.get("MPI_LOCALRANKID"))
+            named = {"RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": "29500"}
+            return named | ({} if local is None else {"LOCAL_RANK": local})
+    return {}
+
+
+def _number(given: Mapping[str, str], name: str, least: int, most: int | None) -> int:
+    try:
+        number = int(given[name])
+    except ValueError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        # A rank is held to the size that goes with it.
+        wanted = f"a number from {least}" + ("" if most is None else f" to {most}")
+        beside = f" where WORLD_SIZE is {given['WORLD_SIZE']}" if name == "RANK" else ""
+        what = f"{name} is {given[name]!r} in the environment: it has to be {wanted}{beside}"
+        raise SettingError(what, hint=_UNSET)
+    return number

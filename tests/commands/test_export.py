@@ -1,0 +1,153 @@
+"""Exports with --write and --strip-weights: the folders they leave are what engines load."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from random_models import build, measure
+from safetensors.torch import load_file
+
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.pattern import Pattern
+from indexcache.search.plan.schema import Plan
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def plan(searched):
+    document = json.loads((searched / "plan.json").read_text())
+    del document["checksum"]
+    return document
+
+
+def shared_layers(plan):
+    return [layer for layer, letter in enumerate(plan["result"]["layer_pattern"]) if letter == "S"]
+
+
+def loss(model, ids):
+    with torch.inference_mode():
+        return model.eval()(input_ids=ids, labels=ids).loss.item()
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(0, 4096, (1, 48), generator=torch.Generator().manual_seed(0))
+
+
+def test_write_leaves_the_edited_config_and_nothing_else(run_cli, searched, checkpoints, plan, tmp_path):
+    code, out, err = run_cli("export", searched, "--to", "xllm", "--write", tmp_path / "new")
+    assert (code, json.loads(out)) == (0, {"index_topk_pattern": plan["result"]["layer_pattern"]})
+    assert f"wrote {tmp_path / 'new' / 'config.json'}" in err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["config.json"]
+    old = json.loads((checkpoints["eight"] / "config.json").read_text())
+    new = json.loads((tmp_path / "new" / "config.json").read_text())
+    changed = {name for name in {*old, *new} if old.get(name) != new.get(name)}
+    assert changed == {"index_topk_pattern", "indexer_types"}
+    assert [kind == "shared" for kind in new["indexer_types"]] == [
+        letter == "S" for letter in plan["result"]["layer_pattern"]
+    ]
+
+
+def test_a_written_config_runs_as_the_switch_does(run_cli, searched, checkpoints, plan, tmp_path, ids):
+    run_cli("export", searched, "--to", "transformers", "--write", tmp_path / "new")
+    shutil.copy(checkpoints["eight"] / "model.safetensors", tmp_path / "new")
+    native = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "new", dtype=torch.float32)
+    losses = PatternLosses(build("glm_moe_dsa", layers=8, seed=3), range(8))
+    found = measure(losses, [Pattern(plan["result"]["pattern"])], ids[0].tolist())[0] / 47
+    assert loss(native, ids) == pytest.approx(found, abs=1e-5)
+
+
+def test_a_stripped_checkpoint_loads_and_loses_nothing(run_cli, searched, checkpoints, plan, tmp_path, ids):
+    moved = shutil.copytree(checkpoints["eight"], tmp_path / "moved")
+    arguments = ["export", searched, "--to", "vllm", "--write", tmp_path / "new", "--strip-weights", "--json"]
+    code, out, err = run_cli(*arguments, "--model", moved)
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["written"] == str(tmp_path / "new")
+    assert f"vllm serve {tmp_path / 'new'} " in document["paste"]
+    assert not any("fail to load" in warning["text"] for warning in document["warnings"])
+    before, after = load_file(moved / "model.safetensors"), load_file(tmp_path / "new" / "model.safetensors")
+    layers = {int(name.split(".")[2]) for name in set(before) - set(after)}
+    assert layers == set(shared_layers(plan))
+    assert all(".indexer." in name for name in set(before) - set(after))
+
+    model, said = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "new", dtype=torch.float32, output_loading_info=True
+    )
+    assert not said["missing_keys"]
+    assert not said["unexpected_keys"]
+    types = ["shared" if letter == "S" else "full" for letter in plan["result"]["layer_pattern"]]
+    whole = transformers.AutoModelForCausalLM.from_pretrained(moved, indexer_types=types, dtype=torch.float32)
+    assert loss(model, ids) == loss(whole, ids)
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
+    assert run_cli("inspect", tmp_path / "new")[0] == 0
+
+
+class TestWrongUse:
+    def run(self, run_cli, searched, *options, to="vllm"):
+        code, out, err = run_cli("export", searched, "--to", to, *options, "--json", "-q")
+        assert code == 2
+        assert len(lines(err)) == 1, err
+        return json.loads(out)["error"]["message"]
+
+    def test_weights_need_a_folder(self, run_cli, searched):
+        assert "without --write" in self.run(run_cli, searched, "--strip-weights")
+
+    @pytest.mark.parametrize("options", [[], ["--strip-weights"]])
+    def test_a_folder_in_use_is_refused(self, run_cli, searched, checkpoints, tmp_path, options):
+        (tmp_path / "config.json").write_text("mine")
+        assert "is there already" in self.run(run_cli, searched, "--write", tmp_path, *options)
+        assert (tmp_path / "config.json").read_text() == "mine"
+        said = self.run(run_cli, searched, "--write", checkpoints["eight"], *options)
+        assert "is the checkpoint itself" in said
+
+    @pytest.mark.parametrize("options", [[], ["--strip-weights"]])
+    def test_another_checkpoint_is_refused(self, run_cli, searched, checkpoints, tmp_path, options):
+        arguments = ["--write", tmp_path / "new", "--model", checkpoints["glm_moe_dsa"], *options]
+        said = self.run(run_cli, searched, *arguments)
+        assert "not the one that was searched" in said or "another model" in said
+        assert not (tmp_path / "new").exists()
+
+    @pytest.mark.parametrize("options", [[], ["--strip-weights"]])
+    def test_a_checkpoint_that_moved_is_asked_for(self, run_cli, searched, plan, tmp_path, options):
+        plan["model"]["id"] = str(tmp_path / "gone")
+        (tmp_path / "plan.json").write_text(Plan.model_validate(plan).as_json())
+        code, _, err = run_cli("export", tmp_path, "--to", "vllm", "--write", tmp_path / "new", *options, "-q")
+        assert (code, len(lines(err)), "with --model" in err) == (2, 1, True), err
+
+    def test_weights_on_the_hub_are_to_be_fetched_first(
+        self, run_cli, searched, checkpoints, plan, tmp_path, monkeypatch
+    ):
+        plan["model"] |= {"id": "some/model", "revision": "abc123"}
+        (tmp_path / "plan.json").write_text(Plan.model_validate(plan).as_json())
+        found = lambda model_id, revision: (checkpoints["eight"], "abc123")  # noqa: E731
+        monkeypatch.setattr("indexcache.dsa.checkpoint.config.fetch_description", found)
+        said = self.run(run_cli, tmp_path, "--write", tmp_path / "new", "--strip-weights")
+        assert "is on the hub" in said
+        code, _, err = run_cli("export", tmp_path, "--to", "vllm", "--write", tmp_path / "new", "-q")
+        assert code == 0, err
+        assert (tmp_path / "new" / "config.json").exists()
+
+    def test_a_plan_that_shares_nothing_has_nothing_to_strip(self, run_cli, searched, tmp_path):
+        folder = shutil.copytree(searched, tmp_path / "run")
+        path = run_cli("cut", folder, "--keep", 1)[1].strip()
+        said = self.run(run_cli, path, "--write", tmp_path / "new", "--strip-weights")
+        assert "shares no layer" in said
+
+    @pytest.mark.parametrize("to", ["vllm-ascend", "prime-rl"])
+    def test_engines_that_must_not_have_it_in_the_config_refuse(self, run_cli, searched, tmp_path, to):
+        assert "config.json" in self.run(run_cli, searched, "--write", tmp_path / "new", to=to)
+        assert not (tmp_path / "new").exists()
+
+    def test_weights_changed_since_the_search_are_refused(self, run_cli, searched, checkpoints, tmp_path):
+        moved = shutil.copytree(checkpoints["eight"], tmp_path / "moved")
+        content = bytearray((moved / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (moved / "model.safetensors").write_bytes(content)
+        arguments = ["--write", tmp_path / "new", "--strip-weights", "--model", moved]
+        assert "weights_sha256" in self.run(run_cli, searched, *arguments)

@@ -1,0 +1,28 @@
+"""Selection overlap against counting by hand."""
+
+import pytest
+import torch
+from random_models import build
+
+from indexcache.dsa.model.agreement import selection_overlap
+from indexcache.dsa.model.losses import PatternLosses, Window
+
+LAYERS, TOPK, LENGTH = 6, 16, 50
+
+
+def test_overlap_is_the_share_of_keys_selected_by_both():
+    losses = PatternLosses(build("glm_moe_dsa"), range(LAYERS))
+    generator = torch.Generator().manual_seed(0)
+    windows = [torch.randint(0, 4096, (LENGTH,), generator=generator).tolist() for _ in range(2)]
+    counted = [[0] * LAYERS for _ in range(LAYERS)]
+    for ids in windows:
+        selections = [each[0].tolist() for each in losses.selections(Window(0, ids))]
+        for a in range(LAYERS):
+            for b in range(LAYERS):
+                rows = range(TOPK, LENGTH - 1)
+                counted[a][b] += sum(len({*selections[a][row]} & {*selections[b][row]}) for row in rows)
+    found = selection_overlap(losses, windows, TOPK)
+    everything = 2 * (LENGTH - 1 - TOPK) * TOPK
+    for a in range(LAYERS):
+        assert found[a] == pytest.approx([each / everything for each in counted[a]])
+        assert found[a][a] == 1.0

@@ -1,0 +1,156 @@
+"""A whole search over a loss table: what is measured, what is picked, and when it refuses."""
+
+import math
+import random
+
+import pytest
+
+from indexcache.errors import MeasurementError, SettingError
+from indexcache.pattern import Pattern
+from indexcache.search.goal import Goal, Method
+from indexcache.search.search import run_search
+
+SITES, LABELS = 6, 10
+
+
+class Table:
+    """Losses that grow with each shared site by a fixed amount per site."""
+
+    costs = (0.0, 0.5, 0.1, 0.4, 0.2, 0.3)
+
+    def __init__(self, noise=0.0):
+        self.noise, self.calls = noise, []
+
+    def __call__(self, patterns, group, windows=None, last_token=False):
+        self.calls.append((group, last_token, len(patterns)))
+        losses = [self.windows(pattern, group, last_token) for pattern in patterns]
+        return [tuple(each[number] for number in windows or range(4)) for each in losses]
+
+    def windows(self, pattern, group, last_token):
+        base = sum(cost for cost, role in zip(self.costs, pattern.roles, strict=True) if role == "S")
+        draw = random.Random(f"{group}/{pattern}")
+        return tuple((1 + base + draw.random() / 100 + last_token * self.noise) * LABELS for _ in range(4))
+
+
+def run(goal, table=None, heldout=True, **method):
+    documents = {"calibration": (0, 1, 2, 3), "heldout": (4, 5, 6, 7) if heldout else ()}
+    return run_search(table or Table(), LABELS, documents, SITES, goal, Method(**method))
+
+
+def test_sites_go_in_the_order_of_what_they_cost():
+    assert [step.removed for step in run(Goal(keep=0.01)).steps] == [2, 4, 5, 3, 1]
+
+
+def test_keep_stops_at_the_asked_number():
+    findings = run(Goal(keep=0.5))
+    assert str(findings.chosen.pattern) == "FFSFSS"
+    assert len(findings.steps) == 3
+
+
+def test_all_goes_on_to_one_site_but_picks_the_asked_one():
+    findings = run(Goal(keep=0.5, to_one=True))
+    assert findings.chosen.pattern.kept == 3
+    assert findings.steps[-1].pattern.kept == 1
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(0.0, 6), (0.15, 5), (0.35, 4), (2.0, 1)])
+def test_max_delta_picks_the_sparsest_step_within_it(limit, kept):
+    assert run(Goal(max_delta=limit)).chosen.pattern.kept == kept
+
+
+def test_uniform_is_measured_at_every_number_of_full_sites():
+    findings = run(Goal(keep=0.5))
+    assert [each.pattern for each in findings.uniform] == [Pattern.uniform(SITES, kept) for kept in (5, 4, 3)]
+
+
+def test_losses_are_per_label():
+    assert run(Goal(keep=1.0)).baseline.loss == pytest.approx(1.0, abs=0.011)
+
+
+def test_removals_within_the_noise_floor_are_tied():
+    assert not any(step.tied for step in run(Goal(keep=0.5)).steps)
+    assert run(Goal(keep=0.5), Table(noise=0.15)).steps[0].tied == (4,)
+
+
+def test_max_delta_picks_the_sparsest_even_behind_a_dearer_step():
+    class Dipping(Table):
+        """Losses that rise and fall again as sites are shared."""
+
+        def windows(self, pattern, group, last_token):
+            shared = pattern.roles.count("S")
+            return tuple((1 + (0, 0.5, 0.1, 0.6, 0.2, 0.9)[shared]) * LABELS for _ in range(4))
+
+    assert run(Goal(max_delta=0.3), Dipping()).chosen.pattern.kept == SITES - 4
+
+
+def test_the_noise_floor_comes_from_another_shape():
+    assert run(Goal(keep=1.0)).noise_floor == 0.0
+    assert run(Goal(keep=1.0), Table(noise=0.05)).noise_floor == pytest.approx(0.05)
+
+
+def test_the_held_out_check_measures_other_windows():
+    table = Table()
+    findings = run(Goal(keep=0.5), table)
+    assert [call for call in table.calls if call[0] == "heldout"] == [("heldout", False, 3)]
+    assert findings.heldout.plan.pattern == findings.chosen.pattern
+    assert run(Goal(keep=0.5), heldout=False).heldout is None
+
+
+def test_a_model_without_a_loss_is_refused_at_once():
+    def broken(patterns, group, windows=None, last_token=False):
+        return [(math.nan,) * 4 for _ in patterns]
+
+    with pytest.raises(MeasurementError, match="the model's own loss"):
+        run(Goal(keep=0.5), broken)
+
+
+@pytest.mark.parametrize("strategy", ["exact", "fast", "blocks"])
+def test_every_strategy_reaches_the_goal_around_pinned_sites(strategy):
+    findings = run(Goal(keep=0.5), strategy=strategy, pinned=(2,))
+    assert findings.chosen.pattern.kept == 3
+    assert findings.chosen.pattern.is_full(2)
+
+
+@pytest.mark.parametrize("strategy", ["exact", "fast", "blocks"])
+@pytest.mark.parametrize("wish", [{"max_delta": 9.0}, {"keep": 0.9, "to_one": True}])
+def test_a_search_without_an_end_stops_at_the_pinned_sites(strategy, wish):
+    findings = run(Goal(**wish), strategy=strategy, blocks=2, pinned=(1, 5))
+    last = findings.steps[-1].pattern.full
+    assert last == ((0, 1, 3, 5) if strategy == "blocks" else (0, 1, 5))
+
+
+@pytest.mark.parametrize("wish", [{}, {"to_one": True}])
+def test_keeping_fewer_than_are_pinned_is_refused_before_anything_is_measured(wish):
+    table = Table()
+    with pytest.raises(SettingError, match="4 of 6 sites have to stay full"):
+        run(Goal(keep=0.5, **wish), table, pinned=(1, 2, 3))
+    assert table.calls == []
+
+
+def test_every_pattern_that_the_plan_is_compared_with_keeps_the_pinned_sites():
+    overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
+    findings = run(Goal(keep=0.5), pinned=(5,), refine_rounds=9, overlap=overlap)
+    compared = [*findings.uniform, *findings.overlap, findings.heldout.uniform, findings.heldout.plan]
+    assert len(compared) == 8
+    assert all(each.pattern.is_full(5) for each in compared)
+    assert str(findings.heldout.uniform.pattern) == "FSSFSF"
+
+
+def test_algorithm_1_does_not_try_the_pinned_sites_either():
+    assert run(Goal(keep=0.5)).algorithm_1_evaluations == 5 + 4 + 3
+    assert run(Goal(keep=0.5), pinned=(0, 4)).algorithm_1_evaluations == 4 + 3 + 2
+
+
+def test_refinement_changes_the_pattern_picked_and_is_recorded():
+    start = run(Goal(keep=0.5), strategy="blocks", blocks=2)
+    better = run(Goal(keep=0.5), strategy="blocks", blocks=2, refine_rounds=5)
+    assert better.swaps
+    assert better.chosen.loss < start.chosen.loss
+    assert better.chosen.pattern == better.swaps[-1].evaluation.pattern
+    assert better.heldout.plan.pattern == better.chosen.pattern
+
+
+def test_overlap_patterns_are_measured_when_asked_for():
+    overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
+    assert run(Goal(keep=0.5)).overlap == ()
+    assert [each.pattern.kept for each in run(Goal(keep=0.5), overlap=overlap).overlap] == [5, 4, 3]

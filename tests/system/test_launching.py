@@ -1,0 +1,114 @@
+"""What a launcher's variables say, left over, incomplete or whole."""
+
+import pytest
+
+from indexcache.errors import SettingError
+from indexcache.system import launching
+from indexcache.system.launching import Launch, launch, speaks, strangers
+
+PLACE = {"MASTER_ADDR": "there", "MASTER_PORT": "29501"}
+OMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Sets the variables, and no others of their kind."""
+    for name in (*launching._READ_ELSEWHERE, *launching._NEEDED, *OMPI, "PMI_RANK", "MPI_LOCALRANKID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def given(variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return given
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        PLACE,
+        {"LOCAL_RANK": "1", **PLACE},
+        {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "gone"},
+        OMPI,
+        {"PMI_RANK": "1", "PMI_SIZE": "4"},
+        {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "3"},
+    ],
+)
+def test_what_was_left_over_leaves_it_alone(variables, given):
+    given(variables)
+    assert launch() is None
+    assert speaks()
+
+
+def test_processes_of_a_launcher(given):
+    given({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", **PLACE})
+    assert launch() == Launch(3, 4, 1, "there", 29501)
+    assert not speaks()
+    launching.work_apart()
+    assert launch() is None
+    launching.work_apart(False)
+
+
+def test_processes_of_mpirun_that_know_where_to_meet(given):
+    given({**OMPI, "MASTER_ADDR": "there"})
+    assert launch() == Launch(1, 2, 1, "there", 29500)
+    assert strangers() is None
+
+
+def test_processes_of_mpirun_that_do_not(given):
+    given(OMPI)
+    assert strangers() == "OMPI_COMM_WORLD_SIZE"
+    given({"OMPI_COMM_WORLD_SIZE": "1"})
+    assert strangers() is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE is not set"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set"),
+        ({"RANK": "0", "WORLD_SIZE": "abc", **PLACE}, "WORLD_SIZE is 'abc'"),
+        ({"RANK": "0", "WORLD_SIZE": "0", **PLACE}, "WORLD_SIZE is '0'"),
+        ({"RANK": "", "WORLD_SIZE": "2", **PLACE}, "RANK is ''"),
+        ({"RANK": "2", "WORLD_SIZE": "2", **PLACE}, "from 0 to 1 where WORLD_SIZE is 2"),
+        ({"RANK": "1", "WORLD_SIZE": "1"}, "from 0 to 0 where WORLD_SIZE is 1"),
+        ({"RANK": "-1", "WORLD_SIZE": "2", **PLACE}, "RANK is '-1'"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "MASTER_ADDR is not set"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here"}, "MASTER_PORT is not set"),
+        ({"RANK": "0", "WORLD_SIZE": "2", **PLACE, "MASTER_PORT": "99999"}, "MASTER_PORT is '99999'"),
+        ({"RANK": "0", "WORLD_SIZE": "2", **PLACE, "LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'"),
+    ],
+)
+def test_what_does_not_go_together_is_named(variables, words, given, run_cli, tmp_path):
+    given(variables)
+    with pytest.raises(SettingError, match="in the environment") as caught:
+        launch()
+    assert words in str(caught.value)
+    code, printed, err = run_cli("search", "--recipe", "tiny", "--keep", 0.25, "--out", tmp_path / "out")
+    assert (code, printed, len(err.splitlines())) == (2, "", 1), err
+    assert words in err
+
+
+def test_jobs_of_one_process_do_not_mind(given, run_cli, searched, tmp_path):
+    given({"RANK": "0", "WORLD_SIZE": "abc"})
+    code, printed, _ = run_cli("cut", searched, "--keep", 0.25, "--out", tmp_path / "cut.json")
+    assert (code, printed.strip()) == (0, str(tmp_path / "cut.json"))
+
+
+@pytest.mark.parametrize(
+    "command", [["cut", "--keep", 0.25], ["report"], ["export", "--to", "vllm"], ["apply"], ["bench"]]
+)
+def test_the_other_processes_leave_them_to_the_main_one(command, given, run_cli, searched):
+    given({"RANK": "1", "WORLD_SIZE": "2", **PLACE})
+    before = {path.name: path.stat().st_mtime_ns for path in searched.iterdir()}
+    assert run_cli(command[0], searched, *command[1:]) == (0, "", "")
+    assert run_cli("inspect", "recipes/tiny") == (0, "", "")
+    assert {path.name: path.stat().st_mtime_ns for path in searched.iterdir()} == before
+
+
+def test_the_main_one_does_not_wait_for_them(given, run_cli, searched, tmp_path):
+    given({"RANK": "0", "WORLD_SIZE": "2", **PLACE})
+    code, printed, err = run_cli("apply", searched, "--new-tokens", 1, "-q", "--json")
+    assert (code, err) == (0, ""), err
+    assert printed.startswith("{")
