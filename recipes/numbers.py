@@ -26,14 +26,12 @@ def lengths(text: str) -> list[int]:
     return found
 
 
-def numbers(option: str, text: str | None) -> list[int] | None:
-    """``0,12`` as numbers, None for None.
+def numbers(option: str, text: str) -> list[int]:
+    """``0,12`` as numbers.
 
     Raises:
         SettingError: not whole numbers; names ``option``.
     """
-    if text is None:
-        return None
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:

@@ -4,121 +4,203 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from annotated_types import Ge, Gt, Le, Lt
 
 from ..errors import SettingError
 from ..system.documents import check_showable, first_fault, read_yaml
 from ..system.files import home_expanded, is_there
-from .numbers import fraction
+from .numbers import decimal, fraction, numbers
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 _FOLDER = Path(__file__).resolve().parent
 _LARGEST_FILE = 64 << 10
 # What runs or trusts a stranger's code is asked for each time, by whoever starts the program.
 _COMMAND_LINE_ONLY = ("trust_remote_code", "allow_pickle")
 
-Layer = Annotated[int, Field(ge=0, lt=1000)]
-Count = Annotated[int, Field(ge=0, le=1_000_000)]
-Number = Annotated[int, Field(ge=1, le=1_000_000)]
+Layer = Annotated[int, Ge(0), Lt(1000)]
+Count = Annotated[int, Ge(0), Le(1_000_000)]
+Number = Annotated[int, Ge(1), Le(1_000_000)]
+
+MODEL, TEXT, SEARCH = "Model", "Text", "Search"
+CONSTRAINTS, LONG, RUN = "Constraints", "Long windows", "Run"
+GROUPS = (MODEL, TEXT, SEARCH, CONSTRAINTS, LONG, RUN)
 
 
-def _fraction(value: object) -> object:
-    """What YAML takes for words is a fraction all the same."""
-    if not isinstance(value, str):
-        return value
+class Option(NamedTuple):
+    """How a field is told of: in which group of a command's options, and in which words.
+
+    Args:
+        group: one of ``GROUPS``.
+        help: what it sets, as a phrase.
+        default: what happens where it is not given, in words; the field's own default if None.
+        parser: makes a value of what people write on the command line, where that is no plain value.
+        metavar: what the value is called there.
+    """
+
+    group: str
+    help: str
+    default: str | None = None
+    parser: Callable[[str], object] | None = None
+    metavar: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of a search. Options on the command line and INDEXCACHE_* variables win over them.
+
+    A field's type, range, default and help stand here alone: options of commands are made from them
+    (``commands/job/options.py``). The class is a plain one, so that ``--help`` need not import pydantic.
+    """
+
+    schema_version: Literal[1] = 1
+    model: Annotated[str | None, Option(MODEL, "local folder or hub id of a DSA checkpoint")] = None
+    revision: Annotated[str | None, Option(MODEL, "branch, tag or commit of a hub model")] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Option(MODEL, "compute type; auto is the checkpoint's: search in the type that is served"),
+    ] = "auto"
+    device_map: Annotated[
+        str | None, Option(MODEL, "transformers' placement, e.g. auto, for large models", "one device")
+    ] = None
+    offload_folder: Annotated[
+        str | None, Option(MODEL, "where transformers puts weights that fit into no memory, with a device map")
+    ] = None
+    weights_hash: Annotated[
+        Literal["auto", "sampled", "whole"],
+        Option(MODEL, "what the plan is tied to: whole tensors, or blocks of each; auto is whole up to 2 GiB"),
+    ] = "auto"
+    selfcheck: Annotated[
+        bool, Option(MODEL, "before measuring, check on one short window that sharing works in this model")
+    ] = True
+    untrained: Annotated[
+        bool,
+        Option(MODEL, "go on with a model whose loss on the first window is no better than word frequencies give"),
+    ] = False
+    dataset: Annotated[str | None, Option(TEXT, "calibration text: local file or folder, or hub name")] = None
+    dataset_subset: Annotated[str | None, Option(TEXT, "configuration of a dataset")] = None
+    dataset_split: Annotated[str | None, Option(TEXT, "split of a dataset", "train, or all of a folder")] = None
+    dataset_revision: Annotated[str | None, Option(TEXT, "branch, tag or commit of a hub dataset")] = None
+    column: Annotated[str | None, Option(TEXT, "column with text or chat messages", "found by name")] = None
+    window: Annotated[
+        Annotated[int, Ge(2), Le(1 << 24)] | None,
+        Option(TEXT, "tokens per window", "4 x the selection width"),
+    ] = None
+    windows: Annotated[Number, Option(TEXT, "calibration windows")] = 32
+    heldout: Annotated[Count, Option(TEXT, "held-out windows, from other documents")] = 16
+    seed: Annotated[
+        Annotated[int, Ge(0), Lt(1 << 63)], Option(TEXT, "order of documents and choice of windows")
+    ] = 0
+    keep: Annotated[
+        float | None,
+        Option(
+            SEARCH,
+            "fraction of sites that stay full: above 0 and at most 1, e.g. 0.25, 25% or 1/4",
+            parser=fraction,
+            metavar="FRACTION",
+        ),
+    ] = None
+    max_delta: Annotated[
+        float | None,
+        Option(
+            SEARCH,
+            "instead of --keep: the largest loss increase, nats per token",
+            parser=partial(decimal, "max-delta", example="a loss increase in nats per token, e.g. 0.01"),
+            metavar="NATS",
+        ),
+    ] = None
+    strategy: Annotated[
+        Literal["exact", "fast", "blocks"],
+        Option(
+            SEARCH,
+            "fast: lazy re-evaluation and racing; exact: Algorithm 1, every candidate on every window; "
+            "blocks: the paper's pipeline variant",
+        ),
+    ] = "fast"
+    standard_errors: Annotated[
+        Annotated[float, Gt(0), Le(1e9)],
+        Option(SEARCH, "fast and refinement: how much worse a candidate must be to leave the race early"),
+    ] = 3.0
+    blocks: Annotated[Number, Option(SEARCH, "number of blocks, for the strategy of that name")] = 2
+    refine_rounds: Annotated[
+        Count, Option(SEARCH, "swaps of a full for a shared site after the removals, at most; 0 for none")
+    ] = 0
+    baselines: Annotated[
+        Literal["uniform", "overlap"],
+        Option(SEARCH, "what the report compares with; overlap adds overlap patterns and the heatmap"),
+    ] = "uniform"
+    init: Annotated[
+        str | None, Option(SEARCH, "an older plan.json whose order gives the first priorities, for fast")
+    ] = None
+    pin: Annotated[
+        list[Layer] | None,
+        Option(
+            CONSTRAINTS,
+            "decoder layers that stay full whatever is measured, e.g. 0,12",
+            parser=partial(numbers, "pin"),
+            metavar="LAYERS",
+        ),
+    ] = None
+    pp_size: Annotated[
+        Number | None,
+        Option(CONSTRAINTS, "pipeline stages, split as vLLM splits them; the first site of each stays full"),
+    ] = None
+    pp_layers: Annotated[
+        list[Number] | None,
+        Option(
+            CONSTRAINTS,
+            "instead of --pp-size: decoder layers of each stage, e.g. 20,20,21",
+            parser=partial(numbers, "pp-layers"),
+            metavar="LAYERS",
+        ),
+    ] = None
+    indexer: Annotated[
+        Literal["auto", "stock", "chunked"],
+        Option(LONG, "stock: transformers' own; chunked: the same choice in bounded memory; auto picks"),
+    ] = "auto"
+    attention: Annotated[
+        Literal["auto", "stock", "sparse"],
+        Option(LONG, "stock: transformers' own; sparse: over the selected tokens only; auto picks by length"),
+    ] = "auto"
+    beyond_positions: Annotated[
+        bool, Option(LONG, "allow windows longer than the model's max_position_embeddings")
+    ] = False
+    max_rows: Annotated[
+        Number | None,
+        Option(LONG, "windows x patterns that go through the layers together", "by free memory"),
+    ] = None
+
+
+FIELDS = {field.name: field for field in fields(Recipe)}
+
+
+def option_of(field: str) -> Option:
+    """How the field ``field`` is told of.
+
+    Raises:
+        KeyError: it is no option, as ``schema_version``.
+    """
+    hint = get_type_hints(Recipe, include_extras=True)[field]
+    for note in getattr(hint, "__metadata__", ()):
+        if isinstance(note, Option):
+            return note
+    raise KeyError(field)
+
+
+def fields_in(name: str) -> frozenset[str]:
+    """The fields that the recipe ``name`` itself sets; none where it cannot be read."""
     try:
-        return fraction(value)
-    except SettingError:
-        raise ValueError("it should be a fraction") from None
-
-
-class Recipe(BaseModel):
-    """Settings of a search. Options on the command line and INDEXCACHE_* variables win over them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    schema_version: Literal[1] = Field(1, description="version of this schema")
-    model: str | None = Field(None, description="local folder or hub id of a DSA checkpoint")
-    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
-    dataset: str | None = Field(None, description="local file or folder, or hub name, of calibration text")
-    dataset_subset: str | None = Field(None, description="configuration of a dataset")
-    dataset_split: str | None = Field(
-        None, description="split of a dataset, train if not given, or all of a folder"
-    )
-    dataset_revision: str | None = Field(None, description="branch, tag or commit of a hub dataset")
-    column: str | None = Field(None, description="column with text or chat messages; found by name if not given")
-    window: Annotated[int, Field(ge=2, le=1 << 24)] | None = Field(
-        None, description="tokens per window; four times the selection width if not given"
-    )
-    windows: Number = Field(32, description="calibration windows")
-    heldout: Count = Field(16, description="held-out windows, from other documents")
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
-        0, description="order of documents and choice of windows"
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="compute type; auto is the checkpoint's: search in the type that is served"
-    )
-    indexer: Literal["auto", "stock", "chunked"] = Field(
-        "auto", description="stock: transformers' own; chunked: the same choice in bounded memory; auto picks"
-    )
-    attention: Literal["auto", "stock", "sparse"] = Field(
-        "auto", description="stock: transformers' own; sparse: over the selected tokens only; auto picks by length"
-    )
-    beyond_positions: bool = Field(
-        False, description="allow windows longer than the model's max_position_embeddings"
-    )
-    device_map: str | None = Field(None, description="transformers' placement, e.g. auto, for large models")
-    offload_folder: str | None = Field(
-        None, description="where transformers puts weights that fit into no memory, with a device map"
-    )
-    strategy: Literal["exact", "fast", "blocks"] = Field(
-        "fast",
-        description="fast: lazy re-evaluation and racing; exact: Algorithm 1, every candidate on every window; "
-        "blocks: the paper's pipeline variant",
-    )
-    pin: list[Layer] | None = Field(
-        None, description="decoder layers that stay full whatever is measured, e.g. [0, 12]"
-    )
-    pp_size: Number | None = Field(
-        None, description="pipeline stages, split as vLLM splits them; the first site of each stays full"
-    )
-    pp_layers: list[Number] | None = Field(
-        None, description="instead of pp_size: decoder layers of each stage, e.g. [20, 20, 21]"
-    )
-    standard_errors: Annotated[float, Field(gt=0, le=1e9)] = Field(
-        3.0, description="fast and refinement: how much worse a candidate must be to leave the race early"
-    )
-    blocks: Number = Field(2, description="number of blocks, for the strategy of that name")
-    refine_rounds: Count = Field(
-        0, description="swaps of a full for a shared site after the removals, at most; 0 for none"
-    )
-    baselines: Literal["uniform", "overlap"] = Field(
-        "uniform", description="what the report compares with; overlap adds overlap patterns and the heatmap"
-    )
-    init: str | None = Field(
-        None, description="an older plan.json whose order gives the first priorities, for fast"
-    )
-    max_rows: Number | None = Field(
-        None, description="windows x patterns that go through the layers together; by free memory if not given"
-    )
-    weights_hash: Literal["auto", "sampled", "whole"] = Field(
-        "auto",
-        description="what the plan is tied to: whole tensors, or blocks of each; auto is whole up to 2 GiB",
-    )
-    selfcheck: bool = Field(
-        True,
-        description="before measuring, check on one short window that sharing does in this model what it should",
-    )
-    untrained: bool = Field(
-        False,
-        description="go on with a model whose loss on the first window is no better than word frequencies give",
-    )
-    keep: Annotated[float | None, BeforeValidator(_fraction)] = Field(
-        None, description="fraction of sites that stay full: above 0 and at most 1, e.g. 0.25, 25% or 1/4"
-    )
-    max_delta: float | None = Field(None, description="instead of keep: largest loss increase, nats per token")
+        document = read_yaml(_find(name), SettingError, _LARGEST_FILE)
+    except (SettingError, FileNotFoundError):
+        return frozenset()
+    return frozenset(document) if isinstance(document, dict) else frozenset()
 
 
 def read_recipe(name: str) -> Recipe:
@@ -143,27 +225,46 @@ def with_options(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
     Raises:
         SettingError: names the option that has an impossible value.
     """
-    base = recipe.model_dump(exclude_none=True) if recipe else {}
+    base = {name: value for name, value in vars(recipe).items() if value is not None} if recipe else {}
     if options.keys() & {"pp_size", "pp_layers"}:
         base = {name: value for name, value in base.items() if name not in ("pp_size", "pp_layers")}
     return _checked(base | options)
 
 
+@cache
+def _document_model() -> type[BaseModel]:
+    """What validates a recipe's document: each field in its range, none unknown, no type converted."""
+    from pydantic import ConfigDict, create_model
+
+    hints = get_type_hints(Recipe, include_extras=True)
+    members: dict[str, Any] = {name: (hints[name], field.default) for name, field in FIELDS.items()}
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model("RecipeDocument", __config__=config, **members)
+
+
 def _checked(document: dict[str, Any], recipe: str = "") -> Recipe:
     """``document`` as a recipe; ``recipe`` says which one it stands in, "" for options."""
+    from pydantic import ValidationError
+
     for field in _COMMAND_LINE_ONLY:
         if field in document:
             raise SettingError(
                 f"{recipe} sets {field}, which no recipe can",
-                hint=f"give {_option(field)} on the command line, each time",
+                hint=f"give {option_name(field)} on the command line, each time",
             )
     for field, value in document.items():
         try:
             check_showable(value)
         except ValueError as error:
             raise SettingError(f"{_named(field, recipe)}: {error}") from None
+    if isinstance(written := document.get("keep"), str):  # YAML takes 25% and 1/4 for words
+        try:
+            document = {**document, "keep": fraction(written)}
+        except SettingError:
+            what = f"{_named('keep', recipe)} is {written!r}: it should be a fraction"
+            raise SettingError(what, hint=option_of("keep").help) from None
     try:
-        return Recipe.model_validate(document)
+        return Recipe(**dict(_document_model().model_validate(document)))
     except ValidationError as error:
         raise _wrong(error, recipe) from None
 
@@ -172,30 +273,31 @@ def _wrong(error: ValidationError, recipe: str) -> SettingError:
     field, fault = first_fault(error)
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, Recipe.model_fields, n=1)
+        near = difflib.get_close_matches(field, FIELDS, n=1)
         return SettingError(
             f"{recipe} has an unknown field {field!r}",
-            hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(Recipe.model_fields)}",
+            hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(FIELDS)}",
         )
-    known = Recipe.model_fields.get(field.partition(".")[0])
+    name = field.partition(".")[0]
     return SettingError(
         f"{_named(field, recipe)} is {reprlib.repr(first['input'])}: "
         f"{fault.lower().replace('input should', 'it should')}",
-        hint=known and known.description,
+        hint=option_of(name).help if name in FIELDS and name != "schema_version" else None,
     )
 
 
 def _named(field: str, recipe: str) -> str:
-    return f"{recipe}, {field}" if recipe else _option(field.partition(".")[0])
+    return f"{recipe}, {field}" if recipe else option_name(field.partition(".")[0])
 
 
-def _option(field: str) -> str:
+def option_name(field: str) -> str:
+    """The option that sets a field, e.g. ``--max-delta``."""
     return f"--{field.replace('_', '-')}"
 
 
 def _find(name: str) -> Path:
-    own = _FOLDER / Path(name).name
-    for candidate in (home_expanded(name), own.with_name(f"{own.name}.yaml"), own):
+    shipped = _FOLDER / Path(name).name
+    for candidate in (home_expanded(name), shipped.with_name(f"{shipped.name}.yaml"), shipped):
         if candidate.suffix in (".yaml", ".yml") and is_there(candidate):
             return candidate
     raise _no_recipe(name)

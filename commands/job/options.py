@@ -1,28 +1,33 @@
-"""Options that several commands have: what they are called, what their help says, whence they may come."""
+"""Options of commands: those of the recipe's fields are made from its schema, the others stand here."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from ...recipes.numbers import decimal, fraction
+from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, Recipe, option_name, option_of
 
-STRATEGIES = "fast, exact or blocks"
 ENGINES = (
     "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
 )
 
 
-def described(help_text: str) -> Any:
+def described(help_text: str, group: str | None = None) -> Any:
     """An option of which nothing else needs to be said."""
-    return typer.Option(help=help_text, show_default=False)
+    return typer.Option(help=help_text, show_default=False, show_envvar=False, rich_help_panel=group)
 
 
-def place(help_text: str) -> Any:
+def place(help_text: str, group: str | None = None) -> Any:
     """An option that names a file or a folder to write."""
-    return typer.Option(help=help_text, show_default=False, parser=_place, metavar="PATH")
+    return typer.Option(
+        help=help_text, show_default=False, show_envvar=False, parser=_place, metavar="PATH", rich_help_panel=group
+    )
 
 
 def _place(text: str) -> Path:
@@ -31,50 +36,116 @@ def _place(text: str) -> Path:
     return Path(text)
 
 
-def _increase(text: str) -> float:
-    return decimal("max-delta", text, "a loss increase in nats per token, e.g. 0.01")
-
-
-def named(flag: str, variable: str, help_text: str) -> Any:
+def named(flag: str, variable: str, help_text: str, group: str | None = None) -> Any:
     """A flag whose name in Python is another one, with the environment variable that its users expect."""
-    return typer.Option(flag, envvar=variable, allow_from_autoenv=False, show_envvar=False, help=help_text)
+    return typer.Option(
+        flag,
+        envvar=variable,
+        allow_from_autoenv=False,
+        show_envvar=False,
+        help=help_text,
+        rich_help_panel=group,
+    )
 
 
 def _asked_each_time(flag: str, help_text: str) -> Any:
     """Never from the environment: to run a stranger's code is asked for each time."""
-    return typer.Option(flag, allow_from_autoenv=False, help=help_text)
+    return typer.Option(flag, allow_from_autoenv=False, help=help_text, rich_help_panel=MODEL)
 
 
 JsonFlag = Annotated[
     bool,
-    typer.Option("--json", allow_from_autoenv=False, help="Print one JSON document on stdout, also on failure."),
+    typer.Option(
+        "--json",
+        allow_from_autoenv=False,
+        help="Print one JSON document on stdout, also on failure.",
+        rich_help_panel=RUN,
+    ),
 ]
-QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+QuietFlag = Annotated[
+    bool, typer.Option("--quiet", "-q", show_envvar=False, help="No progress on stderr.", rich_help_panel=RUN)
+]
 TrustFlag = Annotated[bool, _asked_each_time("--trust-remote-code", "Run Python code that the checkpoint brings.")]
 PickleFlag = Annotated[
     bool, _asked_each_time("--allow-pickle", "Load pickled weights, where there are no others.")
 ]
+RecipeName = Annotated[str | None, described("YAML recipe: a file, or a name such as tiny.", RUN)]
 PlanPath = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
 ]
-DeviceMap = Annotated[str | None, described("Placement of a large model, e.g. auto.")]
-OffloadFolder = Annotated[str | None, described("Where weights go that fit into no memory, with --device-map.")]
-IndexerBackend = Annotated[str | None, described("stock, chunked or auto [auto].")]
-AttentionBackend = Annotated[str | None, described("stock, sparse or auto [auto: by length].")]
-BeyondPositions = Annotated[
-    bool, typer.Option("--beyond-positions", help="Allow windows longer than the model's positions.")
-]
-Keep = Annotated[
-    float | None,
-    typer.Option(parser=fraction, metavar="FRACTION", help="Part of the sites that stays full: 0.25, 25% or 1/4."),
-]
-MaxDelta = Annotated[
-    float | None,
-    typer.Option(parser=_increase, metavar="NATS", help="Largest loss increase, nats per token."),
-]
-Pin = Annotated[str | None, described("Decoder layers that stay full whatever is measured, e.g. 0,12.")]
-PipelineSize = Annotated[
-    int | None, described("Pipeline stages, split as vLLM splits them; the first site of each stays full.")
-]
-PipelineLayers = Annotated[str | None, described("Instead of --pp-size: layers of each stage, e.g. 20,20,21.")]
-MovedModel = Annotated[str | None, described("Where the plan's checkpoint is now, if it moved.")]
+MovedModel = Annotated[str | None, described("Where the plan's checkpoint is now, if it moved.", MODEL)]
+
+
+def recipe_options(*names: str, defaults: dict[str, str] | None = None) -> Callable[[Callable[..., None]], Any]:
+    """Adds the options of the recipe's fields ``names`` to a command, which gets them as ``fields``.
+
+    Typer reads a command's signature; this makes one from the schema, so that a field's name, type, help and
+    default stand once. Nothing given is None here: the recipe, and then the schema, say what it is.
+
+    Args:
+        names: fields, in any order; help goes by ``GROUPS`` and then by the schema's order.
+        defaults: what is said of a field's default where the command has another one.
+    """
+    others = defaults or {}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        made = [_parameter(name, others.get(name)) for name in FIELDS if name in names]
+        kept = [parameter for name, parameter in signature.parameters.items() if name != "fields"]
+        parameters = sorted([*kept, *made], key=lambda parameter: parameter.kind)
+
+        @wraps(command)
+        def with_fields(**values: Any) -> None:
+            given = {name: values.pop(name) for name in names}
+            command(**values, fields={name: value for name, value in given.items() if value is not None})
+
+        del with_fields.__wrapped__  # type: ignore[attr-defined]  # whose signature typer would read
+        with_fields.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        with_fields.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return with_fields
+
+    return decorate
+
+
+def _parameter(name: str, default: str | None) -> inspect.Parameter:
+    told, flag = option_of(name), option_name(name)
+    kind = Any if told.parser else _kind(get_type_hints(Recipe)[name])
+    default = default or told.default or _spoken(FIELDS[name].default)
+    words = told.help[0].upper() + told.help[1:] + (f" [{default}]" if default else "") + "."
+    flags = {True: f"{flag}/--no-{name.replace('_', '-')}", False: flag}[FIELDS[name].default is True]
+    option = typer.Option(
+        flags,
+        help=words,
+        show_default=False,
+        show_envvar=False,
+        rich_help_panel=told.group,
+        parser=told.parser,
+        metavar=told.metavar,
+    )
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _kind(hint: Any) -> type:
+    """What the command line reads for a field of type ``hint``; lists and choices are text to it."""
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    if get_origin(hint) in (list, Literal):
+        return str
+    return hint if isinstance(hint, type) else str
+
+
+def _spoken(default: object) -> str | None:
+    if default is None or default is False:
+        return None
+    return "yes" if default is True else f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def in_groups(parameters: Sequence[Any]) -> dict[str, list[Any]]:
+    """Options by the group that their help stands in, in the order of ``GROUPS``."""
+    groups: dict[str, list[Any]] = {}
+    for name in (*GROUPS, None):
+        members = [option for option in parameters if getattr(option, "rich_help_panel", None) == name]
+        if members:
+            groups[name or "Options"] = members
+    return groups

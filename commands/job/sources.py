@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
-from ...errors import IndexcacheError, SettingError
+from ...errors import IndexcacheError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -78,13 +78,10 @@ def _variable(parameter: Any, ctx: Any) -> str | None:
     return f"{ctx.auto_envvar_prefix}_{parameter.name.upper()}"
 
 
-def _recipe_fields(ctx: Any) -> set[str]:
+def _recipe_fields(ctx: Any) -> frozenset[str]:
     name = ctx.params.get("recipe")
     if not name:
-        return set()
-    from ...recipes.schema import read_recipe
+        return frozenset()
+    from ...recipes.schema import fields_in
 
-    try:
-        return set(read_recipe(name).model_fields_set)
-    except SettingError:
-        return set()
+    return fields_in(name)

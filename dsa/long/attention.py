@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..chunks import ChunkBudget
-from ..overrides import restore
+from ..overrides import Overrides
 from . import kernels
 from .masks import Visibility, compact_mask
 from .scores import is_distinct, without_repeats
@@ -41,21 +41,20 @@ class SparseAttention:
 
     def __init__(self, model: nn.Module, stack_name: str, budget: ChunkBudget, whole_mask: bool = False) -> None:
         _register()
-        self._attentions: list[Any] = [layer.self_attn for layer in model.get_submodule(stack_name).children()]
-        self._overridden = [each.__dict__.get("expand_kv") for each in self._attentions]
-        configs = {id(each.config): each.config for each in self._attentions}
+        attentions: list[Any] = [layer.self_attn for layer in model.get_submodule(stack_name).children()]
+        configs = {id(attention.config): attention.config for attention in attentions}
         self._implementations = [(config, config._attn_implementation) for config in configs.values()]
-        for attention in self._attentions:
-            attention.expand_kv = _Latent(budget)
+        self._overrides = Overrides()
+        for attention in attentions:
+            self._overrides.replace(attention, "expand_kv", lambda stock: _Latent(budget))
         for config in configs.values():
             config._attn_implementation = _NAME_WITH_MASK if whole_mask else NAME
 
     def remove(self) -> None:
         """Gives the model its own attention back."""
-        for attention, own in zip(self._attentions, self._overridden, strict=True):
-            restore(attention, "expand_kv", own)
-        for config, own_name in self._implementations:
-            config._attn_implementation = own_name
+        self._overrides.undo()
+        for config, implementation in self._implementations:
+            config._attn_implementation = implementation
 
 
 def _register() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..overrides import restore
+from ..overrides import Overrides
 
 # Enough rows for every expert's products to fill a GPU; each takes several times its hidden state.
 _ROWS = 16384
@@ -28,16 +28,14 @@ class ChunkedFeedForward:
 
     def __init__(self, model: nn.Module, stack_name: str) -> None:
         layers: list[Any] = list(model.get_submodule(stack_name).children())
-        self._parts: list[nn.Module] = [layer.mlp for layer in layers]
-        self._overridden = [each.__dict__.get("forward") for each in self._parts]
-        for part in self._parts:
-            if not any(weight.is_meta for weight in part.parameters()):
-                part.forward = _in_chunks(part.forward)
+        self._overrides = Overrides()
+        for layer in layers:
+            if not any(weight.is_meta for weight in layer.mlp.parameters()):
+                self._overrides.replace(layer.mlp, "forward", _in_chunks)
 
     def remove(self) -> None:
         """Gives the layers their own forwards back."""
-        for part, own in zip(self._parts, self._overridden, strict=True):
-            restore(part, "forward", own)
+        self._overrides.undo()
 
 
 def _in_chunks(own_forward: Callable[..., Any]) -> Callable[..., Any]:

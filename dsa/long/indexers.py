@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ...errors import ModelError
 from ..caches import CacheArgument
 from ..checkpoint.sites import find_indexers
 from ..chunks import ChunkBudget
-from ..overrides import restore
+from ..overrides import Overrides
 from .scores import DeferredKeys, Scorer, mark_distinct
 
 # Rows whose projections are made together; queries take heads x dim values each.
@@ -44,32 +45,32 @@ class ChunkedIndexers:
         _, indexers = find_indexers(model)
         for module in indexers.values():
             _call_of(module.forward)  # refused before anything is overridden
-        self._overridden = [(each, each.__dict__.get("forward")) for each in indexers.values()]
+        self._overrides = Overrides()
         for module in indexers.values():
             # Offloaded weights are fetched for each call, so that all rows' projections are made in one.
             fetched = any(weight.is_meta for weight in module.parameters())
-            module.forward = self._forward(module.forward, rows or (1 << 30 if fetched else ROWS))
+            together = rows or (1 << 30 if fetched else ROWS)
+            self._overrides.replace(module, "forward", partial(self._forward, together))
 
     def remove(self) -> None:
         """Gives the indexers their own forwards back."""
-        for module, own in self._overridden:
-            restore(module, "forward", own)
+        self._overrides.undo()
 
-    def _forward(self, own_forward: Callable[..., Any], rows: int) -> Callable[..., Any]:
-        call = _call_of(own_forward)
+    def _forward(self, rows: int, stock_forward: Callable[..., Any]) -> Callable[..., Any]:
+        call = _call_of(stock_forward)
 
         @torch.no_grad()
         def forward(*args: Any, **kwargs: Any) -> Any:
             given = call.bound(args, kwargs)
             if given.get(str(call.name)) is not None:
-                return own_forward(*args, **kwargs)
+                return stock_forward(*args, **kwargs)
             _refuse_unknown([name for name in given.keys() - _KNOWN if given[name] is not None])
-            return self._in_chunks(own_forward, given, rows, str(call.name))
+            return self._in_chunks(stock_forward, given, rows, str(call.name))
 
         return forward
 
     def _in_chunks(
-        self, own_forward: Callable[..., Any], given: dict[str, Any], most: int, cache: str
+        self, stock_forward: Callable[..., Any], given: dict[str, Any], most: int, cache: str
     ) -> torch.Tensor:
         tokens = given["hidden_states"].shape[1]
         keys = _KeysSoFar(tokens, self._budget)
@@ -77,7 +78,7 @@ class ChunkedIndexers:
         for start in range(0, tokens, most):
             rows = slice(start, min(start + most, tokens))
             keys.first = rows.start
-            chosen = own_forward(**_rows_of(given, rows) | {cache: keys})
+            chosen = stock_forward(**_rows_of(given, rows) | {cache: keys})
             keys.check_taken(rows.stop)
             if rows.stop - rows.start == tokens:
                 selection = chosen
@@ -89,13 +90,13 @@ class ChunkedIndexers:
         return mark_distinct(selection)
 
 
-def _call_of(own_forward: Callable[..., Any]) -> CacheArgument:
+def _call_of(stock_forward: Callable[..., Any]) -> CacheArgument:
     """An indexer's signature, where it is one that can be called in chunks.
 
     Raises:
         ModelError: it is not.
     """
-    call = CacheArgument(own_forward, "an indexer")
+    call = CacheArgument(stock_forward, "an indexer")
     needed = [
         name for name, each in call.parameters.items()
         if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...pattern import Pattern
 from ..checkpoint.sites import find_indexers
-from ..overrides import restore
+from ..overrides import Overrides
 from .switch import Switch
 
 
@@ -114,12 +114,7 @@ def _indexers_timed(model: nn.Module) -> Iterator[Callable[[], float]]:
 
         return forward
 
-    indexers = list(find_indexers(model)[1].values())
-    overridden = [each.__dict__.get("forward") for each in indexers]
-    for module in indexers:
-        module.forward = timed(module.forward)
-    try:
+    with Overrides() as overrides:
+        for module in find_indexers(model)[1].values():
+            overrides.replace(module, "forward", timed)
         yield lambda: sum(seconds(*span) for span in spans)
-    finally:
-        for module, own in zip(indexers, overridden, strict=True):
-            restore(module, "forward", own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from ...errors import ModelError
 from ..checkpoint.families import CARRYING_ARGUMENTS, SELECTION_ARGUMENTS, family_of
 from ..checkpoint.sites import decoder_layers
-from ..overrides import restore
+from ..overrides import Overrides
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,7 @@ class Stack:
 
     @contextmanager
     def _stubbed(self, stub: Callable[[int, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-        overridden = [layer.__dict__.get("forward") for layer in self.layers]
-        try:
+        with Overrides() as overrides:
             for index, layer in enumerate(self.layers):
-                layer.forward = stub(index, layer.forward)
+                overrides.replace(layer, "forward", partial(stub, index))
             yield
-        finally:
-            for layer, own in zip(self.layers, overridden, strict=True):
-                restore(layer, "forward", own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from ...errors import ModelError
 from ...pattern import Pattern
 from ..checkpoint.sites import expected_indexers
-from ..overrides import restore
+from ..overrides import Overrides
 
 
 class Switch:
@@ -34,11 +35,9 @@ class Switch:
         self.stack_name, indexers = expected_indexers(model, self.site_layers)
         self.selection: Any = None
         self._shared_layers: frozenset[int] = frozenset()
-        self._indexers = indexers
-        self._overridden = {layer: module.__dict__.get("forward") for layer, module in indexers.items()}
-        self._switched = {layer: _Switched(self, layer, module.forward) for layer, module in indexers.items()}
+        self._overrides = Overrides()
         for layer, module in indexers.items():
-            module.forward = self._switched[layer]
+            self._overrides.replace(module, "forward", partial(_Switched, self, layer))
 
     def use(self, pattern: Pattern) -> None:
         """Runs the model under ``pattern`` from the next forward on; drop any live KV cache first."""
@@ -62,32 +61,28 @@ class Switch:
         Raises:
             ModelError: something else overrides the forwards since, and has to be removed first.
         """
-        if not self._switched:
-            return
-        if any(module.__dict__.get("forward") is not self._switched[n] for n, module in self._indexers.items()):
+        if not self._overrides.on_top:
             raise ModelError("the model's indexers were overridden again since: remove that first")
         self.forget()
-        for layer, module in self._indexers.items():
-            restore(module, "forward", self._overridden[layer])
-        self._switched = {}
+        self._overrides.undo()
 
-    def selected(self, layer: int, own_forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def selected(self, layer: int, stock_forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What ``layer`` selects: by its own forward where it is full, else the last full site's choice."""
         if layer not in self._shared_layers:
-            self.selection = own_forward(*args, **kwargs)
+            self.selection = stock_forward(*args, **kwargs)
         elif self.selection is None:
             raise RuntimeError(f"layer {layer} is shared, but no site before it has run")
         return self.selection
 
 
 class _Switched:
-    """An indexer's forward under a switch; an object, so that a copy of the model gets one of its own."""
+    """An indexer's forward under a switch; an object, so that a copy of the model gets its copy."""
 
-    def __init__(self, switch: Switch, layer: int, own_forward: Callable[..., Any]) -> None:
-        self._switch, self._layer, self._own_forward = switch, layer, own_forward
+    def __init__(self, switch: Switch, layer: int, stock_forward: Callable[..., Any]) -> None:
+        self._switch, self._layer, self._stock_forward = switch, layer, stock_forward
 
     def __call__(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        selection = self._switch.selected(self._layer, self._own_forward, hidden_states, *args, **kwargs)
+        selection = self._switch.selected(self._layer, self._stock_forward, hidden_states, *args, **kwargs)
         return _moved(selection, hidden_states.device)
 
 
