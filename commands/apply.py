@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..calibrate.frozen import thaw
-from ..dsa.checkpoint.config import Checkpoint, Trust, load_tokenizer, open_checkpoint
+from ..dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
 from ..dsa.checkpoint.load import Placement, load_model
 from ..dsa.model.applied import AppliedPattern
 from ..dsa.model.losses import input_device
@@ -19,7 +18,9 @@ from ..pattern import Pattern
 from ..search.plan.file import read_plan
 from ..search.plan.schema import Plan
 from ..system.console import Reporter, new_console, print_line
-from .job.prepare import check_identity, model_identity, plans_checkpoint
+from ..system.exits import print_result
+from .job.identity import check_same_model, model_identity
+from .job.planned import PlannedModel
 
 
 def load(
@@ -59,7 +60,7 @@ def load(
         revision = read.model.revision
     checkpoint = open_checkpoint(str(model), revision, Trust(trust_remote_code, allow_pickle))
     if verify:
-        check_identity(read.model, model_identity(checkpoint, read.model.weights_hash))
+        check_same_model(read.model, model_identity(checkpoint, read.model.weights_hash))
     loaded = load_model(
         checkpoint, str(dtype or read.run.dtype).removeprefix("torch."), Placement(device_map, offload_folder)
     )
@@ -108,7 +109,7 @@ class Continuation:
         """How many tokens both begin with."""
         pairs = zip(self.full, self.plan, strict=False)
         return next(
-            (number for number, (ours, theirs) in enumerate(pairs) if ours != theirs),
+            (number for number, (full, planned) in enumerate(pairs) if full != planned),
             min(len(self.full), len(self.plan)),
         )
 
@@ -122,13 +123,7 @@ class PromptRequest:
 
 
 def continue_prompt(
-    plan: Plan,
-    folder: Path,
-    request: PromptRequest,
-    model_id: str | None,
-    placement: Placement,
-    trust: Trust,
-    reporter: Reporter,
+    planned: PlannedModel, request: PromptRequest, placement: Placement, reporter: Reporter
 ) -> Continuation:
     """Loads the plan's checkpoint under it and continues a prompt, under the plan and all full.
 
@@ -137,11 +132,10 @@ def continue_prompt(
         IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
         IndexcacheError: one of its other kinds.
     """
-    checkpoint = plans_checkpoint(plan, model_id, trust)
+    plan, checkpoint = planned.plan, planned.checkpoint
     tokenizer = load_tokenizer(checkpoint)
-    prompt = _prompt(plan, folder, request, checkpoint, tokenizer)
-    reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    check_identity(plan.model, model_identity(checkpoint, plan.model.weights_hash))
+    prompt = _prompt(planned, request, tokenizer)
+    planned.check_weights(reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
     model = load_model(checkpoint, plan.run.dtype, placement)
     applied = apply(model, plan)
@@ -159,19 +153,17 @@ def continue_prompt(
     )
 
 
-def _prompt(
-    plan: Plan, folder: Path, request: PromptRequest, checkpoint: Checkpoint, tokenizer: Any
-) -> Sequence[int]:
+def _prompt(planned: PlannedModel, request: PromptRequest, tokenizer: Any) -> Sequence[int]:
     if request.text is not None:
-        prompt = [int(each) for each in tokenizer(request.text)["input_ids"]]
+        prompt = [int(token) for token in tokenizer(request.text)["input_ids"]]
     else:
-        windows = thaw(folder / plan.tokens.file, plan.tokens.sha256)
+        windows = planned.windows()
         group = HELD_OUT if len(windows.heldout) else CALIBRATION
         window = windows.group(group)[0].tolist()
         prompt = window[: max(len(window) - request.new_tokens, len(window) // 2)]
     if not prompt:
         raise SettingError("the prompt holds no tokens", hint="give one with --prompt")
-    longest = checkpoint.longest
+    longest = planned.checkpoint.longest
     if longest is not None and len(prompt) + request.new_tokens > longest:
         raise SettingError(
             f"{len(prompt)} tokens and {request.new_tokens} more do not go into the model's {longest} positions",
@@ -225,25 +217,37 @@ def _generate_without_cache(model: Any, ids: Any, new_tokens: int) -> tuple[int,
     return tuple(new)
 
 
-def continuation_table(found: Continuation) -> None:
+def show(continuation: Continuation, as_json: bool) -> None:
+    """Prints how a prompt goes on, on stdout."""
+    if as_json:
+        print_result(continuation_document(continuation))
+    else:
+        continuation_table(continuation)
+
+
+def continuation_table(continuation: Continuation) -> None:
     """Prints how a prompt goes on, on stdout."""
     console = new_console()
-    print_line(console, f"{found.prompt_tokens} tokens, continued greedily")
-    for name, ids, text in (("this plan", found.plan, found.plan_text), ("all full", found.full, found.full_text)):
+    print_line(console, f"{continuation.prompt_tokens} tokens, continued greedily")
+    for name, ids, text in (
+        ("this plan", continuation.plan, continuation.plan_text),
+        ("all full", continuation.full, continuation.full_text),
+    ):
         console.print(f"\n{name}, {len(ids)} tokens:")
         console.print(text, markup=False, soft_wrap=True)
     console.print()
-    print_line(console, f"alike in the first {found.agreed} of {max(len(found.full), len(found.plan))} tokens")
-    if not found.choosing:
+    longer = max(len(continuation.full), len(continuation.plan))
+    print_line(console, f"alike in the first {continuation.agreed} of {longer} tokens")
+    if not continuation.choosing:
         print_line(console, "no position sees more keys than indexers select, so that nothing could differ")
 
 
-def continuation_document(found: Continuation) -> dict[str, Any]:
+def continuation_document(continuation: Continuation) -> dict[str, Any]:
     """A continuation as JSON."""
     return {
-        "prompt_tokens": found.prompt_tokens,
-        "positions_that_choose": found.choosing,
-        "agreed_tokens": found.agreed,
-        "plan": {"tokens": list(found.plan), "text": found.plan_text},
-        "all_full": {"tokens": list(found.full), "text": found.full_text},
+        "prompt_tokens": continuation.prompt_tokens,
+        "positions_that_choose": continuation.choosing,
+        "agreed_tokens": continuation.agreed,
+        "plan": {"tokens": list(continuation.plan), "text": continuation.plan_text},
+        "all_full": {"tokens": list(continuation.full), "text": continuation.full_text},
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from ..dsa.checkpoint.config import Checkpoint, Trust, config_sha256
+from ..dsa.checkpoint.config import Checkpoint, config_sha256
 from ..dsa.checkpoint.load import Placement, device_kinds, load_model, random_model
 from ..dsa.chunks import out_of_memory
-from ..dsa.long.backends import Backends, choose, install
+from ..dsa.long.backends import Backends, install
 from ..dsa.long.capacity import free_memory, layer_bytes, longest_window
-from ..errors import IdentityError, MeasurementError, SettingError, WindowError
+from ..errors import MeasurementError, SettingError, WindowError
 from ..pattern import Pattern
-from ..search.plan.schema import Plan
 from ..search.report.prefills import PrefillPoint, PrefillRecord, Timed, prefill_file
 from ..search.run.folder import render_beside
 from ..system import processes
 from ..system.console import Reporter, new_console, print_line
+from ..system.exits import print_result
 from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
-from .job.prepare import plans_checkpoint
+from .job.measure import Running, running_on
+from .job.planned import PlannedModel
 
 if TYPE_CHECKING:
     from ..dsa.model.prefill import PrefillClock
@@ -41,24 +42,34 @@ class BenchRequest:
     Args:
         contexts: lengths in tokens; none for a default.
         repeats: prefills per length and pattern, after one that warms up.
+        dtype: to compute in; None for the plan's.
+        placement: where weights go.
+        wanted: what runs indexers and attention, ``auto`` included.
         random_weights: build the model from its config alone.
         beyond_positions: allow lengths above the model's positions.
     """
 
     contexts: Sequence[int]
     repeats: int
-    dtype: str
+    dtype: str | None
     placement: Placement
     wanted: Backends
     random_weights: bool
     beyond_positions: bool
-    trust: Trust
+
+    @classmethod
+    def from_fields(
+        cls, contexts: Sequence[int], repeats: int, random_weights: bool, fields: Mapping[str, Any]
+    ) -> BenchRequest:
+        """Of the command's options; ``fields`` are those that recipes have too."""
+        placement = Placement(fields.get("device_map"), fields.get("offload_folder"))
+        wanted = Backends(fields.get("indexer", "auto"), fields.get("attention", "auto"))
+        beyond = fields.get("beyond_positions", False)
+        return cls(contexts, repeats, fields.get("dtype"), placement, wanted, random_weights, beyond)
 
 
-def bench(
-    plan: Plan, path: Path, model_id: str | None, request: BenchRequest, reporter: Reporter
-) -> PrefillRecord:
-    """Times prefills, writes them beside the plan in ``path`` and renders its report again.
+def bench(planned: PlannedModel, request: BenchRequest, reporter: Reporter) -> PrefillRecord:
+    """Times prefills, writes them beside the plan and renders its report again.
 
     Raises:
         IdentityError: the model's sites are not the plan's.
@@ -67,13 +78,15 @@ def bench(
     """
     if processes.process_count() > 1:
         raise SettingError("bench times one model on one process", hint="run it without accelerate launch")
-    checkpoint = _checkpoint(plan, model_id, request)
-    check_writable(path.parent)
+    plan, path, checkpoint = planned.plan, planned.path, planned.checkpoint
+    planned.check_layout()
+    check_writable(planned.folder)
     request = replace(request, contexts=_contexts(checkpoint, request))
-    longest = max(request.contexts)
     # One choice for all lengths, so that their times compare.
-    backends = choose(request.wanted, checkpoint.selects_tokens, longest, processes.this_device().type)
-    model = _model(checkpoint, request, reporter)
+    dtype = request.dtype or plan.run.dtype
+    running = running_on(checkpoint, dtype, request.placement, request.wanted, max(request.contexts))
+    backends = running.backends
+    model = _model(checkpoint, running, request.random_weights, reporter)
     install(model, backends, reporter.warn)
     record = PrefillRecord(
         schema_version=1,
@@ -117,28 +130,16 @@ def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:
     return wanted
 
 
-def _checkpoint(plan: Plan, model_id: str | None, request: BenchRequest) -> Checkpoint:
-    checkpoint = plans_checkpoint(plan, model_id, request.trust)
-    found = (checkpoint.layers, list(checkpoint.site_layers), list(checkpoint.shared_layers))
-    if found != (plan.model.layers, plan.model.site_layers, plan.model.shared_layers):
-        raise IdentityError(
-            f"{checkpoint.model_id!r} has {found[0]} layers and {len(found[1])} sites, not the plan's "
-            f"{plan.model.layers} and {len(plan.model.site_layers)} in the same places",
-            hint="give the plan's model, or one of the same layout, with --model",
-        )
-    return checkpoint
-
-
-def _model(checkpoint: Checkpoint, request: BenchRequest, reporter: Reporter) -> Any:
-    if request.random_weights:
-        if request.placement != Placement():
+def _model(checkpoint: Checkpoint, running: Running, random_weights: bool, reporter: Reporter) -> Any:
+    if random_weights:
+        if running.placement != Placement():
             raise SettingError(
                 "random weights are made on one device", hint="leave --device-map and --offload-folder out"
             )
         reporter.doing(f"making random weights for {checkpoint.model_id}")
-        return random_model(checkpoint, request.dtype)
+        return random_model(checkpoint, running.dtype)
     reporter.doing(f"loading {checkpoint.model_id}")
-    return load_model(checkpoint, request.dtype, request.placement)
+    return load_model(checkpoint, running.dtype, running.placement)
 
 
 def _points(
@@ -181,18 +182,26 @@ def _timed(
     import torch
 
     try:
-        found = clock.time(patterns, tokens, repeats)
+        prefills = clock.time(patterns, tokens, repeats)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        found = []
+        prefills = []
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return [Timed(seconds=each.seconds, indexer_share=each.indexer_share) for each in found] or None
+    return [Timed(seconds=run.seconds, indexer_share=run.indexer_share) for run in prefills] or None
+
+
+def show(record: PrefillRecord, path: Path, as_json: bool) -> None:
+    """Prints the prefill times of the plan in ``path``, on stdout."""
+    if as_json:
+        print_result(record.as_json().rstrip())
+    else:
+        bench_table(record, prefill_file(path))
 
 
 def bench_table(record: PrefillRecord, path: Path) -> None:
-    """Prints prefill times, on stdout."""
+    """Prints prefill times and where they are written, on stdout."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("context", justify="right")
     for name in ("all full, s", "indexers", "this plan, s", "indexers", "speedup"):
@@ -202,8 +211,8 @@ def bench_table(record: PrefillRecord, path: Path) -> None:
         if full is None or plan is None:
             table.add_row(f"{point.context:,}", "does not fit", "", "", "", "")
             continue
-        shares = [f"{each.indexer_share:.0%}" for each in (full, plan)]
-        seconds = [f"{each.seconds:.3g}" for each in (full, plan)]
+        shares = [f"{run.indexer_share:.0%}" for run in (full, plan)]
+        seconds = [f"{run.seconds:.3g}" for run in (full, plan)]
         table.add_row(f"{point.context:,}", seconds[0], shares[0], seconds[1], shares[1], f"{point.speedup:.2f}x")
     console = new_console()
     weights = ", random weights" if record.random_weights else ""

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from ..dsa.checkpoint.config import Checkpoint, Trust
 from ..dsa.model.evaluator import Evaluator
 from ..dsa.model.losses import PatternLosses
 from ..errors import ModelError
 from ..evaluate import CALIBRATION
 from ..pattern import Pattern
-from ..recipes.schema import Recipe
 from ..search.estimate import Expected
-from ..search.goal import Goal
 from ..system import processes
 from ..system.console import Reporter, duration, new_console
-from .job.measure import load_for
-from .job.prepare import Intended, expected_for, intend, prepare
+from ..system.exits import print_result
+from ..system.launching import speaks
+from .job.measure import load
+from .job.prepare import Intent
 
 
 @dataclass(frozen=True)
@@ -49,54 +47,47 @@ class EstimateOutcome:
         if self.layer_seconds is None:
             return None
         full, shared = self.layer_seconds
-        own = self.expected.layer_windows - self.expected.shared_layer_windows
-        return (own * full + self.expected.shared_layer_windows * shared) / processes.process_count()
+        full_layers = self.expected.layer_windows - self.expected.shared_layer_windows
+        return (full_layers * full + self.expected.shared_layer_windows * shared) / processes.process_count()
 
 
-def estimate(
-    recipe: Recipe, goal: Goal, out: Path | None, trust: Trust, timed: bool, reporter: Reporter
-) -> EstimateOutcome:
+def estimate(intent: Intent, timed: bool, reporter: Reporter) -> EstimateOutcome:
     """What a search will cost: counted from the config, then timed on one window of any tokens.
 
     Args:
-        recipe: settings of the search.
-        goal: how far it is to go.
-        out: check all that the search would check, the text and this folder too; None checks the model alone.
-        trust: what of the checkpoint may run as a program.
+        intent: the search; a ``Job``, whose text and folder were checked too, or less.
         timed: load the weights and time a window.
         reporter: told of progress.
 
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
-    if out is not None:
-        intended: Intended = prepare(recipe, goal, out, trust, reporter)
-    else:
-        intended = intend(recipe, goal, trust, reporter)
-    checkpoint, method, length = intended.checkpoint, intended.method, intended.length
-    expected = expected_for(recipe, checkpoint, goal, method, reporter)
+    checkpoint, method, length = intent.checkpoint, intent.method, intent.length
+    expected = intent.expected(reporter)
     reporter.say(
         f"about {expected.search_layer_windows:,} layer-windows of {length} tokens to choose, where Algorithm 1 "
         f"takes {expected.algorithm_1_layer_windows:,}; about {expected.layer_windows:,} in all"
     )
+    windows, heldout = intent.window_counts
     return EstimateOutcome(
         model=checkpoint.model_id,
         sites=len(checkpoint.site_layers),
         layers=checkpoint.layers,
-        kept=method.deepest(goal, len(checkpoint.site_layers)),
+        kept=method.deepest(intent.goal, len(checkpoint.site_layers)),
         strategy=method.strategy,
-        windows=recipe.windows,
-        heldout=recipe.heldout,
+        windows=windows,
+        heldout=heldout,
         window=length,
         expected=expected,
-        layer_seconds=_time_layers(checkpoint, recipe, length, reporter) if timed else None,
+        layer_seconds=_time_layers(intent, reporter) if timed else None,
     )
 
 
-def _time_layers(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: Reporter) -> tuple[float, float]:
+def _time_layers(intent: Intent, reporter: Reporter) -> tuple[float, float]:
     """Seconds of a full and of a shared layer on one window, its loss included; a first run warms up."""
+    checkpoint, length = intent.checkpoint, intent.length
     try:
-        model = load_for(recipe, checkpoint, length, reporter).model
+        model = load(checkpoint, intent.running, length, reporter).model
     except ModelError as error:
         error.hint = error.hint or "--no-time counts without weights"
         raise
@@ -112,6 +103,15 @@ def _time_layers(checkpoint: Checkpoint, recipe: Recipe, length: int, reporter: 
         return (time.perf_counter() - began) / checkpoint.layers
 
     return seconds(Pattern.all_full(sites)), seconds(Pattern.from_full(sites, [0]))
+
+
+def show(outcome: EstimateOutcome, as_json: bool) -> None:
+    """Prints what a search will cost, on stdout."""
+    if speaks():
+        if as_json:
+            print_result(estimate_document(outcome))
+        else:
+            estimate_table(outcome)
 
 
 def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:

@@ -3,30 +3,66 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..dsa.checkpoint.config import Checkpoint, config_sha256, open_checkpoint
-from ..dsa.checkpoint.strip import strip_indexers
-from ..errors import ExportError, IdentityError, ModelError, OutputError
+import typer
+
+from ..errors import ExportError, IdentityError, ModelError, OutputError, wrapped
 from ..pattern import SHARED, layer_ranges
-from ..search.export.settings import Export, edited_config
+from ..search.export.settings import Export, Serving, check_servable, edited_config, export
 from ..search.plan.schema import Plan
 from ..system.console import Reporter
+from ..system.exits import print_result
 from ..system.files import write_atomically
-from .job.prepare import check_identity, model_identity
+
+if TYPE_CHECKING:
+    from ..dsa.checkpoint.config import Checkpoint
+    from .job.planned import PlannedModel
 
 
-def write_config(plan: Plan, exported: Export, folder: Path, model: str | None) -> Path:
+def settings_for(plan: Plan, engine: str, serving: Serving, force: bool) -> Export:
+    """The settings that make ``engine`` run ``plan``.
+
+    Raises:
+        ExportError: the engine takes no pattern of this family, or is known to fail with it and ``force`` is off.
+    """
+    exported = export(plan, engine, serving)
+    if not force:
+        check_servable(exported)
+    return exported
+
+
+def write(
+    plan: Plan, path: Path, exported: Export, folder: Path, strip: bool, model_id: str | None, reporter: Reporter
+) -> Path:
+    """Writes config.json with the settings to ``folder``, on request with the stripped weights; its path.
+
+    Raises:
+        IndexcacheError: see ``write_config`` and ``write_stripped``.
+        ModelError: the checkpoint cannot be found.
+    """
+    from ..dsa.checkpoint.config import Trust
+    from .job.planned import open_planned
+
+    planned = open_planned(plan, path, model_id, Trust())
+    if strip:
+        return write_stripped(planned, exported, folder, reporter)
+    return write_config(planned, exported, folder)
+
+
+def write_config(planned: PlannedModel, exported: Export, folder: Path) -> Path:
     """Writes the plan's config.json with the export's settings to ``folder``, and nothing else; its path.
 
     Raises:
         ExportError: the engine does not read them there.
         IdentityError: the config.json found is not the plan's.
-        ModelError: the checkpoint cannot be found.
         OutputError: there is a config.json already, or none can be written.
     """
-    checkpoint = _checkpoint(plan, model)
+    from ..dsa.checkpoint.config import config_sha256
+
+    plan, checkpoint = planned.plan, planned.checkpoint
     if config_sha256(checkpoint) != plan.model.config_sha256:
         raise IdentityError(
             f"the config.json of {checkpoint.model_id!r} is not the one that was searched",
@@ -42,7 +78,7 @@ def write_config(plan: Plan, exported: Export, folder: Path, model: str | None) 
     return path
 
 
-def write_stripped(plan: Plan, exported: Export, folder: Path, model: str | None, reporter: Reporter) -> Path:
+def write_stripped(planned: PlannedModel, exported: Export, folder: Path, reporter: Reporter) -> Path:
     """Writes the plan's checkpoint to ``folder``, its shared layers' indexer weights left out; its path.
 
     Multi-token-prediction layers keep theirs.
@@ -53,15 +89,16 @@ def write_stripped(plan: Plan, exported: Export, folder: Path, model: str | None
         ModelError: it is not in a local folder, or cannot be read.
         OutputError: the folder cannot be written; nothing is left of it.
     """
-    checkpoint = _checkpoint(plan, model)
+    from ..dsa.checkpoint.strip import strip_indexers
+
+    plan, checkpoint = planned.plan, planned.checkpoint
     if checkpoint.revision is not None:
         raise ModelError(
             f"{checkpoint.model_id!r} is on the hub, and weights are stripped from a local folder only",
             hint=f"hf download {checkpoint.model_id} --revision {checkpoint.revision} --local-dir FOLDER, then "
             "give --model FOLDER",
         )
-    reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    check_identity(plan.model, model_identity(checkpoint, plan.model.weights_hash))
+    planned.check_weights(reporter)
     sites = zip(plan.model.site_layers, plan.result.pattern, strict=True)
     shared = [layer for layer, role in sites if role == SHARED]
     if not shared:
@@ -80,18 +117,20 @@ def write_stripped(plan: Plan, exported: Export, folder: Path, model: str | None
     return folder
 
 
-def _checkpoint(plan: Plan, model: str | None) -> Checkpoint:
-    try:
-        return open_checkpoint(model or plan.model.id, None if model else plan.model.revision)
-    except ModelError as error:
-        if model is None:
-            error.hint = "the plan names it so: say where the checkpoint is now with --model"
-        raise
-
-
 def _config(checkpoint: Checkpoint, exported: Export) -> str:
     document = json.loads((checkpoint.folder / "config.json").read_bytes())
     return json.dumps(edited_config(document, exported), indent=2, ensure_ascii=False) + "\n"
+
+
+def show(plan: Plan, exported: Export, written: Path | None, stripped: bool, as_json: bool) -> None:
+    """Prints the settings on stdout; warnings, and what was written, on stderr."""
+    for remark in exported.warnings:
+        label = "note" if remark.severity == "note" else "warning"
+        typer.echo(wrapped(f"{label}: {remark.text}", sys.stderr), err=True)
+    if written:
+        both = ": put it in the checkpoint's place, or paste the settings; not both are needed"
+        typer.echo(f"wrote {written}{'' if stripped else both}", err=True)
+    print_result(export_document(plan, exported, written) if as_json else exported.paste.rstrip())
 
 
 def export_document(plan: Plan, exported: Export, written: Path | None) -> dict[str, Any]:

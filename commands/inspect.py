@@ -8,10 +8,33 @@ from rich.table import Table
 
 from ..errors import one_line
 from ..pattern import kept_sites, layer_ranges
-from ..system.console import new_console
+from ..system.console import Reporter, new_console
+from ..system.exits import print_result
 
 if TYPE_CHECKING:
     from ..dsa.checkpoint.config import Checkpoint, Sizes
+
+
+def inspect(model: str, revision: str | None, trust_remote_code: bool, reporter: Reporter) -> dict[str, Any]:
+    """A checkpoint's facts, its weights left where they are.
+
+    Raises:
+        ModelError: nothing there, or no model with indexers.
+    """
+    from ..dsa.checkpoint.config import Trust, measure_sizes, open_checkpoint
+
+    reporter.doing(f"reading {model}")
+    checkpoint = open_checkpoint(model, revision, Trust(trust_remote_code))
+    reporter.doing("counting parameters")
+    return inspect_document(checkpoint, measure_sizes(checkpoint))
+
+
+def show(document: dict[str, Any], as_json: bool) -> None:
+    """Prints a checkpoint's facts, on stdout."""
+    if as_json:
+        print_result(document)
+    else:
+        inspect_table(document)
 
 
 def inspect_document(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, Any]:

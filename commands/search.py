@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..calibrate.frozen import frozen_bytes, token_sha256
+from ..calibrate.frozen import frozen_bytes
 from ..calibrate.guess import unigram_loss
-from ..calibrate.windows import Windows, informative_positions, informative_share
+from ..calibrate.windows import Windows
 from ..dsa.checkpoint.config import Checkpoint, Trust
 from ..dsa.checks.competence import Guess
 from ..dsa.checks.selfcheck import check_tokens as tokens_of_check
 from ..dsa.checks.selfcheck import self_check
 from ..dsa.model.evaluator import Evaluator
-from ..errors import JournalError
 from ..evaluate import CALIBRATION, HELD_OUT
 from ..pattern import layer_ranges
 from ..recipes.schema import Recipe
@@ -27,9 +26,9 @@ from ..search.cost import LayerCount, Shape
 from ..search.goal import Goal, Method
 from ..search.plan.older import changed_steps
 from ..search.plan.record import cost, heldout_record, result, search_record
-from ..search.plan.schema import InitRecord, Plan, RunIdentity, TokenIdentity
+from ..search.plan.schema import InitRecord, Plan
 from ..search.report.pages import increase
-from ..search.run.folder import PLAN_FILE, TOKENS_FILE, save_run
+from ..search.run.folder import PLAN_FILE, save_run
 from ..search.run.replay import Journaled, Unmeasured
 from ..search.run.timing import Timing
 from ..search.search import Findings, Told, run_search
@@ -37,10 +36,12 @@ from ..search.strategies.greedy import Step
 from ..search.strategies.refine import Swap
 from ..system import processes
 from ..system.console import Reporter, loss_rows, new_console, print_line
+from ..system.exits import print_result
+from ..system.launching import speaks
 from .job.identity import search_identity
-from .job.measure import evaluator, load_for, run_identity
-from .job.prepare import Prepared, expected_for, prepare, text_source
-from .job.session import Sitting, sitting, stops_told
+from .job.measure import evaluator, load, run_identity
+from .job.prepare import Job, prepare
+from .job.session import Session, session, stops_told
 
 # Of the first window, enough for a mean loss.
 _FEW_TOKENS = 1024
@@ -66,85 +67,75 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
         IndexcacheError: one of its kinds, for whatever is wrong; StoppedRunError where a signal came.
     """
     with stops_told(out, resume):
-        prepared = prepare(recipe, goal, out, trust, reporter)
-        return _search(recipe, goal, out, resume, prepared, reporter)
+        job = prepare(recipe, goal, out, trust, reporter)
+        with session(out, search_identity(job), resume, reporter) as this_session:
+            return _written(job, this_session, reporter)
 
 
-def _search(
-    recipe: Recipe, goal: Goal, out: Path, resume: str, prepared: Prepared, reporter: Reporter
-) -> SearchOutcome:
-    checkpoint, windows = prepared.checkpoint, prepared.windows
-    with sitting(out, search_identity(recipe, prepared), resume, reporter) as this:
-        method, findings, measure = _found(recipe, goal, prepared, this, reporter)
-        evaluations = measure.window_evaluations
-        overlap_layers = len(windows.calibration) * checkpoint.layers if method.overlap else 0
-        plan = Plan(
-            schema_version=2,
-            indexcache=__version__,
-            model=prepared.identity,
-            tokens=_token_identity(recipe, windows, checkpoint.selection_width),
-            run=_how_it_ran(this),
-            search=search_record(findings, method, checkpoint.site_layers, _init_record(prepared.old, findings)),
-            result=result(findings, goal, prepared.identity),
-            heldout=heldout_record(findings.heldout),
-            cost=cost(
-                findings,
-                evaluations,
-                measure.count.layer_windows + overlap_layers,
-                evaluations * windows.length,
-                len(windows.calibration),
-                checkpoint.layers,
-            ),
-        )
-        timing = this.timing()
-        moved = processes.main_does(lambda: save_run(out, plan, frozen_bytes(windows), timing))
-    return SearchOutcome(plan, out / PLAN_FILE, moved, timing)
+def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
+    """Searches, and writes what came of it."""
+    checkpoint, windows = job.checkpoint, job.windows
+    method, findings, measure = _searched(job, session, reporter)
+    evaluations = measure.window_evaluations
+    overlap_layers = len(windows.calibration) * checkpoint.layers if job.measures_overlap else 0
+    plan = Plan(
+        schema_version=2,
+        indexcache=__version__,
+        model=job.model,
+        tokens=job.tokens,
+        run=session.how_it_ran(),
+        search=search_record(findings, method, checkpoint.site_layers, _init_record(job.older, findings)),
+        result=result(findings, job.goal, job.model),
+        heldout=heldout_record(findings.heldout),
+        cost=cost(
+            findings,
+            evaluations,
+            measure.count.layer_windows + overlap_layers,
+            evaluations * windows.length,
+            len(windows.calibration),
+            checkpoint.layers,
+        ),
+    )
+    timing = session.timing()
+    moved = processes.main_does(lambda: save_run(job.folder, plan, frozen_bytes(windows), timing))
+    return SearchOutcome(plan, job.folder / PLAN_FILE, moved, timing)
 
 
-def _how_it_ran(this: Sitting) -> RunIdentity:
-    """Known as soon as a loss is, in whichever sitting that was.
-
-    Raises:
-        JournalError: the journal has losses and does not say how they came about.
-    """
-    if this.kept.run is None:
-        raise JournalError(f"journal {str(this.path)!r} does not say how the model ran", hint="begin anew")
-    return this.kept.run
-
-
-def _found(
-    recipe: Recipe, goal: Goal, prepared: Prepared, this: Sitting, reporter: Reporter
-) -> tuple[Method, Findings, Journaled]:
-    """What the journal and, for what it lacks, the model say."""
-    checkpoint, windows, overlap = prepared.checkpoint, prepared.windows, recipe.baselines == "overlap"
-    kept, method = this.kept, prepared.method
-    checked = kept.checked or not recipe.selfcheck
-    if kept.window_evaluations and checked and (kept.overlap is not None or not overlap):
+def _searched(job: Job, session: Session, reporter: Reporter) -> tuple[Method, Findings, Journaled]:
+    """Goes through the search on what the journal holds; the model is loaded only for what it lacks."""
+    content = session.kept
+    checked = content.checked or not job.self_checks
+    if content.window_evaluations and checked and (content.overlap is not None or not job.measures_overlap):
         with suppress(Unmeasured):
-            method = replace(method, overlap=kept.overlap if overlap else None)
-            measure = _journaled(this, prepared)
-            return method, _run(measure, prepared, goal, method, _silent(measure)), measure
-    if kept.run is not None:
-        processes.use_threads(kept.run.threads)
-    tokens = windows.calibration.flatten().tolist() if recipe.selfcheck else ()
-    loaded = load_for(recipe, checkpoint, windows.length, reporter, tokens)
-    this.ran(run_identity(loaded))
-    if recipe.selfcheck:
-        reporter.doing("checking on a short window that sharing works")
-        guess = None if recipe.untrained else _guess(checkpoint, windows)
-        self_check(loaded.model, checkpoint, tokens, guess)
-        if not kept.checked:
-            this.checked()
-    model = evaluator(loaded, checkpoint, windows, recipe.max_rows, reporter)
-    if overlap:
-        if kept.overlap is None:
-            this.overlaps(model.overlap(CALIBRATION, checkpoint.selection_width))
-        method = replace(method, overlap=kept.overlap)
-    expected = expected_for(recipe, checkpoint, goal, method, reporter)
+            method = replace(job.method, overlap=content.overlap if job.measures_overlap else None)
+            measure = _replay(job, session)
+            return method, _run(job, measure, method, _silent(measure)), measure
+    if content.run is not None:
+        processes.use_threads(content.run.threads)
+    model = _loaded(job, session, reporter)
+    method = job.method
+    if job.measures_overlap:
+        if content.overlap is None:
+            session.overlaps(model.overlap(CALIBRATION, job.checkpoint.selection_width))
+        method = replace(method, overlap=content.overlap)
+    expected = replace(job, method=method).expected(reporter)
     reporter.begin(expected.window_evaluations, "window evaluations", guessed=True)
-    measure = _journaled(this, prepared, model, reporter)
-    deepest = method.deepest(goal, len(checkpoint.site_layers))
-    return method, _run(measure, prepared, goal, method, _told(reporter, checkpoint, deepest, measure)), measure
+    measure = _replay(job, session, model, reporter)
+    return method, _run(job, measure, method, _spoken(job, reporter, measure)), measure
+
+
+def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
+    """The model, tried out and ready to measure patterns."""
+    tokens = job.windows.calibration.flatten().tolist() if job.self_checks else ()
+    loaded = load(job.checkpoint, job.running, job.length, reporter, tokens)
+    session.ran(run_identity(loaded))
+    if job.self_checks:
+        reporter.doing("checking on a short window that sharing works")
+        guess = _guess(job.checkpoint, job.windows) if job.expects_training else None
+        self_check(loaded.model, job.checkpoint, tokens, guess)
+        if not session.kept.checked:
+            session.checked()
+    return evaluator(loaded, job.windows, reporter)
 
 
 def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:
@@ -154,68 +145,48 @@ def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:
     return Guess(first.tolist(), unigram_loss(first[1:], others, checkpoint.vocabulary))
 
 
-def _journaled(
-    this: Sitting, prepared: Prepared, model: Evaluator | None = None, reporter: Reporter | None = None
+def _replay(
+    job: Job, session: Session, model: Evaluator | None = None, reporter: Reporter | None = None
 ) -> Journaled:
-    checkpoint, windows = prepared.checkpoint, prepared.windows
-    groups = {name: len(windows.group(name)) for name in (CALIBRATION, HELD_OUT)}
+    checkpoint = job.checkpoint
+    groups = {name: len(job.windows.group(name)) for name in (CALIBRATION, HELD_OUT)}
     shape = Shape(checkpoint.site_layers, checkpoint.layers, groups[CALIBRATION], groups[HELD_OUT])
-    told = reporter.skip if reporter is not None else lambda losses: None
-    return Journaled(this.kept, groups, LayerCount(shape), model, this.write, told)
+    skip = reporter.skip if reporter is not None else lambda losses: None
+    return Journaled(session.kept, groups, LayerCount(shape), model, session.write, skip)
 
 
-def _run(measure: Journaled, prepared: Prepared, goal: Goal, method: Method, told: Told) -> Findings:
-    windows, site_layers = prepared.windows, prepared.checkpoint.site_layers
+def _run(job: Job, measure: Journaled, method: Method, progress: Told) -> Findings:
+    windows, site_layers = job.windows, job.checkpoint.site_layers
     return run_search(
         measure,
         labels=windows.length - 1,
         documents={name: windows.documents(name) for name in (CALIBRATION, HELD_OUT)},
         sites=len(site_layers),
-        goal=goal,
+        goal=job.goal,
         method=method,
-        told=told,
+        told=progress,
         layer_windows=lambda: measure.count.layer_windows,
         site_layers=site_layers,
     )
 
 
-def _init_record(old: Plan | None, findings: Findings) -> InitRecord | None:
-    if old is None:
+def _init_record(older: Plan | None, findings: Findings) -> InitRecord | None:
+    if older is None:
         return None
-    digest = hashlib.sha256(old.as_json().encode()).hexdigest()
-    return InitRecord(plan_sha256=digest, changed_steps=changed_steps(old, findings.steps))
-
-
-def _token_identity(recipe: Recipe, windows: Windows, width: int) -> TokenIdentity:
-    source = text_source(recipe)
-    return TokenIdentity(
-        sha256=token_sha256(windows),
-        file=TOKENS_FILE,
-        dataset=source.dataset,
-        subset=source.subset,
-        split=source.split,
-        column=source.column,
-        revision=source.revision,
-        seed=recipe.seed,
-        window=windows.length,
-        windows=len(windows.calibration),
-        heldout_windows=len(windows.heldout),
-        informative_positions=informative_positions(windows.length, width),
-        labels=windows.length - 1,
-        informative_share=round(informative_share(windows.length, width), 6),
-    )
+    digest = hashlib.sha256(older.as_json().encode()).hexdigest()
+    return InitRecord(plan_sha256=digest, changed_steps=changed_steps(older, findings.steps))
 
 
 def _silent(measure: Journaled) -> Told:
     return Told(step=lambda step: measure.follow(step.pattern))
 
 
-def _told(reporter: Reporter, checkpoint: Checkpoint, deepest: int, measure: Journaled) -> Told:
-    sites, layers = len(checkpoint.site_layers), checkpoint.site_layers
-    last, began = sites - deepest, time.monotonic()
+def _spoken(job: Job, reporter: Reporter, measure: Journaled) -> Told:
+    layers = job.checkpoint.site_layers
+    last, began = len(layers) - job.method.deepest(job.goal, len(layers)), time.monotonic()
 
     def step(step: Step) -> None:
-        number = sites - step.pattern.kept
+        number = len(layers) - step.pattern.kept
         tie = f", tied with {len(step.tied)} more" if step.tied else ""
         reporter.say(
             f"step {number}/{last}: dropped layer {layers[step.removed]}, loss {step.evaluation.loss:.4f}{tie}, "
@@ -230,6 +201,17 @@ def _told(reporter: Reporter, checkpoint: Checkpoint, deepest: int, measure: Jou
         )
 
     return Told(step, swap)
+
+
+def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, reporter: Reporter) -> None:
+    """Prints the plan or its path on stdout, and what the search found on stderr."""
+    if not speaks():
+        return
+    if outcome.moved:
+        reporter.say(f"the run that stood there is now in {outcome.moved}")
+    if not quiet:
+        search_summary(outcome.plan, folder, outcome.timing)
+    print_result(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
 
 
 def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:

@@ -202,12 +202,14 @@ class Reporter:
 
 
 def duration(seconds: float) -> str:
+    """A time in words, coarser the longer it is."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def loss_rows(heldout: bool) -> Table:
+    """A table of patterns with their losses, to be filled row by row; ``heldout`` asks for that column too."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("pattern")
     for name in ["kept", "loss", "increase", *(["increase, held out"] if heldout else [])]:

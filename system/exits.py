@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ..errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError, spell_out, wrapped
 from .launching import speaks
@@ -183,3 +183,8 @@ def _as_our_error(error: Exception) -> IndexcacheError:
         f"unexpected {type(error).__name__}: {error}",
         hint="this should not happen: set INDEXCACHE_TRACEBACK=1, run again and report it",
     )
+
+
+def print_result(result: str | dict[str, Any]) -> None:
+    """Prints what a command is asked for, on stdout: text as it is, anything else as JSON."""
+    print(result if isinstance(result, str) else json.dumps(result, indent=2), flush=True)

@@ -1,4 +1,4 @@
-"""What a journal's losses depend on: weights, tokens, how the model is run, and the code that runs it."""
+"""What identifies a checkpoint, and what a journal's losses depend on: weights, tokens, how it runs, and code."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ... import __version__
-from ...calibrate.frozen import token_sha256
-from ...dsa.checkpoint.load import compute_dtype
-from ...dsa.long.backends import Backends, choose
-from ...recipes.schema import Recipe
+from ...dsa.checkpoint.architectures import remote_code_sha256
+from ...dsa.checkpoint.config import Checkpoint, config_sha256, has_nested_config
+from ...dsa.checkpoint.weights import WeightsHash, identify_weights
+from ...errors import IdentityError
+from ...search.plan.schema import ModelIdentity
 from ...search.run.records import Identity
 from ...system import processes
 from ...system.versions import computing_versions
-from .prepare import Prepared
+
+if TYPE_CHECKING:
+    from .prepare import Job
+
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 # Whatever a loss passes through between the text and the journal.
@@ -33,17 +38,56 @@ _MODULES = (
 )
 
 
-def search_identity(recipe: Recipe, prepared: Prepared) -> Identity:
+def model_identity(checkpoint: Checkpoint, wanted: Literal["auto"] | WeightsHash) -> ModelIdentity:
+    """What a plan says of the checkpoint it is for; hashes its weights in the way ``wanted``."""
+    kind, digest = identify_weights(checkpoint, wanted)
+    return ModelIdentity(
+        id=checkpoint.model_id,
+        revision=checkpoint.revision,
+        architecture=checkpoint.architecture,
+        model_type=checkpoint.config.model_type,
+        layers=checkpoint.layers,
+        site_layers=list(checkpoint.site_layers),
+        shared_layers=list(checkpoint.shared_layers),
+        selection_width=checkpoint.selection_width,
+        config_sha256=config_sha256(checkpoint),
+        weights_hash=kind,
+        weights_sha256=digest,
+        code_sha256=remote_code_sha256(checkpoint.config, checkpoint.folder, checkpoint.trust.remote_code),
+        nested_config=has_nested_config(checkpoint),
+    )
+
+
+def check_same_model(planned: ModelIdentity, present: ModelIdentity) -> None:
+    """Compares a plan's checkpoint with the one at hand.
+
+    Raises:
+        IdentityError: names the first field that differs, and both values.
+    """
+    for field in ("model_type", "layers", "site_layers", "config_sha256", "weights_sha256", "code_sha256"):
+        old, new = getattr(planned, field), getattr(present, field)
+        if old != new:
+            raise IdentityError(
+                f"the plan was made for another model than {present.id!r}: {field} is {_short(new)}, "
+                f"the plan has {_short(old)}",
+                hint="search this checkpoint, or give the plan's own with --model",
+            )
+
+
+def _short(value: object) -> str:
+    text = f"{len(value)} layers" if isinstance(value, list) else str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def search_identity(job: Job) -> Identity:
     """The fields that have to be the same for a journal to be gone on with, those first that explain most.
 
     Not among them is what a search is after: budget, strategy, pins, baselines. Those decide which losses are
     asked for and change none, so that one journal serves several. Which devices a model is spread over is known
     once it is loaded, and compared then.
     """
-    model, windows, checkpoint = prepared.identity, prepared.windows, prepared.checkpoint
+    model, windows, running = job.model, job.windows, job.running
     device = processes.this_device().type
-    wanted = Backends(recipe.indexer, recipe.attention)
-    backends = choose(wanted, checkpoint.selects_tokens, windows.length, device)
     return {
         "config": model.config_sha256,
         "weights_hash": model.weights_hash,
@@ -53,14 +97,14 @@ def search_identity(recipe: Recipe, prepared: Prepared) -> Identity:
         "window": windows.length,
         "windows": len(windows.calibration),
         "heldout": len(windows.heldout),
-        "seed": recipe.seed,
-        "tokens": token_sha256(windows),
-        "dtype": str(compute_dtype(checkpoint, recipe.dtype)).removeprefix("torch."),
+        "seed": job.tokens.seed,
+        "tokens": job.tokens.sha256,
+        "dtype": running.computes_in,
         "device": device,
         "processor": processor() if device == "cpu" else None,
         "float32_products": float32_products(),
-        "indexer": backends.indexer,
-        "attention": backends.attention,
+        "indexer": running.backends.indexer,
+        "attention": running.backends.attention,
         **computing_versions(),
         "indexcache": __version__,
         "code": code_sha256(),

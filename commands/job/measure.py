@@ -17,7 +17,6 @@ from ...dsa.model.evaluator import Evaluator
 from ...dsa.model.losses import PatternLosses
 from ...dsa.model.paths import PathMemory
 from ...evaluate import CALIBRATION, HELD_OUT
-from ...recipes.schema import Recipe
 from ...search.plan.schema import RunIdentity
 from ...system import processes
 from ...system.console import Reporter
@@ -28,41 +27,70 @@ _MOST_TRIED_ON_CPU = 8192
 
 
 @dataclass(frozen=True)
+class Running:
+    """How a model is run, decided before it is loaded.
+
+    Args:
+        dtype: as asked for, ``auto`` included.
+        computes_in: the type that comes of it, e.g. ``bfloat16``.
+        placement: where weights go.
+        backends: what runs indexers and attention.
+        max_rows: windows x patterns in memory together; None leaves it to the free memory.
+    """
+
+    dtype: str
+    computes_in: str
+    placement: Placement
+    backends: Backends
+    max_rows: int | None = None
+
+
+@dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode and what runs its indexers and attention."""
+    """A model in evaluation mode, how it runs, and what it was loaded from."""
 
     model: Any
-    backends: Backends
+    checkpoint: Checkpoint
+    running: Running
 
 
-def load(
+def running_on(
     checkpoint: Checkpoint,
     dtype: str,
     placement: Placement,
     wanted: Backends,
     length: int,
-    reporter: Reporter,
-    tried_on: Sequence[int] = (),
+    max_rows: int | None = None,
+) -> Running:
+    """How ``checkpoint`` is run here on windows of ``length`` tokens; ``auto`` is decided.
+
+    Raises:
+        SettingError: a backend that the family does not have.
+    """
+    computes_in = str(compute_dtype(checkpoint, dtype)).removeprefix("torch.")
+    backends = choose(wanted, checkpoint.selects_tokens, length, processes.this_device().type)
+    return Running(dtype, computes_in, placement, backends, max_rows)
+
+
+def load(
+    checkpoint: Checkpoint, running: Running, length: int, reporter: Reporter, tried_on: Sequence[int] = ()
 ) -> Loaded:
     """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
 
     Args:
         checkpoint: what to load.
-        dtype: see ``load_model``.
-        placement: likewise.
-        wanted: what is to run indexers and attention, ``auto`` included.
+        running: how it is to run.
         length: tokens per window.
         reporter: told of progress.
         tried_on: tokens on which what is to run is held against the model's own code; none to leave that out.
 
     Raises:
-        SettingError: a backend that the family does not have.
         WindowError: such windows do not fit; names the length that would.
         ModelError: see ``load_model``.
     """
-    backends = check_fits_here(checkpoint, dtype, placement, wanted, length, reporter)
+    check_fits_here(checkpoint, running, length, reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, dtype, placement)
+    model, backends = load_model(checkpoint, running.dtype, running.placement), running.backends
     if tried_on and backends != Backends():
         tokens = _tried_length(checkpoint, model, length)
         reporter.doing(
@@ -70,7 +98,7 @@ def load(
         )
         check_backends(model, checkpoint, backends, tried_on, tokens)
     install(model, backends, reporter.warn)
-    return Loaded(model, backends)
+    return Loaded(model, checkpoint, running)
 
 
 def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
@@ -84,64 +112,51 @@ def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
     return min(length, max(fits, check_tokens(checkpoint.selection_width)))
 
 
-def check_fits_here(
-    checkpoint: Checkpoint, dtype: str, placement: Placement, wanted: Backends, length: int, reporter: Reporter
-) -> Backends:
-    """What will run, if windows of ``length`` tokens fit here; warns where memory grows fast.
+def check_fits_here(checkpoint: Checkpoint, running: Running, length: int, reporter: Reporter) -> None:
+    """Checks that windows of ``length`` tokens fit here; warns where memory grows fast.
 
     Raises:
-        SettingError: a backend that the family does not have.
         WindowError: they do not fit; names the length that would.
     """
     device = processes.this_device()
-    backends = choose(wanted, checkpoint.selects_tokens, length, device.type)
-    on_gpu, size = device.type == "cuda", compute_dtype(checkpoint, dtype).itemsize
+    on_gpu, size = device.type == "cuda", compute_dtype(checkpoint, running.dtype).itemsize
     free = free_memory(device) // (1 if on_gpu else processes.process_count())
-    if placement.device_map is None:  # with one, accelerate places weights where there is room
+    if running.placement.device_map is None:  # with one, accelerate places weights where there is room
         free -= weights_bytes(checkpoint, size)
-    check_fits(checkpoint.config, length, size, backends, free, on_gpu)
+    check_fits(checkpoint.config, length, size, running.backends, free, on_gpu)
     if not checkpoint.selects_tokens:
-        longest = longest_window(checkpoint.config, 1 << 24, size, backends, free, on_gpu)
+        longest = longest_window(checkpoint.config, 1 << 24, size, running.backends, free, on_gpu)
         if longest < 2 * length:
             reporter.warn(
                 f"{checkpoint.text.model_type} has transformers' own indexers and attention only: windows of "
                 f"up to about {longest} tokens fit here"
             )
-    return backends
 
 
-def evaluator(
-    loaded: Loaded, checkpoint: Checkpoint, windows: Windows, max_rows: int | None, reporter: Reporter
-) -> Evaluator:
+def evaluator(loaded: Loaded, windows: Windows, reporter: Reporter) -> Evaluator:
     """Measures patterns on ``windows``, keeping as many states as the free memory allows."""
-    together, width, model = processes.process_count(), checkpoint.selection_width, loaded.model
+    checkpoint, model, together = loaded.checkpoint, loaded.model, processes.process_count()
+    width = checkpoint.selection_width
     device = processes.this_device()
-    own_windows = -(-len(windows.calibration) // together)
-    memory = PathMemory(checkpoint.site_layers, own_windows, path_budget(device, together))
+    share = -(-len(windows.calibration) // together)
+    memory = PathMemory(checkpoint.site_layers, share, path_budget(device, together))
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
     return Evaluator(
         PatternLosses(model, checkpoint.site_layers, blind=width, memory=memory),
         {name: windows.group(name).tolist() for name in (CALIBRATION, HELD_OUT)},
-        max_rows or rows_that_fit(device, size, together),
+        loaded.running.max_rows or rows_that_fit(device, size, together),
         on_window=lambda patterns: reporter.advance(patterns * together),
         told=reporter.warn,
     )
 
 
-def load_for(
-    recipe: Recipe, checkpoint: Checkpoint, length: int, reporter: Reporter, tried_on: Sequence[int] = ()
-) -> Loaded:
-    wanted = Backends(recipe.indexer, recipe.attention)
-    placement = Placement(recipe.device_map, recipe.offload_folder)
-    return load(checkpoint, recipe.dtype, placement, wanted, length, reporter, tried_on)
-
-
 def run_identity(loaded: Loaded) -> RunIdentity:
+    """What a plan says of how its model ran."""
     return RunIdentity(
         dtype=str(loaded.model.dtype).removeprefix("torch."),
         device=device_kinds(loaded.model),
         threads=processes.thread_count(),
-        indexer=loaded.backends.indexer,
-        attention=loaded.backends.attention,
+        indexer=loaded.running.backends.indexer,
+        attention=loaded.running.backends.attention,
         versions=library_versions(),
     )

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, Recipe, option_name, option_of
+from ...recipes.schema import (
+    FIELDS,
+    GROUPS,
+    MODEL,
+    RUN,
+    Recipe,
+    option_name,
+    option_of,
+    with_options,
+)
 
 ENGINES = (
     "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
@@ -36,6 +45,11 @@ def _place(text: str) -> Path:
     return Path(text)
 
 
+def flag(name: str, help_text: str, group: str | None = None) -> Any:
+    """A flag that is off unless given."""
+    return typer.Option(name, show_envvar=False, help=help_text, rich_help_panel=group)
+
+
 def named(flag: str, variable: str, help_text: str, group: str | None = None) -> Any:
     """A flag whose name in Python is another one, with the environment variable that its users expect."""
     return typer.Option(
@@ -50,7 +64,7 @@ def named(flag: str, variable: str, help_text: str, group: str | None = None) ->
 
 def _asked_each_time(flag: str, help_text: str) -> Any:
     """Never from the environment: to run a stranger's code is asked for each time."""
-    return typer.Option(flag, allow_from_autoenv=False, help=help_text, rich_help_panel=MODEL)
+    return typer.Option(flag, allow_from_autoenv=False, show_default=False, help=help_text, rich_help_panel=MODEL)
 
 
 JsonFlag = Annotated[
@@ -76,30 +90,39 @@ PlanPath = Annotated[
 MovedModel = Annotated[str | None, described("Where the plan's checkpoint is now, if it moved.", MODEL)]
 
 
-def recipe_options(*names: str, defaults: dict[str, str] | None = None) -> Callable[[Callable[..., None]], Any]:
-    """Adds the options of the recipe's fields ``names`` to a command, which gets them as ``fields``.
+def recipe_options(
+    *names: str, defaults: Mapping[str, str] | None = None, helps: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Any]:
+    """Adds the options of the recipe's fields ``names`` to a command, which gets those given as ``fields``.
 
-    Typer reads a command's signature; this makes one from the schema, so that a field's name, type, help and
-    default stand once. Nothing given is None here: the recipe, and then the schema, say what it is.
+    Typer reads a command's signature; this makes one from the schema, so that a field's name, type, range, help
+    and default stand once. An option that was not given is no field: the recipe, and then the schema, say what
+    it is.
 
     Args:
         names: fields, in any order; help goes by ``GROUPS`` and then by the schema's order.
-        defaults: what is said of a field's default where the command has another one.
+        defaults: what is said of a default where the command has another one than the schema.
+        helps: what is said of a field where it means something else to the command.
     """
-    others = defaults or {}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        made = [_parameter(name, others.get(name)) for name in FIELDS if name in names]
-        kept = [parameter for name, parameter in signature.parameters.items() if name != "fields"]
-        parameters = sorted([*kept, *made], key=lambda parameter: parameter.kind)
+        made = [
+            _parameter(name, (defaults or {}).get(name), (helps or {}).get(name))
+            for name in FIELDS
+            if name in names
+        ]
+        others = [parameter for name, parameter in signature.parameters.items() if name != "fields"]
+        parameters = sorted([*others, *made], key=lambda parameter: parameter.kind)
 
         @wraps(command)
         def with_fields(**values: Any) -> None:
-            given = {name: values.pop(name) for name in names}
-            command(**values, fields={name: value for name, value in given.items() if value is not None})
+            options = {name: values.pop(name) for name in names}
+            given = {name: value for name, value in options.items() if value is not None}
+            with_options(None, given)  # refused here, whatever the command makes of them
+            command(**values, fields=given)
 
-        del with_fields.__wrapped__  # type: ignore[attr-defined]  # whose signature typer would read
+        del with_fields.__wrapped__  # whose signature typer would read
         with_fields.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         with_fields.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return with_fields
@@ -107,45 +130,44 @@ def recipe_options(*names: str, defaults: dict[str, str] | None = None) -> Calla
     return decorate
 
 
-def _parameter(name: str, default: str | None) -> inspect.Parameter:
-    told, flag = option_of(name), option_name(name)
-    kind = Any if told.parser else _kind(get_type_hints(Recipe)[name])
-    default = default or told.default or _spoken(FIELDS[name].default)
-    words = told.help[0].upper() + told.help[1:] + (f" [{default}]" if default else "") + "."
-    flags = {True: f"{flag}/--no-{name.replace('_', '-')}", False: flag}[FIELDS[name].default is True]
-    option = typer.Option(
+def _parameter(name: str, default: str | None, help_text: str | None) -> inspect.Parameter:
+    option, flag = option_of(name), option_name(name)
+    value_type = Any if option.parser else _value_type(get_type_hints(Recipe)[name])
+    default = default or option.default or _in_words(FIELDS[name].default)
+    sentence = help_text or option.help
+    sentence = sentence[0].upper() + sentence[1:] if " " in sentence.partition(":")[0] else sentence
+    flags = f"{flag}/--no-{flag[2:]}" if FIELDS[name].default is True else flag
+    told = typer.Option(
         flags,
-        help=words,
+        help=sentence + (f" [{default}]" if default else "") + ".",
         show_default=False,
         show_envvar=False,
-        rich_help_panel=told.group,
-        parser=told.parser,
-        metavar=told.metavar,
+        rich_help_panel=option.group,
+        parser=option.parser,
+        metavar=option.metavar,
     )
-    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    annotation = Annotated[value_type | None, told]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _kind(hint: Any) -> type:
-    """What the command line reads for a field of type ``hint``; lists and choices are text to it."""
+def _value_type(hint: Any) -> type:
+    """What the command line reads for a field of type ``hint``; choices are text to it."""
     if get_origin(hint) in (Union, UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
-    if get_origin(hint) in (list, Literal):
-        return str
     return hint if isinstance(hint, type) else str
 
 
-def _spoken(default: object) -> str | None:
+def _in_words(default: object) -> str | None:
     if default is None or default is False:
         return None
     return "yes" if default is True else f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def in_groups(parameters: Sequence[Any]) -> dict[str, list[Any]]:
-    """Options by the group that their help stands in, in the order of ``GROUPS``."""
+def in_groups(options: Sequence[Any]) -> dict[str, list[Any]]:
+    """Options by the group that their help stands in, in the order of ``GROUPS``; those of none come last."""
     groups: dict[str, list[Any]] = {}
     for name in (*GROUPS, None):
-        members = [option for option in parameters if getattr(option, "rich_help_panel", None) == name]
+        members = [option for option in options if getattr(option, "rich_help_panel", None) == name]
         if members:
             groups[name or "Options"] = members
     return groups

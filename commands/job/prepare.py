@@ -1,26 +1,25 @@
-"""Checks what a search or an evaluation is asked for, and reads it, before any weight is loaded."""
+"""Decides everything about a search once, before any weight is loaded: what is searched, on what, and how."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
 
+from ...calibrate.frozen import token_sha256
 from ...calibrate.sources import TextSource, read_documents
-from ...calibrate.windows import WindowRequest, Windows, check_length, informative_share, pack
-from ...dsa.checkpoint.architectures import remote_code_sha256
-from ...dsa.checkpoint.config import (
-    Checkpoint,
-    Trust,
-    config_sha256,
-    has_nested_config,
-    load_tokenizer,
-    open_checkpoint,
+from ...calibrate.windows import (
+    WindowRequest,
+    Windows,
+    check_length,
+    informative_positions,
+    informative_share,
+    pack,
 )
-from ...dsa.checkpoint.load import check_stored
+from ...dsa.checkpoint.config import Checkpoint, Trust, load_tokenizer, open_checkpoint
+from ...dsa.checkpoint.load import Placement, check_stored
 from ...dsa.checkpoint.quantised import check_format
-from ...dsa.checkpoint.weights import WeightsHash, identify_weights
-from ...errors import DatasetError, IdentityError, ModelError, SettingError, WindowError
+from ...dsa.long.backends import Backends
+from ...errors import ModelError, SettingError, WindowError
 from ...evaluate import CALIBRATION, HELD_OUT
 from ...recipes.schema import Recipe
 from ...search.cost import Shape
@@ -29,39 +28,72 @@ from ...search.goal import Goal, Method
 from ...search.plan.file import read_plan
 from ...search.plan.older import old_order
 from ...search.plan.schema import ModelIdentity, Plan, TokenIdentity
+from ...search.run.folder import TOKENS_FILE
 from ...search.stages import pinned_sites, stage_sizes
 from ...system import processes
 from ...system.console import Reporter
 from ...system.files import check_writable
+from .identity import model_identity
+from .measure import Running, running_on
 
 _SMALL_SHARE = 0.5
 _DEFAULT_WINDOW_IN_SELECTIONS = 4
 
 
 @dataclass(frozen=True)
-class Intended:
-    """What is to be searched and how: known from the settings and the checkpoint's config.
+class Intent:
+    """What is to be searched and how: known from the settings and the checkpoint's config alone.
 
     Args:
+        checkpoint: whose indexers are searched.
         length: tokens per window.
-        old: the plan to start from.
+        window_counts: windows that the search sees, and held-out ones.
+        running: how the model is run.
+        goal: how far to go and what to pick.
+        method: how to go about it.
+        measures_overlap: whether patterns that overlap alone would choose are measured too.
+        self_checks: whether the loaded model is tried before it is searched.
+        expects_training: whether a model that predicts no better than word frequencies is refused.
+        older: the plan to start from.
     """
 
     checkpoint: Checkpoint
     length: int
+    window_counts: tuple[int, int]
+    running: Running
+    goal: Goal
     method: Method
-    old: Plan | None
+    measures_overlap: bool
+    self_checks: bool
+    expects_training: bool
+    older: Plan | None
+
+    def expected(self, reporter: Reporter) -> Expected:
+        """What the search will cost."""
+        reporter.doing("counting what the search will run")
+        checkpoint = self.checkpoint
+        shape = Shape(checkpoint.site_layers, checkpoint.layers, *self.window_counts, self.running.max_rows)
+        return expected_cost(shape, self.goal, self.method, self.measures_overlap)
 
 
 @dataclass(frozen=True)
-class Prepared(Intended):
-    """What a search needs besides the loaded model; all of it checked."""
+class Job(Intent):
+    """A search ready to run: all that can be checked without loading the weights is checked.
+
+    Args:
+        windows: the tokens that losses are measured on.
+        tokens: what the plan says of them.
+        model: what the plan says of the checkpoint.
+        folder: of the run.
+    """
 
     windows: Windows
-    identity: ModelIdentity
+    tokens: TokenIdentity
+    model: ModelIdentity
+    folder: Path
 
 
-def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Intended:
+def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Intent:
     """Reads the checkpoint's config and checks the settings against it.
 
     Raises:
@@ -72,8 +104,21 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     if not (checkpoint.family or recipe.selfcheck):
         reporter.warn("with --no-selfcheck nothing shows that sharing works in this model")
     length = window_length(recipe, checkpoint, reporter)
-    old, method = search_method(recipe, checkpoint, goal)
-    return Intended(checkpoint, length, method, old)
+    older, method = search_method(recipe, checkpoint, goal)
+    placement = Placement(recipe.device_map, recipe.offload_folder)
+    wanted = Backends(recipe.indexer, recipe.attention)
+    return Intent(
+        checkpoint=checkpoint,
+        length=length,
+        window_counts=(recipe.windows, recipe.heldout),
+        running=running_on(checkpoint, recipe.dtype, placement, wanted, length, recipe.max_rows),
+        goal=goal,
+        method=method,
+        measures_overlap=recipe.baselines == "overlap",
+        self_checks=recipe.selfcheck,
+        expects_training=not recipe.untrained,
+        older=older,
+    )
 
 
 def announce(checkpoint: Checkpoint, reporter: Reporter) -> None:
@@ -89,7 +134,7 @@ def announce(checkpoint: Checkpoint, reporter: Reporter) -> None:
         reporter.say(f"{checkpoint.model_id} is measured on text; its other towers are loaded and not run")
 
 
-def prepare(recipe: Recipe, goal: Goal, out: Path, trust: Trust, reporter: Reporter) -> Prepared:
+def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Reporter) -> Job:
     """Reads the checkpoint's config and the text, and checks whatever can be checked without weights.
 
     Raises:
@@ -97,18 +142,24 @@ def prepare(recipe: Recipe, goal: Goal, out: Path, trust: Trust, reporter: Repor
     """
     required(recipe.model, "model")  # named before the text, if both are missing
     source = text_source(recipe)
-    intended = intend(recipe, goal, trust, reporter)
-    checkpoint, length = intended.checkpoint, intended.length
+    intent = intend(recipe, goal, trust, reporter)
+    checkpoint = intent.checkpoint
     check_format(checkpoint)
-    processes.main_does(lambda: check_writable(out))
-    request = WindowRequest(length, recipe.windows, recipe.heldout, recipe.seed)
+    processes.main_does(lambda: check_writable(folder))
+    request = WindowRequest(intent.length, recipe.windows, recipe.heldout, recipe.seed)
     reporter.doing(f"reading {source.dataset}")
     windows = processes.main_does(lambda: _build_windows(checkpoint, source, request, reporter))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     processes.main_does(lambda: check_stored(checkpoint))
-    identity = processes.main_does(lambda: model_identity(checkpoint, recipe.weights_hash))
-    reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {length} tokens")
-    return Prepared(**vars(intended), windows=windows, identity=identity)
+    model = processes.main_does(lambda: model_identity(checkpoint, recipe.weights_hash))
+    reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {intent.length} tokens")
+    return Job(
+        **{field.name: getattr(intent, field.name) for field in fields(Intent)},
+        windows=windows,
+        tokens=_token_identity(source, recipe.seed, windows, checkpoint.selection_width),
+        model=model,
+        folder=folder,
+    )
 
 
 def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[Plan | None, Method]:
@@ -118,8 +169,8 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
         SettingError: settings that do not go together.
         PlanError: the older plan is for a model with other sites.
     """
-    old = read_plan(Path(recipe.init)) if recipe.init else None
-    if old is not None and recipe.strategy != "fast":
+    older = read_plan(Path(recipe.init)) if recipe.init else None
+    if older is not None and recipe.strategy != "fast":
         raise SettingError(
             f"an older plan gives no head start to the {recipe.strategy} strategy",
             hint="give --strategy fast, or leave --init out",
@@ -136,10 +187,10 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
         standard_errors=recipe.standard_errors,
         blocks=recipe.blocks,
         refine_rounds=recipe.refine_rounds,
-        order=old_order(old, checkpoint.site_layers) if old else (),
+        order=old_order(older, checkpoint.site_layers) if older else (),
     )
     method.check(goal, len(checkpoint.site_layers))
-    return old, method
+    return older, method
 
 
 def required(value: str | None, name: str) -> str:
@@ -224,81 +275,20 @@ def _build_windows(
     return windows
 
 
-def model_identity(checkpoint: Checkpoint, wanted: Literal["auto"] | WeightsHash) -> ModelIdentity:
-    """What a plan says of the checkpoint it is for; hashes its weights in the way ``wanted``."""
-    kind, digest = identify_weights(checkpoint, wanted)
-    return ModelIdentity(
-        id=checkpoint.model_id,
-        revision=checkpoint.revision,
-        architecture=checkpoint.architecture,
-        model_type=checkpoint.config.model_type,
-        layers=checkpoint.layers,
-        site_layers=list(checkpoint.site_layers),
-        shared_layers=list(checkpoint.shared_layers),
-        selection_width=checkpoint.selection_width,
-        config_sha256=config_sha256(checkpoint),
-        weights_hash=kind,
-        weights_sha256=digest,
-        code_sha256=remote_code_sha256(checkpoint.config, checkpoint.folder, checkpoint.trust.remote_code),
-        nested_config=has_nested_config(checkpoint),
+def _token_identity(source: TextSource, seed: int, windows: Windows, width: int) -> TokenIdentity:
+    return TokenIdentity(
+        sha256=token_sha256(windows),
+        file=TOKENS_FILE,
+        dataset=source.dataset,
+        subset=source.subset,
+        split=source.split,
+        column=source.column,
+        revision=source.revision,
+        seed=seed,
+        window=windows.length,
+        windows=len(windows.calibration),
+        heldout_windows=len(windows.heldout),
+        informative_positions=informative_positions(windows.length, width),
+        labels=windows.length - 1,
+        informative_share=round(informative_share(windows.length, width), 6),
     )
-
-
-def plans_checkpoint(plan: Plan, model_id: str | None, trust: Trust) -> Checkpoint:
-    """The checkpoint that a plan names, or the one that ``model_id`` says has its place.
-
-    Raises:
-        ModelError: nothing there; the hint says how to name another place.
-    """
-    try:
-        return open_checkpoint(model_id or plan.model.id, plan.model.revision if model_id is None else None, trust)
-    except ModelError as error:
-        if model_id is None:
-            error.hint = "the plan names it so: say where the checkpoint is now with --model"
-        raise
-
-
-def check_tokens(planned: TokenIdentity, windows: Windows, checkpoint: Checkpoint) -> None:
-    """Compares frozen tokens with what the plan says of them, and with what the model knows.
-
-    Raises:
-        IdentityError: other windows than the plan's; names what differs.
-        DatasetError: ids that the model does not know.
-    """
-    found = (windows.length, len(windows.calibration), len(windows.heldout))
-    names = ("window", "windows", "heldout_windows")
-    for name, number in zip(names, found, strict=True):
-        if getattr(planned, name) != number:
-            raise IdentityError(f"the frozen tokens have a {name} of {number}, the plan {getattr(planned, name)}")
-    largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
-    if largest >= checkpoint.vocabulary:
-        raise DatasetError(f"the frozen tokens hold id {largest}, but the model knows {checkpoint.vocabulary}")
-
-
-def check_identity(planned: ModelIdentity, found: ModelIdentity) -> None:
-    """Compares a plan's checkpoint with the one at hand.
-
-    Raises:
-        IdentityError: names the first field that differs, and both values.
-    """
-    for field in ("model_type", "layers", "site_layers", "config_sha256", "weights_sha256", "code_sha256"):
-        old, new = getattr(planned, field), getattr(found, field)
-        if old != new:
-            raise IdentityError(
-                f"the plan was made for another model than {found.id!r}: {field} is {_short(new)}, "
-                f"the plan has {_short(old)}",
-                hint="search this checkpoint, or give the plan's own with --model",
-            )
-
-
-def _short(value: object) -> str:
-    text = f"{len(value)} layers" if isinstance(value, list) else str(value)
-    return text[:12] if len(text) == 64 else text
-
-
-def expected_for(
-    recipe: Recipe, checkpoint: Checkpoint, goal: Goal, method: Method, reporter: Reporter
-) -> Expected:
-    reporter.doing("counting what the search will run")
-    shape = Shape(checkpoint.site_layers, checkpoint.layers, recipe.windows, recipe.heldout, recipe.max_rows)
-    return expected_cost(shape, goal, method, recipe.baselines == "overlap")

@@ -36,7 +36,7 @@ def check_resume(mode: str) -> str:
     return mode
 
 
-class Sitting:
+class Session:
     """One process's time at a run.
 
     Args:
@@ -78,6 +78,16 @@ class Sitting:
             return
         processes.main_does(lambda: check_same(_compared(before), _compared(run), self.path))
 
+    def how_it_ran(self) -> RunIdentity:
+        """How the model ran: known as soon as a loss is, in whichever session that was.
+
+        Raises:
+            JournalError: the journal has losses and does not say how they came about.
+        """
+        if self.kept.run is None:
+            raise JournalError(f"journal {str(self.path)!r} does not say how the model ran", hint="begin anew")
+        return self.kept.run
+
     def checked(self) -> None:
         """Keeps that the model passed its self-check."""
         self.kept.checked = True
@@ -106,7 +116,7 @@ class Sitting:
 
 
 @contextmanager
-def sitting(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> Iterator[Sitting]:
+def session(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> Iterator[Session]:
     """A run that goes on where it stopped, or begins; nobody else writes to it meanwhile.
 
     Args:
@@ -122,7 +132,7 @@ def sitting(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
         OutputError: nothing can be written there.
     """
     path = folder / JOURNAL_FILE
-    mine: list[Journal] = []
+    journals: list[Journal] = []
     with ExitStack() as stack:
 
         def begin() -> Kept:
@@ -131,20 +141,20 @@ def sitting(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
             stack.enter_context(locked(folder, reporter.warn))
             with held():
                 journal, kept = _open(folder, identity, resume, reporter)
-                mine.append(journal)
+                journals.append(journal)
                 stack.callback(journal.close)
             return kept
 
-        this = Sitting(path, processes.main_does(begin), mine[0] if mine else None)
+        this_session = Session(path, processes.main_does(begin), journals[0] if journals else None)
         try:
-            yield this
+            yield this_session
         except BaseException as error:
             with suppress(IndexcacheError):  # the disk may be what failed
-                this.end()
+                this_session.end()
             if isinstance(error, OSError):  # of measuring, and not of printing what was measured
                 raise IndexcacheError(f"unexpected {type(error).__name__}: {error}") from error
             raise
-        this.end()
+        this_session.end()
 
 
 @contextmanager

@@ -1,21 +1,36 @@
-"""Whence settings came: errors name the environment variable or the recipe's field where it was no option."""
+"""A command of the command line: help in groups, and errors in the words of what was set."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from ...errors import IndexcacheError
+from .options import in_groups
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Command(TyperCommand):
-    """A command whose errors speak of settings as they were given."""
+    """A command whose help has options in groups, and whose errors speak of settings as they were given.
+
+    A setting can come from an option, an environment variable or the recipe; an error names what it was.
+    """
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes the options under the names of their groups."""
+        parameters = self.get_params(ctx)
+        arguments = [parameter for parameter in parameters if parameter.param_type_name == "argument"]
+        options = [parameter for parameter in parameters if parameter.param_type_name != "argument"]
+        for name, members in ({"Arguments": arguments} | in_groups(options)).items():
+            records = [record for member in members if (record := member.get_help_record(ctx))]
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As typer does, errors told as said above."""
@@ -42,9 +57,14 @@ class Command(TyperCommand):
 class Application(typer.Typer):
     """A command line all of whose commands are ``Command``."""
 
-    def command(self, *arguments: Any, **settings: Any) -> Callable[[Function], Function]:
-        """As typer's."""
-        return super().command(*arguments, **{"cls": Command, **settings})
+    def command(
+        self, *arguments: Any, examples: Sequence[str] = (), **settings: Any
+    ) -> Callable[[Function], Function]:
+        """As typer's; ``examples`` stand at the end of the command's help, as they are typed."""
+        lines = "\n".join(f"  {line}" for line in examples)
+        # The backspace keeps typer from filling the lines.
+        epilog = f"Examples:\n\n\b\n{lines}" if examples else None
+        return super().command(*arguments, **{"cls": Command, "epilog": epilog, **settings})
 
 
 def _name_sources(error: IndexcacheError, command: Command, ctx: Any) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ...errors import wrapped
 from ...system.exits import libraries_beside
+from ...system.files import find_path
 from ...system.launching import launch, speaks, strangers, work_apart
 
 if TYPE_CHECKING:
@@ -69,6 +71,20 @@ def quieten() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def reach(model: str | None, revision: str | None) -> None:
+    """Asks for a hub model before libraries are loaded that take seconds: a name that is none is told at once."""
+    if model and find_path(model) is None:
+        quieten()
+        from ...dsa.checkpoint.hub import fetch_description
+
+        fetch_description(model, revision)
+
+
+def warn_before_start(line: str) -> None:
+    """Warns on stderr where a command has no reporter."""
+    typer.echo(wrapped(f"warning: {line}", sys.stderr), err=True)
 
 
 def share_cores() -> None:

@@ -29,6 +29,7 @@ class Sites:
 
 
 def sites_of_family(text: Any, family: Family) -> Sites:
+    """What a known family's config says of its sites."""
     full = family.site_layers(text)
     # Before its width: a config without sites has no use for one, and often no value.
     return Sites(full, family.shared_layers(text), family.selection_width(text) if full else 0)

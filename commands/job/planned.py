@@ -1,0 +1,100 @@
+"""A plan and its model: the plan's checkpoint found, compared with it, and its tokens read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...calibrate.frozen import thaw
+from ...calibrate.windows import Windows
+from ...dsa.checkpoint.config import Checkpoint, Trust, open_checkpoint
+from ...errors import DatasetError, IdentityError, ModelError
+from ...evaluate import CALIBRATION, HELD_OUT
+from ...search.plan.schema import Plan
+from ...system import processes
+from ...system.console import Reporter
+from .identity import check_same_model, model_identity
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A plan and the checkpoint that it is for, or the one that is said to have its place.
+
+    Args:
+        plan: as read.
+        path: of its file; its tokens stand beside it.
+        checkpoint: found, its config read; whether its weights are the plan's is asked by ``check_weights``.
+    """
+
+    plan: Plan
+    path: Path
+    checkpoint: Checkpoint
+
+    @property
+    def folder(self) -> Path:
+        """Where the plan and its tokens are."""
+        return self.path.parent
+
+    def check_weights(self, reporter: Reporter) -> None:
+        """Compares config, weights and brought code with the plan's.
+
+        Raises:
+            IdentityError: names the first field that differs, and both values.
+        """
+        reporter.doing(f"hashing the weights of {self.checkpoint.model_id}")
+        wanted = self.plan.model.weights_hash
+        present = processes.main_does(lambda: model_identity(self.checkpoint, wanted))
+        check_same_model(self.plan.model, present)
+
+    def check_layout(self) -> None:
+        """Compares the places of layers and sites with the plan's, for which any weights do.
+
+        Raises:
+            IdentityError: says how many there are of each.
+        """
+        model, checkpoint = self.plan.model, self.checkpoint
+        layout = (checkpoint.layers, list(checkpoint.site_layers), list(checkpoint.shared_layers))
+        if layout != (model.layers, model.site_layers, model.shared_layers):
+            raise IdentityError(
+                f"{checkpoint.model_id!r} has {checkpoint.layers} layers and {len(checkpoint.site_layers)} sites, "
+                f"not the plan's {model.layers} and {len(model.site_layers)} in the same places",
+                hint="give the plan's model, or one of the same layout, with --model",
+            )
+
+    def windows(self) -> Windows:
+        """The plan's frozen tokens.
+
+        Raises:
+            IdentityError: they are others than the plan's; names what differs.
+            DatasetError: they cannot be read, or hold ids that the model does not know.
+        """
+        planned = self.plan.tokens
+        windows = thaw(self.folder / planned.file, planned.sha256)
+        sizes = (windows.length, len(windows.calibration), len(windows.heldout))
+        for name, size in zip(("window", "windows", "heldout_windows"), sizes, strict=True):
+            if getattr(planned, name) != size:
+                raise IdentityError(
+                    f"the frozen tokens have a {name} of {size}, the plan {getattr(planned, name)}"
+                )
+        largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
+        if largest >= self.checkpoint.vocabulary:
+            raise DatasetError(
+                f"the frozen tokens hold id {largest}, but the model knows {self.checkpoint.vocabulary}"
+            )
+        return windows
+
+
+def open_planned(plan: Plan, path: Path, model_id: str | None, trust: Trust) -> PlannedModel:
+    """``plan``, of the file ``path``, and the checkpoint that it names or that ``model_id`` says has its place.
+
+    Raises:
+        ModelError: nothing there; the hint says how to name another place.
+    """
+    try:
+        revision = plan.model.revision if model_id is None else None
+        checkpoint = open_checkpoint(model_id or plan.model.id, revision, trust)
+    except ModelError as error:
+        if model_id is None:
+            error.hint = "the plan names it so: say where the checkpoint is now with --model"
+        raise
+    return PlannedModel(plan, path, checkpoint)

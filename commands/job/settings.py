@@ -1,0 +1,64 @@
+"""A search's settings: the recipe with the options laid over it, how far to go, and where the run is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ...errors import SettingError
+from ...pattern import kept_sites
+from ...recipes.schema import Recipe, read_recipe, with_options
+from ...search.goal import Goal
+from ...search.plan.cut import check_max_delta
+
+
+def search_settings(
+    context: typer.Context, recipe: str | None, fields: Mapping[str, Any], to_one: bool
+) -> tuple[Recipe, Goal]:
+    """The recipe with the options laid over it, and how far to go; nothing heavy is imported.
+
+    Raises:
+        SettingError: impossible values, or no goal, or two.
+    """
+    options = dict(fields)
+    keep, max_delta = _one_goal(context, options.pop("keep", None), options.pop("max_delta", None))
+    settings = with_options(read_recipe(recipe) if recipe else None, options)
+    if keep is None and max_delta is None:
+        keep, max_delta = settings.keep, settings.max_delta
+    if keep is not None and max_delta is not None:
+        raise SettingError("the recipe names both keep and max_delta", hint="leave one of them out")
+    if keep is None and max_delta is None:
+        raise SettingError(
+            "how much to keep was not given", hint="give --keep, e.g. 0.25, or --max-delta, e.g. 0.01"
+        )
+    if keep is not None:
+        kept_sites(1, keep)
+    check_max_delta(max_delta)
+    return settings, Goal(keep, max_delta, to_one)
+
+
+def _one_goal(
+    context: typer.Context, keep: float | None, max_delta: float | None
+) -> tuple[float | None, float | None]:
+    """Of both given, the one on the command line wins over the one in the environment."""
+    if keep is None or max_delta is None:
+        return keep, max_delta
+    sources = [str(context.get_parameter_source(name)) for name in ("keep", "max_delta")]
+    from_environment = [source.endswith("ENVIRONMENT") for source in sources]
+    if from_environment[0] == from_environment[1]:
+        raise SettingError("both --keep and --max-delta were given", hint="give one of them")
+    return (None, max_delta) if from_environment[0] else (keep, None)
+
+
+def run_folder(out: Path | None, recipe: str | None, model: str | None, model_given: bool) -> Path:
+    """Where a run is written: ``out``, or in outputs/ by the recipe's name or the last part of the model's."""
+    if out is not None:
+        return out
+    if recipe is not None and not model_given:
+        name = Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")
+    else:
+        name = Path(model or "").resolve().name or "run"
+    return Path("outputs") / name
