@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Tests on all cores, a file a worker at a time; more than eight workers would only wait for memory.
+SPREAD := -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-versions test-newest torture lint bench-search bench-memory bench-gpu clean
+.PHONY: help install demo test test-versions test-newest torture lint drawing bench-search bench-memory bench-gpu clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +28,7 @@ demo: $(STAMP) ## search the embedded model, then check the plan on held-out tex
 	$(BIN)/indexcache eval outputs/tiny/plan.json
 
 test: lint ## ruff, mypy and the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-versions: $(STAMP) ## contract, applied, long windows and search on the lowest, pinned and newest transformers
 	$(BIN)/python tests/run_versions.py
@@ -34,8 +36,8 @@ test-versions: $(STAMP) ## contract, applied, long windows and search on the low
 test-newest: $(STAMP) ## a minute of that on the newest transformers
 	$(BIN)/python tests/run_versions.py --newest
 
-torture: $(STAMP) ## every case of the reliability list R1 to R25, with a table; about 20 minutes on 2 cores
-	$(BIN)/python -m pytest --torture -m reliability
+torture: $(STAMP) ## every case of the reliability list R1 to R25, with a table, and the slow tests
+	$(BIN)/python -m pytest $(SPREAD) --torture -m "reliability or torture"
 
 # mypy names modules after their folder; the link gives the repository root its package name.
 lint: $(STAMP) ## ruff and mypy --strict only
@@ -57,6 +59,9 @@ bench-memory: $(STAMP) ## peak memory and time of one GLM-5-like layer on the CP
 # in it (pip install -e .).
 bench-gpu: ## kernels and a 30B model with random weights on one GPU of 80 GB, stock in the same run; about 7 minutes
 	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True $(PYTHON) tests/benchmarks/bench_gpu.py
+
+drawing: ## make the tree and the drawings in docs/architecture.md current
+	$(PYTHON) docs/architecture.py --write
 
 clean: ## remove the venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
+from functools import partial
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -20,6 +22,7 @@ if not torch.cuda.is_available():
 
 import pytest
 import transformers
+from filelock import FileLock
 from random_models import EMBEDDED, FAMILIES, LACKING, build
 
 pytest_plugins = ["reliability"]
@@ -47,21 +50,56 @@ def save(model, folder):
 torch.set_num_threads(1)
 
 
-class Made(dict):
-    """Checkpoints by name; skips a test of a family that this transformers lacks."""
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Gives a folder by name, filled by ``make(folder)`` once, whichever of the workers asks first."""
 
-    def __missing__(self, family):
-        pytest.skip(f"transformers {transformers.__version__} has no {family}")
+    def once(name, make):
+        together = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            together = together.parent
+        folder, done = together / name, together / f"{name}.done"
+        with FileLock(together / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
+
+
+class Checkpoints(Mapping):
+    """Saved random checkpoints by name, one made when it is first asked for: six layers of each family, and
+    an eight-layer GLM. Nobody writes to them: tests that run at the same time read them too.
+    """
+
+    def __init__(self, made_once):
+        self._made_once = made_once
+
+    def __getitem__(self, name):
+        if name not in self:
+            raise KeyError(name)
+        if name in LACKING:
+            pytest.skip(f"transformers {transformers.__version__} has no {name}")
+        model = partial(build, "glm_moe_dsa", layers=8, seed=3) if name == "eight" else partial(build, name)
+        with torch.random.fork_rng(devices=[]):  # a test's own random numbers do not depend on who came first
+            return self._made_once(name, lambda folder: save(model(), folder))
+
+    def __contains__(self, name):
+        return name in FAMILIES or name == "eight"
+
+    def __iter__(self):
+        return iter((*FAMILIES, "eight"))
+
+    def __len__(self):
+        return len(FAMILIES) + 1
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory):
-    """Saved random checkpoints: six layers of each family and an eight-layer GLM."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    made = Made()
-    made |= {family: save(build(family), folder / family) for family in FAMILIES if family not in LACKING}
-    made["eight"] = save(build("glm_moe_dsa", layers=8, seed=3), folder / "eight")
-    return made
+def checkpoints(made_once):
+    return Checkpoints(made_once)
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +146,7 @@ def run_cli(capsys):
 
     def run(*arguments):
         with pytest.raises(SystemExit) as stop:
-            main([str(each) for each in arguments])
+            main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return stop.value.code or 0, captured.out, captured.err
 
@@ -116,14 +154,16 @@ def run_cli(capsys):
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory, checkpoints, text_file):
-    """A finished run on the eight-layer model, searched down to one site."""
-    from indexcache.cli import main
+def searched(made_once, checkpoints, text_file):
+    """A finished run on the eight-layer model, searched down to one site; who changes it copies it first."""
 
-    out = tmp_path_factory.mktemp("run")
-    arguments = ["search", "--model", checkpoints["eight"], "--dataset", text_file, "--keep", "0.5", "--all"]
-    arguments += ["--window", 48, "--windows", 6, "--heldout", 4, "--out", out, "--quiet"]
-    with pytest.raises(SystemExit) as stop:
-        main([str(each) for each in arguments])
-    assert not stop.value.code, "the search that other tests start from failed"
-    return out
+    def make(out):
+        from indexcache.cli import main
+
+        arguments = ["search", "--model", checkpoints["eight"], "--dataset", text_file, "--keep", "0.5", "--all"]
+        arguments += ["--window", 48, "--windows", 6, "--heldout", 4, "--out", out, "--quiet"]
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        assert not stop.value.code, "the search that other tests start from failed"
+
+    return made_once("searched", make)

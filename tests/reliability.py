@@ -72,9 +72,14 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "reliability(name): which of R1 to R25 a test shows")
+    config.addinivalue_line("markers", "torture: slow, and run with --torture only")
 
 
 def pytest_collection_modifyitems(config, items):
+    if not config.getoption("torture"):
+        slow = [item for item in items if item.get_closest_marker("torture")]
+        items[:] = [item for item in items if not item.get_closest_marker("torture")]
+        config.hook.pytest_deselected(items=slow)
     for item in items:
         for mark in item.iter_markers("reliability"):
             if unknown := set(mark.args) - set(LIST):
@@ -100,15 +105,22 @@ def pytest_pyfunc_call(pyfuncitem):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    names = {name for mark in item.iter_markers("reliability") for name in mark.args}
+    names = sorted({name for mark in item.iter_markers("reliability") for name in mark.args})
     if names and (call.when == "call" or (report.failed and call.when == "setup")) and not report.skipped:
         cases = item.stash[_CASES]
         failed = len(cases.failures) or int(report.failed)
         passed = cases.passed or int(report.passed)
-        for name in names:
-            _RAN[name] += passed + failed
-            _PASSED[name] += passed
+        # The report itself carries the counts: where workers run the tests, nothing else comes back of each.
+        report.reliability = {"names": names, "passed": passed, "failed": failed}
     return report
+
+
+def pytest_runtest_logreport(report):
+    """Counts in the process that prints the table, whichever ran the test."""
+    counts = getattr(report, "reliability", None)
+    for name in counts["names"] if counts else ():
+        _RAN[name] += counts["passed"] + counts["failed"]
+        _PASSED[name] += counts["passed"]
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -1,10 +1,14 @@
-"""The commands from end to end on families that select otherwise, share already or are nobody's."""
+"""The commands from end to end on families that select otherwise, share already or are nobody's.
+
+One of each kind is searched in every run of the tests, the others under ``--torture``.
+"""
 
 import json
 
 import pytest
 import transformers
 from conftest import save
+from paper_model import on_paper
 from random_models import LAYERS, build, build_multimodal, settings_of
 
 COMMON = ("--keep", "0.5", "--windows", 3, "--heldout", 2, "--window", 64)
@@ -28,15 +32,21 @@ def saved(model, tmp_path):
 
 
 MODELS = {
+    "multimodal minimax_m3_vl": lambda: build_multimodal("minimax_m3_vl"),
     "deepseek_v4": lambda: build("deepseek_v4"),
     "minimax_m3_vl": lambda: build("minimax_m3_vl"),
-    "multimodal minimax_m3_vl": lambda: build_multimodal("minimax_m3_vl"),
     "multimodal mistral_large4": lambda: build_multimodal("mistral_large4"),
     "multimodal qwen4_exp": lambda: build_multimodal("qwen4_exp"),
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+def first_of(names):
+    """Names of models as parameters; those after the first are searched under --torture only."""
+    first, *others = names
+    return [first, *(pytest.param(name, marks=pytest.mark.torture) for name in others)]
+
+
+@pytest.mark.parametrize("name", first_of(MODELS))
 def test_inspect_search_eval_and_export(name, search, run_cli, tmp_path):
     folder = saved(MODELS[name](), tmp_path)
     code, out, _ = run_cli("inspect", folder, "--json")
@@ -75,7 +85,7 @@ SHARING = {
 }
 
 
-@pytest.mark.parametrize("family", SHARING)
+@pytest.mark.parametrize("family", first_of(SHARING))
 def test_a_checkpoint_that_shares_already(family, search, run_cli, tmp_path):
     folder = saved(build(family, **SHARING[family]), tmp_path)
     inspected = json.loads(run_cli("inspect", folder, "--json")[1])
@@ -94,12 +104,13 @@ def test_a_checkpoint_that_shares_already(family, search, run_cli, tmp_path):
 
 
 @pytest.mark.reliability("R13")
-def test_windows_in_which_no_query_has_a_choice_are_refused(run_cli, text_file, tmp_path):
+def test_windows_in_which_no_query_has_a_choice_are_refused(run_cli, text_file, tmp_path, monkeypatch):
     """deepseek_v4 with 4 entries of 4 tokens begins to choose where a fifth is complete."""
     folder = saved(build("deepseek_v4"), tmp_path)
     arguments = ["search", "--model", folder, "--dataset", text_file, "--keep", 0.5, "--out", tmp_path / "run"]
     code, _, err = run_cli(*arguments, "--window", 20)
     assert (code, "measure nothing" in err, "21 tokens" in err) == (2, True, True)
+    on_paper(monkeypatch)  # what is asked is only whether it is refused
     assert run_cli(*arguments, "--window", 21, "--windows", 2, "--heldout", 0, "-q")[0] == 0
 
 
@@ -118,13 +129,14 @@ class TestAModelOfNoKnownFamily:
         transformers.AutoModelForCausalLM.register(NobodysConfig, NobodysForCausalLM, exist_ok=True)
         return saved(NobodysForCausalLM(NobodysConfig(**settings_of("deepseek_v32"))).float(), tmp_path)
 
-    def test_is_searched_with_a_warning(self, folder, search, run_cli):
+    def test_is_searched_with_a_warning(self, folder, search, run_cli, monkeypatch):
         plan, said = search(folder)
         assert plan["model"]["site_layers"] == list(range(LAYERS))
         assert "warning:" in said
         assert "'nobodys_sparse', no family known here; assumed: every layer that owns an indexer" in said
         assert "--no-selfcheck" not in said
-        _, said = search(folder, "--no-selfcheck")
+        on_paper(monkeypatch)
+        _, said = search(folder, "--no-selfcheck", "--resume", "never")
         assert "with --no-selfcheck nothing shows" in said
         inspected = json.loads(run_cli("inspect", folder, "--json")[1])
         assert (inspected["family"], len(inspected["assumed"])) == (None, 3)

@@ -1,53 +1,55 @@
-"""The embedded trained model: its losses mean something, and a searched pattern beats uniform."""
+"""The embedded trained model: its losses are the frozen ones, and a searched pattern beats uniform."""
 
+import golden_losses
 import pytest
 import torch
-from random_models import EMBEDDED, measure
+from golden_losses import LENGTH, PATTERNS
+from random_models import EMBEDDED
 
-from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
-from indexcache.dsa.model.losses import PatternLosses
-from indexcache.pattern import Pattern
 from indexcache.search.losses import Evaluation, paired_difference
 
-# What ``indexcache search --recipe tiny`` finds, here on other windows.
-SEARCHED = Pattern("FFFSSSSSSSFSSSSS")
-FULL, UNIFORM = Pattern.all_full(16), Pattern.uniform(16, 4)
-LENGTH = 512
+FULL = PATTERNS["full"]
 
 
 @pytest.fixture(scope="module")
-def windows(embedded_text, tokenizer):
-    return pack(embedded_text, tokenizer, WindowRequest(LENGTH, 6, 0, seed=11)).calibration.tolist()
+def windows():
+    return golden_losses.windows()
 
 
-def evaluate(patterns, windows, **config):
-    model = load_model(open_checkpoint(str(EMBEDDED)), "float32")
-    for module in model.modules():
-        for name, value in config.items():
-            if hasattr(module, name):
-                setattr(module, name, value)
-    losses = PatternLosses(model, range(16))
-    sums = [measure(losses, patterns, window) for window in windows]
-    return [
-        Evaluation(pattern, tuple(row[index] / (LENGTH - 1) for row in sums))
-        for index, pattern in enumerate(patterns)
-    ]
+@pytest.fixture(scope="module")
+def losses(windows):
+    """Losses by the pattern's name, one a window; measured once."""
+    return dict(zip(PATTERNS, golden_losses.measured(list(PATTERNS.values()), windows), strict=True))
 
 
-def test_uniform_costs_at_least_two_and_a_half_times_the_searched_pattern(windows):
-    full, searched, uniform = evaluate([FULL, SEARCHED, UNIFORM], windows)
+def evaluation(name, losses):
+    return Evaluation(PATTERNS[name], tuple(losses[name]))
+
+
+def test_losses_are_the_frozen_ones(losses):
+    """To the last bit on the processor and with the libraries that the file names, elsewhere nearly."""
+    assert not golden_losses.differences(losses)
+
+
+def test_a_loss_that_moved_is_seen(losses):
+    moved = losses | {"searched": [losses["searched"][0] * (1 + 1e-4), *losses["searched"][1:]]}
+    assert [line.split(":")[0] for line in golden_losses.differences(moved)] == ["searched, window 0"]
+
+
+def test_uniform_costs_at_least_two_and_a_half_times_the_searched_pattern(losses):
+    full, searched, uniform = (evaluation(name, losses) for name in ("full", "searched", "uniform"))
     greedy = paired_difference(searched, full).delta
     assert full.loss < 4.0, "the model has learned nothing"
     assert 0 < greedy < 0.2
     assert paired_difference(uniform, full).delta >= 2.5 * greedy
 
 
-def test_sparse_attention_costs_little_over_dense(windows):
+def test_sparse_attention_costs_little_over_dense(losses, windows):
     """Dense is the same model with a selection as wide as the window."""
-    sparse = evaluate([FULL], windows[:4])[0]
-    dense = evaluate([FULL], windows[:4], index_topk=LENGTH)[0]
+    sparse = Evaluation(FULL, tuple(losses["full"]))
+    dense = Evaluation(FULL, tuple(golden_losses.measured([FULL], windows, index_topk=LENGTH)[0]))
     assert sparse.loss != dense.loss
     assert paired_difference(sparse, dense).delta <= 0.03
 

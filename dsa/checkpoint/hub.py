@@ -42,7 +42,7 @@ def fetch_description(model_id: str, revision: str | None) -> tuple[Path, str]:
     try:
         folder = snapshot_download(
             model_id,
-            revision=commit or revision,
+            revision=revision,  # by its name, which the cache then knows too, and not by the commit
             allow_patterns=list(_SMALL_FILES),
             local_files_only=commit is None,
         )

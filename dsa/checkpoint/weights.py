@@ -14,7 +14,8 @@ from .config import Checkpoint, file_sha256
 from .hub import fetch_weights
 from .shards import Shard, Tensor, are_pickled, read_shards, weight_files
 
-WeightsHash: TypeAlias = Literal["sampled", "whole"]
+# "files" is how plans of schema version 1 identify weights; no new plan does.
+WeightsHash: TypeAlias = Literal["sampled", "whole", "files"]
 
 _SMALL_TENSOR = 64 << 10
 _BLOCKS, _BLOCK = 4, 4 << 10
@@ -58,11 +59,15 @@ def identify_weights(
     Neither a path, nor a file's name, nor how tensors are spread over files matters. ``sampled`` reads every
     header, small tensors whole, and of larger ones four blocks, the first and the last among them; ``whole``
     reads everything, and ``auto`` does where that is 2 GiB at most. Of pickles, whole files are hashed.
+    ``files`` alone depends on files' names: it is a hash over them and whole files.
 
     Raises:
         ModelError: there are no weights, or a file is damaged.
     """
     folder, names = _files(checkpoint)
+    if wanted == "files":
+        parts = "".join(f"{name}:{file_sha256(folder / name)}\n" for name in names)
+        return wanted, hashlib.sha256(parts.encode()).hexdigest()
     if are_pickled(names):
         return "whole", _combined("pickled", {file_sha256(folder / name): "" for name in names})
     shards = read_shards(folder, names)

@@ -11,6 +11,7 @@ from ...errors import PlanError
 from ...system.documents import first_fault, read_json
 from ...system.files import is_there
 from .schema import CHECKSUM, SCHEMA, Plan
+from .upgrade import STEPS, upgraded
 
 _LARGEST_FILE = 8 << 20
 
@@ -21,10 +22,10 @@ def plan_file(path: Path) -> Path:
 
 
 def read_plan(path: Path) -> Plan:
-    """Reads and checks a plan file.
+    """Reads and checks a plan file; one of an older schema version is brought to the present one.
 
     Raises:
-        PlanError: missing, unreadable, of another schema version, or inconsistent; names the field.
+        PlanError: missing, unreadable, of a schema version that is not known, or inconsistent; names the field.
     """
     path = plan_file(path)
     try:
@@ -35,13 +36,15 @@ def read_plan(path: Path) -> Plan:
 
 
 def _checked(document: Any, path: Path) -> Plan:
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA:
+    version: Any = document.get("schema_version") if isinstance(document, dict) else None
+    older = type(version) is int and version in STEPS
+    if not older and version != SCHEMA:
         found = "no plan schema version" if version is None else f"plan schema version {version!r}"
         raise PlanError(
             f"{str(path)!r} has {found}, this program reads {SCHEMA}", hint="search again with this version"
         )
-    checksum = document.pop(CHECKSUM, None)
+    document = upgraded(document, version)
+    checksum = None if older else document.pop(CHECKSUM, None)  # version 1 had none
     try:
         plan = Plan.model_validate(document)
     except ValidationError as error:
@@ -50,7 +53,7 @@ def _checked(document: Any, path: Path) -> Plan:
             f"{str(path)!r}{f', field {field}' if field else ''}: {fault}",
             hint="search again, or restore the file",
         ) from None
-    if checksum != plan.checksum():
+    if not older and checksum != plan.checksum():
         raise PlanError(
             f"{str(path)!r}, field {CHECKSUM}: not that of its content, which was changed or damaged",
             hint="restore the file, or search again: a journal gives its plan back at once",

@@ -31,8 +31,8 @@ class ModelIdentity(_Section):
     """The checkpoint that was searched.
 
     ``nested_config`` says whether its config.json keeps the text model's settings under text_config;
-    older plans do not say. ``code_sha256`` is of the model code that the checkpoint itself brings, null where
-    transformers' own runs.
+    older plans do not say. ``weights_hash`` is "files" in a plan of version 1. ``code_sha256`` is of the model
+    code that the checkpoint itself brings, null where transformers' own runs.
     """
 
     id: str
@@ -44,7 +44,7 @@ class ModelIdentity(_Section):
     shared_layers: list[Count]
     selection_width: Count
     config_sha256: Sha256
-    weights_hash: Literal["sampled", "whole"]
+    weights_hash: Literal["sampled", "whole", "files"]
     weights_sha256: Sha256
     code_sha256: Sha256 | None
     nested_config: bool | None = None
@@ -70,7 +70,10 @@ class TokenIdentity(_Section):
 
 
 class RunIdentity(_Section):
-    """How the model ran; ``threads`` of a process decide how a CPU rounds and are None on an accelerator."""
+    """How the model ran; ``threads`` of a process decide how a CPU rounds.
+
+    They are None on an accelerator, and in plans of version 1, which did not say.
+    """
 
     dtype: str
     device: str

@@ -8,6 +8,7 @@ import torch
 
 from indexcache.commands.job.measure import Loaded
 from indexcache.dsa.long.backends import Backends
+from indexcache.evaluate import CALIBRATION, HELD_OUT
 
 
 class NoWeights(torch.nn.Module):
@@ -28,11 +29,20 @@ class PaperModel:
 
     def __init__(self, trouble=lambda call, pattern, window: None):
         self.trouble = trouble
+        self.sites = 0
+        self.windows = {}
         self.calls = 0
         self.measured = []
 
+    def stand_in(self, loaded, checkpoint, windows, *_):
+        """In place of ``evaluator``: knows the sites and how many windows there are."""
+        self.sites = len(checkpoint.site_layers)
+        self.windows = {name: len(windows.group(name)) for name in (CALIBRATION, HELD_OUT)}
+        return self
+
     def __call__(self, patterns, group, windows=None, last_token=False):
         self.calls += 1
+        windows = range(self.windows[group]) if windows is None else windows
         found = [[self._loss(pattern, group, window, last_token) for window in windows] for pattern in patterns]
         self.measured += [(group, last_token, str(pattern), window) for pattern in patterns for window in windows]
         return [tuple(each) for each in found]
@@ -54,18 +64,28 @@ class PaperModel:
         pass
 
     def overlap(self, group, width):
-        raise NotImplementedError
+        sites = range(self.sites)
+        return [[1.0 / (1 + abs(one - other)) for other in sites] for one in sites]
 
 
-def without_a_model(patch, prepared, model=None):
-    """Puts a paper model where the search loads one, and a report that costs nothing; returns the model."""
+def on_paper(patch, model=None):
+    """Puts a paper model where search and eval load one; all else is as it is. Returns the model."""
     model = model or PaperModel()
     # Syncing takes most of the time of a run that has no model, and no test here can cut the power.
     patch.setattr(os, "fsync", lambda handle: None)
-    patch.setattr("indexcache.commands.search.prepare", lambda *_: prepared)
-    patch.setattr("indexcache.commands.search.load", lambda *_: Loaded(NoWeights(), Backends("chunked", "stock")))
+    loaded = Loaded(NoWeights(), Backends("chunked", "stock"))
+    patch.setattr("indexcache.commands.search.load", lambda *_: loaded)
+    patch.setattr("indexcache.commands.eval.load", lambda *_: loaded)
     patch.setattr("indexcache.commands.search.self_check", lambda *_: None)
-    patch.setattr("indexcache.commands.search.evaluator", lambda *_: model)
+    for command in ("search", "eval"):
+        patch.setattr(f"indexcache.commands.{command}.evaluator", model.stand_in)
+    return model
+
+
+def without_a_model(patch, prepared, model=None):
+    """Likewise, with all that is checked before given as well, and a report that costs nothing."""
+    model = on_paper(patch, model)
+    patch.setattr("indexcache.commands.search.prepare", lambda *_: prepared)
     patch.setattr(
         "indexcache.search.run.folder.render",
         lambda plan, *_: {"report.md": plan.result.pattern, "curve.svg": "<svg/>"},
