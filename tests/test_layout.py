@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "system": {"errors"},
     "pattern": {"errors"},
     "evaluate": {"errors", "pattern"},
-    **dict.fromkeys(_ROOMS, {*_WORDS}),
+    **{room: {*_WORDS} for room in _ROOMS},
     "commands": {*_WORDS, *_ROOMS, "__init__"},
     "cli": {*_WORDS, *_ROOMS, "commands", "__init__"},
     "__main__": {"cli"},

@@ -4,7 +4,7 @@ import ast
 import json
 import re
 import shlex
-import sys
+import tomllib
 
 import pytest
 import yaml
@@ -15,11 +15,6 @@ from indexcache.pattern import Pattern
 from indexcache.search.export.engines import ENGINES
 from indexcache.search.export.settings import edited_config, export
 from indexcache.search.plan.file import read_plan
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PAIRS = [(name, family) for name, engine in ENGINES.items() for family in engine.families]
 PATTERN_KEYS = ("index_topk_pattern", "topk_pattern")
