@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_
 from annotated_types import Ge, Gt, Le, Lt
 
 from ..errors import SettingError
-from ..system.documents import check_showable, first_fault, read_yaml
+from ..system.documents import check_showable, first_fault
 from ..system.files import home_expanded, is_there
 from .numbers import decimal, fraction, numbers
 
@@ -197,7 +197,7 @@ def option_of(field: str) -> Option:
 def fields_in(name: str) -> frozenset[str]:
     """The fields that the recipe ``name`` itself sets; none where it cannot be read."""
     try:
-        document = read_yaml(_find(name), SettingError, _LARGEST_FILE)
+        document = _document(_find(name))
     except (SettingError, FileNotFoundError):
         return frozenset()
     return frozenset(document) if isinstance(document, dict) else frozenset()
@@ -211,12 +211,19 @@ def read_recipe(name: str) -> Recipe:
     """
     path = _find(name)
     try:
-        document = read_yaml(path, SettingError, _LARGEST_FILE)
+        document = _document(path)
     except FileNotFoundError:
         raise _no_recipe(name) from None
     if not isinstance(document, dict):
         raise SettingError(f"recipe {str(path)!r} holds no settings", hint="give lines such as 'window: 8192'")
     return _checked(document, f"recipe {str(path)!r}")
+
+
+def _document(path: Path) -> Any:
+    # Only here: importing YAML takes a third of what --help takes, which reads no recipe.
+    from ..system.plain_yaml import read_yaml
+
+    return read_yaml(path, SettingError, _LARGEST_FILE)
 
 
 def with_options(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
