@@ -28,18 +28,19 @@ def one_line(text: str) -> str:
         text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
     # Not str.split, which takes controls such as FS for white space and would hide them.
     text = re.sub(r"[ \t\r\n]+", " ", text).strip(" ")
-    return "".join(each if each.isprintable() else escaped(each) for each in text)
+    return "".join(character if character.isprintable() else escaped(character) for character in text)
 
 
-def columns(stream: TextIO) -> int | None:
+def terminal_width(stream: TextIO) -> int | None:
     """How many columns the terminal has that ``stream`` writes to; None where it is none."""
     try:
         if not stream.isatty():
             return None
-        given = os.environ.get("COLUMNS", "")
-        width = (
-            int(given) if given.isdecimal() and len(given) < 6 else os.get_terminal_size(stream.fileno()).columns
-        )
+        setting = os.environ.get("COLUMNS", "")
+        if setting.isdecimal() and len(setting) < 6:
+            width = int(setting)
+        else:
+            width = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):  # closed, or a terminal in name only
         return 80
     return width or 80
@@ -50,7 +51,7 @@ def wrapped(text: str, stream: TextIO) -> str:
 
     A path or a pattern is never broken, so that it can be copied.
     """
-    width = columns(stream)
+    width = terminal_width(stream)
     if width is None or len(text) <= width:
         return text
     return textwrap.fill(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
@@ -64,12 +65,12 @@ def escaped(character: str) -> str:
 def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lost = error.object[error.start : error.end]
-    return "".join(_SPELLED.get(each, escaped(each)) for each in lost), error.end
+    unencodable = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(character, escaped(character)) for character in unencodable), error.end
 
 
-def spell_out() -> str:
-    """The name of the way in which streams write what their encoding lacks: ``+/-`` for ``±``, else escaped."""
+def spelling_handler() -> str:
+    """The error handler of streams that spells what their encoding lacks: ``+/-`` for ``±``, else escapes."""
     codecs.register_error("indexcache-spelled", _spell)
     return "indexcache-spelled"
 
@@ -229,10 +230,10 @@ def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    said = lines[0]
+    sentence = lines[0]
     for line in lines[1:]:
         # A line that ends so says nothing without the next.
-        if not said.endswith((":", ",", "of")):
+        if not sentence.endswith((":", ",", "of")):
             break
-        said = f"{said} {line}"
-    return said[:300]
+        sentence = f"{sentence} {line}"
+    return sentence[:300]

@@ -90,18 +90,18 @@ def cells(file: TextFile, wanted: Sequence[str]) -> Iterator[Cell]:
     Raises:
         DatasetError: unreadable, damaged, of an encoding that nothing tells, or without such a column.
     """
-    read = 0
+    count = 0
     try:
         for column, value in _READERS[file.format](file, wanted):
             yield Cell(value, column, str(file.path))
-            read += 1
+            count += 1
     except IndexcacheError:
         raise
     except UnicodeDecodeError as error:
         raise _undecodable(file, error) from error
     except Exception as error:  # any of the readers' own: broken JSON, a damaged archive, a disk that fails, ...
         raise DatasetError(
-            f"{str(file.path)!r} cannot be read on after {read} rows: {first_line(error)}",
+            f"{str(file.path)!r} cannot be read on after {count} rows: {first_line(error)}",
             hint="check the file",
         ) from error
 
@@ -112,13 +112,13 @@ def column_of(columns: Iterable[str], wanted: Sequence[str], place: str) -> str:
     Raises:
         DatasetError: none is.
     """
-    there = list(columns)
+    names = list(columns)
     for name in wanted:
-        if name in there:
+        if name in names:
             return name
     raise DatasetError(
         f"{place} has no column {' or '.join(map(repr, wanted))}",
-        hint=f"it has {', '.join(map(repr, there)) or 'none'}: name one with --column",
+        hint=f"it has {', '.join(map(repr, names)) or 'none'}: name one with --column",
     )
 
 
@@ -130,17 +130,17 @@ def _text_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, An
 
 def _json_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Rows that lack the column hold nothing in it, as long as others have it."""
-    column, lacking = None, 0
+    column, empty_rows = None, 0  # the rows before the first that has the column
     names: dict[str, None] = {}
     for row in _json_rows(file):
         if column is None and (column := next((name for name in wanted if name in row), None)) is None:
-            lacking += 1
+            empty_rows += 1
             names.update(dict.fromkeys(row))
             continue
-        yield from ((column, None) for _ in range(lacking))
-        lacking = 0
+        yield from ((column, None) for _ in range(empty_rows))
+        empty_rows = 0
         yield column, row.get(column)
-    if lacking:
+    if empty_rows:
         column_of(names, wanted, repr(str(file.path)))
 
 
@@ -152,7 +152,7 @@ def _json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
         if first is None:
             return
         if not _is_object(first[1]):
-            yield from _documents_rows(first[1] + stream.read())
+            yield from _rows_of_documents(first[1] + stream.read())
             return
         for number, line in chain([first], lines):
             try:
@@ -172,7 +172,7 @@ def _is_object(line: str) -> bool:
     return True
 
 
-def _documents_rows(text: str) -> Iterator[Mapping[str, Any]]:
+def _rows_of_documents(text: str) -> Iterator[Mapping[str, Any]]:
     decoder, position = json.JSONDecoder(), 0
     while start := _NO_SPACE.search(text, position):
         document, position = decoder.raw_decode(text, start.start())
@@ -186,8 +186,12 @@ def _column_rows(document: Any) -> list[Any]:
     values = list(document.values()) if isinstance(document, dict) else []
     if values and all(isinstance(value, dict) for value in values):
         values = [list(value.values()) for value in values]
-    chat = any(isinstance(each, dict) for value in values if isinstance(value, list) for each in value)
-    if not values or chat or not all(isinstance(value, list) and len(value) == len(values[0]) for value in values):
+    is_chat = any(isinstance(item, dict) for value in values if isinstance(value, list) for item in value)
+    if (
+        not values
+        or is_chat
+        or not all(isinstance(value, list) and len(value) == len(values[0]) for value in values)
+    ):
         return [document]
     return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
 
@@ -296,15 +300,17 @@ def _encoding(file: TextFile, head: bytes) -> str:
 def _undecodable(file: TextFile, error: UnicodeDecodeError) -> DatasetError:
     """The error for bytes that are no text, with their offset in the whole file."""
     place = f"byte {error.start}"
+    # The text stream counts from the start of its buffer: only a second reading tells the byte in the file.
     with _bytes(file) as stream:
-        decoder, read = codecs.getincrementaldecoder(error.encoding)(), 0
+        decoder, size = codecs.getincrementaldecoder(error.encoding)(), 0
         try:
             while chunk := stream.read(_CHUNK):
-                read += len(chunk)
+                size += len(chunk)
                 decoder.decode(chunk)
             decoder.decode(b"", final=True)
-        except UnicodeDecodeError as again:
-            place = f"byte {read - len(again.object) + again.start}"
+        # Its object is what the decoder kept of earlier chunks and the last one: it ends at byte ``size``.
+        except UnicodeDecodeError as whole_file_error:
+            place = f"byte {size - len(whole_file_error.object) + whole_file_error.start}"
     unpacked = ", unpacked," if file.compression else ""
     return DatasetError(
         f"{str(file.path)!r}{unpacked} is not {error.encoding.upper()}: {place}", hint="save it as UTF-8"

@@ -17,13 +17,13 @@ def lengths(text: str) -> list[int]:
     Raises:
         SettingError: not lengths.
     """
-    found = []
-    for each in text.lower().replace(" ", "").split(","):
-        digits, unit = (each[:-1], 1024) if each.endswith("k") else (each, 1)
+    tokens = []
+    for length in text.lower().replace(" ", "").split(","):
+        digits, unit = (length[:-1], 1024) if length.endswith("k") else (length, 1)
         if not digits.isdecimal() or not 2 <= int(digits) * unit <= 1 << 30:
             raise SettingError(f"--context is {text!r}", hint="give lengths in tokens, e.g. 8k,32k,131072")
-        found.append(int(digits) * unit)
-    return found
+        tokens.append(int(digits) * unit)
+    return tokens
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Reads YAML as settings need it: without aliases, tags, keys that are no words, and keys that stand there twice."""
+"""Reads YAML as settings need it: no aliases, no tags, and every key a word that stands there once."""
 
 from __future__ import annotations
 
