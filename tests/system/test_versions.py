@@ -13,22 +13,22 @@ from indexcache.system import versions
 from indexcache.system.versions import TESTED, untested_versions
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-RANGES = {each.name: each.specifier for each in map(Requirement, PROJECT["dependencies"])}
+RANGES = {requirement.name: requirement.specifier for requirement in map(Requirement, PROJECT["dependencies"])}
 
 
 def test_ranges_begin_at_the_lowest_that_was_tested():
     assert PROJECT["requires-python"] == f">={TESTED['python'][0]}"
     for name in ("torch", "transformers"):
-        lowest, newest = (Version(each) for each in TESTED[name])
+        lowest, newest = map(Version, TESTED[name])
         assert str(RANGES[name]) == f"<{newest.major + 1},>={lowest}"
         assert lowest <= newest
 
 
 def test_every_range_ends_below_the_next_major_version():
     for name, specifier in RANGES.items():
-        (end,) = (Version(each.version) for each in specifier if each.operator == "<")
+        (end,) = (Version(bound.version) for bound in specifier if bound.operator == "<")
         assert end.release == (Version(version(name)).major + 1,), f"{name}{specifier}"
-        assert any(each.operator == ">=" for each in specifier), name
+        assert any(bound.operator == ">=" for bound in specifier), name
 
 
 def test_what_is_pinned_was_tested():
