@@ -218,6 +218,7 @@ def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
     Raises:
         ModelError: it does not fit, or transformers cannot build it.
     """
+    from ...system.processes import process_device
 
     built = build(
         checkpoint.config, process_device(), compute_dtype(checkpoint, dtype), checkpoint.trust.remote_code
