@@ -43,25 +43,19 @@ class TextSource:
         return (self.column,) if self.column else (*_TEXT_COLUMNS, *_CHAT_COLUMNS)
 
 
-def read_documents(source: TextSource, tokenizer: Any, seed: int) -> Documents:
-    """The distinct documents of ``source`` in an order fixed by ``seed``.
-
-    Args:
-        source: what to read.
-        tokenizer: renders chat messages through its chat template.
-        seed: of the order.
-
-    Raises:
-        DatasetError: nothing there; the rest while reading.
-    """
-    return Documents(source, tokenizer, seed)
-
-
 class Documents:
     """Documents, streamed: read only as far as the caller goes, shuffled through a buffer of them.
 
     A row that holds nothing or only white space is no document. One that repeats an earlier document, white
     space aside, is left out, so that no text can stand on both sides of a split.
+
+    Args:
+        source: what to read.
+        tokenizer: renders chat messages through its chat template.
+        seed: fixes the order.
+
+    Raises:
+        DatasetError: nothing there; the rest while reading.
     """
 
     def __init__(self, source: TextSource, tokenizer: Any, seed: int) -> None:

@@ -119,7 +119,7 @@ _STREAM_FAILS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG
 
 
 def exit_code_of(job: Callable[[], int | None], as_json: bool, restore: bool = True) -> int:
-    """Runs ``job`` and tells of whatever ends it.
+    """Runs ``job``, prints whatever error ends it, and returns the exit code.
 
     0 done, 1 a check failed, 2 wrong use or input, 75 stopped by a signal with everything kept that was
     measured, 128 + the signal's number with nothing to keep, 141 stdout closed by its reader.
@@ -131,10 +131,10 @@ def exit_code_of(job: Callable[[], int | None], as_json: bool, restore: bool = T
     """
     prepare_streams()
     with result_alone(restore):
-        return _ended(job, as_json, restore)
+        return _run(job, as_json, restore)
 
 
-def _ended(job: Callable[[], int | None], as_json: bool, restore: bool) -> int:
+def _run(job: Callable[[], int | None], as_json: bool, restore: bool) -> int:
     try:
         with stops_raised(restore):
             code = job() or 0

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from indexcache.calibrate.sources import TextSource, read_documents
+from indexcache.calibrate.sources import Documents, TextSource
 from indexcache.errors import DatasetError
 
 
@@ -17,7 +17,7 @@ class Plain:
 
 
 def documents(path, **options):
-    return read_documents(TextSource(str(path), **options), Plain(), 0)
+    return Documents(TextSource(str(path), **options), Plain(), 0)
 
 
 def write(path, *texts):
