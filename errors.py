@@ -76,7 +76,7 @@ def spelling_handler() -> str:
 
 
 class IndexcacheError(Exception):
-    """A problem the user can mend; printed as one line, never as a traceback.
+    """A problem that the user can mend; printed as one line, never as a traceback.
 
     Args:
         message: what is wrong and where.
@@ -86,9 +86,9 @@ class IndexcacheError(Exception):
     exit_code: int = 2
     default_hint: ClassVar[str] = ""
     shared: bool = False
-    """Raised on all of several processes alike, so that one of them tells the user."""
+    """Whether all of several processes raise it alike, so that one of them prints it for all."""
     alone: bool = False
-    """Raised where no other process can be reached that would tell the user."""
+    """Whether this process cannot reach the others, so that it prints the error whatever its rank."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(one_line(message))

@@ -44,9 +44,9 @@ class DatasetFiles:
 def dataset_files(path: Path, split: str | None = None, subset: str | None = None) -> DatasetFiles:
     """The files with text at ``path``, a file or a folder, in name order; of ``split``, or else of train.
 
-    Splits and configurations are those that README.md lists, as downloads of the hub have it; otherwise names
-    tell splits apart. They are never mixed, but where "all" is asked for. Files whose names speak of no split
-    are train's, unless others are.
+    Splits and configurations are those that README.md lists, as in downloads of the hub; else file and folder
+    names say which split a file is of. Splits are mixed only where "all" is asked for. Files whose names name no
+    split are train's, unless another file's name says train.
 
     Raises:
         DatasetError: nothing there to read, or no such split or configuration.
@@ -82,6 +82,7 @@ def _walk(folder: Path) -> Iterator[TextFile]:
             folders.clear()
             yield TextFile(parent, SAVED, stem=parent.name)
             continue
+        # In place: os.walk goes on into what is left of the list.
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         for name in names:
             file = text_file(parent / name)
@@ -229,6 +230,7 @@ def _split_by_name(file: TextFile, root: Path) -> str | None:
     match = _SHARD.fullmatch(file.stem)
     if match is None:
         return _spoken_split(file.stem, in_any_place)
+    # The hub's own shards: their split may have any name, such as train_sft.
     word = match["split"]
     if word not in _SPLITS and (folders[-1:] == ["data"] or word.partition("_")[0] in _SPLITS):
         return word

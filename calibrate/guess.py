@@ -1,4 +1,4 @@
-"""What one loses on a window who guesses its tokens by how often they occur elsewhere."""
+"""The loss on a window of guessing its tokens by how often they occur elsewhere, which a trained model beats."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ SAVED = "saved"
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -71,7 +71,7 @@ class Cell:
 
 
 def text_file(path: Path) -> TextFile | None:
-    """``path`` as its name tells how to read it; None where the name tells nothing."""
+    """``path`` with the format and compression that its suffixes name; None where they name no format."""
     name, compression = path.name, ""
     if (suffix := Path(name).suffix.lower()) in COMPRESSIONS:
         name, compression = name[: -len(suffix)], suffix
@@ -88,7 +88,7 @@ def cells(file: TextFile, wanted: Sequence[str]) -> Iterator[Cell]:
     """The text column of ``file``: the first of ``wanted`` that it has.
 
     Raises:
-        DatasetError: unreadable, damaged, of an encoding that nothing tells, or without such a column.
+        DatasetError: unreadable, damaged, of an unknown encoding, or without such a column.
     """
     count = 0
     try:
@@ -151,6 +151,7 @@ def _json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
         first = next(lines, None)
         if first is None:
             return
+        # An object on the first line means JSON Lines; anything else is parsed as a whole.
         if not _is_object(first[1]):
             yield from _rows_of_documents(first[1] + stream.read())
             return
@@ -211,10 +212,12 @@ def _csv_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any
     separator = "\t" if file.format == "tsv" else ","
     with _opened(file, newline="") as stream:
         try:
+            # Of type str, or "007" would lose its zeros.
             frames = pandas.read_csv(stream, sep=separator, dtype=str, chunksize=_ROWS_AT_A_TIME)
         except pandas.errors.EmptyDataError:
             return
         for frame in frames:
+            # pandas takes surplus cells for row labels, and shifts the columns without a word.
             if not isinstance(frame.index, pandas.RangeIndex):
                 raise ValueError("its rows have more cells than its first line names columns")
             column = column_of(frame.columns, wanted, repr(str(file.path)))
@@ -226,6 +229,7 @@ def _parquet_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str,
     from pyarrow import parquet
 
     with _bytes(file) as stream:
+        # Its index stands at the end: only a file that can seek is read by parts.
         table = parquet.ParquetFile(stream if not file.compression else io.BytesIO(stream.read()))
         column = column_of(table.schema_arrow.names, wanted, repr(str(file.path)))
         for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=[column]):

@@ -95,6 +95,7 @@ class Documents:
             if not text.strip():
                 self.blank += 1
                 continue
+            # Digests instead of texts: 32 bytes a document, however long it is.
             digest = hashlib.sha256(" ".join(text.split()).encode("utf-8")).digest()
             if digest not in digests:
                 digests.add(digest)

@@ -63,11 +63,11 @@ class Windows:
 def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Windows:
     """Packs ``documents`` until both groups are full; the same input gives the same windows.
 
-    Each document goes whole to the group that is further from full. A document of at least one window
-    gives one, cut at random. Shorter documents are joined with the end-of-text token between them, and
-    a window begins with one that no other is of. Only where documents run out do the same ones give more:
-    the long ones in turn, then what is left of the short ones. Each window opens with what the tokenizer
-    puts before a text, as in training.
+    Each document goes whole to the group that is further from full. A document that fills a window gives
+    one, cut at random. Shorter documents are joined with the end-of-text token between them; each such window
+    begins with a document that no other window holds. Where documents run out, the same ones give more: the
+    long ones in turn, then what is left of the short ones. Each window opens with what the tokenizer puts
+    before a text, as in training.
 
     Raises:
         DatasetError: fewer windows than asked for; says how many there are.
@@ -113,15 +113,18 @@ class _Group:
     def add(self, ids: list[int], prefix: list[int], end: int | None, request: WindowRequest, number: int) -> None:
         """Takes a document; its ``number`` in the stream seeds where it is cut."""
         self.documents += 1
+        # Rendered chats bring the prefix along; every window gets it below.
         ids = ids[len(prefix) :] if prefix and ids[: len(prefix)] == prefix else ids
         body = request.length - len(prefix)
         if len(ids) < body:
             self._join(number, ids if end is None else [*ids, end], prefix, body)
             return
         draw = random.Random(f"{request.seed}/{number}")
+        # At random within what does not fill a window: else no window would ever hold a document's last tokens.
         offset = draw.randrange(len(ids) % body + 1)
         starts = list(range(offset, len(ids) - body + 1, body))
         draw.shuffle(starts)
+        # No document can be asked for more windows than the group wants.
         cuts = [({number}, prefix + ids[start : start + body]) for start in starts[: self.wanted]]
         self.windows.append(cuts[0])
         self.spare.append(cuts[1:])
@@ -136,11 +139,12 @@ class _Group:
         windows = self.rest_windows[depth] if depth else self.windows
         windows.append(({origin for origin, _ in tail}, prefix + [token for _, piece in tail for token in piece]))
         tail.clear()
+        # The rest goes one level down: on this level the next window begins with the next document.
         if rest := ids[missing:]:
             self._join(number, rest, prefix, body, depth + 1)
 
     def _tail_windows(self, prefix: list[int], body: int) -> list[tuple[set[int], list[int]]]:
-        """Windows from all that filled none."""
+        """Windows of all ids that filled none so far; the last resort, as many documents meet in one."""
         pieces = chain(*(tail for _, tail in sorted(self.tails.items())))
         ids = [(number, token) for number, piece in pieces for token in piece]
         cuts = [ids[start : start + body] for start in range(0, len(ids) - body + 1, body)]
@@ -151,7 +155,7 @@ class _Group:
 
         Their order is random, so that the first few are as mixed as all.
         """
-        # The second window of every long document before the third of any: as many documents as can be.
+        # In turn: the second window of every long document before the third of any: as many documents as can be.
         spare_windows = [window for round_ in zip_longest(*self.spare) for window in round_ if window is not None]
         joined_windows = chain(*(windows for _, windows in sorted(self.rest_windows.items())))
         tail_windows = self._tail_windows(prefix, request.length - len(prefix))

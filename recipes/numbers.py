@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from ..errors import SettingError
 
+# With a point or a comma, and of bounded length: no digits without end reach a conversion.
 _DECIMAL = r"[+-]?(?:\d{1,40}(?:[.,]\d{0,40})?|[.,]\d{1,40})(?:e[+-]?\d{1,3})?"
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FOLDER = Path(__file__).resolve().parent
 _LARGEST_FILE = 64 << 10
-# What runs or trusts a stranger's code is asked for each time, by whoever starts the program.
+# Code of strangers runs only where whoever starts the program asks for it, each time.
 _COMMAND_LINE_ONLY = ("trust_remote_code", "allow_pickle")
 
 Layer = Annotated[int, Ge(0), Lt(1000)]
@@ -35,7 +35,7 @@ GROUPS = (MODEL, TEXT, SEARCH, CONSTRAINTS, LONG, RUN)
 
 
 class Option(NamedTuple):
-    """How a field is told of: in which group of a command's options, and in which words.
+    """How a field is presented: in which group of a command's options, and in which words.
 
     Args:
         group: one of ``GROUPS``.
@@ -182,7 +182,7 @@ FIELDS = {field.name: field for field in fields(Recipe)}
 
 
 def option_of(field: str) -> Option:
-    """How the field ``field`` is told of.
+    """How the field ``field`` is presented.
 
     Raises:
         KeyError: it is no option, as ``schema_version``.

@@ -24,11 +24,11 @@ from rich.table import Table
 
 from ..errors import one_line, terminal_width, wrapped
 
-# Nobody wonders for longer whether anything goes on; the second is for what takes minutes.
+# A line at least this often, so that nobody takes the run for stuck; the second is for what takes minutes.
 _HEARTBEAT_SECONDS, _SLOW_HEARTBEAT_SECONDS = 5.0, 10.0
 _MINUTE = 60.0
 _UNNAMED_SECONDS, _LOOK_SECONDS = 1.0, 0.5
-# How long another process than the main one leaves it to that one to warn of what both see.
+# A process other than the main one waits this long before it warns: the main one often sees the same.
 _DEFERENCE_SECONDS = 5.0
 # Columns from which a bar shows everything, and below which it shows no bar.
 _NARROW, _NARROWEST = 80, 40
@@ -62,7 +62,7 @@ class Reporter:
         quiet: say nothing but warnings.
         clock: seconds that pass.
         main: whether this is the main one of several processes, or the only one.
-        is_first: whether none of them has said a line before.
+        is_first: whether no process has printed a given line before.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Reporter:
         self._main = main
         self._is_first = is_first
         self._deferred: list[tuple[float, str]] = []
-        # Whatever the environment says of colours: a bar in a log is thousands of lines.
+        # FORCE_COLOR would have rich draw a bar into a log file too, in thousands of lines.
         self._console = Console(stderr=True, highlight=False, emoji=False, force_terminal=sys.stderr.isatty())
         self._total = 0
         self._done = 0
@@ -163,7 +163,7 @@ class Reporter:
 
     def _print(self, line: str) -> None:
         self._last_line = self._clock()
-        # A reader of the progress who left must not cost the run.
+        # A closed stderr must not end the run.
         with suppress(OSError):
             if self._console.is_terminal:
                 # Lines end where words do; what is one word, such as a path, stays one.

@@ -84,7 +84,7 @@ def _like(stream: io.TextIOWrapper, handle: int) -> TextIO:
 
 
 def _replace_stdout(stream: TextIO) -> None:
-    """Puts ``stream`` in stdout's place, for those too who ask its terminal for the width."""
+    """Puts ``stream`` in stdout's place, also for libraries that ask the original stdout for its width."""
     if sys.__stdout__ is sys.stdout:
         sys.__stdout__ = stream  # type: ignore[misc, assignment]
     sys.stdout = stream

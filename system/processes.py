@@ -121,7 +121,7 @@ def merge(part: dict[int, T]) -> dict[int, T]:
 def run_on_main(job: Callable[[], T]) -> T:
     """Runs ``job`` on the main process; every process gets its result, or raises its error or the stop it met.
 
-    The error is marked as shared, so that only one process tells of it.
+    The error is marked as shared, so that only one process prints it.
     """
     from accelerate.utils import broadcast_object_list
 

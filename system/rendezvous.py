@@ -62,7 +62,7 @@ class Meeting:
             now = time.monotonic()
             if now - began > _JOIN_SECONDS:
                 raise self._unmet(f"{self._waiting()}: none came within {_JOIN_SECONDS:.0f} s")
-            # Whoever reached the main process leaves it to that one to say who else is missing.
+            # A process that has reached the main one leaves it to that one to name the missing ones.
             if now > next_line and (self.launch.rank == 0 or not self._is_reached.is_set()):
                 next_line = now + _NEXT_WORD_SECONDS
                 self._say(f"{self._waiting()}, {now - began:.0f} s, {_JOIN_SECONDS:.0f} s at most")
@@ -73,7 +73,7 @@ class Meeting:
         return self._result
 
     def is_first(self, name: str) -> bool:
-        """Whether no process has said ``name`` here before."""
+        """Whether no process has asked for ``name`` here before; the store counts, so only one is first."""
         try:
             return bool(self.store.add(f"said/{name}", 1) == 1)
         except RuntimeError:  # the main process is gone: rather twice than never
@@ -129,7 +129,7 @@ class Meeting:
 
 
 def _say(line: str) -> None:
-    # A reader of the progress who left must not cost the run.
+    # A closed stderr must not end the run.
     with suppress(OSError):
         sys.stderr.write(f"{one_line(line)}\n")
         sys.stderr.flush()
