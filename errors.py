@@ -1,4 +1,23 @@
-"""Every error a user can meet, each with its exit code and hint; text of unknown origin made one safe line."""
+"""Every error a user can meet, each with its exit code and hint; text of unknown origin made one safe line.
+
+IndexcacheError (2)
+ ├─ PatternError      a string that is not a pattern for this model
+ ├─ SettingError      an option or a recipe field with an impossible value
+ ├─ DatasetError      text that cannot be read, or too little of it
+ ├─ WindowError       a window length at which nothing is measured
+ ├─ ModelError        a checkpoint that cannot be found, read or searched
+ ├─ PlanError         a plan file that cannot be read or cut as asked
+ ├─ IdentityError     a plan or a journal that was made for other weights, tokens, ...
+ ├─ JournalError      a journal that cannot be read, or is not there to resume from
+ ├─ ExportError       an engine that cannot take the plan
+ ├─ OutputError       a file that cannot be written
+ ├─ MeasurementError  losses that are not numbers
+ ├─ GateError (1)     a check that ran and failed
+ ├─ BusyError         a run's folder that another process writes to
+ ├─ StoppedRunError (75)      stopped by a signal with everything kept that was measured
+ ├─ LostProcessError (75)     another of several processes ended
+ └─ InterruptedRunError (128 + the signal's number)  stopped by a signal where there is nothing to go on from
+"""
 
 from __future__ import annotations
 
