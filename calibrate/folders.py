@@ -225,18 +225,18 @@ def _split_by_name(file: TextFile, root: Path) -> str | None:
         return file.stem
     in_any_place = file.format != "text"
     for folder in reversed(folders):
-        if (name := _spoken_split(folder, in_any_place)) is not None:
+        if (name := _split_of_words(folder, in_any_place)) is not None:
             return name
     match = _SHARD.fullmatch(file.stem)
     if match is None:
-        return _spoken_split(file.stem, in_any_place)
+        return _split_of_words(file.stem, in_any_place)
     # The hub's own shards: their split may have any name, such as train_sft.
     word = match["split"]
     if word not in _SPLITS and (folders[-1:] == ["data"] or word.partition("_")[0] in _SPLITS):
         return word
-    return _spoken_split(word, in_any_place)
+    return _split_of_words(word, in_any_place)
 
 
-def _spoken_split(name: str, in_any_place: bool) -> str | None:
+def _split_of_words(name: str, in_any_place: bool) -> str | None:
     words = _BETWEEN_WORDS.split(name.lower()) if in_any_place else [name.lower()]
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)

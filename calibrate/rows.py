@@ -98,7 +98,7 @@ def cells(file: TextFile, wanted: Sequence[str]) -> Iterator[Cell]:
     except IndexcacheError:
         raise
     except UnicodeDecodeError as error:
-        raise _undecodable(file, error) from error
+        raise _encoding_error(file, error) from error
     except Exception as error:  # any of the readers' own: broken JSON, a damaged archive, a disk that fails, ...
         raise DatasetError(
             f"{str(file.path)!r} cannot be read on after {count} rows: {first_line(error)}",
@@ -124,7 +124,7 @@ def column_of(columns: Iterable[str], wanted: Sequence[str], place: str) -> str:
 
 def _text_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
     column = column_of(["text"], wanted, repr(str(file.path)))
-    with _opened(file) as stream:
+    with _text_stream(file) as stream:
         yield column, stream.read()
 
 
@@ -146,7 +146,7 @@ def _json_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, An
 
 def _json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
     """The objects of JSON Lines, or of whole documents: arrays, columns, or objects one after the other."""
-    with _opened(file) as stream:
+    with _text_stream(file) as stream:
         lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
         first = next(lines, None)
         if first is None:
@@ -210,7 +210,7 @@ def _csv_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any
     import pandas
 
     separator = "\t" if file.format == "tsv" else ","
-    with _opened(file, newline="") as stream:
+    with _text_stream(file, newline="") as stream:
         try:
             # Of type str, or "007" would lose its zeros.
             frames = pandas.read_csv(stream, sep=separator, dtype=str, chunksize=_ROWS_AT_A_TIME)
@@ -228,7 +228,7 @@ def _csv_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any
 def _parquet_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
     from pyarrow import parquet
 
-    with _bytes(file) as stream:
+    with _byte_stream(file) as stream:
         # Its index stands at the end: only a file that can seek is read by parts.
         table = parquet.ParquetFile(stream if not file.compression else io.BytesIO(stream.read()))
         column = column_of(table.schema_arrow.names, wanted, repr(str(file.path)))
@@ -257,7 +257,7 @@ _READERS = {
 }
 
 
-def _bytes(file: TextFile) -> BinaryIO:
+def _byte_stream(file: TextFile) -> BinaryIO:
     """The content of ``file``, decompressed; every file is opened here."""
     refuse_pointer(file.path, DatasetError)
     if file.compression == ".gz":
@@ -283,9 +283,9 @@ def _only_member(path: Path) -> BinaryIO:
     return cast(BinaryIO, archive.open(names[0]))
 
 
-def _opened(file: TextFile, newline: str | None = None) -> IO[str]:
+def _text_stream(file: TextFile, newline: str | None = None) -> IO[str]:
     """The text of ``file``: UTF-8, or what its byte-order mark says, which is not part of the text."""
-    stream = io.BufferedReader(cast(io.RawIOBase, _bytes(file)))
+    stream = io.BufferedReader(cast(io.RawIOBase, _byte_stream(file)))
     return io.TextIOWrapper(stream, encoding=_encoding(file, stream.peek(4096)), newline=newline)
 
 
@@ -301,11 +301,11 @@ def _encoding(file: TextFile, head: bytes) -> str:
     return "utf-8"
 
 
-def _undecodable(file: TextFile, error: UnicodeDecodeError) -> DatasetError:
+def _encoding_error(file: TextFile, error: UnicodeDecodeError) -> DatasetError:
     """The error for bytes that are no text, with their offset in the whole file."""
     place = f"byte {error.start}"
     # The text stream counts from the start of its buffer: only a second reading tells the byte in the file.
-    with _bytes(file) as stream:
+    with _byte_stream(file) as stream:
         decoder, size = codecs.getincrementaldecoder(error.encoding)(), 0
         try:
             while chunk := stream.read(_CHUNK):

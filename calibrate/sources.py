@@ -143,13 +143,13 @@ def _local_parts(source: TextSource, path: Path) -> tuple[list[Any], list[str]]:
 
 
 def _stream(files: list[TextFile], source: TextSource) -> Any:
-    datasets = _library()
+    datasets = _datasets_library()
     try:
         return datasets.IterableDataset.from_generator(
             _rows_of, gen_kwargs={"files": files, "columns": source.columns}
         )
     except OSError as error:
-        raise _unopened(source, error, "check the files") from error
+        raise _open_error(source, error, "check the files") from error
 
 
 def _rows_of(files: list[TextFile], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -163,7 +163,7 @@ def _looks_like_a_path(name: str) -> bool:
 
 def _load(source: TextSource) -> Any:
     """The hub dataset, streamed; its columns but the one with text are not read where it says which it has."""
-    datasets = _library()
+    datasets = _datasets_library()
     try:
         part = datasets.load_dataset(
             source.dataset,
@@ -178,10 +178,10 @@ def _load(source: TextSource) -> Any:
     except IndexcacheError:
         raise
     except Exception as error:  # datasets raises a different class for every way a name can be wrong
-        raise _unopened(source, error, "check the name, the split and the network") from error
+        raise _open_error(source, error, "check the name, the split and the network") from error
 
 
-def _library() -> Any:
+def _datasets_library() -> Any:
     import datasets
 
     # Its readers log what they also raise.
@@ -189,7 +189,7 @@ def _library() -> Any:
     return datasets
 
 
-def _unopened(source: TextSource, error: Exception, hint: str) -> DatasetError:
+def _open_error(source: TextSource, error: Exception, hint: str) -> DatasetError:
     if isinstance(error, OSError) and error.filename:
         hint = "the datasets library keeps its cache under HF_HOME, which has to be writable"
     return DatasetError(

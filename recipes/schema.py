@@ -216,7 +216,7 @@ def read_recipe(name: str) -> Recipe:
         raise _no_recipe(name) from None
     if not isinstance(document, dict):
         raise SettingError(f"recipe {str(path)!r} holds no settings", hint="give lines such as 'window: 8192'")
-    return _checked(document, f"recipe {str(path)!r}")
+    return _validated(document, f"recipe {str(path)!r}")
 
 
 def _document(path: Path) -> Any:
@@ -235,7 +235,7 @@ def with_options(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
     base = {name: value for name, value in vars(recipe).items() if value is not None} if recipe else {}
     if options.keys() & {"pp_size", "pp_layers"}:
         base = {name: value for name, value in base.items() if name not in ("pp_size", "pp_layers")}
-    return _checked(base | options)
+    return _validated(base | options)
 
 
 @cache
@@ -249,7 +249,7 @@ def _document_model() -> type[BaseModel]:
     return create_model("RecipeDocument", __config__=config, **members)
 
 
-def _checked(document: dict[str, Any], recipe: str = "") -> Recipe:
+def _validated(document: dict[str, Any], recipe: str = "") -> Recipe:
     """``document`` as a recipe; ``recipe`` says which one it stands in, "" for options."""
     from pydantic import ValidationError
 
@@ -263,20 +263,20 @@ def _checked(document: dict[str, Any], recipe: str = "") -> Recipe:
         try:
             check_showable(value)
         except ValueError as error:
-            raise SettingError(f"{_named(field, recipe)}: {error}") from None
+            raise SettingError(f"{_field_place(field, recipe)}: {error}") from None
     if isinstance(written := document.get("keep"), str):  # YAML takes 25% and 1/4 for words
         try:
             document = {**document, "keep": fraction(written)}
         except SettingError:
-            what = f"{_named('keep', recipe)} is {written!r}: it should be a fraction"
+            what = f"{_field_place('keep', recipe)} is {written!r}: it should be a fraction"
             raise SettingError(what, hint=option_of("keep").help) from None
     try:
         return Recipe(**dict(_document_model().model_validate(document)))
     except ValidationError as error:
-        raise _wrong(error, recipe) from None
+        raise _field_error(error, recipe) from None
 
 
-def _wrong(error: ValidationError, recipe: str) -> SettingError:
+def _field_error(error: ValidationError, recipe: str) -> SettingError:
     field, fault = first_fault(error)
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
@@ -287,13 +287,13 @@ def _wrong(error: ValidationError, recipe: str) -> SettingError:
         )
     name = field.partition(".")[0]
     return SettingError(
-        f"{_named(field, recipe)} is {reprlib.repr(first['input'])}: "
+        f"{_field_place(field, recipe)} is {reprlib.repr(first['input'])}: "
         f"{fault.lower().replace('input should', 'it should')}",
         hint=option_of(name).help if name in FIELDS and name != "schema_version" else None,
     )
 
 
-def _named(field: str, recipe: str) -> str:
+def _field_place(field: str, recipe: str) -> str:
     return f"{recipe}, {field}" if recipe else option_name(field.partition(".")[0])
 
 

@@ -61,7 +61,7 @@ class Meeting:
         while not self._is_over.wait(_LOOK_SECONDS):
             now = time.monotonic()
             if now - began > _JOIN_SECONDS:
-                raise self._unmet(f"{self._waiting()}: none came within {_JOIN_SECONDS:.0f} s")
+                raise self._join_error(f"{self._waiting()}: none came within {_JOIN_SECONDS:.0f} s")
             # A process that has reached the main one leaves it to that one to name the missing ones.
             if now > next_line and (self.launch.rank == 0 or not self._is_reached.is_set()):
                 next_line = now + _NEXT_WORD_SECONDS
@@ -69,7 +69,7 @@ class Meeting:
         if isinstance(self._error, IndexcacheError):
             raise self._error
         if self._error is not None:
-            raise self._unmet(f"processes cannot meet at {self._place()}: {first_line(self._error)[:160]}")
+            raise self._join_error(f"processes cannot meet at {self._place()}: {first_line(self._error)[:160]}")
         return self._result
 
     def is_first(self, name: str) -> bool:
@@ -106,7 +106,7 @@ class Meeting:
         )
         return distributed.PrefixStore(f"indexcache/{attempt}", store)  # type: ignore[attr-defined]
 
-    def _unmet(self, what: str) -> SettingError:
+    def _join_error(self, what: str) -> SettingError:
         error = SettingError(what, hint=_HINT)
         error.alone = not self._is_reached.is_set()
         return error
