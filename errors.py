@@ -1,4 +1,23 @@
-"""Every error a user can meet, each with its exit code and hint; text of unknown origin made one safe line."""
+"""Every error a user can meet, each with its exit code and hint; text of unknown origin made one safe line.
+
+IndexcacheError (2)
+ ├─ PatternError      a string that is not a pattern for this model
+ ├─ SettingError      an option or a recipe field with an impossible value
+ ├─ DatasetError      text that cannot be read, or too little of it
+ ├─ WindowError       a window length at which nothing is measured
+ ├─ ModelError        a checkpoint that cannot be found, read or searched
+ ├─ PlanError         a plan file that cannot be read or cut as asked
+ ├─ IdentityError     a plan or a journal that was made for other weights, tokens, ...
+ ├─ JournalError      a journal that cannot be read, or is not there to resume from
+ ├─ ExportError       an engine that cannot take the plan
+ ├─ OutputError       a file that cannot be written
+ ├─ MeasurementError  losses that are not numbers
+ ├─ GateError (1)     a check that ran and failed
+ ├─ BusyError         a run's folder that another process writes to
+ ├─ StoppedRunError (75)      stopped by a signal with everything kept that was measured
+ ├─ LostProcessError (75)     another of several processes ended
+ └─ InterruptedRunError (128 + the signal's number)  stopped by a signal where there is nothing to go on from
+"""
 
 from __future__ import annotations
 
@@ -28,18 +47,19 @@ def one_line(text: str) -> str:
         text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
     # Not str.split, which takes controls such as FS for white space and would hide them.
     text = re.sub(r"[ \t\r\n]+", " ", text).strip(" ")
-    return "".join(each if each.isprintable() else escaped(each) for each in text)
+    return "".join(character if character.isprintable() else escaped(character) for character in text)
 
 
-def columns(stream: TextIO) -> int | None:
+def terminal_width(stream: TextIO) -> int | None:
     """How many columns the terminal has that ``stream`` writes to; None where it is none."""
     try:
         if not stream.isatty():
             return None
-        given = os.environ.get("COLUMNS", "")
-        width = (
-            int(given) if given.isdecimal() and len(given) < 6 else os.get_terminal_size(stream.fileno()).columns
-        )
+        setting = os.environ.get("COLUMNS", "")
+        if setting.isdecimal() and len(setting) < 6:
+            width = int(setting)
+        else:
+            width = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):  # closed, or a terminal in name only
         return 80
     return width or 80
@@ -50,7 +70,7 @@ def wrapped(text: str, stream: TextIO) -> str:
 
     A path or a pattern is never broken, so that it can be copied.
     """
-    width = columns(stream)
+    width = terminal_width(stream)
     if width is None or len(text) <= width:
         return text
     return textwrap.fill(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
@@ -64,18 +84,18 @@ def escaped(character: str) -> str:
 def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lost = error.object[error.start : error.end]
-    return "".join(_SPELLED.get(each, escaped(each)) for each in lost), error.end
+    unencodable = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(character, escaped(character)) for character in unencodable), error.end
 
 
-def spell_out() -> str:
-    """The name of the way in which streams write what their encoding lacks: ``+/-`` for ``±``, else escaped."""
+def spelling_handler() -> str:
+    """The error handler of streams that spells what their encoding lacks: ``+/-`` for ``±``, else escapes."""
     codecs.register_error("indexcache-spelled", _spell)
     return "indexcache-spelled"
 
 
 class IndexcacheError(Exception):
-    """A problem the user can mend; printed as one line, never as a traceback.
+    """A problem that the user can mend; printed as one line, never as a traceback.
 
     Args:
         message: what is wrong and where.
@@ -85,9 +105,9 @@ class IndexcacheError(Exception):
     exit_code: int = 2
     default_hint: ClassVar[str] = ""
     shared: bool = False
-    """Raised on all of several processes alike, so that one of them tells the user."""
+    """Whether all of several processes raise it alike, so that one of them prints it for all."""
     alone: bool = False
-    """Raised where no other process can be reached that would tell the user."""
+    """Whether this process cannot reach the others, so that it prints the error whatever its rank."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(one_line(message))
@@ -229,10 +249,10 @@ def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    said = lines[0]
+    sentence = lines[0]
     for line in lines[1:]:
         # A line that ends so says nothing without the next.
-        if not said.endswith((":", ",", "of")):
+        if not sentence.endswith((":", ",", "of")):
             break
-        said = f"{said} {line}"
-    return said[:300]
+        sentence = f"{sentence} {line}"
+    return sentence[:300]

@@ -29,19 +29,24 @@ _NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The files to read, and what a user should know of those that are not."""
+class DatasetFiles:
+    """The files to read, and what a user should know of those that are not.
+
+    Args:
+        files: in name order.
+        notes: one line each.
+    """
 
     files: list[TextFile]
     notes: list[str] = field(default_factory=list)
 
 
-def select_files(path: Path, split: str | None = None, subset: str | None = None) -> Selection:
+def dataset_files(path: Path, split: str | None = None, subset: str | None = None) -> DatasetFiles:
     """The files with text at ``path``, a file or a folder, in name order; of ``split``, or else of train.
 
-    Splits and configurations are those that README.md lists, as downloads of the hub have it; otherwise names
-    tell splits apart. They are never mixed, but where "all" is asked for. Files whose names speak of no split
-    are train's, unless others are.
+    Splits and configurations are those that README.md lists, as in downloads of the hub; else file and folder
+    names say which split a file is of. Splits are mixed only where "all" is asked for. Files whose names name no
+    split are train's, unless another file's name says train.
 
     Raises:
         DatasetError: nothing there to read, or no such split or configuration.
@@ -55,31 +60,32 @@ def select_files(path: Path, split: str | None = None, subset: str | None = None
         raise DatasetError(
             f"dataset {str(path)!r} holds no text that can be read", hint=f"files may end in {readable_names()}"
         )
-    selection = _of_split(files, path, split, _listed(path, subset))
-    full = [file for file in selection.files if file.format == SAVED or file.path.stat().st_size]
-    if not full:
+    of_split = _files_of_split(files, path, split, _listed_files(path, subset))
+    filled = [file for file in of_split.files if file.format == SAVED or file.path.stat().st_size]
+    if not filled:
         raise DatasetError(f"dataset {str(path)!r} is empty", hint="give a file with text")
-    if empty := len(selection.files) - len(full):
-        selection.notes.append(f"{empty} of {len(selection.files)} files are empty")
-    return Selection(full, selection.notes)
+    if empty := len(of_split.files) - len(filled):
+        of_split.notes.append(f"{empty} of {len(of_split.files)} files are empty")
+    return DatasetFiles(filled, of_split.notes)
 
 
 def _walk(folder: Path) -> Iterator[TextFile]:
     """Follows links to folders, each folder once."""
-    seen: set[str] = set()
+    visited: set[str] = set()
     for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        here, real = Path(root), os.path.realpath(root)
-        if real in seen:
+        parent, real = Path(root), os.path.realpath(root)
+        if real in visited:  # a link that leads back up would be walked for ever
             folders.clear()
             continue
-        seen.add(real)
-        if (here / "state.json").is_file() and (here / "dataset_info.json").is_file():
+        visited.add(real)
+        if (parent / "state.json").is_file() and (parent / "dataset_info.json").is_file():
             folders.clear()
-            yield TextFile(here, SAVED, stem=here.name)
+            yield TextFile(parent, SAVED, stem=parent.name)
             continue
+        # In place: os.walk goes on into what is left of the list.
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         for name in names:
-            file = text_file(here / name)
+            file = text_file(parent / name)
             if file is not None and not _is_about_the_data(file) and _is_readable(file.path):
                 yield file
 
@@ -90,8 +96,8 @@ def _refuse(error: OSError) -> NoReturn:
 
 def _is_about_the_data(file: TextFile) -> bool:
     name = file.path.name.lower()
-    about = file.format == "text" and file.stem.lower() in _ABOUT_THE_DATA_STEMS
-    return name.startswith(".") or name in _ABOUT_THE_DATA or about
+    is_notice = file.format == "text" and file.stem.lower() in _ABOUT_THE_DATA_STEMS
+    return name.startswith(".") or name in _ABOUT_THE_DATA or is_notice
 
 
 def _is_readable(path: Path) -> bool:
@@ -103,9 +109,9 @@ def _is_readable(path: Path) -> bool:
     return path.is_file()
 
 
-def _listed(folder: Path, subset: str | None) -> dict[Path, str | None]:
+def _listed_files(folder: Path, subset: str | None) -> dict[Path, str | None]:
     """The files that README.md lists for a configuration, and the split of each; empty without a list."""
-    configurations = {str(each.get("config_name", _DEFAULT)): each for each in _configurations(folder)}
+    configurations = {str(entry.get("config_name", _DEFAULT)): entry for entry in _configurations(folder)}
     if not configurations:
         if subset is not None:
             raise DatasetError(
@@ -114,8 +120,10 @@ def _listed(folder: Path, subset: str | None) -> dict[Path, str | None]:
             )
         return {}
     if subset is None:
-        first = [name for name, each in configurations.items() if each.get("default") is True or name == _DEFAULT]
-        subset = (first or list(configurations))[0] if first or len(configurations) == 1 else None
+        defaults = [
+            name for name, entry in configurations.items() if entry.get("default") is True or name == _DEFAULT
+        ]
+        subset = (defaults or list(configurations))[0] if defaults or len(configurations) == 1 else None
     names = list(configurations) if subset == ALL and ALL not in configurations else [subset]
     if not configurations.keys() >= set(names):
         problem = "several subsets" if subset is None else f"no subset {subset!r}"
@@ -132,26 +140,26 @@ def _configurations(folder: Path) -> list[dict[str, Any]]:
     from huggingface_hub.repocard import metadata_load
 
     try:
-        listed = (metadata_load(folder / "README.md") or {}).get("configs", [])
+        entries = (metadata_load(folder / "README.md") or {}).get("configs", [])
     except Exception:  # no card, or one that is about something else
         return []
-    configurations = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
-    return [each for each in configurations if "data_files" in each or "data_dir" in each]
+    configurations = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [entry for entry in configurations if "data_files" in entry or "data_dir" in entry]
 
 
 def _patterns(configuration: dict[str, Any]) -> list[tuple[str | None, str]]:
     """Pairs of a split, None where names tell it, and a pattern of its files."""
-    listed = configuration.get("data_files")
-    if listed is None:
+    entries = configuration.get("data_files")
+    if entries is None:
         return [(None, f"{configuration['data_dir']}/**")]
-    if isinstance(listed, dict):
-        listed = [{"split": split, "path": path} for split, path in listed.items()]
+    if isinstance(entries, dict):
+        entries = [{"split": split, "path": path} for split, path in entries.items()]
     pairs: list[tuple[str | None, str]] = []
-    for each in listed if isinstance(listed, list) else [listed]:
-        split, paths = (str(each.get("split")), each.get("path")) if isinstance(each, dict) else (_TRAIN, each)
+    for entry in entries if isinstance(entries, list) else [entries]:
+        split, paths = (str(entry.get("split")), entry.get("path")) if isinstance(entry, dict) else (_TRAIN, entry)
         pairs += [(split, str(path)) for path in (paths if isinstance(paths, list) else [paths])]
-    start = configuration.get("data_dir")
-    return [(split, f"{start}/{pattern}") for split, pattern in pairs] if start else pairs
+    parent = configuration.get("data_dir")
+    return [(split, f"{parent}/{pattern}") for split, pattern in pairs] if parent else pairs
 
 
 def _matches(folder: Path, pattern: str) -> list[Path]:
@@ -161,12 +169,14 @@ def _matches(folder: Path, pattern: str) -> list[Path]:
         return []
 
 
-def _of_split(files: list[TextFile], path: Path, wanted: str | None, listed: dict[Path, str | None]) -> Selection:
+def _files_of_split(
+    files: list[TextFile], path: Path, wanted: str | None, listed: dict[Path, str | None]
+) -> DatasetFiles:
     splits: dict[str, list[TextFile]] = {}
     nameless: list[TextFile] = []
-    chosen = [file for file in files if file.path in listed] or files
-    for file in chosen:
-        name = listed.get(file.path) or (None if file.path == path else _split(file, path))
+    candidates = [file for file in files if file.path in listed] or files
+    for file in candidates:
+        name = listed.get(file.path) or (None if file.path == path else _split_by_name(file, path))
         (nameless if name is None else splits.setdefault(name, [])).append(file)
     if not splits:
         if wanted is not None:
@@ -174,38 +184,38 @@ def _of_split(files: list[TextFile], path: Path, wanted: str | None, listed: dic
                 f"dataset {str(path)!r} is local and has no split: no name in it speaks of one",
                 hint="leave --dataset-split out",
             )
-        return Selection(nameless)
-    if _TRAIN not in splits and nameless:
+        return DatasetFiles(nameless)
+    if _TRAIN not in splits and nameless:  # "test.jsonl" beside "questions.jsonl", say
         splits[_TRAIN], nameless = nameless, []
     if wanted == ALL:
-        return Selection(chosen)
-    name = _chosen(splits, path, wanted)
+        return DatasetFiles(candidates)
+    name = _split_to_read(splits, path, wanted)
     notes = []
     if others := sorted(splits.keys() - {name}):
         notes.append(f"split {name} is read, {' and '.join(others)} left alone")
     if nameless:
-        shown = ", ".join(file.path.name for file in nameless[:_NAMES_SHOWN])
+        examples = ", ".join(file.path.name for file in nameless[:_NAMES_SHOWN])
         more = ", ..." if len(nameless) > _NAMES_SHOWN else ""
-        notes.append(f"{len(nameless)} files that belong to no split are left alone: {shown}{more}")
-    return Selection(splits[name], notes)
+        notes.append(f"{len(nameless)} files that belong to no split are left alone: {examples}{more}")
+    return DatasetFiles(splits[name], notes)
 
 
-def _chosen(splits: dict[str, list[TextFile]], path: Path, wanted: str | None) -> str:
-    there = ", ".join(sorted(splits))
+def _split_to_read(splits: dict[str, list[TextFile]], path: Path, wanted: str | None) -> str:
+    names = ", ".join(sorted(splits))
     if wanted is None:
         if _TRAIN in splits or len(splits) == 1:
             return _TRAIN if _TRAIN in splits else next(iter(splits))
         raise DatasetError(
             f"dataset {str(path)!r} has no split {_TRAIN!r}, which is read where none is named",
-            hint=f"give one with --dataset-split: {there}, or {ALL}",
+            hint=f"give one with --dataset-split: {names}, or {ALL}",
         )
     for name in (wanted, _SPLITS.get(wanted, wanted)):
         if name in splits:
             return name
-    raise DatasetError(f"dataset {str(path)!r} has no split {wanted!r}", hint=f"it has {there}")
+    raise DatasetError(f"dataset {str(path)!r} has no split {wanted!r}", hint=f"it has {names}")
 
 
-def _split(file: TextFile, root: Path) -> str | None:
+def _split_by_name(file: TextFile, root: Path) -> str | None:
     """The split that a file's folders or its name speak of, as the datasets library reads them.
 
     A text is a document with a title, so that there only a whole name counts: "test drive.txt" is of no split.
@@ -213,19 +223,20 @@ def _split(file: TextFile, root: Path) -> str | None:
     *folders, _ = file.path.relative_to(root).parts
     if file.format == SAVED and (file.path.parent / "dataset_dict.json").is_file():
         return file.stem
-    loose = file.format != "text"
+    in_any_place = file.format != "text"
     for folder in reversed(folders):
-        if (name := _spoken_split(folder, loose)) is not None:
+        if (name := _split_of_words(folder, in_any_place)) is not None:
             return name
     match = _SHARD.fullmatch(file.stem)
     if match is None:
-        return _spoken_split(file.stem, loose)
+        return _split_of_words(file.stem, in_any_place)
+    # The hub's own shards: their split may have any name, such as train_sft.
     word = match["split"]
     if word not in _SPLITS and (folders[-1:] == ["data"] or word.partition("_")[0] in _SPLITS):
         return word
-    return _spoken_split(word, loose)
+    return _split_of_words(word, in_any_place)
 
 
-def _spoken_split(name: str, loose: bool) -> str | None:
-    words = _BETWEEN_WORDS.split(name.lower()) if loose else [name.lower()]
+def _split_of_words(name: str, in_any_place: bool) -> str | None:
+    words = _BETWEEN_WORDS.split(name.lower()) if in_any_place else [name.lower()]
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)

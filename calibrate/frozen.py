@@ -23,6 +23,7 @@ def token_sha256(windows: Windows) -> str:
     digest = hashlib.sha256()
     for name in (CALIBRATION, HELD_OUT):
         for array in (windows.group(name), np.asarray(windows.documents(name))):
+            # The shape too: the same ids in windows of another length are other windows.
             digest.update(f"{name}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array, dtype="<i4").tobytes())
     return digest.hexdigest()
@@ -38,7 +39,7 @@ def thaw(path: Path, sha256: str | None = None) -> Windows:
     """Reads frozen windows; with ``sha256``, only those.
 
     Raises:
-        DatasetError: no such file, or not one of ours.
+        DatasetError: no such file, or no frozen tokens.
         IdentityError: the tokens are not the ones asked for.
     """
     try:
@@ -52,9 +53,9 @@ def thaw(path: Path, sha256: str | None = None) -> Windows:
         raise DatasetError(f"{str(path)!r} does not hold frozen tokens: {first_line(error)}") from error
     if arrays or not _well_formed(windows):
         raise DatasetError(f"{str(path)!r} does not hold frozen tokens: expected int32 rows and documents")
-    if sha256 is not None and (found := token_sha256(windows)) != sha256:
+    if sha256 is not None and (digest := token_sha256(windows)) != sha256:
         raise IdentityError(
-            f"the tokens in {str(path)!r} are not the plan's: sha256 {found[:12]}, the plan has {sha256[:12]}",
+            f"the tokens in {str(path)!r} are not the plan's: sha256 {digest[:12]}, the plan has {sha256[:12]}",
             hint="each plan keeps its own windows.safetensors beside it",
         )
     return windows
@@ -62,11 +63,11 @@ def thaw(path: Path, sha256: str | None = None) -> Windows:
 
 def _well_formed(windows: Windows) -> bool:
     """Rows of non-negative int32 ids, of one length in both groups, with a document each."""
-    arrays = [(windows.calibration, windows.calibration_documents), (windows.heldout, windows.heldout_documents)]
-    if any(ids.ndim != 2 or documents.shape != ids.shape[:1] for ids, documents in arrays):
+    pairs = [(windows.calibration, windows.calibration_documents), (windows.heldout, windows.heldout_documents)]
+    if any(ids.ndim != 2 or documents.shape != ids.shape[:1] for ids, documents in pairs):
         return False
-    every = [array for pair in arrays for array in pair]
+    arrays = [array for pair in pairs for array in pair]
     return (
-        all(array.dtype == np.int32 and array.min(initial=0) >= 0 for array in every)
+        all(array.dtype == np.int32 and array.min(initial=0) >= 0 for array in arrays)
         and windows.calibration.shape[1] == windows.heldout.shape[1] >= 2
     )

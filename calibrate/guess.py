@@ -1,4 +1,4 @@
-"""What one loses on a window who guesses its tokens by how often they occur elsewhere."""
+"""The loss on a window of guessing its tokens by how often they occur elsewhere, which a trained model beats."""
 
 from __future__ import annotations
 
@@ -28,5 +28,6 @@ def unigram_loss(labels: TokenArray, others: TokenArray, vocabulary: int) -> flo
     if not others.size or not labels.size:
         return uniform
     counts = np.bincount(others.ravel(), minlength=vocabulary)
-    seen = np.maximum(counts - _DISCOUNT, 0) + _DISCOUNT * np.count_nonzero(counts) / vocabulary
-    return min(uniform, float(-np.log(seen[labels] / others.size).mean()))
+    # [vocabulary], in tokens: what every count loses is shared evenly among all ids, so the sum stays N.
+    masses = np.maximum(counts - _DISCOUNT, 0) + _DISCOUNT * np.count_nonzero(counts) / vocabulary
+    return min(uniform, float(-np.log(masses[labels] / others.size).mean()))

@@ -34,7 +34,7 @@ SAVED = "saved"
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -71,7 +71,7 @@ class Cell:
 
 
 def text_file(path: Path) -> TextFile | None:
-    """``path`` as its name tells how to read it; None where the name tells nothing."""
+    """``path`` with the format and compression that its suffixes name; None where they name no format."""
     name, compression = path.name, ""
     if (suffix := Path(name).suffix.lower()) in COMPRESSIONS:
         name, compression = name[: -len(suffix)], suffix
@@ -88,20 +88,20 @@ def cells(file: TextFile, wanted: Sequence[str]) -> Iterator[Cell]:
     """The text column of ``file``: the first of ``wanted`` that it has.
 
     Raises:
-        DatasetError: unreadable, damaged, of an encoding that nothing tells, or without such a column.
+        DatasetError: unreadable, damaged, of an unknown encoding, or without such a column.
     """
-    read = 0
+    count = 0
     try:
         for column, value in _READERS[file.format](file, wanted):
             yield Cell(value, column, str(file.path))
-            read += 1
+            count += 1
     except IndexcacheError:
         raise
     except UnicodeDecodeError as error:
-        raise _undecodable(file, error) from error
+        raise _encoding_error(file, error) from error
     except Exception as error:  # any of the readers' own: broken JSON, a damaged archive, a disk that fails, ...
         raise DatasetError(
-            f"{str(file.path)!r} cannot be read on after {read} rows: {first_line(error)}",
+            f"{str(file.path)!r} cannot be read on after {count} rows: {first_line(error)}",
             hint="check the file",
         ) from error
 
@@ -112,47 +112,48 @@ def column_of(columns: Iterable[str], wanted: Sequence[str], place: str) -> str:
     Raises:
         DatasetError: none is.
     """
-    there = list(columns)
+    names = list(columns)
     for name in wanted:
-        if name in there:
+        if name in names:
             return name
     raise DatasetError(
         f"{place} has no column {' or '.join(map(repr, wanted))}",
-        hint=f"it has {', '.join(map(repr, there)) or 'none'}: name one with --column",
+        hint=f"it has {', '.join(map(repr, names)) or 'none'}: name one with --column",
     )
 
 
 def _text_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
     column = column_of(["text"], wanted, repr(str(file.path)))
-    with _opened(file) as stream:
+    with _text_stream(file) as stream:
         yield column, stream.read()
 
 
 def _json_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Rows that lack the column hold nothing in it, as long as others have it."""
-    column, lacking = None, 0
+    column, empty_rows = None, 0  # the rows before the first that has the column
     names: dict[str, None] = {}
     for row in _json_rows(file):
         if column is None and (column := next((name for name in wanted if name in row), None)) is None:
-            lacking += 1
+            empty_rows += 1
             names.update(dict.fromkeys(row))
             continue
-        yield from ((column, None) for _ in range(lacking))
-        lacking = 0
+        yield from ((column, None) for _ in range(empty_rows))
+        empty_rows = 0
         yield column, row.get(column)
-    if lacking:
+    if empty_rows:
         column_of(names, wanted, repr(str(file.path)))
 
 
 def _json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
     """The objects of JSON Lines, or of whole documents: arrays, columns, or objects one after the other."""
-    with _opened(file) as stream:
+    with _text_stream(file) as stream:
         lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
         first = next(lines, None)
         if first is None:
             return
+        # An object on the first line means JSON Lines; anything else is parsed as a whole.
         if not _is_object(first[1]):
-            yield from _documents_rows(first[1] + stream.read())
+            yield from _rows_of_documents(first[1] + stream.read())
             return
         for number, line in chain([first], lines):
             try:
@@ -172,7 +173,7 @@ def _is_object(line: str) -> bool:
     return True
 
 
-def _documents_rows(text: str) -> Iterator[Mapping[str, Any]]:
+def _rows_of_documents(text: str) -> Iterator[Mapping[str, Any]]:
     decoder, position = json.JSONDecoder(), 0
     while start := _NO_SPACE.search(text, position):
         document, position = decoder.raw_decode(text, start.start())
@@ -186,8 +187,12 @@ def _column_rows(document: Any) -> list[Any]:
     values = list(document.values()) if isinstance(document, dict) else []
     if values and all(isinstance(value, dict) for value in values):
         values = [list(value.values()) for value in values]
-    chat = any(isinstance(each, dict) for value in values if isinstance(value, list) for each in value)
-    if not values or chat or not all(isinstance(value, list) and len(value) == len(values[0]) for value in values):
+    is_chat = any(isinstance(item, dict) for value in values if isinstance(value, list) for item in value)
+    if (
+        not values
+        or is_chat
+        or not all(isinstance(value, list) and len(value) == len(values[0]) for value in values)
+    ):
         return [document]
     return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
 
@@ -205,12 +210,14 @@ def _csv_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any
     import pandas
 
     separator = "\t" if file.format == "tsv" else ","
-    with _opened(file, newline="") as stream:
+    with _text_stream(file, newline="") as stream:
         try:
+            # Of type str, or "007" would lose its zeros.
             frames = pandas.read_csv(stream, sep=separator, dtype=str, chunksize=_ROWS_AT_A_TIME)
         except pandas.errors.EmptyDataError:
             return
         for frame in frames:
+            # pandas takes surplus cells for row labels, and shifts the columns without a word.
             if not isinstance(frame.index, pandas.RangeIndex):
                 raise ValueError("its rows have more cells than its first line names columns")
             column = column_of(frame.columns, wanted, repr(str(file.path)))
@@ -221,7 +228,8 @@ def _csv_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any
 def _parquet_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
     from pyarrow import parquet
 
-    with _bytes(file) as stream:
+    with _byte_stream(file) as stream:
+        # Its index stands at the end: only a file that can seek is read by parts.
         table = parquet.ParquetFile(stream if not file.compression else io.BytesIO(stream.read()))
         column = column_of(table.schema_arrow.names, wanted, repr(str(file.path)))
         for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=[column]):
@@ -249,7 +257,7 @@ _READERS = {
 }
 
 
-def _bytes(file: TextFile) -> BinaryIO:
+def _byte_stream(file: TextFile) -> BinaryIO:
     """The content of ``file``, decompressed; every file is opened here."""
     refuse_pointer(file.path, DatasetError)
     if file.compression == ".gz":
@@ -275,9 +283,9 @@ def _only_member(path: Path) -> BinaryIO:
     return cast(BinaryIO, archive.open(names[0]))
 
 
-def _opened(file: TextFile, newline: str | None = None) -> IO[str]:
+def _text_stream(file: TextFile, newline: str | None = None) -> IO[str]:
     """The text of ``file``: UTF-8, or what its byte-order mark says, which is not part of the text."""
-    stream = io.BufferedReader(cast(io.RawIOBase, _bytes(file)))
+    stream = io.BufferedReader(cast(io.RawIOBase, _byte_stream(file)))
     return io.TextIOWrapper(stream, encoding=_encoding(file, stream.peek(4096)), newline=newline)
 
 
@@ -293,18 +301,20 @@ def _encoding(file: TextFile, head: bytes) -> str:
     return "utf-8"
 
 
-def _undecodable(file: TextFile, error: UnicodeDecodeError) -> DatasetError:
+def _encoding_error(file: TextFile, error: UnicodeDecodeError) -> DatasetError:
     """The error for bytes that are no text, with their offset in the whole file."""
     place = f"byte {error.start}"
-    with _bytes(file) as stream:
-        decoder, read = codecs.getincrementaldecoder(error.encoding)(), 0
+    # The text stream counts from the start of its buffer: only a second reading tells the byte in the file.
+    with _byte_stream(file) as stream:
+        decoder, size = codecs.getincrementaldecoder(error.encoding)(), 0
         try:
             while chunk := stream.read(_CHUNK):
-                read += len(chunk)
+                size += len(chunk)
                 decoder.decode(chunk)
             decoder.decode(b"", final=True)
-        except UnicodeDecodeError as again:
-            place = f"byte {read - len(again.object) + again.start}"
+        # Its object is what the decoder kept of earlier chunks and the last one: it ends at byte ``size``.
+        except UnicodeDecodeError as whole_file_error:
+            place = f"byte {size - len(whole_file_error.object) + whole_file_error.start}"
     unpacked = ", unpacked," if file.compression else ""
     return DatasetError(
         f"{str(file.path)!r}{unpacked} is not {error.encoding.upper()}: {place}", hint="save it as UTF-8"

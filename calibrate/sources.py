@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DatasetError, IndexcacheError, first_line
 from ..system.files import find_path
-from .folders import select_files
+from .folders import dataset_files
 from .rows import Cell, TextFile, cells, column_of, text_file
 
 _TEXT_COLUMNS = ("text", "content")
@@ -43,25 +43,19 @@ class TextSource:
         return (self.column,) if self.column else (*_TEXT_COLUMNS, *_CHAT_COLUMNS)
 
 
-def read_documents(source: TextSource, tokenizer: Any, seed: int) -> Documents:
-    """The distinct documents of ``source`` in an order fixed by ``seed``.
-
-    Args:
-        source: what to read.
-        tokenizer: renders chat messages through its chat template.
-        seed: of the order.
-
-    Raises:
-        DatasetError: nothing there; the rest while reading.
-    """
-    return Documents(source, tokenizer, seed)
-
-
 class Documents:
     """Documents, streamed: read only as far as the caller goes, shuffled through a buffer of them.
 
     A row that holds nothing or only white space is no document. One that repeats an earlier document, white
     space aside, is left out, so that no text can stand on both sides of a split.
+
+    Args:
+        source: what to read.
+        tokenizer: renders chat messages through its chat template.
+        seed: fixes the order.
+
+    Raises:
+        DatasetError: nothing there; the rest while reading.
     """
 
     def __init__(self, source: TextSource, tokenizer: Any, seed: int) -> None:
@@ -92,7 +86,7 @@ class Documents:
             DatasetError: an unreadable file, a missing column, a value that is not text, or no text at all.
         """
         self.rows = self.blank = 0
-        seen: set[bytes] = set()
+        digests: set[bytes] = set()
         column = None
         for cell in _in_turn([self._cells(part) for part in self._parts]):
             self.rows += 1
@@ -101,9 +95,10 @@ class Documents:
             if not text.strip():
                 self.blank += 1
                 continue
+            # Digests instead of texts: 32 bytes a document, however long it is.
             digest = hashlib.sha256(" ".join(text.split()).encode("utf-8")).digest()
-            if digest not in seen:
-                seen.add(digest)
+            if digest not in digests:
+                digests.add(digest)
                 yield text
         if self.rows and self.rows == self.blank:
             raise DatasetError(
@@ -124,7 +119,7 @@ class Documents:
 
 
 def _in_turn(parts: list[Iterator[Cell]]) -> Iterator[Cell]:
-    """One from each, over and over, until all have run out."""
+    """A cell of each part in turn, over and over, until all parts have run out."""
     while parts:
         for part in list(parts):
             try:
@@ -140,21 +135,21 @@ def _local_parts(source: TextSource, path: Path) -> tuple[list[Any], list[str]]:
             raise DatasetError(
                 f"dataset {source.dataset!r} is local and has no {option}", hint=f"leave --dataset-{option} out"
             )
-    selection = select_files(path, source.split, source.subset)
+    content = dataset_files(path, source.split, source.subset)
     formats: dict[str, list[TextFile]] = {}
-    for file in selection.files:
+    for file in content.files:
         formats.setdefault(file.format, []).append(file)
-    return [_stream(files, source) for files in formats.values()], selection.notes
+    return [_stream(files, source) for files in formats.values()], content.notes
 
 
 def _stream(files: list[TextFile], source: TextSource) -> Any:
-    datasets = _library()
+    datasets = _datasets_library()
     try:
         return datasets.IterableDataset.from_generator(
             _rows_of, gen_kwargs={"files": files, "columns": source.columns}
         )
     except OSError as error:
-        raise _unopened(source, error, "check the files") from error
+        raise _open_error(source, error, "check the files") from error
 
 
 def _rows_of(files: list[TextFile], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -168,7 +163,7 @@ def _looks_like_a_path(name: str) -> bool:
 
 def _load(source: TextSource) -> Any:
     """The hub dataset, streamed; its columns but the one with text are not read where it says which it has."""
-    datasets = _library()
+    datasets = _datasets_library()
     try:
         part = datasets.load_dataset(
             source.dataset,
@@ -177,16 +172,16 @@ def _load(source: TextSource) -> Any:
             split=source.split or "train",
             revision=source.revision,
         )
-        if (there := part.column_names) is None:
+        if (columns := part.column_names) is None:
             return part
-        return part.select_columns([column_of(there, source.columns, f"dataset {source.dataset!r}")])
+        return part.select_columns([column_of(columns, source.columns, f"dataset {source.dataset!r}")])
     except IndexcacheError:
         raise
     except Exception as error:  # datasets raises a different class for every way a name can be wrong
-        raise _unopened(source, error, "check the name, the split and the network") from error
+        raise _open_error(source, error, "check the name, the split and the network") from error
 
 
-def _library() -> Any:
+def _datasets_library() -> Any:
     import datasets
 
     # Its readers log what they also raise.
@@ -194,7 +189,7 @@ def _library() -> Any:
     return datasets
 
 
-def _unopened(source: TextSource, error: Exception, hint: str) -> DatasetError:
+def _open_error(source: TextSource, error: Exception, hint: str) -> DatasetError:
     if isinstance(error, OSError) and error.filename:
         hint = "the datasets library keeps its cache under HF_HOME, which has to be writable"
     return DatasetError(
@@ -204,12 +199,12 @@ def _unopened(source: TextSource, error: Exception, hint: str) -> DatasetError:
 
 def _package_hint(error: Exception) -> str:
     """How to install what the datasets library lacks for compressed files of the hub; nothing for other errors."""
-    said = str(error).lower()
-    return "pip install zstandard" if "zstd" in said or "zstandard" in said else ""
+    message = str(error).lower()
+    return "pip install zstandard" if "zstd" in message or "zstandard" in message else ""
 
 
 def _rows(part: Any, place: str) -> Iterator[Mapping[str, Any]]:
-    rows, read = iter(part), 0
+    rows, count = iter(part), 0
     while True:
         try:
             row = next(rows)
@@ -219,10 +214,10 @@ def _rows(part: Any, place: str) -> Iterator[Mapping[str, Any]]:
             raise
         except Exception as error:  # any of the readers' own errors: broken JSON, a lost connection, ...
             raise DatasetError(
-                f"{place} cannot be read on after {read} rows: {first_line(error)}",
+                f"{place} cannot be read on after {count} rows: {first_line(error)}",
                 hint=_package_hint(error) or "check the file or the network",
             ) from error
-        read += 1
+        count += 1
         yield row
 
 
@@ -262,12 +257,12 @@ def _rendered(messages: list[dict[str, Any]], cell: Cell, tokenizer: Any) -> str
             hint="use a dataset with a text column",
         )
     # Tables give every message all keys that any has: what is null there is not in the message.
-    given = [
+    dense = [
         {key: part for key, part in message.items() if part is not None or key in _NEEDED_IN_A_MESSAGE}
         for message in messages
     ]
     try:
-        return str(tokenizer.apply_chat_template(given, tokenize=False))
+        return str(tokenizer.apply_chat_template(dense, tokenize=False))
     except Exception as error:  # templates are programs of the checkpoint and fail in their own ways
         raise DatasetError(
             f"a row of {cell.place!r} does not fit the chat template: {first_line(error)}"

@@ -56,34 +56,36 @@ class Windows:
 
     def documents(self, name: str) -> tuple[int, ...]:
         """The document of each window of a group; the first of them where windows share or join several."""
-        chosen = self.calibration_documents if name == CALIBRATION else self.heldout_documents
-        return tuple(chosen.tolist())
+        documents = self.calibration_documents if name == CALIBRATION else self.heldout_documents
+        return tuple(documents.tolist())
 
 
 def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Windows:
     """Packs ``documents`` until both groups are full; the same input gives the same windows.
 
-    Each document goes whole to the group that is further from full. A document of at least one window
-    gives one, cut at random. Shorter documents are joined with the end-of-text token between them, and
-    a window begins with one that no other is of. Only where documents run out do the same ones give more:
-    the long ones in turn, then what is left of the short ones. Each window opens with what the tokenizer
-    puts before a text, as in training.
+    Each document goes whole to the group that is further from full. A document that fills a window gives
+    one, cut at random. Shorter documents are joined with the end-of-text token between them; each such window
+    begins with a document that no other window holds. Where documents run out, the same ones give more: the
+    long ones in turn, then what is left of the short ones. Each window opens with what the tokenizer puts
+    before a text, as in training.
 
     Raises:
         DatasetError: fewer windows than asked for; says how many there are.
     """
     prefix = _prefix(tokenizer)
     groups = [_Group(CALIBRATION, request.calibration), _Group(HELD_OUT, request.heldout)]
-    read = 0
+    count = 0
     for number, text in enumerate(documents):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        group = min(groups, key=lambda each: each.fill)
+        group = min(groups, key=lambda candidate: candidate.fill)
         group.add(ids, prefix, tokenizer.eos_token_id, request, number)
-        read += 1
-        if all(each.fill >= 1 for each in groups):
+        count += 1
+        if all(candidate.fill >= 1 for candidate in groups):
             break
-    (calibration, from_one), (heldout, from_other) = [group.finish(request, prefix, read) for group in groups]
-    return Windows(calibration, heldout, from_one, from_other)
+    (calibration, calibration_documents), (heldout, heldout_documents) = [
+        group.finish(request, prefix, count) for group in groups
+    ]
+    return Windows(calibration, heldout, calibration_documents, heldout_documents)
 
 
 @dataclass
@@ -99,7 +101,9 @@ class _Group:
     windows: list[tuple[set[int], list[int]]] = field(default_factory=list)
     spare: list[list[tuple[set[int], list[int]]]] = field(default_factory=list)
     tails: defaultdict[int, list[tuple[int, list[int]]]] = field(default_factory=lambda: defaultdict(list))
-    of_rests: defaultdict[int, list[tuple[set[int], list[int]]]] = field(default_factory=lambda: defaultdict(list))
+    rest_windows: defaultdict[int, list[tuple[set[int], list[int]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     documents: int = 0
 
     @property
@@ -109,15 +113,18 @@ class _Group:
     def add(self, ids: list[int], prefix: list[int], end: int | None, request: WindowRequest, number: int) -> None:
         """Takes a document; its ``number`` in the stream seeds where it is cut."""
         self.documents += 1
+        # Rendered chats bring the prefix along; every window gets it below.
         ids = ids[len(prefix) :] if prefix and ids[: len(prefix)] == prefix else ids
         body = request.length - len(prefix)
         if len(ids) < body:
             self._join(number, ids if end is None else [*ids, end], prefix, body)
             return
         draw = random.Random(f"{request.seed}/{number}")
+        # At random within what does not fill a window: else no window would ever hold a document's last tokens.
         offset = draw.randrange(len(ids) % body + 1)
         starts = list(range(offset, len(ids) - body + 1, body))
         draw.shuffle(starts)
+        # No document can be asked for more windows than the group wants.
         cuts = [({number}, prefix + ids[start : start + body]) for start in starts[: self.wanted]]
         self.windows.append(cuts[0])
         self.spare.append(cuts[1:])
@@ -129,14 +136,15 @@ class _Group:
         tail.append((number, ids[:missing]))
         if len(ids) < missing:
             return
-        windows = self.of_rests[depth] if depth else self.windows
+        windows = self.rest_windows[depth] if depth else self.windows
         windows.append(({origin for origin, _ in tail}, prefix + [token for _, piece in tail for token in piece]))
         tail.clear()
+        # The rest goes one level down: on this level the next window begins with the next document.
         if rest := ids[missing:]:
             self._join(number, rest, prefix, body, depth + 1)
 
-    def _of_tails(self, prefix: list[int], body: int) -> list[tuple[set[int], list[int]]]:
-        """Windows from all that filled none."""
+    def _tail_windows(self, prefix: list[int], body: int) -> list[tuple[set[int], list[int]]]:
+        """Windows of all ids that filled none so far; the last resort, as many documents meet in one."""
         pieces = chain(*(tail for _, tail in sorted(self.tails.items())))
         ids = [(number, token) for number, piece in pieces for token in piece]
         cuts = [ids[start : start + body] for start in range(0, len(ids) - body + 1, body)]
@@ -147,20 +155,22 @@ class _Group:
 
         Their order is random, so that the first few are as mixed as all.
         """
-        in_turn = [window for round_ in zip_longest(*self.spare) for window in round_ if window is not None]
-        of_rests = chain(*(windows for _, windows in sorted(self.of_rests.items())))
-        found = [*self.windows, *in_turn, *of_rests, *self._of_tails(prefix, request.length - len(prefix))]
-        if len(found) < self.wanted:
+        # In turn: the second window of every long document before the third of any: as many documents as can be.
+        spare_windows = [window for round_ in zip_longest(*self.spare) for window in round_ if window is not None]
+        joined_windows = chain(*(windows for _, windows in sorted(self.rest_windows.items())))
+        tail_windows = self._tail_windows(prefix, request.length - len(prefix))
+        windows = [*self.windows, *spare_windows, *joined_windows, *tail_windows]
+        if len(windows) < self.wanted:
             raise DatasetError(
                 f"{self.wanted} {SPOKEN[self.name]} windows of {request.length} tokens were asked for, but of "
-                f"the dataset's {read} documents {self.documents} fall to them, which give {len(found)}",
+                f"the dataset's {read} documents {self.documents} fall to them, which give {len(windows)}",
                 hint="lower --windows, --heldout or --window, or give more documents; one document cannot serve "
                 "both groups, --heldout 0 does without the second",
             )
-        chosen = found[: self.wanted]
-        random.Random(f"{request.seed}/{self.name}").shuffle(chosen)
-        ids = np.asarray([ids for _, ids in chosen], dtype=np.int32).reshape(self.wanted, request.length)
-        return ids, np.asarray(_clusters([origins for origins, _ in chosen]), dtype=np.int32)
+        drawn = windows[: self.wanted]
+        random.Random(f"{request.seed}/{self.name}").shuffle(drawn)
+        ids = np.asarray([ids for _, ids in drawn], dtype=np.int32).reshape(self.wanted, request.length)
+        return ids, np.asarray(_clusters([origins for origins, _ in drawn]), dtype=np.int32)
 
 
 def _clusters(origins: list[set[int]]) -> list[int]:
@@ -168,21 +178,22 @@ def _clusters(origins: list[set[int]]) -> list[int]:
 
     It is the first document of all that are linked: its own for a window of one document that no other is of.
     """
-    first: dict[int, int] = {}
+    # Disjoint sets: a document's parent is an earlier one that it is linked with, or itself.
+    parents: dict[int, int] = {}
 
     def root(document: int) -> int:
-        while first.setdefault(document, document) != document:
-            document = first[document]
+        while parents.setdefault(document, document) != document:
+            document = parents[document]
         return document
 
     for documents in origins:
         roots = {root(document) for document in documents}
-        first.update(dict.fromkeys(roots, min(roots)))
+        parents.update(dict.fromkeys(roots, min(roots)))
     return [root(min(documents)) for documents in origins]
 
 
 def _prefix(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before a text of its own accord: BOS, ``[gMASK]<sop>``, or nothing."""
+    """What the tokenizer puts before every text: BOS, ``[gMASK]<sop>``, or nothing."""
     bare = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
     added: list[int] = tokenizer("a", verbose=False)["input_ids"]
     for start in range(len(added) - len(bare) + 1):

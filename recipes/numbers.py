@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from ..errors import SettingError
 
+# With a point or a comma, and of bounded length: no digits without end reach a conversion.
 _DECIMAL = r"[+-]?(?:\d{1,40}(?:[.,]\d{0,40})?|[.,]\d{1,40})(?:e[+-]?\d{1,3})?"
 
 
@@ -17,13 +18,13 @@ def lengths(text: str) -> list[int]:
     Raises:
         SettingError: not lengths.
     """
-    found = []
-    for each in text.lower().replace(" ", "").split(","):
-        digits, unit = (each[:-1], 1024) if each.endswith("k") else (each, 1)
+    tokens = []
+    for length in text.lower().replace(" ", "").split(","):
+        digits, unit = (length[:-1], 1024) if length.endswith("k") else (length, 1)
         if not digits.isdecimal() or not 2 <= int(digits) * unit <= 1 << 30:
             raise SettingError(f"--context is {text!r}", hint="give lengths in tokens, e.g. 8k,32k,131072")
-        found.append(int(digits) * unit)
-    return found
+        tokens.append(int(digits) * unit)
+    return tokens
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_
 from annotated_types import Ge, Gt, Le, Lt
 
 from ..errors import SettingError
-from ..system.documents import check_showable, first_fault, read_yaml
+from ..system.documents import check_showable, first_fault
 from ..system.files import home_expanded, is_there
 from .numbers import decimal, fraction, numbers
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FOLDER = Path(__file__).resolve().parent
 _LARGEST_FILE = 64 << 10
-# What runs or trusts a stranger's code is asked for each time, by whoever starts the program.
+# Code of strangers runs only where whoever starts the program asks for it, each time.
 _COMMAND_LINE_ONLY = ("trust_remote_code", "allow_pickle")
 
 Layer = Annotated[int, Ge(0), Lt(1000)]
@@ -35,7 +35,7 @@ GROUPS = (MODEL, TEXT, SEARCH, CONSTRAINTS, LONG, RUN)
 
 
 class Option(NamedTuple):
-    """How a field is told of: in which group of a command's options, and in which words.
+    """How a field is presented: in which group of a command's options, and in which words.
 
     Args:
         group: one of ``GROUPS``.
@@ -182,7 +182,7 @@ FIELDS = {field.name: field for field in fields(Recipe)}
 
 
 def option_of(field: str) -> Option:
-    """How the field ``field`` is told of.
+    """How the field ``field`` is presented.
 
     Raises:
         KeyError: it is no option, as ``schema_version``.
@@ -197,7 +197,7 @@ def option_of(field: str) -> Option:
 def fields_in(name: str) -> frozenset[str]:
     """The fields that the recipe ``name`` itself sets; none where it cannot be read."""
     try:
-        document = read_yaml(_find(name), SettingError, _LARGEST_FILE)
+        document = _document(_find(name))
     except (SettingError, FileNotFoundError):
         return frozenset()
     return frozenset(document) if isinstance(document, dict) else frozenset()
@@ -211,12 +211,19 @@ def read_recipe(name: str) -> Recipe:
     """
     path = _find(name)
     try:
-        document = read_yaml(path, SettingError, _LARGEST_FILE)
+        document = _document(path)
     except FileNotFoundError:
         raise _no_recipe(name) from None
     if not isinstance(document, dict):
         raise SettingError(f"recipe {str(path)!r} holds no settings", hint="give lines such as 'window: 8192'")
-    return _checked(document, f"recipe {str(path)!r}")
+    return _validated(document, f"recipe {str(path)!r}")
+
+
+def _document(path: Path) -> Any:
+    # Only here: importing YAML takes a third of what --help takes, which reads no recipe.
+    from ..system.plain_yaml import read_yaml
+
+    return read_yaml(path, SettingError, _LARGEST_FILE)
 
 
 def with_options(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
@@ -228,7 +235,7 @@ def with_options(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
     base = {name: value for name, value in vars(recipe).items() if value is not None} if recipe else {}
     if options.keys() & {"pp_size", "pp_layers"}:
         base = {name: value for name, value in base.items() if name not in ("pp_size", "pp_layers")}
-    return _checked(base | options)
+    return _validated(base | options)
 
 
 @cache
@@ -242,7 +249,7 @@ def _document_model() -> type[BaseModel]:
     return create_model("RecipeDocument", __config__=config, **members)
 
 
-def _checked(document: dict[str, Any], recipe: str = "") -> Recipe:
+def _validated(document: dict[str, Any], recipe: str = "") -> Recipe:
     """``document`` as a recipe; ``recipe`` says which one it stands in, "" for options."""
     from pydantic import ValidationError
 
@@ -256,20 +263,20 @@ def _checked(document: dict[str, Any], recipe: str = "") -> Recipe:
         try:
             check_showable(value)
         except ValueError as error:
-            raise SettingError(f"{_named(field, recipe)}: {error}") from None
+            raise SettingError(f"{_field_place(field, recipe)}: {error}") from None
     if isinstance(written := document.get("keep"), str):  # YAML takes 25% and 1/4 for words
         try:
             document = {**document, "keep": fraction(written)}
         except SettingError:
-            what = f"{_named('keep', recipe)} is {written!r}: it should be a fraction"
+            what = f"{_field_place('keep', recipe)} is {written!r}: it should be a fraction"
             raise SettingError(what, hint=option_of("keep").help) from None
     try:
         return Recipe(**dict(_document_model().model_validate(document)))
     except ValidationError as error:
-        raise _wrong(error, recipe) from None
+        raise _field_error(error, recipe) from None
 
 
-def _wrong(error: ValidationError, recipe: str) -> SettingError:
+def _field_error(error: ValidationError, recipe: str) -> SettingError:
     field, fault = first_fault(error)
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
@@ -280,13 +287,13 @@ def _wrong(error: ValidationError, recipe: str) -> SettingError:
         )
     name = field.partition(".")[0]
     return SettingError(
-        f"{_named(field, recipe)} is {reprlib.repr(first['input'])}: "
+        f"{_field_place(field, recipe)} is {reprlib.repr(first['input'])}: "
         f"{fault.lower().replace('input should', 'it should')}",
         hint=option_of(name).help if name in FIELDS and name != "schema_version" else None,
     )
 
 
-def _named(field: str, recipe: str) -> str:
+def _field_place(field: str, recipe: str) -> str:
     return f"{recipe}, {field}" if recipe else option_name(field.partition(".")[0])
 
 

@@ -1,4 +1,4 @@
-"""What is told on stderr while a command works, and how tables are printed."""
+"""How far a command is, said on stderr while it works, and how its tables are printed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 
-from ..errors import columns, one_line, wrapped
+from ..errors import one_line, terminal_width, wrapped
 
-# Nobody wonders for longer whether anything goes on; the second is for what takes minutes.
+# A line at least this often, so that nobody takes the run for stuck; the second is for what takes minutes.
 _HEARTBEAT_SECONDS, _SLOW_HEARTBEAT_SECONDS = 5.0, 10.0
 _MINUTE = 60.0
 _UNNAMED_SECONDS, _LOOK_SECONDS = 1.0, 0.5
-# How long another process than the main one leaves it to that one to warn of what both see.
+# A process other than the main one waits this long before it warns: the main one often sees the same.
 _DEFERENCE_SECONDS = 5.0
-
-
+# Columns from which a bar shows everything, and below which it shows no bar.
 _NARROW, _NARROWEST = 80, 40
 
 
@@ -45,14 +43,15 @@ class _Bar(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bar for the terminal as wide as it is now."""
-        left: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn(compact=True)]
-        wide = self._terminal.width - _NARROW
-        if self._terminal.width >= _NARROWEST:
-            left.insert(0, BarColumn(bar_width=self._terminal.width - _NARROWEST + 8))
-        if wide >= 0:
-            bar = BarColumn(bar_width=min(40, 20 + wide))
-            left = [TextColumn("{task.description}"), bar, left[1], TimeElapsedColumn(), left[2]]
-        self.columns = tuple(left)
+        count, rest = MofNCompleteColumn(), TimeRemainingColumn(compact=True)
+        width = self._terminal.width
+        if width >= _NARROW:
+            bar = BarColumn(bar_width=min(40, 20 + width - _NARROW))
+            self.columns = (TextColumn("{task.description}"), bar, count, TimeElapsedColumn(), rest)
+        elif width >= _NARROWEST:
+            self.columns = (BarColumn(bar_width=width - _NARROWEST + 8), count, rest)
+        else:
+            self.columns = (count, rest)
         yield from super().get_renderables()
 
 
@@ -63,7 +62,7 @@ class Reporter:
         quiet: say nothing but warnings.
         clock: seconds that pass.
         main: whether this is the main one of several processes, or the only one.
-        is_first: whether none of them has said a line before.
+        is_first: whether no process has printed a given line before.
     """
 
     def __init__(
@@ -78,24 +77,24 @@ class Reporter:
         self._main = main
         self._is_first = is_first
         self._deferred: list[tuple[float, str]] = []
-        # Whatever the environment says of colours: a bar in a log is thousands of lines.
+        # FORCE_COLOR would have rich draw a bar into a log file too, in thousands of lines.
         self._console = Console(stderr=True, highlight=False, emoji=False, force_terminal=sys.stderr.isatty())
         self._total = 0
         self._done = 0
-        self._known = 0
-        self._guessed = False
-        self._doing = "reading"
-        self._named = False
-        self._began = self._clock()
-        self._spoke = self._began
+        self._earlier = 0  # of those done, what earlier sessions did
+        self._is_guess = False
+        self._activity = "reading"
+        self._is_named = False
+        self._start = self._clock()
+        self._last_line = self._start
         self._stop = threading.Event()
         self._bar: Progress | None = None
-        self._heart: threading.Thread | None = None
+        self._pulse_thread: threading.Thread | None = None
 
     def __enter__(self) -> Reporter:
         if not (self._quiet and self._main):
-            self._heart = threading.Thread(target=self._beat, daemon=True)
-            self._heart.start()
+            self._pulse_thread = threading.Thread(target=self._beat, daemon=True)
+            self._pulse_thread.start()
         return self
 
     def __exit__(
@@ -105,24 +104,24 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        if self._heart is not None:
-            self._heart.join()
-            self._heart = None
+        if self._pulse_thread is not None:
+            self._pulse_thread.join()
+            self._pulse_thread = None
         self._warn_deferred(self._clock())
 
     def doing(self, what: str) -> None:
         """Names what is going on, for as long as there is nothing to count."""
-        self._doing, self._total = what, 0
-        self._began = self._clock()
-        self._named = self._console.is_terminal
-        if self._named:
+        self._activity, self._total = what, 0
+        self._start = self._clock()
+        self._is_named = self._console.is_terminal
+        if self._is_named:
             self.say(what)
 
     def begin(self, total: int, unit: str, guessed: bool = False) -> None:
         """Starts counting towards ``total`` units of work; a ``guessed`` total grows with what is done."""
-        self._guessed = guessed
-        self._total, self._done, self._known, self._doing = total, 0, 0, unit
-        self._began = self._clock()
+        self._is_guess = guessed
+        self._total, self._done, self._earlier, self._activity = total, 0, 0, unit
+        self._start = self._clock()
         if not self._quiet and self._console.is_terminal:
             self._bar = _Bar(self._console)
             self._bar.add_task(unit, total=total)
@@ -131,7 +130,7 @@ class Reporter:
     def advance(self, amount: int) -> None:
         """``amount`` more units are done."""
         self._done += amount
-        if self._guessed:
+        if self._is_guess:
             self._total = max(self._total, self._done)
         elif self._total:  # processes with unlike shares count for each other
             self._done = min(self._total, self._done)
@@ -140,7 +139,7 @@ class Reporter:
 
     def skip(self, amount: int) -> None:
         """``amount`` more units were done before and took no time now."""
-        self._known += amount
+        self._earlier += amount
         self.advance(amount)
 
     def say(self, line: str) -> None:
@@ -163,8 +162,8 @@ class Reporter:
                 self._print(f"warning: {line}")
 
     def _print(self, line: str) -> None:
-        self._spoke = self._clock()
-        # A reader of the progress who left must not cost the run.
+        self._last_line = self._clock()
+        # A closed stderr must not end the run.
         with suppress(OSError):
             if self._console.is_terminal:
                 # Lines end where words do; what is one word, such as a path, stays one.
@@ -180,36 +179,36 @@ class Reporter:
         """Prints how far the run is, if nothing has been printed for long."""
         now = self._clock()
         self._warn_deferred(now - _DEFERENCE_SECONDS)
-        spent = now - self._began
+        spent = now - self._start
         pause = _HEARTBEAT_SECONDS if spent < _MINUTE else _SLOW_HEARTBEAT_SECONDS
         if self._quiet or self._bar is not None:
             return
-        if not (self._named or self._total) and spent >= _UNNAMED_SECONDS:
+        if not (self._is_named or self._total) and spent >= _UNNAMED_SECONDS:
             # What is over sooner needs no line.
-            self._named = True
-            self._print(self._doing)
-        elif now - self._spoke >= pause - 1:
-            self._tell(spent)
+            self._is_named = True
+            self._print(self._activity)
+        elif now - self._last_line >= pause - 1:
+            self._print_progress(spent)
 
-    def _tell(self, spent: float) -> None:
+    def _print_progress(self, spent: float) -> None:
         if self._total:
-            new, rest = self._done - self._known, self._total - self._done
-            left = spent / new * rest if new > 0 and rest > 0 else None
-            guess = "" if left is None else f", about {left:.0f} s left"
-            self._print(f"{self._done} of {self._total} {self._doing}, {spent:.0f} s{guess}")
+            # Seconds left by the pace of what was done now; what earlier sessions did took none of them.
+            new, rest = self._done - self._earlier, self._total - self._done
+            guess = f", about {spent / new * rest:.0f} s left" if new > 0 and rest > 0 else ""
+            self._print(f"{self._done} of {self._total} {self._activity}, {spent:.0f} s{guess}")
         else:
-            self._print(f"{self._doing}, {spent:.0f} s")
+            self._print(f"{self._activity}, {spent:.0f} s")
 
 
 def duration(seconds: float) -> str:
-    """A time in words, coarser the longer it is."""
+    """``seconds`` for people: in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def loss_rows(heldout: bool) -> Table:
-    """A table of patterns with their losses, to be filled row by row; ``heldout`` asks for that column too."""
+    """An empty table of patterns and their losses; with a column for held-out windows where they are measured."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("pattern")
     for name in ["kept", "loss", "increase", *(["increase, held out"] if heldout else [])]:
@@ -231,9 +230,14 @@ def print_line(console: Console, line: str) -> None:
 
 
 def new_console(stderr: bool = False, narrow: bool = False) -> Console:
-    """On a terminal as wide as that, at least for tables of words (``narrow``); figures are never cut off."""
+    """A console for tables: 100 columns or more, as figures are never cut off.
+
+    Args:
+        stderr: prints there instead of on stdout.
+        narrow: keeps to the terminal's width, where it is one; for tables of words, which can be wrapped.
+    """
     stream = sys.stderr if stderr else sys.stdout
-    width = columns(stream) if narrow else None
+    width = terminal_width(stream) if narrow else None
     return _Console(
         file=stream,
         force_terminal=stream.isatty(),

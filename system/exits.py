@@ -14,7 +14,15 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import GateError, IndexcacheError, InterruptedRunError, OutputError, SettingError, spell_out, wrapped
+from ..errors import (
+    GateError,
+    IndexcacheError,
+    InterruptedRunError,
+    OutputError,
+    SettingError,
+    spelling_handler,
+    wrapped,
+)
 from .launching import speaks
 from .signals import Stop, stops_raised
 
@@ -34,7 +42,7 @@ def prepare_streams() -> None:
     sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=spell_out())
+            stream.reconfigure(errors=spelling_handler())
 
 
 @contextmanager
@@ -48,10 +56,10 @@ def result_alone(restore: bool = True) -> Iterator[None]:
         restore: puts both back at the end; else, where the program ends, what still waits in C's buffers must
             not get there either.
     """
-    before, there = sys.stdout, os.dup(1)
+    before, handle = sys.stdout, os.dup(1)
     before.flush()
     os.dup2(2, 1)
-    result = _like(before, there) if isinstance(before, io.TextIOWrapper) and _is_number_one(before) else None
+    result = _like(before, handle) if isinstance(before, io.TextIOWrapper) and _is_number_one(before) else None
     if result is not None:
         _replace_stdout(result)
     try:
@@ -60,30 +68,30 @@ def result_alone(restore: bool = True) -> Iterator[None]:
         if restore:
             with suppress(OSError, AttributeError):
                 ctypes.CDLL(None).fflush(None)
-            os.dup2(there, 1)
+            os.dup2(handle, 1)
             if result is None:
-                os.close(there)
+                os.close(handle)
             else:
                 _replace_stdout(before)
-                with suppress(OSError):  # what could not be printed was told
+                with suppress(OSError):  # an earlier flush said what could not be printed
                     result.close()
 
 
-def _like(stream: io.TextIOWrapper, number: int) -> TextIO:
-    """A stream that writes to ``number`` as ``stream`` writes."""
+def _like(stream: io.TextIOWrapper, handle: int) -> TextIO:
+    """A stream that writes to ``handle`` as ``stream`` writes."""
     buffering = 1 if stream.line_buffering else -1
-    return os.fdopen(number, "w", buffering, encoding=stream.encoding, errors=stream.errors)
+    return os.fdopen(handle, "w", buffering, encoding=stream.encoding, errors=stream.errors)
 
 
 def _replace_stdout(stream: TextIO) -> None:
-    """Puts ``stream`` in stdout's place, for those too who ask its terminal for the width."""
+    """Puts ``stream`` in stdout's place, also for libraries that ask the original stdout for its width."""
     if sys.__stdout__ is sys.stdout:
         sys.__stdout__ = stream  # type: ignore[misc, assignment]
     sys.stdout = stream
 
 
 @contextmanager
-def libraries_beside() -> Iterator[None]:
+def prints_to_stderr() -> Iterator[None]:
     """Within it also what Python code prints goes to stderr; for while libraries work and no result is printed."""
     with redirect_stdout(sys.stderr):
         yield
@@ -111,7 +119,7 @@ _STREAM_FAILS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG
 
 
 def exit_code_of(job: Callable[[], int | None], as_json: bool, restore: bool = True) -> int:
-    """Runs ``job`` and tells of whatever ends it.
+    """Runs ``job``, prints whatever error ends it, and returns the exit code.
 
     0 done, 1 a check failed, 2 wrong use or input, 75 stopped by a signal with everything kept that was
     measured, 128 + the signal's number with nothing to keep, 141 stdout closed by its reader.
@@ -123,10 +131,10 @@ def exit_code_of(job: Callable[[], int | None], as_json: bool, restore: bool = T
     """
     prepare_streams()
     with result_alone(restore):
-        return _ended(job, as_json, restore)
+        return _run(job, as_json, restore)
 
 
-def _ended(job: Callable[[], int | None], as_json: bool, restore: bool) -> int:
+def _run(job: Callable[[], int | None], as_json: bool, restore: bool) -> int:
     try:
         with stops_raised(restore):
             code = job() or 0
@@ -139,29 +147,29 @@ def _ended(job: Callable[[], int | None], as_json: bool, restore: bool) -> int:
         code = _fail(InterruptedRunError(stop.number), as_json)
     except KeyboardInterrupt:
         code = _fail(InterruptedRunError(), as_json)
-    except (BrokenPipeError, SystemExit) as left:
+    except (BrokenPipeError, SystemExit) as departure:
         # typer exits with 1 there, which is the code of a failed check.
-        if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
+        if isinstance(departure, SystemExit) and not isinstance(departure.__context__, BrokenPipeError):
             raise
         abandon(sys.stdout)
         code = _PIPE_CLOSED
     except Exception as error:
-        ours = _as_our_error(error)
-        code = _fail(ours, as_json and not isinstance(ours, OutputError))
-        if isinstance(ours, OutputError):
+        translation = _translated(error)
+        code = _fail(translation, as_json and not isinstance(translation, OutputError))
+        if isinstance(translation, OutputError):
             abandon(sys.stdout)
     return code
 
 
 def _fail(error: IndexcacheError, as_json: bool) -> int:
-    # Where neither stream takes it, the exit code still says it.
-    tells = speaks() or error.alone
+    # Of several processes one prints what all of them met. Where no stream takes it, the exit code still says it.
+    prints = speaks() or error.alone
     with suppress(OSError):
-        if not tells and not error.shared:
+        if not prints and not error.shared:
             print(f"error in process {os.environ.get('RANK', '')}: {error.line()}", file=sys.stderr, flush=True)
-        if tells:
+        if prints:
             print(wrapped(f"error: {error.line()}", sys.stderr), file=sys.stderr, flush=True)
-    if tells and as_json and not isinstance(error, GateError):
+    if prints and as_json and not isinstance(error, GateError):
         try:
             print(json.dumps(error.as_json(), indent=2), flush=True)
         except OSError:
@@ -169,8 +177,8 @@ def _fail(error: IndexcacheError, as_json: bool) -> int:
     return error.exit_code
 
 
-def _as_our_error(error: Exception) -> IndexcacheError:
-    """A wrong option as typer reports it, or what nobody foresaw, as one of our errors."""
+def _translated(error: Exception) -> IndexcacheError:
+    """A wrong option as typer reports it, or what nobody foresaw, as an error of this program."""
     if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_FAILS:
         return OutputError(f"the result cannot be printed: {error.strerror or error}", hint="")
     if isinstance(error, FileNotFoundError) and error.filename is None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import IndexcacheError, OutputError
-from .signals import held
+from .signals import stops_held
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -25,8 +25,8 @@ def find_path(name: str) -> Path | None:
         return None
     path = home_expanded(name)
     # Of the package, recipes only: a model called "search" is not the folder of that name.
-    own = [_PACKAGE / path] if path.parts[0] == "recipes" else []
-    return next((each for each in (path, *own) if is_there(each)), None)
+    candidates = [path, _PACKAGE / path] if path.parts[0] == "recipes" else [path]
+    return next(filter(is_there, candidates), None)
 
 
 def refuse_pointer(path: Path, kind: type[IndexcacheError]) -> None:
@@ -39,10 +39,10 @@ def refuse_pointer(path: Path, kind: type[IndexcacheError]) -> None:
         if not path.is_file():
             return
         with path.open("rb") as file:
-            begins = file.read(len(_LFS_POINTER))
+            head = file.read(len(_LFS_POINTER))
     except OSError:  # whoever opens it next says so
         return
-    if begins == _LFS_POINTER:
+    if head == _LFS_POINTER:
         raise kind(f"{str(path)!r} is a Git LFS pointer: run git lfs pull in its folder")
 
 
@@ -73,7 +73,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             where syncing the folder itself failed: then the new file stands there, whole.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    with held():
+    with stops_held():
         try:
             make_folder(path.parent)
             unfinished = _write_beside(path, data)
@@ -93,36 +93,40 @@ def check_writable(folder: Path) -> None:
     Raises:
         OutputError: it cannot.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    with held():
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with stops_held():
         try:
             make_folder(folder)
             os.unlink(_write_beside(folder / _PROBE, b"?"))  # noqa: PTH108
-            for each in made:
+            for path in missing:  # the innermost first
                 with suppress(OSError):  # another search may have put something there meanwhile
-                    os.rmdir(each)  # noqa: PTH106
+                    os.rmdir(path)  # noqa: PTH106
         except OSError as error:
             raise cannot_write(folder, error) from error
 
 
-def remove_unfinished(folder: Path, ours: Callable[[str], bool]) -> None:
+def remove_unfinished(folder: Path, is_written: Callable[[str], bool]) -> None:
     """Removes what processes that are gone were writing in ``folder`` when they were killed.
 
-    Only of files whose names are ``ours``, or of what ``check_writable`` tries.
+    Args:
+        folder: where to look.
+        is_written: whether this program writes files of that name; files of other programs stay. The file that
+            ``check_writable`` tries counts too.
     """
     for path in folder.iterdir():
         match = _UNFINISHED.match(path.name)
-        if match and (ours(match["name"]) or match["name"] == _PROBE) and not _runs(int(match["pid"])):
+        if match and (is_written(match["name"]) or match["name"] == _PROBE) and not _runs(int(match["pid"])):
             _remove_quietly(path)
 
 
 def make_folder(folder: Path) -> None:
     """Makes ``folder`` and those above it, where they are not there."""
-    for each in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
         with suppress(FileExistsError):
-            os.mkdir(each)  # noqa: PTH102
+            os.mkdir(path)  # noqa: PTH102
             with suppress(PermissionError):  # a folder above that may be written to, and not read
-                sync_folder(each.parent)
+                sync_folder(path.parent)
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
@@ -139,7 +143,7 @@ def write_all(handle: int, data: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Brings the folder's own entries to the disk, so that a rename survives a power loss."""
-    if os.name != "posix":
+    if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -34,45 +34,45 @@ class Launch:
     port: int
 
 
-class _Apart:
+class _Separation:
     """Whether this process does its job without the others that were launched beside it."""
 
-    wanted = False
+    is_wanted = False
 
 
 def work_apart(wanted: bool = True) -> None:
-    """Has ``launch`` say from now on that this process works alone: the others have left."""
-    _Apart.wanted = wanted
+    """Has ``current_launch`` say from now on that this process works alone: the others have left."""
+    _Separation.is_wanted = wanted
 
 
-def launch() -> Launch | None:
+def current_launch() -> Launch | None:
     """Which process this is of several that were launched together; None where it works alone.
 
     Raises:
         SettingError: the variables are incomplete, or no numbers that go together; names them.
     """
-    given = _from_mpi() | {name: os.environ[name] for name in (*_NEEDED, "LOCAL_RANK") if name in os.environ}
-    if _Apart.wanted or not (given.keys() & {"RANK", "WORLD_SIZE"}):
+    variables = _from_mpi() | {name: os.environ[name] for name in (*_NEEDED, "LOCAL_RANK") if name in os.environ}
+    if _Separation.is_wanted or not (variables.keys() & {"RANK", "WORLD_SIZE"}):
         return None
-    if missing := [name for name in _NEEDED[:2] if name not in given]:
-        there = next(name for name in _NEEDED[:2] if name in given)
-        what = f"{there} is {given[there]!r} in the environment and {missing[0]} is not set"
+    if missing := [name for name in _NEEDED[:2] if name not in variables]:
+        present = next(name for name in _NEEDED[:2] if name in variables)
+        what = f"{present} is {variables[present]!r} in the environment and {missing[0]} is not set"
         raise SettingError(what, hint=_UNSET)
-    count = _number(given, "WORLD_SIZE", 1, None)
-    rank = _number(given, "RANK", 0, count - 1)
+    count = _number(variables, "WORLD_SIZE", 1, None)
+    rank = _number(variables, "RANK", 0, count - 1)
     if count == 1:
         return None
-    if missing := [name for name in _NEEDED if not given.get(name)]:
+    if missing := [name for name in _NEEDED if not variables.get(name)]:
         raise SettingError(f"WORLD_SIZE is {count} in the environment and {missing[0]} is not set", hint=_UNSET)
-    port = _number(given, "MASTER_PORT", 1, 65535)
-    local = _number(given, "LOCAL_RANK", 0, None) if "LOCAL_RANK" in given else rank
-    return Launch(rank, count, local, given["MASTER_ADDR"], port)
+    port = _number(variables, "MASTER_PORT", 1, 65535)
+    local = _number(variables, "LOCAL_RANK", 0, None) if "LOCAL_RANK" in variables else rank
+    return Launch(rank, count, local, variables["MASTER_ADDR"], port)
 
 
 def is_one_of_several() -> bool:
-    """Whether ``launch`` has something to say; variables that are wrong count as nothing."""
+    """Whether ``current_launch`` has something to say; variables that are wrong count as nothing."""
     try:
-        return launch() is not None
+        return current_launch() is not None
     except SettingError:
         return False
 
@@ -80,20 +80,20 @@ def is_one_of_several() -> bool:
 def speaks() -> bool:
     """Whether this is the process, of several under ``accelerate launch``, that prints."""
     try:
-        here = launch()
+        launch = current_launch()
     except SettingError:  # each such process ends with it
         return True
-    return here is None or here.rank == 0
+    return launch is None or launch.rank == 0
 
 
-def strangers() -> str | None:
+def unconnected_launcher() -> str | None:
     """The variable of an MPI launcher that names several processes, where nothing says how they would meet."""
     names = [f"{begin}SIZE" for begin in _MPI]
     several = [name for name in names if os.environ.get(name, "1").strip() not in ("", "0", "1")]
     return several[0] if several and "WORLD_SIZE" not in os.environ and not _from_mpi() else None
 
 
-def misleading() -> list[str]:
+def launch_variables() -> list[str]:
     """The variables from which libraries would take it that this process does not work alone."""
     return [name for name in _READ_ELSEWHERE if name in os.environ]
 
@@ -106,20 +106,20 @@ def _from_mpi() -> dict[str, str]:
         rank, size = os.environ.get(f"{begin}RANK"), os.environ.get(f"{begin}SIZE")
         if rank is not None and size is not None:
             local = os.environ.get(f"{begin}LOCAL_RANK", os.environ.get("MPI_LOCALRANKID"))
-            named = {"RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": "29500"}
-            return named | ({} if local is None else {"LOCAL_RANK": local})
+            variables = {"RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": "29500"}
+            return variables | ({} if local is None else {"LOCAL_RANK": local})
     return {}
 
 
-def _number(given: Mapping[str, str], name: str, least: int, most: int | None) -> int:
+def _number(variables: Mapping[str, str], name: str, least: int, most: int | None) -> int:
     try:
-        number = int(given[name])
+        number = int(variables[name])
     except ValueError:
         number = least - 1
     if number < least or (most is not None and number > most):
         # A rank is held to the size that goes with it.
-        wanted = f"a number from {least}" + ("" if most is None else f" to {most}")
-        beside = f" where WORLD_SIZE is {given['WORLD_SIZE']}" if name == "RANK" else ""
-        what = f"{name} is {given[name]!r} in the environment: it has to be {wanted}{beside}"
+        allowed = f"a number from {least}" + ("" if most is None else f" to {most}")
+        beside = f" where WORLD_SIZE is {variables['WORLD_SIZE']}" if name == "RANK" else ""
+        what = f"{name} is {variables[name]!r} in the environment: it has to be {allowed}{beside}"
         raise SettingError(what, hint=_UNSET)
     return number

@@ -54,7 +54,7 @@ def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
 
 
 def _sign(path: Path) -> None:
-    """Writes into the lock's file who holds it; for others to read, nothing depends on it."""
+    """Writes into the lock's file which process holds it: for people to read, nothing depends on it."""
     with suppress(OSError):
         handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
         try:

@@ -10,15 +10,15 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from ..errors import IndexcacheError, LostProcessError, first_line
-from .launching import Launch, launch
-from .rendezvous import Meeting, variables
+from .launching import Launch, current_launch
+from .rendezvous import Meeting, launch_environment
 from .signals import Stop
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=6)
 
 
-class _Joined:
+class _Membership:
     """Where this process met the others that it was launched with; None before, and where it works alone."""
 
     meeting: Meeting | None = None
@@ -33,12 +33,12 @@ def _state() -> Any:
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     if PartialState._shared_state or (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return PartialState(cpu=cpu)
-    here = launch()
-    with variables(here):
-        return PartialState(cpu=cpu) if here is None else _join(here, cpu)
+    launch = current_launch()
+    with launch_environment(launch):
+        return PartialState(cpu=cpu) if launch is None else _join(launch, cpu)
 
 
-def _join(here: Launch, cpu: bool) -> Any:
+def _join(launch: Launch, cpu: bool) -> Any:
     """accelerate's state once all processes are connected.
 
     Raises:
@@ -47,15 +47,15 @@ def _join(here: Launch, cpu: bool) -> Any:
     import torch
     from accelerate import PartialState
 
-    meeting = Meeting(here)
+    meeting = Meeting(launch)
 
     def enter(store: Any) -> tuple[Any, int]:
         # The others wait while the main process hashes a checkpoint or streams a dataset.
-        state = PartialState(cpu=cpu, timeout=_PATIENCE, store=store, rank=here.rank, world_size=here.count)
+        state = PartialState(cpu=cpu, timeout=_PATIENCE, store=store, rank=launch.rank, world_size=launch.count)
         return state, torch.get_num_threads()
 
     state, threads = meeting.join(enter)
-    _Joined.meeting = meeting
+    _Membership.meeting = meeting
     # Both are a thread's, and another one entered.
     torch.set_num_threads(threads)
     if state.device.type != "cpu" and state.device.index is not None:
@@ -65,10 +65,10 @@ def _join(here: Launch, cpu: bool) -> Any:
 
 def is_first(line: str) -> bool:
     """Whether no other of the processes that work together has said ``line``."""
-    return _Joined.meeting is None or _Joined.meeting.is_first(line)
+    return _Membership.meeting is None or _Membership.meeting.is_first(line)
 
 
-def this_device() -> Any:
+def process_device() -> Any:
     """The device that accelerate gives this process."""
     import torch
 
@@ -82,7 +82,7 @@ def thread_count() -> int | None:
     """How many threads share a matrix product here, which decides its rounding; None on an accelerator."""
     import torch
 
-    return torch.get_num_threads() if this_device().type == "cpu" else None
+    return torch.get_num_threads() if process_device().type == "cpu" else None
 
 
 def use_threads(count: int | None) -> None:
@@ -114,20 +114,20 @@ def merge(part: dict[int, T]) -> dict[int, T]:
 
     if process_count() == 1:
         return part
-    with _lost_told():
-        return {number: each for found in gather_object([part]) for number, each in found.items()}
+    with _loss_as_error():
+        return {number: value for share in gather_object([part]) for number, value in share.items()}
 
 
-def main_does(job: Callable[[], T]) -> T:
+def run_on_main(job: Callable[[], T]) -> T:
     """Runs ``job`` on the main process; every process gets its result, or raises its error or the stop it met.
 
-    The error is marked as shared, so that only one process tells of it.
+    The error is marked as shared, so that only one process prints it.
     """
     from accelerate.utils import broadcast_object_list
 
     if process_count() == 1:
         return job()
-    outcome: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]  # the result, and the error in its place
     if is_main():
         try:
             outcome[0] = job()
@@ -137,7 +137,7 @@ def main_does(job: Callable[[], T]) -> T:
             outcome[1] = IndexcacheError(f"unexpected {type(error).__name__}: {error}")
             if os.environ.get("INDEXCACHE_TRACEBACK"):
                 traceback.print_exception(error)
-    with _lost_told():
+    with _loss_as_error():
         broadcast_object_list(outcome)
     if outcome[1] is not None:
         outcome[1].shared = True
@@ -147,7 +147,7 @@ def main_does(job: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _lost_told() -> Iterator[None]:
+def _loss_as_error() -> Iterator[None]:
     """Within it, where processes wait for each other, the end of one ends the others in a line.
 
     Raises:

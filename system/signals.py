@@ -28,30 +28,33 @@ class Stop(BaseException):
         self.name = signal.Signals(number).name
 
 
-class _Stops:
-    """The stop asked for, if any, and how many writes it has to wait for."""
+class _Request:
+    """The stop that was asked for, if any, and the writes that it has to wait for.
 
-    asked: int | None = None
-    when = 0.0
-    waits = False
-    held = 0
-    over = False
+    One for the whole process, as signal handlers are.
+    """
+
+    number: int | None = None
+    moment = 0.0
+    is_pending = False
+    writes = 0
+    is_over = False
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.over:
+        if self.is_over:
             return
-        if self.asked is not None:
-            if time.monotonic() - self.when > _SAME_STOP_SECONDS:
+        if self.number is not None:
+            if time.monotonic() - self.moment > _SAME_STOP_SECONDS:
                 os._exit(128 + number)
             return
-        self.asked, self.when = number, time.monotonic()
-        if self.held:
-            self.waits = True
+        self.number, self.moment = number, time.monotonic()
+        if self.writes:
+            self.is_pending = True
         else:
             raise Stop(number)
 
 
-_stops = _Stops()
+_request = _Request()
 
 
 @contextmanager
@@ -68,19 +71,20 @@ def stops_raised(restore: bool = True) -> Iterator[None]:
         yield
         return
     before: dict[int, Any] = {}
-    own_hook = sys.unraisablehook
-    _stops.asked, _stops.waits, _stops.held, _stops.over = None, False, 0, False
+    hook_before = sys.unraisablehook
+    _request.number, _request.is_pending, _request.writes, _request.is_over = None, False, 0, False
     try:
         for number in _WATCHED:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, _stops.handle)
-        sys.unraisablehook = lambda each: None if isinstance(each.exc_value, Stop) else own_hook(each)
+                before[number] = signal.signal(number, _request.handle)
+        # A stop raised within a destructor is lost there; check_stop raises it again.
+        sys.unraisablehook = lambda args: None if isinstance(args.exc_value, Stop) else hook_before(args)
         yield
     finally:
-        _stops.over = True
+        _request.is_over = True
         for number, handler in before.items() if restore else ():
             signal.signal(number, handler)
-        sys.unraisablehook = own_hook
+        sys.unraisablehook = hook_before
 
 
 def leave(code: int) -> NoReturn:
@@ -98,19 +102,19 @@ def leave(code: int) -> NoReturn:
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Within it a stop waits; at its end it is raised."""
-    _stops.held += 1
+def stops_held() -> Iterator[None]:
+    """Within it a stop waits, also where it is nested; at the end of the outermost one it is raised."""
+    _request.writes += 1
     try:
         yield
     finally:
-        _stops.held -= 1
-    if _stops.waits and not _stops.held:
-        _stops.waits = False
+        _request.writes -= 1
+    if _request.is_pending and not _request.writes:
+        _request.is_pending = False
         check_stop()
 
 
 def check_stop() -> None:
     """Raises a stop that was asked for, also one that was lost where nothing can be raised, as in a destructor."""
-    if _stops.asked is not None and threading.current_thread() is threading.main_thread():
-        raise Stop(_stops.asked)
+    if _request.number is not None and threading.current_thread() is threading.main_thread():
+        raise Stop(_request.number)

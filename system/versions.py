@@ -36,13 +36,13 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def untested() -> str | None:
+def untested_versions() -> str | None:
     """A line that names what runs here and lies outside of ``TESTED``; None where nothing does."""
     outside = []
     for name, (lowest, newest) in TESTED.items():
-        here = library_versions()[name]
-        if here != "unknown" and not _release(lowest) <= _release(here)[:3] <= _widened(newest):
-            outside.append(f"{name} {here} (tested: {lowest}{f' to {newest}' if newest != lowest else ''})")
+        installed = library_versions()[name]
+        if installed != "unknown" and not _release(lowest) <= _release(installed)[:3] <= _widened(newest):
+            outside.append(f"{name} {installed} (tested: {lowest}{f' to {newest}' if newest != lowest else ''})")
     if not outside:
         return None
     return (

@@ -55,7 +55,7 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
         ModelError: weights missing, unreadable, or without the indexers that the config promises.
         SettingError: a dtype that is not one of ``DTYPES``.
     """
-    from ...system.processes import process_count, this_device
+    from ...system.processes import process_count, process_device
 
     if placement.device_map is not None and process_count() > 1:
         raise SettingError(
@@ -79,7 +79,7 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
     if cast:
         _cast(model, torch_dtype)
     if placement.device_map is None:
-        model.to(this_device())
+        model.to(process_device())
     return model.requires_grad_(False).eval()
 
 
@@ -218,9 +218,11 @@ def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
     Raises:
         ModelError: it does not fit, or transformers cannot build it.
     """
-    from ...system.processes import this_device
+    from ...system.processes import process_device
 
-    built = build(checkpoint.config, this_device(), compute_dtype(checkpoint, dtype), checkpoint.trust.remote_code)
+    built = build(
+        checkpoint.config, process_device(), compute_dtype(checkpoint, dtype), checkpoint.trust.remote_code
+    )
     return built.requires_grad_(False).eval()
 
 

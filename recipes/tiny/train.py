@@ -350,10 +350,10 @@ def check_against_stock(model: Any, window: int, seed: int) -> dict[str, float]:
     stock = model.eval()(tokens, use_cache=False).logits
     for hook in hooks:
         hook.remove()
-    own = model.lm_head(run_layers(model, tokens, sparse=True))
-    losses = [F.cross_entropy(logits[0, :-1], tokens[0, 1:]) for logits in (stock, own)]
+    logits = model.lm_head(run_layers(model, tokens, sparse=True))
+    losses = [F.cross_entropy(rows[0, :-1], tokens[0, 1:]) for rows in (stock, logits)]
     figures = {
-        "logits": (stock - own).abs().max().item(),
+        "logits": (stock - logits).abs().max().item(),
         "loss": (losses[0] - losses[1]).abs().item(),
         "near_tied_rows": sum(differing_rows(*call) for call in calls),
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...errors import OutputError, PlanError
 from ...system.files import is_there, make_folder, remove_unfinished, sync_folder, write_atomically
-from ...system.signals import held
+from ...system.signals import stops_held
 from ..plan.file import read_plan
 from ..plan.schema import Plan
 from ..report.checks import CheckRecord, check_file, checks_of
@@ -169,7 +169,7 @@ def _move_aside(folder: Path, *more: str) -> Path | None:
     try:
         digest = hashlib.sha256(standing[last].read_bytes()).hexdigest()
         aside = _unfinished_or_new(folder, f"replaced-{digest[:8]}", standing)
-        with held():
+        with stops_held():
             make_folder(aside)
             for name in sorted(standing, key=lambda name: (name == last, name)):
                 os.replace(standing[name], aside / name)  # noqa: PTH105

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ...errors import IdentityError, JournalError
 from ...system.documents import read_bytes
 from ...system.files import cannot_write, sync_folder, write_all
-from ...system.signals import held
+from ...system.signals import stops_held
 from .records import RECORDS, SCHEMA, Header, Identity, Kept, Losses, Record
 
 JOURNAL_FILE = "journal.jsonl"
@@ -168,7 +168,7 @@ class Journal:
         body = json.dumps(document, allow_nan=False, separators=(",", ":"))[:-1].encode()
         check = _check(self._check, body)
         line = body + f',"check":"{check}"}}\n'.encode()
-        with held():
+        with stops_held():
             try:
                 write_all(self._handle, line)
                 if time.monotonic() - self._synced > _SYNC_SECONDS:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from indexcache.calibrate.sources import TextSource, read_documents
+from indexcache.calibrate.sources import Documents, TextSource
 from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
@@ -142,7 +142,7 @@ def main():
     checkpoint = open_checkpoint(options.model)
     tokenizer = load_tokenizer(checkpoint)
     request = WindowRequest(options.window, options.windows, 0)
-    documents = read_documents(TextSource(options.text), tokenizer, request.seed)
+    documents = Documents(TextSource(options.text), tokenizer, request.seed)
     packed = pack(documents, tokenizer, request)
     windows, origins = packed.calibration.tolist(), packed.documents(CALIBRATION)
     model = load_model(checkpoint, "float32")

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from indexcache.calibrate.sources import TextSource, read_documents
+from indexcache.calibrate.sources import Documents, TextSource
 from indexcache.errors import DatasetError
 
 
@@ -17,7 +17,7 @@ class Plain:
 
 
 def documents(path, **options):
-    return read_documents(TextSource(str(path), **options), Plain(), 0)
+    return Documents(TextSource(str(path), **options), Plain(), 0)
 
 
 def write(path, *texts):
@@ -161,8 +161,8 @@ def test_what_is_not_read_never_decides(tmp_path):
     (tmp_path / "e.csv").write_text("text,score,more\nsix,high,1\n")
     (tmp_path / "f.ndjson").write_text('{"content": "seven"}\n')
     columns = {"score": [1.5], "text": ["eight"]}, {"text": ["nine"], "score": [[1]]}, {"text": ["ten"]}
-    for number, each in enumerate(columns):
-        pyarrow.parquet.write_table(pyarrow.table(each), tmp_path / f"{number}.parquet")
+    for number, table in enumerate(columns):
+        pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / f"{number}.parquet")
     large = pyarrow.table({"text": pyarrow.array(["eleven"], pyarrow.large_string())})
     pyarrow.parquet.write_table(large, tmp_path / "3.parquet")
     expected = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]

@@ -14,14 +14,14 @@ import pytest
 
 import indexcache
 from indexcache.calibrate.rows import COMPRESSIONS, FORMATS
-from indexcache.calibrate.sources import TextSource, read_documents
+from indexcache.calibrate.sources import Documents, TextSource
 from indexcache.errors import DatasetError
 
 TEXTS = ["one document", "ein anderes, größer", "第三"]
 
 
 def documents(path, **options):
-    return read_documents(TextSource(str(path), **options), Plain(), 0)
+    return Documents(TextSource(str(path), **options), Plain(), 0)
 
 
 class Plain:
@@ -174,7 +174,7 @@ def test_chats_of_a_table_have_no_keys_that_are_null(tmp_path):
 
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool": "y"}]
     pyarrow.parquet.write_table(pyarrow.table({"messages": [messages]}), tmp_path / "a.parquet")
-    rendered = list(read_documents(TextSource(str(tmp_path / "a.parquet")), Chat(), 0))
+    rendered = list(Documents(TextSource(str(tmp_path / "a.parquet")), Chat(), 0))
     assert rendered in (["content role / content role tool"], ["role content / role content tool"])
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from indexcache.calibrate.sources import TextSource, read_documents
+from indexcache.calibrate.sources import Documents, TextSource
 from indexcache.errors import DatasetError
 
 TEXTS = ["one document", "another one", "a third", "and a fourth"]
@@ -26,7 +26,7 @@ class Plain:
 
 
 def read(dataset, tokenizer=Plain, seed=0, **options):
-    return list(read_documents(TextSource(str(dataset), **options), tokenizer(), seed))
+    return list(Documents(TextSource(str(dataset), **options), tokenizer(), seed))
 
 
 def write_jsonl(path, rows):

@@ -13,7 +13,7 @@ from indexcache.system.console import Reporter
 
 SCRIPT = """
 import time
-from indexcache.progress import Reporter
+from indexcache.system.console import Reporter
 with Reporter() as reporter:
     reporter.begin(12345, "window evaluations")
     reporter.advance(6789)
@@ -26,20 +26,20 @@ with Reporter() as reporter:
 
 def on_terminal(columns, *command):
     """What a program writes to a terminal of that width, without what steers it."""
-    ours, theirs = pty.openpty()
+    reader, terminal = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
+    process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
     text = b""
     while True:
         try:
-            more = os.read(ours, 1 << 16)
+            chunk = os.read(reader, 1 << 16)
         except OSError:
             break
-        if not more:
+        if not chunk:
             break
-        text += more
-    os.close(ours)
+        text += chunk
+    os.close(reader)
     assert process.wait() in (0, 2)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode())
 

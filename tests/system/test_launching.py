@@ -4,7 +4,7 @@ import pytest
 
 from indexcache.errors import SettingError
 from indexcache.system import launching
-from indexcache.system.launching import Launch, launch, speaks, strangers
+from indexcache.system.launching import Launch, current_launch, speaks, unconnected_launcher
 
 PLACE = {"MASTER_ADDR": "there", "MASTER_PORT": "29501"}
 OMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
@@ -37,30 +37,30 @@ def given(monkeypatch):
 )
 def test_what_was_left_over_leaves_it_alone(variables, given):
     given(variables)
-    assert launch() is None
+    assert current_launch() is None
     assert speaks()
 
 
 def test_processes_of_a_launcher(given):
     given({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", **PLACE})
-    assert launch() == Launch(3, 4, 1, "there", 29501)
+    assert current_launch() == Launch(3, 4, 1, "there", 29501)
     assert not speaks()
     launching.work_apart()
-    assert launch() is None
+    assert current_launch() is None
     launching.work_apart(False)
 
 
 def test_processes_of_mpirun_that_know_where_to_meet(given):
     given({**OMPI, "MASTER_ADDR": "there"})
-    assert launch() == Launch(1, 2, 1, "there", 29500)
-    assert strangers() is None
+    assert current_launch() == Launch(1, 2, 1, "there", 29500)
+    assert unconnected_launcher() is None
 
 
 def test_processes_of_mpirun_that_do_not(given):
     given(OMPI)
-    assert strangers() == "OMPI_COMM_WORLD_SIZE"
+    assert unconnected_launcher() == "OMPI_COMM_WORLD_SIZE"
     given({"OMPI_COMM_WORLD_SIZE": "1"})
-    assert strangers() is None
+    assert unconnected_launcher() is None
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_processes_of_mpirun_that_do_not(given):
 def test_what_does_not_go_together_is_named(variables, words, given, run_cli, tmp_path):
     given(variables)
     with pytest.raises(SettingError, match="in the environment") as caught:
-        launch()
+        current_launch()
     assert words in str(caught.value)
     code, printed, err = run_cli("search", "--recipe", "tiny", "--keep", 0.25, "--out", tmp_path / "out")
     assert (code, printed, len(err.splitlines())) == (2, "", 1), err

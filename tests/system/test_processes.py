@@ -70,7 +70,7 @@ def test_an_unforeseen_error_of_the_main_process_reaches_the_others(monkeypatch)
         raise KeyError("lost")
 
     with pytest.raises(IndexcacheError, match="unexpected KeyError") as caught:
-        processes.main_does(job)
+        processes.run_on_main(job)
     assert caught.value.shared
     assert sent[0][1] is caught.value
 
@@ -83,7 +83,7 @@ def test_another_process_raises_what_the_main_process_sent(monkeypatch):
     monkeypatch.setattr(processes, "is_main", lambda: False)
     monkeypatch.setattr("accelerate.utils.broadcast_object_list", receive)
     with pytest.raises(DatasetError, match="nothing there"):
-        processes.main_does(lambda: pytest.fail("the job ran on another process than the main one"))
+        processes.run_on_main(lambda: pytest.fail("the job ran on another process than the main one"))
 
 
 def test_several_processes_cannot_each_have_a_device_map(monkeypatch, checkpoints):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from indexcache.commands.job import start as starting
-from indexcache.system.exits import libraries_beside, result_alone
+from indexcache.system.exits import prints_to_stderr, result_alone
 
 # Prints past Python, with and without C's buffer, from a program that it starts, and from Python.
 NOISE = """
@@ -77,7 +77,7 @@ def test_streams_are_given_back(capfd):
     with result_alone():
         print("the result")
         os.write(1, b"beside\n")
-        with libraries_beside():
+        with prints_to_stderr():
             print("a library")
     os.write(1, b"after\n")
     ctypes.CDLL(None).fflush(None)

@@ -10,25 +10,25 @@ from packaging.version import Version
 from random_models import EMBEDDED, ROOT
 
 from indexcache.system import versions
-from indexcache.system.versions import TESTED, untested
+from indexcache.system.versions import TESTED, untested_versions
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-RANGES = {each.name: each.specifier for each in map(Requirement, PROJECT["dependencies"])}
+RANGES = {requirement.name: requirement.specifier for requirement in map(Requirement, PROJECT["dependencies"])}
 
 
 def test_ranges_begin_at_the_lowest_that_was_tested():
     assert PROJECT["requires-python"] == f">={TESTED['python'][0]}"
     for name in ("torch", "transformers"):
-        lowest, newest = (Version(each) for each in TESTED[name])
+        lowest, newest = map(Version, TESTED[name])
         assert str(RANGES[name]) == f"<{newest.major + 1},>={lowest}"
         assert lowest <= newest
 
 
 def test_every_range_ends_below_the_next_major_version():
     for name, specifier in RANGES.items():
-        (end,) = (Version(each.version) for each in specifier if each.operator == "<")
+        (end,) = (Version(bound.version) for bound in specifier if bound.operator == "<")
         assert end.release == (Version(version(name)).major + 1,), f"{name}{specifier}"
-        assert any(each.operator == ">=" for each in specifier), name
+        assert any(bound.operator == ">=" for bound in specifier), name
 
 
 def test_what_is_pinned_was_tested():
@@ -57,17 +57,17 @@ class TestTheWarning:
     @pytest.mark.parametrize("index", [0, 1])
     def test_says_nothing_of_the_ends_of_the_tested_range(self, here, index):
         here(**{name: ends[index] for name, ends in TESTED.items()})
-        assert untested() is None
+        assert untested_versions() is None
 
     def test_says_nothing_of_builds_and_patches(self, here):
         newest = Version(TESTED["torch"][1])
         here(torch=f"{newest.major}.{newest.minor}.{newest.micro + 3}+cpu", python=f"{TESTED['python'][1]}.99")
-        assert untested() is None
+        assert untested_versions() is None
 
     @pytest.mark.parametrize("release", ["5.11.0", "5.99.0", "6.0.0.dev0"])
     def test_names_what_is_outside(self, here, release):
         here(transformers=release)
-        assert untested().startswith(
+        assert untested_versions().startswith(
             f"not tested with transformers {release} (tested: {TESTED['transformers'][0]} to"
         )
 

@@ -14,8 +14,8 @@ from indexcache.search.run.records import Losses
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a child ended: its exit code, negative for the signal that killed it, and what it wrote."""
+class Outcome:
+    """What became of a child: its exit code, negative for the signal that killed it, and what it wrote."""
 
     code: int
     out: str
@@ -29,7 +29,7 @@ class Child:
     """
 
     def __init__(self, job, folder, before=lambda: None, environment=None):
-        self.ended = False
+        self.is_over = False
         self._streams = [Path(folder) / f"{time.monotonic_ns()}.{name}" for name in ("out", "err")]
         self.pid = os.fork()
         if not self.pid:
@@ -45,7 +45,7 @@ class Child:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)  # nohup and background shells have tests ignore some
             before()
-            code = job() if callable(job) else main([str(each) for each in job])
+            code = job() if callable(job) else main(list(map(str, job)))
         except SystemExit as stop:
             code = stop.code or 0
         except BaseException as error:  # shown to the test, which expects none
@@ -58,8 +58,8 @@ class Child:
     def kill(self, number=signal.SIGKILL):
         os.kill(self.pid, number)
 
-    def said(self):
-        """What it has written to stderr so far."""
+    def stderr(self):
+        """What it has written there so far."""
         return self._streams[1].read_text() if self._streams[1].exists() else ""
 
     def wait(self, seconds=90):
@@ -75,8 +75,8 @@ class Child:
         out, err = (path.read_text() if path.exists() else "" for path in self._streams)
         for path in self._streams:
             path.unlink(missing_ok=True)
-        self.ended = True
-        return Ended(os.waitstatus_to_exitcode(status), out, err)
+        self.is_over = True
+        return Outcome(os.waitstatus_to_exitcode(status), out, err)
 
 
 def run_child(job, folder, before=lambda: None, environment=None):
@@ -84,10 +84,10 @@ def run_child(job, folder, before=lambda: None, environment=None):
     return Child(job, folder, before, environment).wait()
 
 
-def started(arguments, folder, processes, stop_after=None, befall=None):
-    """Runs a search in so many forked processes that work together.
+def run_together(arguments, folder, processes, stop_after=None, prepare=None):
+    """Runs a search in so many forked processes that work together; returns their outcomes by rank.
 
-    The main one is killed after some pieces, or ``befall(rank)`` prepares what becomes of each.
+    The main one is killed after ``stop_after`` pieces of losses; ``prepare(rank)`` runs in each before it begins.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -102,26 +102,26 @@ def started(arguments, folder, processes, stop_after=None, befall=None):
             PartialState._reset_state()
             if rank == 0 and stop_after is not None:
                 kill_after(stop_after)
-            if befall is not None:
-                befall(rank)
+            if prepare is not None:
+                prepare(rank)
 
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true", **together}
-        children.append(Child(arguments, folder, before, own if processes > 1 else {}))
-    ended = [children[0].wait()]
+        variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true", **together}
+        children.append(Child(arguments, folder, before, variables if processes > 1 else {}))
+    outcomes = [children[0].wait()]
     for child in children[1:]:
-        if ended[0].code < 0:  # what a launcher does when one of its processes is gone
+        if outcomes[0].code < 0:  # what a launcher does when one of its processes is gone
             child.kill()
-        ended.append(child.wait())
-    return ended
+        outcomes.append(child.wait())
+    return outcomes
 
 
 def kill_after(pieces):
-    append, written = Journal.append, []
+    append, losses = Journal.append, []
 
     def append_and_die(self, record):
         append(self, record)
-        written.extend([record] if isinstance(record, Losses) else [])
-        if len(written) == pieces:
+        losses.extend([record] if isinstance(record, Losses) else [])
+        if len(losses) == pieces:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Journal.append = append_and_die

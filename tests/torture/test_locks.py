@@ -36,7 +36,7 @@ def writer(search_on_paper, paper, tmp_path):
     while not reached.exists():
         time.sleep(0.01)
     yield child, out
-    if not child.ended:
+    if not child.is_over:
         child.kill()
         child.wait()
 

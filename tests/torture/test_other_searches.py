@@ -85,7 +85,7 @@ def other_versions(**changes):
 def on_another_device(tmp_path, patch):
     import torch
 
-    patch.setattr("indexcache.commands.job.identity.processes.this_device", lambda: torch.device("meta"))
+    patch.setattr("indexcache.commands.job.identity.processes.process_device", lambda: torch.device("meta"))
 
 
 def other_code(tmp_path, patch):

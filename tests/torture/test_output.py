@@ -278,7 +278,7 @@ def test_the_heart_beats_by_itself(capsys, monkeypatch):
     reporter = Reporter()
     monkeypatch.setattr(reporter._stop, "wait", lambda seconds: len(beats) >= 3)
     with reporter:
-        reporter._heart.join(10)
+        reporter._pulse_thread.join(10)
     assert len(beats) == 3
 
 

@@ -37,7 +37,7 @@ def waiting(arguments, folder, environment, seconds, said=0.1):
 def heard(child, words, seconds=60):
     """Waits until the process has said ``words``."""
     end = time.monotonic() + seconds
-    while words not in (said := child.said()):
+    while words not in (said := child.stderr()):
         assert time.monotonic() < end, said
         time.sleep(0.02)
 

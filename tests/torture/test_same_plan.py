@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from children import kill_after, run_child, started
+from children import kill_after, run_child, run_together
 
 from indexcache.search.plan.file import read_plan
 
@@ -81,8 +81,10 @@ def test_resumed_with_other_batches_and_process_counts(real, cases, full, tmp_pa
     for number, (rows, processes) in enumerate(ways if full else [(1, 2)]):
         out = tmp_path / str(number)
         other_rows, other_processes = ways[-1 - number]
-        killed = started(with_rows(arguments, out, other_rows), tmp_path, other_processes, stop_after=5 + number)
-        ended = started(with_rows(arguments, out, rows), tmp_path, processes)
+        killed = run_together(
+            with_rows(arguments, out, other_rows), tmp_path, other_processes, stop_after=5 + number
+        )
+        ended = run_together(with_rows(arguments, out, rows), tmp_path, processes)
         fine = killed[0].code == -signal.SIGKILL and all(each.code == 0 for each in ended)
         same = fine and plan_of(out) == plan_of(reference)
         cases.check(same, f"{other_rows} rows in {other_processes}, then {rows} in {processes}: {killed} {ended}")

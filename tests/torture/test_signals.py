@@ -186,8 +186,8 @@ def test_a_stop_waits_for_what_is_held_and_comes_after_it():
     done = []
 
     def write():
-        with signals.held():
-            with signals.held():
+        with signals.stops_held():
+            with signals.stops_held():
                 os.kill(os.getpid(), signal.SIGTERM)
             done.append("all of it")
         done.append("more")

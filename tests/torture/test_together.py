@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from children import one_line, started
+from children import one_line, run_together
 
 from indexcache.commands import search as workflow
 from indexcache.dsa.model.losses import PatternLosses
@@ -55,11 +55,11 @@ def test_the_others_end_too(case, real, full, tmp_path):
     arguments, reference = real
     (struck, *place), code, words = CASES[case]
     command = [*arguments, "--out", tmp_path / "run"]
-    ended = started(command, tmp_path, 2, befall=lambda rank: rank == struck and after(*place))
+    ended = run_together(command, tmp_path, 2, prepare=lambda rank: rank == struck and after(*place))
     assert (ended[0].code, one_line(ended[0].err)) == (code, True), ended
     assert ended[0].err.startswith(words)
     assert not ended[1].err, ended
     assert all(each.code in (code, 75, -9) for each in ended), ended
-    again = started(command, tmp_path, 2)
+    again = run_together(command, tmp_path, 2)
     assert [each.code for each in again] == [0, 0], again
     assert (tmp_path / "run" / "plan.json").read_bytes() == (reference / "plan.json").read_bytes()
