@@ -129,7 +129,7 @@ def test_keeping_fewer_than_are_pinned_is_refused_before_anything_is_measured(wi
 
 def test_every_pattern_that_the_plan_is_compared_with_keeps_the_pinned_sites():
     overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
-    findings = run(Goal(keep=0.5), pinned=(5,), refine_rounds=9, overlap=overlap)
+    findings = run(Goal(keep=0.5), pinned=(5,), refine_rounds=9, overlap_matrix=overlap)
     compared = [*findings.uniform, *findings.overlap, findings.heldout.uniform, findings.heldout.plan]
     assert len(compared) == 8
     assert all(each.pattern.is_full(5) for each in compared)
@@ -153,4 +153,4 @@ def test_refinement_changes_the_pattern_picked_and_is_recorded():
 def test_overlap_patterns_are_measured_when_asked_for():
     overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
     assert run(Goal(keep=0.5)).overlap == ()
-    assert [each.pattern.kept for each in run(Goal(keep=0.5), overlap=overlap).overlap] == [5, 4, 3]
+    assert [each.pattern.kept for each in run(Goal(keep=0.5), overlap_matrix=overlap).overlap] == [5, 4, 3]

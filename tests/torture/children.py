@@ -10,11 +10,11 @@ from pathlib import Path
 
 from indexcache.cli import main
 from indexcache.search.run.journal import Journal
-from indexcache.search.run.records import Losses
+from indexcache.search.run.records import LossesRecord
 
 
 @dataclass(frozen=True)
-class Ended:
+class Exit:
     """How a child ended: its exit code, negative for the signal that killed it, and what it wrote."""
 
     code: int
@@ -76,7 +76,7 @@ class Child:
         for path in self._streams:
             path.unlink(missing_ok=True)
         self.ended = True
-        return Ended(os.waitstatus_to_exitcode(status), out, err)
+        return Exit(os.waitstatus_to_exitcode(status), out, err)
 
 
 def run_child(job, folder, before=lambda: None, environment=None):
@@ -120,7 +120,7 @@ def kill_after(pieces):
 
     def append_and_die(self, record):
         append(self, record)
-        written.extend([record] if isinstance(record, Losses) else [])
+        written.extend([record] if isinstance(record, LossesRecord) else [])
         if len(written) == pieces:
             os.kill(os.getpid(), signal.SIGKILL)
 
