@@ -23,9 +23,7 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     if (keep is None) == (max_delta is None):
         raise SettingError("cut needs one of keep and max-delta", hint="e.g. --keep 0.5")
     sites = len(plan.model.site_layers)
-    full = MeasuredPattern(
-        kept=sites, pattern="F" * sites, loss=plan.search.baseline_loss, delta=0.0, standard_error=0.0
-    )
+    full = plan.all_full
     measured = {pattern.kept: pattern for pattern in [full, *plan.search.steps]}
     if keep is not None:
         kept = kept_sites(sites, keep)

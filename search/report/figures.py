@@ -18,9 +18,7 @@ _INK = "#3a3f45"
 def loss_curve(plan: Plan) -> str:
     """An SVG element: loss increase over the sites that share, searched and baselines, with error bars."""
     sites, search = plan.result.sites, plan.search
-    full = MeasuredPattern(
-        kept=sites, pattern="F" * sites, loss=search.baseline_loss, delta=0.0, standard_error=0.0
-    )
+    full = plan.all_full
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()

@@ -97,9 +97,9 @@ def _headline(plan: Plan, heldout: HeldOutRecord | None) -> dict[str, Any]:
 
 def _context(plan: Plan, pictures: dict[str, str], checks: CheckRecord | None) -> dict[str, Any]:
     heldout = _heldout(plan, checks)
-    checked = (
-        [(GROUP_TITLES[group], getattr(checks, group)) for group in (HELD_OUT, CALIBRATION)] if checks else []
-    )
+    checks_by_group = [
+        (GROUP_TITLES[group], getattr(checks, group)) for group in (HELD_OUT, CALIBRATION) if checks is not None
+    ]
     uniform = {pattern.kept: pattern for pattern in plan.search.uniform}
     source_layers = [plan.model.site_layers[source] for source in plan.pattern.sources()]
     return {

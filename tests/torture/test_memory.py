@@ -34,9 +34,8 @@ def test_over_500_evaluations(cases, full, tmp_path):
     sizes = []
     for number in range(550 if full else 120):
         if number % len(patterns) == 0:  # all known by now: begin anew, as a search of other windows would
-            measure = ReplayedEvaluator(
-                JournalContent(), {"calibration": WINDOWS}, LayerCount(shape), evaluator, write
-            )
+            count = LayerCount(shape)
+            measure = ReplayedEvaluator(JournalContent(), {"calibration": WINDOWS}, count, evaluator, write)
         pattern = patterns[number % len(patterns)]
         measure([pattern], "calibration")
         measure.follow(pattern)
