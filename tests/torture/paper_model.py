@@ -33,9 +33,9 @@ class PaperModel:
 
     def __call__(self, patterns, group, windows=None, last_token=False):
         self.calls += 1
-        found = [[self._loss(pattern, group, window, last_token) for window in windows] for pattern in patterns]
+        losses = [[self._loss(pattern, group, window, last_token) for window in windows] for pattern in patterns]
         self.measured += [(group, last_token, str(pattern), window) for pattern in patterns for window in windows]
-        return [tuple(each) for each in found]
+        return [tuple(sums) for sums in losses]
 
     def _loss(self, pattern, group, window, last_token):
         other = self.trouble(self.calls, pattern, window)
