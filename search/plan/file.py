@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,9 @@ def read_plan(path: Path) -> Plan:
         document = read_json(path, PlanError, _LARGEST_FILE)
     except FileNotFoundError:
         raise PlanError(f"plan {str(path)!r} does not exist", hint="indexcache search writes one") from None
+    checksum = document.pop(CHECKSUM, None) if isinstance(document, dict) else None
     plan = check_plan(document, repr(str(path)), hint="search again, or restore the file")
-    if document.get(CHECKSUM) != plan.checksum():
+    if checksum != plan.checksum():
         raise PlanError(
             f"{str(path)!r}, field {CHECKSUM}: not that of its content, which was changed or damaged",
             hint="restore the file, or search again: a journal gives its plan back at once",
@@ -59,29 +59,31 @@ def plan_text(plan: Plan) -> str:
         PlanError: the plan contradicts itself, so that no reader would take the file.
     """
     text = plan.as_json()
-    check_plan(json.loads(text), "the plan to be written")
+    document = json.loads(text)
+    del document[CHECKSUM]
+    check_plan(document, "the plan to be written")
     return text
 
 
 def check_plan(document: Any, name: str, hint: str | None = None) -> Plan:
-    """The plan in ``document``, if its version is read here and its fields agree; its checksum is left alone.
+    """The plan in ``document``, if its version is read here and its fields agree.
 
     Whatever becomes a plan passes this check: what is read, what is to be written and what a cut makes.
 
     Args:
-        document: a plan as JSON has it, or as ``Plan.model_dump`` gives it.
+        document: a plan without its checksum, as JSON has it or as ``Plan.model_dump`` gives it.
         name: of the plan, for errors.
         hint: how to mend a plan whose fields are wrong.
 
     Raises:
         PlanError: of another schema version, or inconsistent; names the field.
     """
-    version = document.get("schema_version") if isinstance(document, Mapping) else None
+    version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA:
         stated = "no plan schema version" if version is None else f"plan schema version {version!r}"
         raise PlanError(f"{name} has {stated}, this program reads {SCHEMA}", hint="search again with this version")
     try:
-        return Plan.model_validate({field: value for field, value in document.items() if field != CHECKSUM})
+        return Plan.model_validate(document)
     except ValidationError as error:
         field, fault = first_fault(error)
         raise PlanError(f"{name}{f', field {field}' if field else ''}: {fault}", hint=hint) from None

@@ -40,7 +40,7 @@ class StoredJournal:
         content: what the whole records hold.
         size: bytes of the whole records.
         check: of the last whole record.
-        torn_bytes: bytes behind the whole records: the beginning of a record whose writer was killed, or
+        torn: bytes behind the whole records: the beginning of a record whose writer was killed, or
             whatever stands from the zeros on that a power loss left.
     """
 
@@ -48,7 +48,7 @@ class StoredJournal:
     content: JournalContent
     size: int
     check: str
-    torn_bytes: int
+    torn: int
 
 
 def read_journal(path: Path) -> StoredJournal | None:

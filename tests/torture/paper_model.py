@@ -33,9 +33,9 @@ class PaperModel:
 
     def __call__(self, patterns, group, windows=None, last_token=False):
         self.calls += 1
-        losses = [[self._loss(pattern, group, window, last_token) for window in windows] for pattern in patterns]
+        found = [[self._loss(pattern, group, window, last_token) for window in windows] for pattern in patterns]
         self.measured += [(group, last_token, str(pattern), window) for pattern in patterns for window in windows]
-        return [tuple(sums) for sums in losses]
+        return [tuple(each) for each in found]
 
     def _loss(self, pattern, group, window, last_token):
         other = self.trouble(self.calls, pattern, window)

@@ -39,7 +39,7 @@ def test_a_plan_of_this_version_opens_with_its_tokens():
 def test_a_journal_of_this_version_opens():
     found = journal.read_journal(ASSETS / f"journal-v{journal.SCHEMA}.jsonl")
     written = plan.read_plan(ASSETS / f"plan-v{plan.SCHEMA}.json")
-    assert found.torn_bytes == 0
+    assert found.torn == 0
     assert found.identity["weights"] == written.model.weights_sha256
     baseline = found.content.losses["calibration", False]["F" * 8]
     loss = sum(baseline.values()) / len(baseline) / written.tokens.labels
