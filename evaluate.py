@@ -9,7 +9,7 @@ from .pattern import Pattern
 
 CALIBRATION = "calibration"
 HELD_OUT = "heldout"
-SPOKEN = {CALIBRATION: "calibration", HELD_OUT: "held-out"}
+GROUP_TITLES = {CALIBRATION: "calibration", HELD_OUT: "held-out"}
 
 
 class Evaluate(Protocol):

@@ -63,8 +63,8 @@ class Pattern:
     @classmethod
     def from_full(cls, sites: int, full: Iterable[int]) -> Pattern:
         """The pattern in which exactly the sites ``full`` keep their indexer."""
-        kept = set(full)
-        return cls("".join(FULL if site in kept else SHARED for site in range(sites)))
+        full_sites = set(full)
+        return cls("".join(FULL if site in full_sites else SHARED for site in range(sites)))
 
     @classmethod
     def uniform(cls, sites: int, kept: int, pinned: Iterable[int] = ()) -> Pattern:
@@ -79,9 +79,13 @@ class Pattern:
         lengths = [end - start for start, end in zip(starts, (*starts[1:], sites), strict=True)]
         counts = [1] * len(starts)
         for _ in range(kept - len(starts)):
-            widest = max(range(len(starts)), key=lambda each: (Fraction(lengths[each], counts[each]), -each))
+            # Fractions compare exactly; of equally wide gaps the earlier stretch is served first.
+            widest = max(
+                range(len(starts)), key=lambda stretch: (Fraction(lengths[stretch], counts[stretch]), -stretch)
+            )
             counts[widest] += 1
         stretches = zip(starts, lengths, counts, strict=True)
+        # The full sites of a stretch stand at ceil(j * length / count) behind its start.
         return cls.from_full(
             sites, (start + -(-j * length // count) for start, length, count in stretches for j in range(count))
         )
@@ -91,10 +95,10 @@ class Pattern:
         """Sites that run their indexer, ascending."""
         return tuple(site for site, role in enumerate(self.roles) if role == FULL)
 
-    def agreement(self, other: Pattern) -> int:
-        """How many leading sites have the same role in both; all, if they are equal."""
+    def common_length(self, other: Pattern) -> int:
+        """How many leading sites have the same role in both patterns; all of them, if the patterns are equal."""
         pairs = enumerate(zip(self.roles, other.roles, strict=True))
-        return next((site for site, (ours, theirs) in pairs if ours != theirs), len(self))
+        return next((site for site, (role, other_role) in pairs if role != other_role), len(self))
 
     @property
     def kept(self) -> int:
@@ -117,14 +121,6 @@ class Pattern:
         for site, role in enumerate(self.roles):
             sources.append(site if role == FULL else sources[-1])
         return tuple(sources)
-
-    def serve_map(self) -> dict[int, tuple[int, ...]]:
-        """For each full site, the shared sites that reuse its selection."""
-        served: dict[int, list[int]] = {site: [] for site in self.full}
-        for site, source in enumerate(self.sources()):
-            if site != source:
-                served[source].append(site)
-        return {site: tuple(shared) for site, shared in served.items()}
 
     def over_layers(self, site_layers: Sequence[int], layers: int, shared_layers: Iterable[int] = ()) -> str:
         """The pattern spelled over all ``layers`` decoder layers, as engines want it.
@@ -158,15 +154,15 @@ def kept_sites(sites: int, keep: float) -> int:
     if not (math.isfinite(keep) and 0 < keep <= 1):
         raise SettingError(
             f"--keep is {keep:g}, but it is the fraction of sites that stay full",
-            hint=f"give a number above 0 and at most 1, e.g. {_meant(keep)}",
+            hint=f"give a number above 0 and at most 1, e.g. {_likely_fraction(keep)}",
         )
-    left = Fraction(repr(float(keep))) * sites
+    share = Fraction(repr(float(keep))) * sites
     # 5/6 is a little more than its decimals or a little less, which must not cost a site.
-    return max(1, round(left) if abs(left - round(left)) < _ROUNDING else math.ceil(left))
+    return max(1, round(share) if abs(share - round(share)) < _ROUNDING else math.ceil(share))
 
 
-def _meant(keep: float) -> str:
-    """What somebody may have meant who wrote ``keep``: 25 is no fraction, but 25% is one."""
+def _likely_fraction(keep: float) -> str:
+    """The fraction that whoever wrote ``keep`` may have meant: 25 is no fraction, but 25% is one."""
     if 1 < keep <= 100:
         return f"{keep / 100:g} or {keep:g}%"
     return "0.25, 25% or 1/4"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DatasetError, WindowError
-from ..evaluate import CALIBRATION, HELD_OUT, SPOKEN
+from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
 
 TokenArray = npt.NDArray[np.int32]
 
@@ -162,8 +162,8 @@ class _Group:
         windows = [*self.windows, *spare_windows, *joined_windows, *tail_windows]
         if len(windows) < self.wanted:
             raise DatasetError(
-                f"{self.wanted} {SPOKEN[self.name]} windows of {request.length} tokens were asked for, but of "
-                f"the dataset's {read} documents {self.documents} fall to them, which give {len(windows)}",
+                f"{self.wanted} {GROUP_TITLES[self.name]} windows of {request.length} tokens were asked for, but "
+                f"of the dataset's {read} documents {self.documents} fall to them, which give {len(windows)}",
                 hint="lower --windows, --heldout or --window, or give more documents; one document cannot serve "
                 "both groups, --heldout 0 does without the second",
             )

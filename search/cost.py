@@ -79,15 +79,16 @@ class LayerCount:
         """Layers run on one window, (with an indexer of their own, without)."""
         together: dict[tuple[int, str], list[Pattern]] = {}
         for pattern in patterns:
-            start = max((self._agreed(each, pattern) for each in known), default=0)
+            start = max((self._common_depth(measured, pattern) for measured in known), default=0)
             passed = sum(layer < start for layer in self._shape.site_layers)
             together.setdefault((start, pattern.roles[:passed]), []).append(pattern)
         runs = [self._below(group, start) for (start, _), group in together.items()]
         return sum(full for full, _ in runs), sum(shared for _, shared in runs)
 
-    def _agreed(self, known: Pattern, pattern: Pattern) -> int:
+    def _common_depth(self, known: Pattern, pattern: Pattern) -> int:
         """The deepest layer at which a known pattern's states are kept and ``pattern`` has the same."""
-        return self._shape.site_layers[min(known.agreement(pattern), len(known) - 1)]
+        # The layer at which two patterns first differ is still entered in the same state.
+        return self._shape.site_layers[min(known.common_length(pattern), len(known) - 1)]
 
     def _below(self, patterns: Sequence[Pattern], start: int) -> tuple[int, int]:
         """Layers from ``start`` on, each as often as the patterns are in different states there."""
@@ -96,7 +97,8 @@ class LayerCount:
         for site, (first, end) in enumerate(zip(self._shape.site_layers, ends, strict=True)):
             branches = {pattern.roles[: site + 1] for pattern in patterns}
             if first >= start:
-                own = sum(roles[-1] == FULL for roles in branches)
-                full, shared = full + own, shared + len(branches) - own
+                indexing = sum(roles[-1] == FULL for roles in branches)
+                full, shared = full + indexing, shared + len(branches) - indexing
+            # Layers between two sites run no indexer.
             shared += len(branches) * max(0, end - max(start, first + 1))
         return full, shared

@@ -11,7 +11,7 @@ from ..evaluate import CALIBRATION, HELD_OUT
 from ..pattern import Pattern
 from .cost import LayerCount, Shape, times_fewer
 from .goal import Goal, Method
-from .search import Told, run_search
+from .search import SearchProgress, run_search
 
 # Of the made-up losses. Chosen so that ``fast`` takes about what it took on the models in tests/benchmarks.
 _NOISE = 1.5
@@ -20,7 +20,7 @@ _FARTHER = 0.3
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedCost:
     """The cost to expect; a layer-window is one decoder layer run on one window in one state.
 
     Args:
@@ -43,7 +43,7 @@ class Expected:
         return times_fewer(self.algorithm_1_layer_windows, self.search_layer_windows)
 
 
-def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = False) -> Expected:
+def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = False) -> ExpectedCost:
     """Goes through the search with made-up losses and counts what a model would have had to run.
 
     For ``exact`` and ``blocks`` the count is off only by which sites happen to go. What ``fast`` and
@@ -57,10 +57,11 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
     """
     sites, times = len(shape.site_layers), max(1.0, shape.windows / _MOST_WINDOWS)
     small = replace(shape, windows=round(shape.windows / times), heldout=round(shape.heldout / times))
-    evaluate = _MadeUp(small, method)
+    evaluate = _InventedLosses(small, method)
     if overlap:
-        similar = [[1 / (1 + abs(row - column)) for column in range(sites)] for row in range(sites)]
-        method = replace(method, overlap=similar)
+        # Any matrix would do: it decides which overlap patterns are measured, and hardly what they cost.
+        nearness = [[1 / (1 + abs(row - column)) for column in range(sites)] for row in range(sites)]
+        method = replace(method, overlap_matrix=nearness)
     count = evaluate.count
     findings = run_search(
         evaluate,
@@ -69,10 +70,10 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
         sites=sites,
         goal=goal,
         method=method,
-        told=Told(step=lambda step: count.follow(step.pattern)),
+        progress=SearchProgress(step=lambda step: count.follow(step.pattern)),
         layer_windows=lambda: count.layer_windows,
     )
-    return Expected(
+    return ExpectedCost(
         window_evaluations=round(times * evaluate.window_evaluations),
         layer_windows=round(times * count.layer_windows) + (shape.windows * shape.layers if overlap else 0),
         shared_layer_windows=round(times * count.shared_layer_windows),
@@ -81,22 +82,22 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
     )
 
 
-class _MadeUp:
-    """Losses that behave like measured ones: sites differ, windows scatter, distance from the source tells."""
+class _InventedLosses:
+    """Losses that behave like measured ones: sites differ, windows scatter, distance from the source counts."""
 
     def __init__(self, shape: Shape, method: Method) -> None:
         self._shape = shape
         self.count = LayerCount(shape)
         self.window_evaluations = 0
-        sites, chance = len(shape.site_layers), random.Random(0)
+        sites, draw = len(shape.site_layers), random.Random(0)
         order = list(range(sites))
-        chance.shuffle(order)
+        draw.shuffle(order)
         if method.order:
             order.sort(key=lambda site: method.order.index(site) if site in method.order else sites)
         # Increases of measured models are spread about exponentially: a few sites cost most.
-        self._dearness = {site: -math.log(1 - (rank + 0.5) / sites) for rank, site in enumerate(order)}
-        most = max(shape.windows, shape.heldout)
-        self._scatter = [[1 + _NOISE * chance.gauss(0, 1) for _ in range(most)] for _ in range(sites)]
+        self._weights = {site: -math.log(1 - (rank + 0.5) / sites) for rank, site in enumerate(order)}
+        windows = max(shape.windows, shape.heldout)
+        self._scatter = [[1 + _NOISE * draw.gauss(0, 1) for _ in range(windows)] for _ in range(sites)]
 
     def __call__(
         self,
@@ -107,10 +108,10 @@ class _MadeUp:
     ) -> list[tuple[float, ...]]:
         numbers = range(self._shape.heldout) if windows is None else windows
         self.window_evaluations += len(patterns) * len(numbers)
-        at_once = self._shape.max_rows or len(patterns)
-        for first in range(0, len(patterns), at_once):
-            remember, keep = group == CALIBRATION and not last_token, len(patterns) == 1
-            self.count.measure(patterns[first : first + at_once], numbers, remember, keep)
+        rows = self._shape.max_rows or len(patterns)
+        for first in range(0, len(patterns), rows):
+            remember, keep_states = group == CALIBRATION and not last_token, len(patterns) == 1
+            self.count.measure(patterns[first : first + rows], numbers, remember, keep_states)
         return [self._losses(pattern, numbers) for pattern in patterns]
 
     def _losses(self, pattern: Pattern, numbers: Sequence[int]) -> tuple[float, ...]:
@@ -118,6 +119,6 @@ class _MadeUp:
         for site in range(len(pattern)):
             distance = 0 if pattern.is_full(site) else distance + 1
             if distance:
-                weight, scatter = self._dearness[site] * (1 + _FARTHER * (distance - 1)), self._scatter[site]
+                weight, scatter = self._weights[site] * (1 + _FARTHER * (distance - 1)), self._scatter[site]
                 sums = [total + weight * scatter[number] for total, number in zip(sums, numbers, strict=True)]
         return tuple(sums)

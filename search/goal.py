@@ -39,7 +39,7 @@ class Method:
         blocks: number of blocks, for the strategy of that name.
         refine_rounds: swaps at most after the removals; 0 for none.
         order: sites in the order in which an earlier search removed them, tried first by ``fast``.
-        overlap: ``[sites][sites]`` share of keys selected alike, to measure overlap patterns too.
+        overlap_matrix: ``[sites][sites]`` share of keys selected alike, to measure overlap patterns too.
     """
 
     strategy: str = "fast"
@@ -48,7 +48,7 @@ class Method:
     blocks: int = 1
     refine_rounds: int = 0
     order: tuple[int, ...] = ()
-    overlap: Sequence[Sequence[float]] | None = None
+    overlap_matrix: Sequence[Sequence[float]] | None = None
 
     def always_full(self, sites: int) -> frozenset[int]:
         """The sites that stay full whatever is measured: the first, the pinned, and each block's first."""
@@ -70,10 +70,10 @@ class Method:
         kept = sites if goal.keep is None else kept_sites(sites, goal.keep)
         if self.strategy == "blocks":
             check_blocks(self.blocks, sites, kept)
-        least = len(self.always_full(sites))
-        if kept < least:
+        fewest = len(self.always_full(sites))
+        if kept < fewest:
             raise SettingError(
-                f"{least} of {sites} sites have to stay full (the first and those pinned), but keep "
+                f"{fewest} of {sites} sites have to stay full (the first and those pinned), but keep "
                 f"{goal.keep:g} leaves {kept}",
                 hint="keep more, or pin fewer",
             )

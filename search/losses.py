@@ -1,4 +1,4 @@
-"""What was measured of patterns, kept so that nothing is measured twice, and how two compare."""
+"""Losses of patterns, remembered so that nothing is measured twice, and how two patterns compare."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Evaluation:
         pattern: what was measured.
         window_losses: mean cross entropy in nats per label, one value per window; all windows have
             the same number of labels.
-        documents: the document that each window is from, equal where windows share one; empty where each is from
-            its own.
+        documents: the document that each window is from, equal where windows share one; empty where no two
+            windows share one.
     """
 
     pattern: Pattern
@@ -58,18 +58,27 @@ class Difference:
 def paired_difference(evaluation: Evaluation, baseline: Evaluation) -> Difference:
     """How much higher the loss is than the baseline's on the same windows."""
     pairs = zip(evaluation.window_losses, baseline.window_losses, strict=True)
-    return mean_difference([ours - theirs for ours, theirs in pairs], evaluation.documents)
+    return mean_difference([loss - baseline_loss for loss, baseline_loss in pairs], evaluation.documents)
 
 
 def mean_difference(differences: Sequence[float], documents: Sequence[int] = ()) -> Difference:
-    """Of differences by window; ``documents`` are the windows', empty where each is from its own."""
+    """The mean of differences by window, with its standard error clustered by document.
+
+    With ``r[w] = d[w] - mean``, ``G`` documents and ``n`` windows, the error is
+    ``sqrt(G / (G - 1) * sum over documents of (sum of its r[w])^2) / n``.
+
+    Args:
+        differences: one value per window.
+        documents: the document of each window; empty where no two windows share one.
+    """
     mean = _mean(differences)
     clusters: dict[int, list[float]] = {}
-    for document, each in zip(documents or range(len(differences)), differences, strict=True):
-        clusters.setdefault(document, []).append(each - mean)
+    for document, difference in zip(documents or range(len(differences)), differences, strict=True):
+        clusters.setdefault(document, []).append(difference - mean)
     count = len(clusters)
     if count < 2:
         return Difference(mean, None)
+    # A document's residuals are summed before they are squared: windows that err alike count as one sample.
     squares = math.fsum(math.fsum(cluster) ** 2 for cluster in clusters.values())
     return Difference(mean, math.sqrt(count / (count - 1) * squares) / len(differences))
 
@@ -81,7 +90,7 @@ def noise_floor(first: Evaluation, second: Evaluation) -> float:
     independent, since a mean of a few may cancel by chance.
     """
     changes = [a - b for a, b in zip(first.window_losses, second.window_losses, strict=True)]
-    return max(abs(_mean(changes)), math.sqrt(math.fsum(each * each for each in changes)) / len(changes))
+    return max(abs(_mean(changes)), math.sqrt(math.fsum(change * change for change in changes)) / len(changes))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -99,7 +108,7 @@ class Measurements:
     Args:
         measure: measures patterns on windows given by number.
         windows: how many there are. Their order is random, so the first few are a fair sample.
-        documents: the document that each window is from; empty where each is from its own.
+        documents: the document that each window is from; empty where no two windows share one.
     """
 
     def __init__(self, measure: MeasureWindows, windows: int, documents: Sequence[int] = ()) -> None:
@@ -121,4 +130,4 @@ class Measurements:
             for pattern, losses in zip(group, self._measure(group, range(known, count)), strict=True):
                 self._losses[str(pattern)] = self._losses.get(str(pattern), ()) + losses
         documents = self._documents[:count]
-        return [Evaluation(each, self._losses[str(each)][:count], documents) for each in patterns]
+        return [Evaluation(pattern, self._losses[str(pattern)][:count], documents) for pattern in patterns]

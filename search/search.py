@@ -56,8 +56,8 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Told:
-    """Who is told of a search's progress."""
+class SearchProgress:
+    """What is called as a search goes on: ``step`` after each removal, ``swap`` after each swap of refinement."""
 
     step: Callable[[Step], None] = lambda step: None
     swap: Callable[[Swap], None] = lambda swap: None
@@ -70,7 +70,7 @@ def run_search(
     sites: int,
     goal: Goal,
     method: Method,
-    told: Told = Told(),
+    progress: SearchProgress = SearchProgress(),
     layer_windows: Callable[[], int] = lambda: 0,
     site_layers: Sequence[int] | None = None,
 ) -> Findings:
@@ -79,11 +79,11 @@ def run_search(
     Args:
         evaluate: losses of patterns on the windows.
         labels: labels per window.
-        documents: for each group, the document that each of its windows is from.
+        documents: of each group, the document that each of its windows is from.
         sites: how many sites the model has.
         goal: how far to go and what to pick.
         method: how to go about it.
-        told: who is told of progress.
+        progress: what is called as the search goes on.
         layer_windows: counts decoder-layer executions so far.
         site_layers: absolute ids of the sites, for errors that name some; site numbers by default.
 
@@ -93,20 +93,19 @@ def run_search(
     """
     method.check(goal, sites)
 
-    def measure(patterns: Sequence[Pattern], some: Sequence[int]) -> list[tuple[float, ...]]:
-        return [_per_label(sums, labels) for sums in evaluate(patterns, CALIBRATION, some)]
+    def measure(patterns: Sequence[Pattern], windows: Sequence[int]) -> list[tuple[float, ...]]:
+        return [_per_label(sums, labels) for sums in evaluate(patterns, CALIBRATION, windows)]
 
-    windows = len(documents[CALIBRATION])
-    measurements = Measurements(measure, windows, documents[CALIBRATION])
+    measurements = Measurements(measure, len(documents[CALIBRATION]), documents[CALIBRATION])
     baseline, floor = _baseline(measurements, evaluate, labels, Pattern.all_full(sites))
-    before = layer_windows()
+    layer_windows_before = layer_windows()
     try:
-        steps = _remove(measurements, sites, goal, method, floor, told)
+        steps = _remove(measurements, sites, goal, method, floor, progress)
     except MeasurementError as error:
         raise _naming_layers(error, site_layers) from error
     chosen = _pick(baseline, steps, goal)
-    swaps = _refine(measurements, chosen, method, floor, told)
-    spent = layer_windows() - before
+    swaps = _refine(measurements, chosen, method, floor, progress)
+    spent = layer_windows() - layer_windows_before
     chosen = swaps[-1].evaluation if swaps else chosen
     reached, pinned = [step.pattern.kept for step in steps], method.pinned
     return Findings(
@@ -115,8 +114,8 @@ def run_search(
         steps=tuple(steps),
         swaps=tuple(swaps),
         uniform=tuple(measurements([Pattern.uniform(sites, kept, pinned) for kept in reached])),
-        overlap=tuple(measurements([overlap_pattern(method.overlap, kept, pinned) for kept in reached]))
-        if method.overlap is not None
+        overlap=tuple(measurements([overlap_pattern(method.overlap_matrix, kept, pinned) for kept in reached]))
+        if method.overlap_matrix is not None
         else (),
         chosen=chosen,
         heldout=compare(evaluate, HELD_OUT, labels, documents[HELD_OUT], chosen.pattern, pinned)
@@ -131,13 +130,13 @@ def _baseline(
     measurements: Measurements, evaluate: Evaluate, labels: int, full: Pattern
 ) -> tuple[Evaluation, float]:
     """All full, and the noise floor from measuring it again in another order and shape."""
-    again = range(measurements.windows)[::-1]
+    backwards = range(measurements.windows)[::-1]
     baseline = measurements([full])[0]
     if baseline.finite:
-        sums = evaluate([full], CALIBRATION, again, last_token=True)[0]
-        second = Evaluation(full, _per_label(sums[::-1], labels))
-        if second.finite:
-            return baseline, noise_floor(baseline, second)
+        sums = evaluate([full], CALIBRATION, backwards, last_token=True)[0]
+        repetition = Evaluation(full, _per_label(sums[::-1], labels))
+        if repetition.finite:
+            return baseline, noise_floor(baseline, repetition)
     raise MeasurementError(
         "the model's own loss on the calibration windows is NaN or infinite",
         hint="check the checkpoint, or load it with --dtype float32",
@@ -145,6 +144,7 @@ def _baseline(
 
 
 def _naming_layers(error: MeasurementError, site_layers: Sequence[int] | None) -> MeasurementError:
+    """``error`` with its sites named as layers, where the model's layers are known."""
     if not error.sites or site_layers is None:
         return error
     layers = layer_ranges([site_layers[site] for site in error.sites])
@@ -152,7 +152,7 @@ def _naming_layers(error: MeasurementError, site_layers: Sequence[int] | None) -
 
 
 def _remove(
-    measurements: Measurements, sites: int, goal: Goal, method: Method, floor: float, told: Told
+    measurements: Measurements, sites: int, goal: Goal, method: Method, floor: float, progress: SearchProgress
 ) -> list[Step]:
     kept = method.deepest(goal, sites)
     if method.strategy == "fast":
@@ -164,15 +164,15 @@ def _remove(
             method.pinned,
             order=method.order,
             standard_errors=method.standard_errors,
-            on_step=told.step,
+            on_step=progress.step,
         )
     if method.strategy == "blocks":
-        return blocks_greedy(measurements, sites, kept, method.blocks, floor, method.pinned, told.step)
-    return exact_greedy(measurements, sites, kept, floor, method.pinned, told.step)
+        return blocks_greedy(measurements, sites, kept, method.blocks, floor, method.pinned, progress.step)
+    return exact_greedy(measurements, sites, kept, floor, method.pinned, progress.step)
 
 
 def _refine(
-    measurements: Measurements, chosen: Evaluation, method: Method, floor: float, told: Told
+    measurements: Measurements, chosen: Evaluation, method: Method, floor: float, progress: SearchProgress
 ) -> list[Swap]:
     return refine(
         measurements,
@@ -181,18 +181,19 @@ def _refine(
         floor,
         method.pinned,
         method.standard_errors,
-        told.swap,
+        progress.swap,
     )
 
 
 def _pick(baseline: Evaluation, steps: Sequence[Step], goal: Goal) -> Evaluation:
-    measured = [baseline, *(step.evaluation for step in steps)]
+    """The pattern, of all full and the steps, that keeps what was asked for, or the sparsest within max_delta."""
+    evaluations = [baseline, *(step.evaluation for step in steps)]
     if goal.keep is not None:
         kept = kept_sites(len(baseline.pattern), goal.keep)
-        return next(each for each in measured if each.pattern.kept == kept)
+        return next(evaluation for evaluation in evaluations if evaluation.pattern.kept == kept)
     limit = goal.max_delta or 0.0
-    within = [each for each in measured if paired_difference(each, baseline).delta <= limit]
-    return min(within or [baseline], key=lambda each: each.pattern.kept)
+    within = [evaluation for evaluation in evaluations if paired_difference(evaluation, baseline).delta <= limit]
+    return min(within or [baseline], key=lambda evaluation: evaluation.pattern.kept)
 
 
 def compare(
@@ -206,14 +207,12 @@ def compare(
     """Measures ``chosen``, all full and uniform interleaving around ``pinned`` on the windows of ``group``."""
     sites = len(chosen)
     patterns = [Pattern.all_full(sites), chosen, Pattern.uniform(sites, chosen.kept, pinned)]
-    sums = evaluate(patterns, group)
-    return Comparison(
-        *(
-            Evaluation(pattern, _per_label(each, labels), tuple(documents))
-            for pattern, each in zip(patterns, sums, strict=True)
-        )
+    evaluations = (
+        Evaluation(pattern, _per_label(sums, labels), tuple(documents))
+        for pattern, sums in zip(patterns, evaluate(patterns, group), strict=True)
     )
+    return Comparison(*evaluations)
 
 
 def _per_label(sums: Sequence[float], labels: int) -> tuple[float, ...]:
-    return tuple(each / labels for each in sums)
+    return tuple(total / labels for total in sums)

@@ -29,7 +29,7 @@ def split_first(layers: int, stages: int) -> list[int]:
 def stage_sizes(
     layers: int,
     size: int | None,
-    given: Sequence[int] | None,
+    stages: Sequence[int] | None,
     split: Split = split_before_last,
 ) -> list[int] | None:
     """Layers of each pipeline stage; None where neither a number of stages nor their layers were given.
@@ -37,24 +37,24 @@ def stage_sizes(
     Args:
         layers: decoder layers of the model.
         size: how many stages, split by ``split``.
-        given: instead, the layers of each stage.
+        stages: instead, the layers of each stage.
         split: an engine's own rule.
 
     Raises:
         SettingError: both were given, or they do not fit the model.
     """
-    if size is not None and given is not None:
+    if size is not None and stages is not None:
         raise SettingError("both pp-size and pp-layers were given", hint="give one of them")
     if size is not None:
         if not 1 <= size <= layers:
             raise SettingError(f"pp-size is {size}, but the model has {layers} layers")
         return split(layers, size)
-    if given is not None and (sum(given) != layers or min(given) < 1):
+    if stages is not None and (sum(stages) != layers or min(stages) < 1):
         raise SettingError(
-            f"pp-layers {','.join(map(str, given))} add up to {sum(given)} layers, but the model has {layers}",
+            f"pp-layers {','.join(map(str, stages))} add up to {sum(stages)} layers, but the model has {layers}",
             hint="give every stage's layers, each at least 1",
         )
-    return list(given) if given is not None else None
+    return list(stages) if stages is not None else None
 
 
 def pinned_sites(
@@ -76,8 +76,8 @@ def pinned_sites(
     Raises:
         SettingError: a layer that is no site, or a stage that starts on one that can only share.
     """
-    wanted = set(pin)
-    for layer in sorted(wanted):
+    pinned = set(pin)
+    for layer in sorted(pinned):
         if layer not in site_layers:
             reason = "shares in the checkpoint itself" if layer in shared_layers else "owns no indexer"
             if layer >= layers:
@@ -89,8 +89,8 @@ def pinned_sites(
                 f"a pipeline stage starts with layer {layer}, which shares in the checkpoint itself",
                 hint="give another split with --pp-layers",
             )
-        wanted.add(layer)
-    return tuple(site for site, layer in enumerate(site_layers) if layer in wanted)
+        pinned.add(layer)
+    return tuple(site for site, layer in enumerate(site_layers) if layer in pinned)
 
 
 def stage_starts(stages: Sequence[int], selecting: Collection[int]) -> Iterator[int]:

@@ -164,7 +164,7 @@ class TestSearch:
     @pytest.mark.usefixtures("paper")
     def test_another_budget_is_answered_from_the_journal(self, run_cli, checkpoints, text_file, tmp_path):
         code, *_ = run_cli(*search_arguments(checkpoints, text_file, tmp_path), "-q")
-        first = read_journal(tmp_path / "journal.jsonl").kept.window_evaluations
+        first = read_journal(tmp_path / "journal.jsonl").content.window_evaluations
         arguments = search_arguments(checkpoints, text_file, tmp_path, keep=0.3, resume="required")
         code, _, err = run_cli(*arguments)
         assert code == 0, err
@@ -172,7 +172,7 @@ class TestSearch:
         fresh = search_arguments(checkpoints, text_file, tmp_path / "fresh", keep=0.3)
         assert run_cli(*fresh, "-q")[0] == 0
         assert (tmp_path / "plan.json").read_bytes() == (tmp_path / "fresh" / "plan.json").read_bytes()
-        found = [read_journal(folder / "journal.jsonl").kept for folder in (tmp_path, tmp_path / "fresh")]
+        found = [read_journal(folder / "journal.jsonl").content for folder in (tmp_path, tmp_path / "fresh")]
         assert first < found[1].window_evaluations <= found[0].window_evaluations
 
     @pytest.mark.usefixtures("paper")

@@ -67,7 +67,7 @@ class PathMemory:
         """Kept states that ``pattern`` goes through, with the layers they enter."""
         base = self._base.get(window)
         for path in (*self._latest.get(window, ()), *([base] if base else [])):
-            agreed = path.pattern.agreement(pattern)
+            agreed = path.pattern.common_length(pattern)
             # The layer at which they first differ is still entered in the same state.
             differ = self.site_layers[agreed] if agreed < len(self.site_layers) else None
             for layer, state in path.states.items():

@@ -6,11 +6,9 @@ Engines check almost nothing: a key that is not read, or read otherwise, changes
 
 from __future__ import annotations
 
-import json
-import shlex
-
 from ..stages import split_before_last, split_first
-from .support import Detour, Engine, Key, Note, Pipeline, Support
+from .support import PATTERN_KEY, TYPES_KEY, USE_KEY, Engine, Key, Note, Pipeline, Support
+from .vllm import VLLM, VLLM_ASCEND
 
 FAMILIES = (
     "deepseek_v32",
@@ -25,18 +23,9 @@ FAMILIES = (
     "qwen4_exp",
 )
 
-_PATTERN, _TYPES = Key("index_topk_pattern", "pattern"), Key("indexer_types", "types")
-_USE = Key("use_index_cache", "true")
 _CONFIG_KEYS = "{json}\n"
 _EDIT = Note(
     "the keys belong into config.json, in place of any that stand there: --write DIR writes an edited copy"
-)
-_VLLM_COMMAND = "{partition}vllm serve {model}{revision}{stages} --hf-overrides {settings}{detour}\n"
-_VLLM_STAGES = Pipeline(
-    split=split_before_last,
-    flag=" --pipeline-parallel-size {size}",
-    partition="VLLM_PP_LAYER_PARTITION={sizes} ",
-    otherwise=", and read uninitialised memory without a word",
 )
 _ONE_PROCESS = Pipeline("")
 _ONLY_NEXT = "a full layer hands its selection to the very next layer only"
@@ -51,10 +40,10 @@ _TRANSFORMERS = Engine(
     ),
     revision="    revision={plain!r},\n",
     families={
-        "glm_moe_dsa": Support((_TYPES,), ">=5.6.0"),
-        "hy_v4": Support((_TYPES,), ">5.14.1"),
-        "mistral_large4": Support((_TYPES,), ">5.18.0", section="text_config"),
-        "glm5_next": Support((_TYPES,), ">5.14.1", section="text_config", only_behind_full=True),
+        "glm_moe_dsa": Support((TYPES_KEY,), ">=5.6.0"),
+        "hy_v4": Support((TYPES_KEY,), ">5.14.1"),
+        "mistral_large4": Support((TYPES_KEY,), ">5.18.0", section="text_config"),
+        "glm5_next": Support((TYPES_KEY,), ">5.14.1", section="text_config", only_behind_full=True),
     },
     refused=dict.fromkeys(
         ("deepseek_v32", "deepseek_v4", "axk2", "dots3_note", "minimax_m3_vl", "qwen4_exp"),
@@ -77,76 +66,6 @@ BARE = Engine(
     pipeline=Pipeline(split=split_before_last, otherwise=", unless your engine hands it on"),
 )
 
-# The general class lets go of those weights; it is what CUDA ran up to 0.28.
-_GENERAL = "vllm.model_executor.models.deepseek_v2"
-_VLLM_FAILING = ">=0.29,<=0.33.0"
-
-
-_VLLM_NOTES = (
-    Note("use_index_cache is read by 0.21 and 0.22 only and harmless later", "<0.23"),
-    Note(
-        "0.24.0 and 0.29.0 to 0.33.0 (on ROCm from 0.32.0) fail to load a checkpoint that holds "
-        "indexer weights of a shared layer, with a KeyError that names one: use 0.25 to 0.28, or "
-        "leave them out with --write DIR --strip-weights",
-        f"==0.24.* | {_VLLM_FAILING}",
-        "rejected",
-        "error",
-    ),
-    Note(
-        "--model-class-overrides has 0.29 and later load the engine's general model class, which lets go of those "
-        "weights: run with 0.32.0 on a CPU and read in 0.33.0, not tried on a GPU; where --engine-version names "
-        "0.25 to 0.28 it is left out",
-        _VLLM_FAILING,
-        "rejected",
-        "warning",
-    ),
-    Note(
-        "before 0.24 it is not verified that a checkpoint loads whose own shared layers hold no indexer",
-        "<0.24",
-        "shipped",
-        "warning",
-    ),
-    Note(
-        "multi-token-prediction layers stay full: before 0.24 only a frequency shares them",
-        "<0.24",
-    ),
-)
-
-
-def _vllm_support(architecture: str, general: str) -> Support:
-    override = json.dumps({architecture: f"{_GENERAL}:{general}"})
-    return Support(
-        # PR #37735; attention.py of deepseek_v32 reads the flag in 0.21 and 0.22 only, indexer_types never.
-        (Key("use_index_cache", "true", "<0.23"), _PATTERN),
-        ">=0.21.0",
-        stripped=">=0.24",
-        detour=Detour(f" --model-class-overrides {shlex.quote(override)}", _VLLM_FAILING),
-        notes=_VLLM_NOTES,
-    )
-
-
-_VLLM = Engine(
-    name="vllm",
-    title="vLLM",
-    looked_at="0.33.0",
-    paste=_VLLM_COMMAND,
-    revision=" --revision {quoted}",
-    pipeline=_VLLM_STAGES,
-    families={
-        "deepseek_v32": _vllm_support("DeepseekV32ForCausalLM", "DeepseekV3ForCausalLM"),
-        "glm_moe_dsa": _vllm_support("GlmMoeDsaForCausalLM", "GlmMoeDsaForCausalLM"),
-        "hy_v4": Support(
-            (_TYPES,),
-            notes=(Note("HY-V4 was read in 0.33.0 alone: from which version on it shares is not known"),),
-        ),
-    },
-    refused={
-        "deepseek_v4": "no release reads a key for it (PR #51209 is open)",
-        "minimax_m3_vl": "it takes a frequency only, which engines read differently, and only on ROCm",
-        "glm5_next": "its model never shares",
-    },
-)
-
 _SGLANG = Engine(
     name="sglang",
     title="SGLang",
@@ -160,11 +79,11 @@ _SGLANG = Engine(
     # model_config.py, dsa_layer_skips_topk: indexer_types win from 0.5.20 on; GLM configs always have them.
     families={
         **dict.fromkeys(
-            ("deepseek_v32", "glm_moe_dsa"), Support((_PATTERN, _TYPES), ">=0.5.10", stripped=">=0.5.18")
+            ("deepseek_v32", "glm_moe_dsa"), Support((PATTERN_KEY, TYPES_KEY), ">=0.5.10", stripped=">=0.5.18")
         ),
-        "hy_v4": Support((_PATTERN, _TYPES), ">=0.5.20"),
+        "hy_v4": Support((PATTERN_KEY, TYPES_KEY), ">=0.5.20"),
         "glm5_next": Support(
-            (_PATTERN, _TYPES),
+            (PATTERN_KEY, TYPES_KEY),
             ">=0.5.20",
             section="text_config",
             only_behind_full=True,
@@ -198,7 +117,7 @@ _TENSORRT_LLM = Engine(
     revision="revision: {json}\n",
     pipeline=Pipeline(split=split_first, flag=" --pp_size {size}", partition="pp_partition: [{sizes}]\n"),
     # PR #15574, llm_args.py, _is_full_indexer_layer: the pattern wins, indexer_types are not read on purpose.
-    families=dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), Support((_PATTERN,), ">=1.3.0rc22")),
+    families=dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), Support((PATTERN_KEY,), ">=1.3.0rc22")),
     refused={"deepseek_v4": "its model does not use the pattern"},
     notes=(
         Note(
@@ -208,27 +127,6 @@ _TENSORRT_LLM = Engine(
         ),
         Note("sparse_attention_config takes no pattern and rejects one"),
     ),
-)
-
-_ASCEND_BUILDS = (
-    Note("indexer_types must not be set, nor config.json edited: shared layers still load their indexer weights"),
-)
-_VLLM_ASCEND = Engine(
-    name="vllm-ascend",
-    title="vllm-ascend",
-    looked_at="0.23.0.post1",
-    paste=_VLLM_COMMAND,
-    revision=" --revision {quoted}",
-    config=False,
-    pipeline=_VLLM_STAGES,
-    families={
-        **dict.fromkeys(
-            ("deepseek_v32", "glm_moe_dsa"),
-            Support((_USE, _PATTERN), ">=0.23.0rc1", stripped=None, notes=_ASCEND_BUILDS),
-        ),
-        # models/deepseek_v4/model.py counts the layers of compress_ratio 4, which are the sites.
-        "deepseek_v4": Support((_USE, _PATTERN), ">=0.20.2rc1", letters="sites", stripped=None),
-    },
 )
 
 _ATOM = Engine(
@@ -241,15 +139,17 @@ _ATOM = Engine(
         **dict.fromkeys(
             ("deepseek_v32", "glm_moe_dsa"),
             Support(
-                (_USE, _PATTERN, _TYPES),
+                (USE_KEY, PATTERN_KEY, TYPES_KEY),
                 ">=0.1.5",
                 stripped=">0.1.5",
                 notes=(Note("the compile cache does not see indexer_types: clear it after a change"),),
             ),
         ),
-        "deepseek_v4": Support((_USE, _PATTERN), ">=0.1.5", stripped=None),
+        "deepseek_v4": Support((USE_KEY, PATTERN_KEY), ">=0.1.5", stripped=None),
         # The sparse layers are counted, and keys at the top level are mirrored into text_config (PR #1354).
-        "minimax_m3_vl": Support((_USE, _PATTERN), ">0.1.5", letters="sites", section="either", stripped=None),
+        "minimax_m3_vl": Support(
+            (USE_KEY, PATTERN_KEY), ">0.1.5", letters="sites", section="either", stripped=None
+        ),
     },
     notes=(Note("as a plugin of SGLang the same settings go to --json-model-override-args"),),
 )
@@ -260,7 +160,7 @@ _XLLM = Engine(
     looked_at="0.10.0",
     paste=_CONFIG_KEYS,
     # layers/common/dsa_topk_share_plan.h; aborts unless the pattern has a letter per decoder layer.
-    families=dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), Support((_PATTERN,), ">=0.10.0", stripped=None)),
+    families=dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), Support((PATTERN_KEY,), ">=0.10.0", stripped=None)),
     notes=(_EDIT, Note("context-parallel prefill is not supported with shared layers")),
 )
 
@@ -271,9 +171,9 @@ _LLAMA_CPP = Engine(
     pipeline=_ONE_PROCESS,
     # PR #25407, conversion/glm.py: the converter writes <architecture>.attention.indexer.types from indexer_types.
     families={
-        "glm_moe_dsa": Support((_TYPES,)),
+        "glm_moe_dsa": Support((TYPES_KEY,)),
         "hy_v4": Support(
-            (_TYPES,),
+            (TYPES_KEY,),
             notes=(
                 Note(
                     "the converter rejects indexer weights of a shared layer: leave them out with --write DIR "
@@ -301,7 +201,7 @@ _LMDEPLOY = Engine(
     looked_at="0.16.0",
     paste="lmdeploy serve api_server {model}{revision} --hf-overrides {settings}\n",
     revision=" --revision {quoted}",
-    families={"glm_moe_dsa": Support((_TYPES,), ">=0.16.0")},
+    families={"glm_moe_dsa": Support((TYPES_KEY,), ">=0.16.0")},
     refused={"deepseek_v32": "it reads indexer_types for glm_moe_dsa only"},
 )
 
@@ -313,7 +213,7 @@ _MLX_VLM = Engine(
     looked_at="0.7.10",
     families={
         "glm_moe_dsa": Support(
-            (_PATTERN, _TYPES),
+            (PATTERN_KEY, TYPES_KEY),
             ">=0.6.4",
             notes=(
                 Note(
@@ -342,10 +242,10 @@ ENGINES = {
     engine.name: engine
     for engine in (
         _TRANSFORMERS,
-        _VLLM,
+        VLLM,
         _SGLANG,
         _TENSORRT_LLM,
-        _VLLM_ASCEND,
+        VLLM_ASCEND,
         _ATOM,
         _XLLM,
         _LLAMA_CPP,

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
-from ...errors import ExportError, SettingError
+from ...errors import ExportError
 from ...pattern import SHARED, indexer_types, layer_ranges
-from ...system.files import find_path
 from ..plan.schema import Plan
-from ..stages import split_before_last, stage_sizes, stage_starts
 from .engines import BARE, ENGINES, FAMILIES, WITHOUT_PATTERNS
-from .support import Engine, Note, Severity, Support
+from .paste import paste_text
+from .remarks import Remark, remarks_on, stage_remarks, worst_first
+from .support import Engine, Serving, Support
+from .versions import in_range, parsed_version, range_in_words
 
 # Instead of an engine's name, for the bare pattern.
 BARE_NAMES = ("none", "pattern")
 # Every key that says which layers share; a frequency is never written, as engines read it differently.
 _SHARING_KEYS = ("index_topk_pattern", "indexer_types", "index_topk_freq", "index_skip_topk_offset")
-
-
-@dataclass(frozen=True)
-class Serving:
-    """How a plan is to be served, as far as the settings depend on it.
-
-    Args:
-        version: of the engine; None where it is not known.
-        pp_size: pipeline stages, split by the engine's own rule.
-        pp_layers: instead, the decoder layers of each stage.
-        model: where the checkpoint is, if not where the plan says.
-        stripped: it holds no indexer weights of shared layers.
-    """
-
-    version: str | None = None
-    pp_size: int | None = None
-    pp_layers: Sequence[int] | None = None
-    model: str | None = None
-    stripped: bool = False
-
-
-@dataclass(frozen=True)
-class Remark:
-    """What the user should know of the settings.
-
-    Args:
-        severity: "error", where the engine is known to fail with them or to compute something else; "warning",
-            where it may; "note" for the rest.
-        text: the remark.
-    """
-
-    severity: Severity
-    text: str
 
 
 @dataclass(frozen=True)
@@ -91,7 +55,7 @@ def export(plan: Plan, engine: str, serving: Serving = Serving()) -> Export:
     if engine.lower() in BARE_NAMES:
         return _bare(plan, serving)
     known = _engine(engine)
-    version = _version(known, serving.version)
+    version = parsed_version(known, serving.version)
     support = _support(known, plan, version)
     _check_reach(known, support, plan)
     if serving.stripped:
@@ -99,15 +63,15 @@ def export(plan: Plan, engine: str, serving: Serving = Serving()) -> Export:
     by_site = support.letters == "sites"
     pattern = plan.result.pattern if by_site else plan.result.layer_pattern
     holds: dict[str, object] = {"pattern": pattern, "types": indexer_types(pattern), "true": True}
-    keys = {key.name: holds[key.holds] for key in support.keys if _in_range(version, key.versions)}
+    keys = {key.name: holds[key.holds] for key in support.keys if in_range(version, key.versions)}
     settings: dict[str, object] = dict(keys)
     for section in reversed((*known.place, *_section(known, support, plan))):
         settings = {section: settings}
     return Export(
         engine=known.name,
         settings=settings,
-        paste=_paste(known, support, plan, serving, settings, pattern),
-        warnings=_worst_first(_remarks(known, support, plan, serving, version)),
+        paste=paste_text(known, support, plan, serving, settings, pattern),
+        warnings=worst_first(remarks_on(known, support, plan, serving, version)),
         pattern=pattern,
         pattern_layers=tuple(plan.model.site_layers if by_site else range(plan.model.layers)),
         config=keys if known.config else None,
@@ -146,7 +110,7 @@ def _bare(plan: Plan, serving: Serving) -> Export:
         engine=BARE.name,
         settings=settings,
         paste=json.dumps(settings, indent=2) + "\n",
-        warnings=_worst_first(_stage_remarks(BARE, Support(()), plan, serving, None)),
+        warnings=worst_first(stage_remarks(BARE, Support(()), plan, serving, None)),
         pattern=result.layer_pattern,
         pattern_layers=tuple(range(model.layers)),
         config=None,
@@ -156,10 +120,6 @@ def _bare(plan: Plan, serving: Serving) -> Export:
 def _served(plan: Plan) -> list[tuple[int, int]]:
     """Each shared site with the full one whose selection it uses."""
     return [(site, source) for site, source in enumerate(plan.pattern.sources()) if site != source]
-
-
-def _worst_first(remarks: Sequence[Remark]) -> tuple[Remark, ...]:
-    return tuple(sorted(remarks, key=lambda remark: ("error", "warning", "note").index(remark.severity)))
 
 
 def edited_config(config: dict[str, object], exported: Export) -> dict[str, object]:
@@ -177,14 +137,17 @@ def edited_config(config: dict[str, object], exported: Export) -> dict[str, obje
     section = config.get("text_config")
     if isinstance(section, dict):
         return {**config, "text_config": edited_config(section, exported)}
-    ours: dict[str, object] = {
+    # A sharing key that stands there already says the new pattern too; a frequency is taken out.
+    sharing: dict[str, object] = {
         "index_topk_pattern": exported.pattern,
         "indexer_types": indexer_types(exported.pattern),
     } | exported.config
-    kept = {
-        name: ours.get(name, value) for name, value in config.items() if name in ours or name not in _SHARING_KEYS
+    edited = {
+        name: sharing.get(name, value)
+        for name, value in config.items()
+        if name in sharing or name not in _SHARING_KEYS
     }
-    return kept | exported.config
+    return edited | exported.config
 
 
 def _engine(name: str) -> Engine:
@@ -200,49 +163,6 @@ def _give_one_of() -> str:
     return f"give one of {', '.join(ENGINES)}, or none for the bare pattern"
 
 
-def _version(engine: Engine, text: str | None) -> Version | None:
-    if text is None or not _depends_on_version(engine):
-        return None
-    try:
-        return Version(text)
-    except InvalidVersion:
-        raise SettingError(
-            f"{text!r} is no version of {engine.title} that can be looked up",
-            hint="give a release such as 0.33.0, or leave --engine-version out",
-        ) from None
-
-
-def _depends_on_version(engine: Engine) -> bool:
-    return any(support.versions for support in engine.families.values())
-
-
-def _in_range(version: Version | None, ranges: str) -> bool:
-    """Whether ``version`` is in one of the ranges, or is not known."""
-    return version is None or any(
-        SpecifierSet(each).contains(version, prereleases=True) for each in ranges.split("|")
-    )
-
-
-def _touches(version: Version | None, ranges: str) -> bool:
-    """As ``_in_range``; a candidate, a development build or a rebuild of a release is taken for that release."""
-    return _in_range(version, ranges) or (version is not None and _in_range(Version(version.base_version), ranges))
-
-
-def _looked_at(engine: Engine, version: Version | None) -> Version | None:
-    """``version``, or the last one looked at where it is newer: what held there is taken to hold."""
-    return Version(engine.looked_at) if version and _is_newer(engine, version) else version
-
-
-def _is_newer(engine: Engine, version: Version) -> bool:
-    return bool(engine.looked_at) and Version(version.base_version) > Version(
-        Version(engine.looked_at).base_version
-    )
-
-
-def _in_words(versions: str) -> str:
-    return f"{versions[2:]} or later" if versions.startswith(">=") else f"a version after {versions[1:]}"
-
-
 def _family(plan: Plan) -> str:
     """transformers calls the text model of a multimodal family by the family's name with _text."""
     return plan.model.model_type.removesuffix("_text")
@@ -254,17 +174,17 @@ def _support(engine: Engine, plan: Plan, version: Version | None) -> Support:
         reason = engine.refused.get(family, "it is not known to")
         if family not in FAMILIES:
             reason = "that is no family with searchable indexers"
-        able = [each.name for each in ENGINES.values() if family in each.families]
+        able = [other.name for other in ENGINES.values() if family in other.families]
         raise ExportError(
             f"{engine.title} cannot share indexers in {family}: {reason}",
             hint=(f"export for {', '.join(able)}" if able else "no engine is known that can")
             + "; --to none prints the bare pattern",
         )
     support = engine.families[family]
-    if not _in_range(version, support.versions):
+    if not in_range(version, support.versions):
         raise ExportError(
             f"{engine.title} {version} cannot share indexers in {family}",
-            hint=f"it needs {_in_words(support.versions)}",
+            hint=f"it needs {range_in_words(support.versions)}",
         )
     return support
 
@@ -306,146 +226,8 @@ def _check_stripped(engine: Engine, support: Support, plan: Plan, version: Versi
             f"{engine.title} is not known to load {_family(plan)} without the shared layers' indexers",
             hint="leave --strip-weights out",
         )
-    if not _in_range(version, support.stripped):
+    if not in_range(version, support.stripped):
         raise ExportError(
             f"{engine.title} {version} loads the indexers of shared layers too",
-            hint=f"leave --strip-weights out, or use {_in_words(support.stripped)}",
+            hint=f"leave --strip-weights out, or use {range_in_words(support.stripped)}",
         )
-
-
-def _absolute(model: str) -> str:
-    """A local folder's path from the root, since nobody knows where the command is pasted; else ``model``."""
-    path = find_path(model)
-    written = path or (Path(model) if model.startswith((".", "/", "~")) else None)
-    return model if written is None else str(written.expanduser().absolute())
-
-
-def _needs_detour(engine: Engine, support: Support, plan: Plan, serving: Serving) -> bool:
-    version = _looked_at(engine, _version(engine, serving.version))
-    rejected = Note("", when="rejected")
-    return (
-        support.detour is not None
-        and _applies(rejected, plan, serving)
-        and _touches(version, support.detour.versions)
-    )
-
-
-def _paste(
-    engine: Engine, support: Support, plan: Plan, serving: Serving, settings: dict[str, object], pattern: str
-) -> str:
-    model = serving.model or plan.model.id
-    if serving.model or plan.model.revision is None:
-        model = _absolute(model)
-    sizes = ",".join(map(str, serving.pp_layers or ()))
-    count = serving.pp_size or len(serving.pp_layers or ())
-    pipeline, revision = engine.pipeline, None if serving.model else plan.model.revision
-    for word in (model, revision or ""):
-        if word.startswith("-"):
-            raise ExportError(
-                f"{word!r} would be read as an option on a command line",
-                hint="give the model with --model, as ./NAME",
-            )
-    multimodal = plan.model.architecture.endswith("ForConditionalGeneration") or "text_config" in settings
-    return (support.paste or engine.paste).format(
-        model=shlex.quote(model),
-        model_name=repr(model),
-        revision=engine.revision.format(
-            plain=revision, quoted=shlex.quote(revision), json=json.dumps(revision, ensure_ascii=False)
-        )
-        if revision
-        else "",
-        stages=pipeline.flag.format(size=count) if count else "",
-        detour=support.detour.text if support.detour and _needs_detour(engine, support, plan, serving) else "",
-        partition=pipeline.partition.format(sizes=sizes) if sizes else "",
-        settings=shlex.quote(json.dumps(settings)),
-        json=json.dumps(settings, indent=2),
-        arguments="".join(f"    {name}={value!r},\n" for name, value in settings.items()),
-        pattern=pattern,
-        loader="AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM",
-    )
-
-
-def _remarks(
-    engine: Engine, support: Support, plan: Plan, serving: Serving, version: Version | None
-) -> list[Remark]:
-    told = _version_remarks(engine, support, serving, version)
-    held, sure = _looked_at(engine, version), version is not None and not _is_newer(engine, version)
-    if support.letters == "sites":
-        told.append(
-            f"a letter of this pattern stands for one of the {len(plan.model.site_layers)} layers that own an "
-            f"indexer ({layer_ranges(plan.model.site_layers)}), not for a decoder layer; over all "
-            f"{plan.model.layers} it would be {plan.result.layer_pattern}"
-        )
-    elif plan.result.pattern != plan.result.layer_pattern:
-        told.append(
-            f"a letter of this pattern stands for a decoder layer; over the {len(plan.model.site_layers)} that "
-            f"own an indexer ({layer_ranges(plan.model.site_layers)}) it would be {plan.result.pattern}"
-        )
-    local = plan.model.revision is None and serving.model is None and "{model" in (support.paste or engine.paste)
-    gone = local and find_path(plan.model.id) is None
-    if plan.model.revision and not engine.revision and serving.model is None:
-        told.append(f"the plan is for commit {plan.model.revision} of {plan.model.id}: serve that one")
-    remarks = [Remark("note", text) for text in told]
-    if gone:
-        text = f"the plan's checkpoint {plan.model.id!r} is not here: say where it is with --model"
-        remarks.append(Remark("warning", text))
-    for note in (*support.notes, *engine.notes):
-        if _applies(note, plan, serving) and _touches(held, note.versions):
-            milder: Severity = "warning" if note.severity == "error" and not sure else note.severity
-            remarks.append(Remark(milder, note.text))
-    return remarks + _stage_remarks(engine, support, plan, serving, held)
-
-
-def _version_remarks(engine: Engine, support: Support, serving: Serving, version: Version | None) -> list[str]:
-    told = []
-    if support.versions and version is None:
-        told.append(f"needs {engine.title} {_in_words(support.versions)}")
-    if serving.version and not _depends_on_version(engine):
-        told.append(f"nothing is known here of versions of {engine.title}")
-    if version and _is_newer(engine, version):
-        told.append(f"{engine.title} {version} is newer than {engine.looked_at}, the last that was looked at")
-    if serving.stripped and support.stripped and version is None:
-        told.append(f"without the shared layers' indexers needs {engine.title} {_in_words(support.stripped)}")
-    return told
-
-
-def _applies(note: Note, plan: Plan, serving: Serving) -> bool:
-    if note.when == "rejected":
-        return SHARED in plan.result.pattern and not serving.stripped
-    return note.when == "always" or bool(plan.model.shared_layers)
-
-
-def _stage_remarks(
-    engine: Engine, support: Support, plan: Plan, serving: Serving, version: Version | None
-) -> list[Remark]:
-    """Where a pipeline stage would start on a layer that waits for a selection from the stage before."""
-    pipeline, told = engine.pipeline, list[Remark]()
-    split = pipeline.split or split_before_last
-    sizes = stage_sizes(plan.model.layers, serving.pp_size, serving.pp_layers, split)
-    since = None if support.only_behind_full else pipeline.hands_over_since
-    if since == "" or (since and version and version >= Version(since)):
-        return []
-    before = f" before {since}" if since and version is None else ""
-    if sizes is None:
-        text = (
-            f"with pipeline parallelism{before} the first indexed layer of every stage must be F: say the stages "
-            "with --pp-size or --pp-layers to have it checked"
-        )
-        return [Remark("note", text)]
-    spelled = ",".join(map(str, sizes))
-    if not (pipeline.partition if serving.pp_layers else pipeline.flag):
-        text = f"these settings do not tell {engine.title} of pipeline parallelism: set it there yourself"
-        told.append(Remark("note", text))
-    if serving.pp_size is not None and pipeline.split is None:
-        text = f"how {engine.title} splits layers is not known; stages of {spelled} were taken"
-        told.append(Remark("warning", text))
-    indexed = [*plan.model.site_layers, *plan.model.shared_layers]
-    waiting = [layer for layer in stage_starts(sizes, indexed) if plan.result.layer_pattern[layer] == SHARED]
-    if waiting:
-        text = (
-            f"of the stages {spelled}, those that start with layers {layer_ranges(waiting)} get no selection to "
-            f"share{before}{pipeline.otherwise}: search with --pp-layers {spelled}"
-        )
-        # A newer release may hand it over, or the engine is not known at all.
-        told.append(Remark("warning" if before or engine is BARE else "error", text))
-    return told

@@ -1,8 +1,8 @@
-"""What is known of an engine: its keys, families, versions, pipeline stages and traps."""
+"""What is known of an engine: keys, families, versions, pipeline stages, traps; and how a plan is to be served."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,6 +31,10 @@ class Key:
     name: str
     holds: Literal["pattern", "types", "true"]
     versions: str = ""
+
+
+PATTERN_KEY, TYPES_KEY = Key("index_topk_pattern", "pattern"), Key("indexer_types", "types")
+USE_KEY = Key("use_index_cache", "true")
 
 
 @dataclass(frozen=True)
@@ -127,3 +131,22 @@ class Engine:
     pipeline: Pipeline = Pipeline()
     refused: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a plan is to be served, as far as the settings depend on it.
+
+    Args:
+        version: of the engine; None where it is not known.
+        pp_size: pipeline stages, split by the engine's own rule.
+        pp_layers: instead, the decoder layers of each stage.
+        model: where the checkpoint is, if not where the plan says.
+        stripped: it holds no indexer weights of shared layers.
+    """
+
+    version: str | None = None
+    pp_size: int | None = None
+    pp_layers: Sequence[int] | None = None
+    model: str | None = None
+    stripped: bool = False

@@ -10,9 +10,9 @@ from ...errors import PatternError
 from ...pattern import Pattern
 
 if TYPE_CHECKING:
-    from .schema import Measured, Plan
+    from .schema import MeasuredPattern, Plan
 
-
+# A difference of losses is computed in pairs and then averaged, the losses are averaged first.
 _ROUNDING = 1e-9
 
 
@@ -24,8 +24,8 @@ def check_consistency(plan: Plan) -> None:
     """
     _check_layers(plan)
     _check_tokens(plan)
-    for field, measured, baseline in _all_measured(plan):
-        _check_measured(field, measured, baseline, plan)
+    for field, pattern, baseline in _measured_patterns(plan):
+        _check_measured(field, pattern, baseline, plan)
     _check_steps(plan)
     _check_result(plan)
     _check_heldout(plan)
@@ -54,17 +54,18 @@ def _check_tokens(plan: Plan) -> None:
         raise ValueError("tokens.informative_share is not informative_positions / labels")
 
 
-def _all_measured(plan: Plan) -> Iterator[tuple[str, Measured, float]]:
+def _measured_patterns(plan: Plan) -> Iterator[tuple[str, MeasuredPattern, float]]:
+    """Every measured pattern of the plan: its field, itself, and the loss of all full on the same windows."""
     search = plan.search
-    lists: dict[str, Sequence[Measured]] = {
+    lists: dict[str, Sequence[MeasuredPattern]] = {
         "steps": search.steps,
         "swaps": search.swaps,
         "uniform": search.uniform,
         "overlap": search.overlap,
     }
-    for name, several in lists.items():
-        for number, each in enumerate(several):
-            yield f"search.{name}.{number}", each, search.baseline_loss
+    for name, patterns in lists.items():
+        for number, pattern in enumerate(patterns):
+            yield f"search.{name}.{number}", pattern, search.baseline_loss
     yield "result", plan.result, search.baseline_loss
     if plan.result.uniform is not None:
         yield "result.uniform", plan.result.uniform, search.baseline_loss
@@ -73,7 +74,7 @@ def _all_measured(plan: Plan) -> Iterator[tuple[str, Measured, float]]:
         yield "heldout.uniform", plan.heldout.uniform, plan.heldout.baseline_loss
 
 
-def _check_measured(field: str, measured: Measured, baseline: float, plan: Plan) -> None:
+def _check_measured(field: str, measured: MeasuredPattern, baseline: float, plan: Plan) -> None:
     sites, pinned = len(plan.model.site_layers), plan.pinned_sites
     try:
         pattern = Pattern.parse(measured.pattern, sites)
@@ -108,9 +109,9 @@ def _check_result(plan: Plan) -> None:
         raise ValueError(f"result.layers is {result.layers}, but model.layers is {plan.model.layers}")
     if (result.keep is None) == (result.max_delta is None):
         raise ValueError("exactly one of result.keep and result.max_delta must be set")
-    measured = {each.pattern: each.loss for each in [*plan.search.steps, *plan.search.swaps]}
-    measured["F" * sites] = plan.search.baseline_loss
-    if measured.get(result.pattern) != result.loss:
+    losses = {step.pattern: step.loss for step in [*plan.search.steps, *plan.search.swaps]}
+    losses["F" * sites] = plan.search.baseline_loss
+    if losses.get(result.pattern) != result.loss:
         raise ValueError("result.pattern and result.loss are those of no step, no swap and not of all full")
     if result.uniform is not None and result.uniform.kept != result.kept:
         raise ValueError("result.uniform.kept is not result.kept")

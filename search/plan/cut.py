@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from ...errors import PlanError, SettingError
 from ...pattern import Pattern, kept_sites
-from ...system.documents import first_fault
-from .schema import LARGEST_DELTA, Measured, Plan, Result
+from .file import check_plan
+from .schema import LARGEST_DELTA, MeasuredPattern, Plan, Result
 
 
 def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -> Plan:
@@ -25,8 +23,8 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     if (keep is None) == (max_delta is None):
         raise SettingError("cut needs one of keep and max-delta", hint="e.g. --keep 0.5")
     sites = len(plan.model.site_layers)
-    full = Measured(kept=sites, pattern="F" * sites, loss=plan.search.baseline_loss, delta=0.0, standard_error=0.0)
-    measured = {each.kept: each for each in [full, *plan.search.steps]}
+    full = plan.all_full
+    measured = {pattern.kept: pattern for pattern in [full, *plan.search.steps]}
     if keep is not None:
         kept = kept_sites(sites, keep)
         if kept not in measured:
@@ -36,31 +34,27 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
             )
     else:
         check_max_delta(max_delta)
-        kept = min(each.kept for each in measured.values() if each.delta <= (max_delta or 0.0))
-    even = next((each for each in plan.search.uniform if each.kept == kept), full if kept == sites else None)
-    # Refinement belongs to one number of full sites; the plan's own stays as it was picked.
+        kept = min(pattern.kept for pattern in measured.values() if pattern.delta <= (max_delta or 0.0))
+    spread = full if kept == sites else None
+    uniform = next((pattern for pattern in plan.search.uniform if pattern.kept == kept), spread)
+    # Refinement belongs to one number of full sites; a cut to that number keeps the refined pattern.
     swapped = [swap for swap in plan.search.swaps if swap.kept == kept]
     chosen = swapped[-1] if swapped else measured[kept]
     layer_pattern = Pattern(chosen.pattern).over_layers(
         plan.model.site_layers, plan.model.layers, plan.model.shared_layers
     )
-    base = {name: getattr(chosen, name) for name in Measured.model_fields}
     result = Result(
-        **base,
+        **{name: getattr(chosen, name) for name in MeasuredPattern.model_fields},
         keep=keep,
         max_delta=max_delta,
         sites=sites,
         layers=plan.model.layers,
         layer_pattern=layer_pattern,
-        uniform=even,
+        uniform=uniform,
     )
     same = plan.heldout is not None and plan.heldout.plan.pattern == result.pattern
     document = plan.model_dump() | {"result": result.model_dump()} | ({} if same else {"heldout": None})
-    try:
-        return Plan.model_validate(document)
-    except ValidationError as error:
-        field, fault = first_fault(error)
-        raise PlanError(f"the plan that is cut from contradicts itself: {field or 'it'}: {fault}") from None
+    return check_plan(document, "the plan that is cut from")
 
 
 def check_max_delta(max_delta: float | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from ...errors import PlanError
 from ...system.documents import first_fault, read_json
-from ...system.files import is_there
+from ...system.files import is_there, write_atomically
 from .schema import CHECKSUM, SCHEMA, Plan
 from .upgrade import STEPS, upgraded
 
@@ -32,30 +33,61 @@ def read_plan(path: Path) -> Plan:
         document = read_json(path, PlanError, _LARGEST_FILE)
     except FileNotFoundError:
         raise PlanError(f"plan {str(path)!r} does not exist", hint="indexcache search writes one") from None
-    return _checked(document, path)
-
-
-def _checked(document: Any, path: Path) -> Plan:
-    version: Any = document.get("schema_version") if isinstance(document, dict) else None
-    older = type(version) is int and version in STEPS
-    if not older and version != SCHEMA:
-        found = "no plan schema version" if version is None else f"plan schema version {version!r}"
-        raise PlanError(
-            f"{str(path)!r} has {found}, this program reads {SCHEMA}", hint="search again with this version"
-        )
-    document = upgraded(document, version)
-    checksum = None if older else document.pop(CHECKSUM, None)  # version 1 had none
-    try:
-        plan = Plan.model_validate(document)
-    except ValidationError as error:
-        field, fault = first_fault(error)
-        raise PlanError(
-            f"{str(path)!r}{f', field {field}' if field else ''}: {fault}",
-            hint="search again, or restore the file",
-        ) from None
-    if not older and checksum != plan.checksum():
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    checksum = document.pop(CHECKSUM, None) if isinstance(document, dict) else None
+    if type(version) is int and version in STEPS:
+        document = upgraded(document, version)
+    plan = check_plan(document, repr(str(path)), hint="search again, or restore the file")
+    if version != 1 and checksum != plan.checksum():  # version 1 had none
         raise PlanError(
             f"{str(path)!r}, field {CHECKSUM}: not that of its content, which was changed or damaged",
             hint="restore the file, or search again: a journal gives its plan back at once",
         )
     return plan
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Writes ``plan`` to ``path``, whole or not at all, once it has passed the check that reading it makes.
+
+    Raises:
+        PlanError: the plan contradicts itself; nothing is written.
+        OutputError: the file cannot be written.
+    """
+    write_atomically(path, plan_text(plan))
+
+
+def plan_text(plan: Plan) -> str:
+    """The text of the plan's file, which reads back as the same plan.
+
+    Raises:
+        PlanError: the plan contradicts itself, so that no reader would take the file.
+    """
+    text = plan.as_json()
+    document = json.loads(text)
+    del document[CHECKSUM]
+    check_plan(document, "the plan to be written")
+    return text
+
+
+def check_plan(document: Any, name: str, hint: str | None = None) -> Plan:
+    """The plan in ``document``, if its version is read here and its fields agree.
+
+    Whatever becomes a plan passes this check: what is read, what is to be written and what a cut makes.
+
+    Args:
+        document: a plan without its checksum, as JSON has it or as ``Plan.model_dump`` gives it.
+        name: of the plan, for errors.
+        hint: how to mend a plan whose fields are wrong.
+
+    Raises:
+        PlanError: of another schema version, or inconsistent; names the field.
+    """
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA:
+        stated = "no plan schema version" if version is None else f"plan schema version {version!r}"
+        raise PlanError(f"{name} has {stated}, this program reads {SCHEMA}", hint="search again with this version")
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        field, fault = first_fault(error)
+        raise PlanError(f"{name}{f', field {field}' if field else ''}: {fault}", hint=hint) from None

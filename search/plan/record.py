@@ -1,4 +1,4 @@
-"""Turns what a search found into the sections of a plan."""
+"""Turns the findings of a search into the sections of a plan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .schema import (
     Cost,
     HeldOutRecord,
     InitRecord,
-    Measured,
+    MeasuredPattern,
     ModelIdentity,
     PlanStep,
     PlanSwap,
@@ -23,10 +23,10 @@ from .schema import (
 )
 
 
-def measured(evaluation: Evaluation, baseline: Evaluation) -> Measured:
+def measured_pattern(evaluation: Evaluation, baseline: Evaluation) -> MeasuredPattern:
     """A pattern's loss and its paired difference to all full."""
     difference = paired_difference(evaluation, baseline)
-    return Measured(
+    return MeasuredPattern(
         kept=evaluation.pattern.kept,
         pattern=str(evaluation.pattern),
         loss=evaluation.loss,
@@ -50,49 +50,56 @@ def search_record(
         noise_floor=findings.noise_floor,
         steps=[_step(step, findings.baseline, site_layers) for step in findings.steps],
         swaps=[_swap(swap, findings.baseline, site_layers) for swap in findings.swaps],
-        uniform=[measured(each, findings.baseline) for each in findings.uniform if each.finite],
-        overlap=[measured(each, findings.baseline) for each in findings.overlap if each.finite],
-        overlap_matrix=[[round(each, 4) for each in row] for row in method.overlap or ()],
+        uniform=[
+            measured_pattern(evaluation, findings.baseline) for evaluation in findings.uniform if evaluation.finite
+        ],
+        overlap=[
+            measured_pattern(evaluation, findings.baseline) for evaluation in findings.overlap if evaluation.finite
+        ],
+        overlap_matrix=[[round(share, 4) for share in row] for row in method.overlap_matrix or ()],
     )
 
 
-def result(findings: Findings, goal: Goal, model: ModelIdentity) -> Result:
+def result_record(findings: Findings, goal: Goal, model: ModelIdentity) -> Result:
     """The pattern picked, with uniform interleaving at the same number of full sites beside it."""
     chosen = findings.chosen
-    even = next((each for each in findings.uniform if each.pattern.kept == chosen.pattern.kept), None)
-    if chosen.pattern.kept == len(chosen.pattern):
-        even = findings.baseline
+    kept = chosen.pattern.kept
+    uniform = next((evaluation for evaluation in findings.uniform if evaluation.pattern.kept == kept), None)
+    if kept == len(chosen.pattern):
+        uniform = findings.baseline
     return Result(
-        **measured(chosen, findings.baseline).model_dump(),
+        **measured_pattern(chosen, findings.baseline).model_dump(),
         keep=goal.keep,
         max_delta=goal.max_delta,
         sites=len(chosen.pattern),
         layers=model.layers,
         layer_pattern=chosen.pattern.over_layers(model.site_layers, model.layers, model.shared_layers),
-        uniform=measured(even, findings.baseline) if even is not None and even.finite else None,
+        uniform=measured_pattern(uniform, findings.baseline) if uniform is not None and uniform.finite else None,
     )
 
 
 def heldout_record(heldout: Comparison | None) -> HeldOutRecord | None:
     """A comparison as the plan and eval tell it; None where it was not made or gave no numbers."""
-    if heldout is None or not all(each.finite for each in (heldout.full, heldout.plan, heldout.uniform)):
+    if heldout is None or not (heldout.full.finite and heldout.plan.finite and heldout.uniform.finite):
         return None
     return HeldOutRecord(
         baseline_loss=heldout.full.loss,
-        plan=measured(heldout.plan, heldout.full),
-        uniform=measured(heldout.uniform, heldout.full),
+        plan=measured_pattern(heldout.plan, heldout.full),
+        uniform=measured_pattern(heldout.uniform, heldout.full),
     )
 
 
 def _swap(swap: Swap, baseline: Evaluation, site_layers: Sequence[int]) -> PlanSwap:
     return PlanSwap(
-        **measured(swap.evaluation, baseline).model_dump(),
+        **measured_pattern(swap.evaluation, baseline).model_dump(),
         removed_layer=site_layers[swap.removed],
         restored_layer=site_layers[swap.restored],
     )
 
 
-def cost(findings: Findings, evaluations: int, layer_windows: int, tokens: int, windows: int, layers: int) -> Cost:
+def cost_record(
+    findings: Findings, evaluations: int, layer_windows: int, tokens: int, windows: int, layers: int
+) -> Cost:
     """What the search takes, beside what Algorithm 1 takes to the same depth.
 
     Args:
@@ -103,21 +110,21 @@ def cost(findings: Findings, evaluations: int, layer_windows: int, tokens: int, 
         windows: calibration windows.
         layers: decoder layers of the model.
     """
-    literal, spent = findings.algorithm_1_evaluations, findings.search_layer_windows
+    algorithm_1, spent = findings.algorithm_1_evaluations * windows, findings.search_layer_windows
     return Cost(
         window_evaluations=evaluations,
         layer_windows=layer_windows,
         tokens=tokens,
         search_layer_windows=spent,
-        algorithm_1_window_evaluations=literal * windows,
-        algorithm_1_layer_windows=literal * windows * layers,
-        fewer=round(times_fewer(literal * windows * layers, spent), 2),
+        algorithm_1_window_evaluations=algorithm_1,
+        algorithm_1_layer_windows=algorithm_1 * layers,
+        fewer=round(times_fewer(algorithm_1 * layers, spent), 2),
     )
 
 
 def _step(step: Step, baseline: Evaluation, site_layers: Sequence[int]) -> PlanStep:
     return PlanStep(
-        **measured(step.evaluation, baseline).model_dump(),
+        **measured_pattern(step.evaluation, baseline).model_dump(),
         removed_site=step.removed,
         removed_layer=site_layers[step.removed],
         runner_up_layer=None if step.runner_up is None else site_layers[step.runner_up],

@@ -83,7 +83,7 @@ class RunIdentity(_Section):
     versions: dict[str, str]
 
 
-class Measured(_Section):
+class MeasuredPattern(_Section):
     """A pattern with its loss in nats per label and the paired difference to all full."""
 
     kept: Count
@@ -93,7 +93,7 @@ class Measured(_Section):
     standard_error: NotNegative | None
 
 
-class PlanStep(Measured):
+class PlanStep(MeasuredPattern):
     """One removal, in the order of the search."""
 
     removed_site: Count
@@ -104,7 +104,7 @@ class PlanStep(Measured):
     tied_layers: list[Count]
 
 
-class PlanSwap(Measured):
+class PlanSwap(MeasuredPattern):
     """One swap of refinement, which follows the steps and changes the pattern picked."""
 
     removed_layer: Count
@@ -137,12 +137,12 @@ class SearchRecord(_Section):
     noise_floor: NotNegative
     steps: list[PlanStep]
     swaps: list[PlanSwap]
-    uniform: list[Measured]
-    overlap: list[Measured]
+    uniform: list[MeasuredPattern]
+    overlap: list[MeasuredPattern]
     overlap_matrix: list[list[Finite]]
 
 
-class Result(Measured):
+class Result(MeasuredPattern):
     """The pattern picked for ``keep`` or ``max_delta``, one of which was asked for.
 
     ``kept`` of ``sites`` indexers stay, which is ``kept`` of ``layers``: layers that have no indexer, or
@@ -154,15 +154,15 @@ class Result(Measured):
     sites: Count
     layers: Count
     layer_pattern: str
-    uniform: Measured | None
+    uniform: MeasuredPattern | None
 
 
 class HeldOutRecord(_Section):
     """The check on windows that the search did not see."""
 
     baseline_loss: Finite
-    plan: Measured
-    uniform: Measured
+    plan: MeasuredPattern
+    uniform: MeasuredPattern
 
 
 class Cost(_Section):
@@ -200,6 +200,14 @@ class Plan(_Section):
     def pattern(self) -> Pattern:
         """The pattern picked, over the sites."""
         return Pattern(self.result.pattern)
+
+    @property
+    def all_full(self) -> MeasuredPattern:
+        """All sites full, which the loss increases of the other patterns are measured from."""
+        sites = len(self.model.site_layers)
+        return MeasuredPattern(
+            kept=sites, pattern="F" * sites, loss=self.search.baseline_loss, delta=0.0, standard_error=0.0
+        )
 
     @property
     def pinned_sites(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..plan.schema import Measured, Plan
+from ..plan.schema import MeasuredPattern, Plan
 from .prefills import PrefillRecord
 
 SEARCHED = "#0b6e99"
@@ -18,7 +18,7 @@ _INK = "#3a3f45"
 def loss_curve(plan: Plan) -> str:
     """An SVG element: loss increase over the sites that share, searched and baselines, with error bars."""
     sites, search = plan.result.sites, plan.search
-    full = Measured(kept=sites, pattern="F" * sites, loss=search.baseline_loss, delta=0.0, standard_error=0.0)
+    full = plan.all_full
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -58,10 +58,10 @@ def prefill_bars(record: PrefillRecord) -> str:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for shift, role, colour in ((-0.2, "all full", UNIFORM), (0.2, "this plan", SEARCHED)):
-            timed = [point.all_full if role == "all full" else point.plan for point in points]
+            times = [point.all_full if role == "all full" else point.plan for point in points]
             places = [place + shift for place in range(len(points))]
-            seconds = [each.seconds for each in timed if each]
-            indexers = [each.seconds * each.indexer_share for each in timed if each]
+            seconds = [time.seconds for time in times if time]
+            indexers = [time.seconds * time.indexer_share for time in times if time]
             axes.bar(places, seconds, 0.36, color=colour, alpha=0.45, label=role)
             axes.bar(places, indexers, 0.36, color=colour, label=f"{role}: indexers")
         for place, point in enumerate(points):
@@ -119,11 +119,11 @@ def _dress(axes: Any, plan: Plan) -> None:
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1))
 
 
-def _line(axes: Any, points: Sequence[Measured], sites: int, label: str, colour: str, marker: str) -> None:
+def _line(axes: Any, points: Sequence[MeasuredPattern], sites: int, label: str, colour: str, marker: str) -> None:
     axes.errorbar(
-        [sites - each.kept for each in points],
-        [each.delta for each in points],
-        yerr=[each.standard_error or 0.0 for each in points],
+        [sites - point.kept for point in points],
+        [point.delta for point in points],
+        yerr=[point.standard_error or 0.0 for point in points],
         label=label,
         color=colour,
         marker=marker,

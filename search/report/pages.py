@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ...errors import one_line
-from ...evaluate import CALIBRATION, HELD_OUT, SPOKEN
+from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
 from ...pattern import layer_ranges
-from ..plan.schema import HeldOutRecord, Measured, Plan, PlanStep
+from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, PlanStep
 from ..run.timing import Timing
 from .checks import CheckRecord
 from .figures import loss_curve, overlap_heatmap, prefill_bars
@@ -26,8 +26,8 @@ def render(
 ) -> dict[str, str]:
     """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures.
 
-    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search,
-    ``checks`` what eval measured of it.
+    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` is that of its search,
+    ``checks`` are eval's.
     """
     pictures = {f"{stem}curve.svg": loss_curve(plan)}
     if plan.search.overlap_matrix:
@@ -49,7 +49,7 @@ def signed(value: float, error: float | None) -> str:
     return f"{value:+.4f}" if error is None else f"{value:+.4f} ± {error:.4f}"
 
 
-def increase(measured: Measured | None) -> str:
+def increase(measured: MeasuredPattern | None) -> str:
     """A pattern's loss increase with its standard error, for tables."""
     return "not measured" if measured is None else signed(measured.delta, measured.standard_error)
 
@@ -84,8 +84,8 @@ def _markdown_cell(value: object) -> str:
 
 def _heldout(plan: Plan, checks: CheckRecord | None) -> HeldOutRecord | None:
     """Held-out losses of this very pattern, from the search or else from eval."""
-    found = [plan.heldout, checks.heldout.losses if checks and checks.heldout else None]
-    return next((each for each in found if each and each.plan.pattern == plan.result.pattern), None)
+    records = [plan.heldout, checks.heldout.losses if checks and checks.heldout else None]
+    return next((record for record in records if record and record.plan.pattern == plan.result.pattern), None)
 
 
 def _headline(plan: Plan, heldout: HeldOutRecord | None) -> dict[str, Any]:
@@ -97,24 +97,24 @@ def _headline(plan: Plan, heldout: HeldOutRecord | None) -> dict[str, Any]:
 
 def _context(plan: Plan, pictures: dict[str, str], checks: CheckRecord | None) -> dict[str, Any]:
     heldout = _heldout(plan, checks)
-    checked = [(SPOKEN[group], getattr(checks, group)) for group in (HELD_OUT, CALIBRATION)] if checks else []
-    uniform = {each.kept: each for each in plan.search.uniform}
-    served: dict[int, int] = {}
-    for site, source in enumerate(plan.pattern.sources()):
-        served[site] = plan.model.site_layers[source]
+    checks_by_group = [
+        (GROUP_TITLES[group], getattr(checks, group)) for group in (HELD_OUT, CALIBRATION) if checks is not None
+    ]
+    uniform = {pattern.kept: pattern for pattern in plan.search.uniform}
+    source_layers = [plan.model.site_layers[source] for source in plan.pattern.sources()]
     return {
         "plan": plan,
         "how": _how(plan),
         "headline": _headline(plan, heldout),
         "heldout": heldout,
-        "checks": [(group, check) for group, check in checked if check is not None],
+        "checks": [(group, check) for group, check in checks_by_group if check is not None],
         "pictures": list(pictures.values()),
         "picture_files": list(pictures),
         "title": f"indexcache plan for {plan.model.id}",
         "steps": [(step, uniform.get(step.kept)) for step in plan.search.steps],
         "cells": [
-            {"layer": layer, "role": role, "source": served[site]}
-            for site, (layer, role) in enumerate(zip(plan.model.site_layers, plan.result.pattern, strict=True))
+            {"layer": layer, "role": role, "source": source}
+            for layer, role, source in zip(plan.model.site_layers, plan.result.pattern, source_layers, strict=True)
         ],
         "informative": f"{plan.tokens.informative_share:.1%}",
         "choosing": f"indexers choose where a query sees more than {plan.model.selection_width} keys"

@@ -21,7 +21,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Timed(_Section):
+class PrefillTime(_Section):
     """One prefill: the median over repetitions, and the part of it that indexers take."""
 
     seconds: Seconds
@@ -32,8 +32,8 @@ class PrefillPoint(_Section):
     """A context length in tokens, all full and under the plan; None where it did not fit."""
 
     context: Count
-    all_full: Timed | None
-    plan: Timed | None
+    all_full: PrefillTime | None
+    plan: PrefillTime | None
 
     @property
     def speedup(self) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...errors import OutputError, PlanError
 from ...system.files import is_there, make_folder, remove_unfinished, sync_folder, write_atomically
 from ...system.signals import stops_held
-from ..plan.file import read_plan
+from ..plan.file import plan_text, read_plan, write_plan
 from ..plan.schema import Plan
 from ..report.checks import CheckRecord, check_file, checks_of
 from ..report.pages import render
@@ -45,9 +45,11 @@ def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | 
     Returns the folder the old plan was moved to.
 
     Raises:
+        PlanError: the plan contradicts itself; nothing is written or moved.
         OutputError: a file cannot be written.
     """
-    other = is_there(folder / PLAN_FILE) and not _holds(folder / PLAN_FILE, plan.as_json().encode())
+    content = plan_text(plan).encode()
+    other = is_there(folder / PLAN_FILE) and not _holds(folder / PLAN_FILE, content)
     moved = _move_aside(folder) if other else None
     write_atomically(folder / TOKENS_FILE, tokens)
     try:
@@ -57,7 +59,7 @@ def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | 
     checks, _ = checks_of(plan, check_file(folder / PLAN_FILE))
     write_report(folder, plan, prefills=prefills, timing=timing, checks=checks)
     write_atomically(folder / TIMING_FILE, timing.as_json())
-    write_atomically(folder / PLAN_FILE, plan.as_json())
+    write_plan(folder / PLAN_FILE, plan)
     return moved
 
 
@@ -67,25 +69,27 @@ def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
     Without ``out`` it stands beside ``source``, named by what it keeps.
 
     Raises:
+        PlanError: the plan contradicts itself; nothing is written.
         OutputError: ``out`` is no place for a plan, or cannot be written.
     """
     target = out or source.with_name(f"{source.stem}-{plan.result.kept}of{plan.result.sites}.json")
     _check_place(target, source)
+    text = plan_text(plan)
     tokens, beside = source.parent / plan.tokens.file, target.parent / plan.tokens.file
     if target.parent.resolve() != source.parent.resolve() and tokens.is_file():
         content = tokens.read_bytes()
         if is_there(beside) and beside.read_bytes() != content:
             raise OutputError(f"{str(beside)!r} holds another plan's tokens", hint="give --out another folder")
         write_atomically(beside, content)
-    write_atomically(target, plan.as_json())
+    write_atomically(target, text)
     return target
 
 
 def _check_place(target: Path, source: Path) -> None:
     """Refuses to put a plan where other files, or a search's own plan, stand or will stand."""
     name = target.name
-    ours = any(name == each or name.endswith(f"-{each}") for each in (*_BESIDE, TIMING_FILE))
-    if not name.endswith(".json") or ours:
+    reserved = any(name == taken or name.endswith(f"-{taken}") for taken in (*_BESIDE, TIMING_FILE))
+    if not name.endswith(".json") or reserved:
         raise OutputError(f"{str(target)!r} is no name for a plan", hint="give --out one such as plan-half.json")
     if is_there(target):
         searched = name == PLAN_FILE and is_there(target.with_name(JOURNAL_FILE))
@@ -108,15 +112,14 @@ def write_report(
     """Renders the report's files into ``folder``.
 
     They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
-    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` that of its search,
-    ``checks`` what eval measured of it.
+    ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` is that of its search,
+    ``checks`` are eval's. Returns the paths of the files.
     """
     stem = "" if name == "plan" else f"{name}-"
-    written = []
-    for file, text in render(plan, stem, prefills, timing, checks).items():
-        write_atomically(folder / file, text)
-        written.append(folder / file)
-    return written
+    texts = {folder / file: text for file, text in render(plan, stem, prefills, timing, checks).items()}
+    for path, text in texts.items():
+        write_atomically(path, text)
+    return list(texts)
 
 
 def render_beside(
@@ -143,10 +146,10 @@ def has_report(path: Path) -> bool:
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed processes had begun to write in ``folder`` under the names that runs write."""
-    remove_unfinished(folder, lambda name: name == JOURNAL_FILE or _is_ours(name))
+    remove_unfinished(folder, lambda name: name == JOURNAL_FILE or _is_run_file(name))
 
 
-def _is_ours(name: str) -> bool:
+def _is_run_file(name: str) -> bool:
     return name in _RUN_FILES or _CUT_FILE.fullmatch(name) is not None
 
 
@@ -156,23 +159,23 @@ def begin_anew(folder: Path) -> Path | None:
 
 
 def _move_aside(folder: Path, *more: str) -> Path | None:
-    """Moves what runs and cuts write, and ``more``, into a folder of its own; None if there is nothing.
+    """Moves what runs and cuts write, and ``more``, into a new folder; None if there is nothing to move.
 
-    What says which run they are of, the plan or else the journal, is moved last and names the new folder, so
-    that a move that was cut short goes on into the same one. Files of no run are named after the first of them.
+    The plan, or else the journal, says which run the files are of. It names the new folder and is moved last, so
+    that a move that was cut short goes on into the same folder. Without both, the first file names the folder.
     """
-    ours = (path for path in folder.iterdir() if path.name in more or _is_ours(path.name))
-    standing = {path.name: path for path in ours if path.is_file()}
-    last = next((name for name in (PLAN_FILE, JOURNAL_FILE, *sorted(standing)) if name in standing), None)
+    paths = (path for path in folder.iterdir() if path.name in more or _is_run_file(path.name))
+    files = {path.name: path for path in paths if path.is_file()}
+    last = next((name for name in (PLAN_FILE, JOURNAL_FILE, *sorted(files)) if name in files), None)
     if last is None:
         return None
     try:
-        digest = hashlib.sha256(standing[last].read_bytes()).hexdigest()
-        aside = _unfinished_or_new(folder, f"replaced-{digest[:8]}", standing)
+        digest = hashlib.sha256(files[last].read_bytes()).hexdigest()
+        aside = _unfinished_or_new(folder, f"replaced-{digest[:8]}", files)
         with stops_held():
             make_folder(aside)
-            for name in sorted(standing, key=lambda name: (name == last, name)):
-                os.replace(standing[name], aside / name)  # noqa: PTH105
+            for name in sorted(files, key=lambda name: (name == last, name)):
+                os.replace(files[name], aside / name)  # noqa: PTH105
             sync_folder(aside)
             sync_folder(folder)
     except OSError as error:
@@ -183,9 +186,7 @@ def _move_aside(folder: Path, *more: str) -> Path | None:
 def _unfinished_or_new(folder: Path, name: str, files: Iterable[str]) -> Path:
     """``name`` in ``folder``, numbered where one of ``files`` stands there already."""
     names = chain([name], (f"{name}-{number}" for number in count(2)))
-    return next(
-        path for path in (folder / each for each in names) if not any((path / file).exists() for file in files)
-    )
+    return next(path for path in map(folder.joinpath, names) if not any((path / file).exists() for file in files))
 
 
 def _holds(path: Path, content: bytes) -> bool:

@@ -16,43 +16,42 @@ from ...errors import IdentityError, JournalError
 from ...system.documents import read_bytes
 from ...system.files import cannot_write, sync_folder, write_all
 from ...system.signals import stops_held
-from .records import RECORDS, SCHEMA, Header, Identity, Kept, Losses, Record
+from .records import RECORDS, SCHEMA, Header, Identity, JournalContent, LossesRecord, Record
 
 JOURNAL_FILE = "journal.jsonl"
-# Of a record, at the end of its line: the start of the SHA-256 over the check before it and the record. So a
-# line that was changed, lost, doubled or moved shows.
-_CHECKED = re.compile(rb'^(?P<body>\{.*),"check":"(?P<check>[0-9a-f]{16})"\}$', re.DOTALL)
+# Each line ends in the start of the SHA-256 over the check of the line before and this record. So a line that
+# was changed, lost, doubled or moved shows.
+_LINE = re.compile(rb'^(?P<body>\{.*),"check":"(?P<check>[0-9a-f]{16})"\}$', re.DOTALL)
 # A killed process loses nothing that it wrote; only a power loss can take what was not yet synced.
 _SYNC_SECONDS = 1.0
-# A power loss can leave zeros where the disk had not yet got to; no record holds any.
 _LARGEST_FILE = 1 << 32
+# A power loss can leave zeros where the disk had not yet got to; no record holds any.
 _NEVER_WRITTEN = bytes(16)
 _HEADER_BEGINS = b'{"kind":"journal",'
 _BEGIN_ANEW = "restore the file, or begin anew with --resume never: the old run is kept then"
-"""What losses depend on, by name: the journal of one serves no other."""
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredJournal:
     """A journal as it stands on disk.
 
     Args:
         identity: None where not even the first record is whole.
-        kept: what the whole records hold.
+        content: what the whole records hold.
         size: bytes of the whole records.
-        check: of the last of them.
-        torn: bytes behind them, of a record that was being written when its writer was killed, or from zeros
-            on that a power loss left.
+        check: of the last whole record.
+        torn: bytes behind the whole records: the beginning of a record whose writer was killed, or
+            whatever stands from the zeros on that a power loss left.
     """
 
     identity: Identity | None
-    kept: Kept
+    content: JournalContent
     size: int
     check: str
     torn: int
 
 
-def read_journal(path: Path) -> Found | None:
+def read_journal(path: Path) -> StoredJournal | None:
     """Reads and checks a journal, and changes nothing; None if there is none.
 
     Raises:
@@ -63,13 +62,14 @@ def read_journal(path: Path) -> Found | None:
     except FileNotFoundError:
         return None
     identity: Identity | None = None
-    kept, size, check, line_number = Kept(), 0, "", 0
+    content, size, check, line_number = JournalContent(), 0, "", 0
     while size < len(data):
         line_number += 1
         end = data.find(b"\n", size)
         line = data[size:] if end < 0 else data[size:end]
-        found = _CHECKED.match(line) if end >= 0 else None
-        if found is None or _check(check, found["body"]) != found["check"].decode():
+        parts = _LINE.match(line) if end >= 0 else None
+        if parts is None or _check(check, parts["body"]) != parts["check"].decode():
+            # A kill or a power loss spoils the end of the file only; lines behind a bad one mean damage.
             first_torn = identity is None and end < 0 and _HEADER_BEGINS.startswith(line[: len(_HEADER_BEGINS)])
             if identity is None and not first_torn:
                 raise JournalError(
@@ -81,13 +81,13 @@ def read_journal(path: Path) -> Found | None:
                     f"journal {str(path)!r} is damaged in line {line_number}, at byte {size}", hint=_BEGIN_ANEW
                 )
             break
-        record = _record(found["body"] + b"}", path, line_number, first=identity is None)
+        record = _record(parts["body"] + b"}", path, line_number, first=identity is None)
         if isinstance(record, Header):
             identity = record.identity
         else:
-            kept.add(record)
-        size, check = end + 1, found["check"].decode()
-    return Found(identity, kept, size, check, len(data) - size)
+            content.add(record)
+        size, check = end + 1, parts["check"].decode()
+    return StoredJournal(identity, content, size, check, len(data) - size)
 
 
 def _record(body: bytes, path: Path, line_number: int, first: bool) -> Record:
@@ -103,22 +103,23 @@ def _record(body: bytes, path: Path, line_number: int, first: bool) -> Record:
     except (ValueError, AttributeError, RecursionError) as error:
         problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise JournalError(f"{where}: {problem}", hint=_BEGIN_ANEW) from None
-    fits = not isinstance(record, Losses) or (
-        len(record.sums) == len(record.patterns) and all(len(each) == len(record.windows) for each in record.sums)
+    fits = not isinstance(record, LossesRecord) or (
+        len(record.sums) == len(record.patterns)
+        and all(len(losses) == len(record.windows) for losses in record.sums)
     )
     if first != isinstance(record, Header) or not fits:
         raise JournalError(f"{where}: not what a search writes there", hint=_BEGIN_ANEW)
     return record
 
 
-def check_same(kept: Identity, found: Identity, path: Path) -> None:
-    """Compares what a journal's losses depend on with what is at hand.
+def check_same(stored: Identity, current: Identity, path: Path) -> None:
+    """Compares what a journal's losses depend on with what this run's losses would depend on.
 
     Raises:
         IdentityError: names the first field that differs, and both values.
     """
-    for name in (*found, *(each for each in kept if each not in found)):
-        old, new = kept.get(name), found.get(name)
+    for name in (*current, *(name for name in stored if name not in current)):
+        old, new = stored.get(name), current.get(name)
         if old != new:
             raise IdentityError(
                 f"the journal {str(path)!r} is of another search: {name} is {_short(new)}, the journal has "
@@ -134,16 +135,16 @@ class Journal:
     Args:
         path: of the file; made if it is not there.
         identity: what the losses depend on.
-        found: what ``read_journal`` made of it; whatever is torn behind its records is cut off.
+        stored: what ``read_journal`` made of the file; whatever is torn behind its records is cut off.
 
     Raises:
         OutputError: it cannot be written.
     """
 
-    def __init__(self, path: Path, identity: Identity, found: Found | None) -> None:
+    def __init__(self, path: Path, identity: Identity, stored: StoredJournal | None) -> None:
         self.path = path
-        self._check = found.check if found else ""
-        self._size = found.size if found else 0
+        self._check = stored.check if stored else ""
+        self._size = stored.size if stored else 0
         self._synced = time.monotonic()
         self._handle = -1
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
@@ -154,7 +155,7 @@ class Journal:
         except OSError as error:
             self.close()
             raise cannot_write(path, error) from error
-        if not (found and found.identity is not None):
+        if not (stored and stored.identity is not None):
             self.append(Header(identity=dict(identity)))
             self.sync()
 

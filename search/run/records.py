@@ -27,43 +27,43 @@ class Header(_Record):
     identity: dict[str, object]
 
 
-class Began(_Record):
-    """A process began to work on the search."""
+class SessionStart(_Record):
+    """A process, or several together, began to work on the search."""
 
     kind: Literal["began"] = "began"
     when: Timestamp
     processes: Count
 
 
-class Ended(_Record):
-    """It ended of its own accord, or was stopped, ``at`` seconds after it began; a killed one writes none."""
+class SessionEnd(_Record):
+    """A session was over, or was stopped, ``at`` seconds after its start; a killed one writes no such record."""
 
     kind: Literal["ended"] = "ended"
     at: NotNegative
 
 
-class Ran(_Record):
+class RunRecord(_Record):
     """How the model ran, known once it is loaded."""
 
     kind: Literal["ran"] = "ran"
     run: RunIdentity
 
 
-class Overlap(_Record):
+class OverlapRecord(_Record):
     """The share of keys that two sites select alike."""
 
     kind: Literal["overlap"] = "overlap"
     matrix: list[list[Finite]]
 
 
-class Checked(_Record):
+class SelfCheckRecord(_Record):
     """The self-check of this model passed."""
 
     kind: Literal["checked"] = "checked"
 
 
-class Losses(_Record):
-    """``sums[pattern][window]`` in nats, None for what is no number; ``at`` as for ``Ended``."""
+class LossesRecord(_Record):
+    """``sums[pattern][window]`` in nats, None for what is no number; ``at`` as for ``SessionEnd``."""
 
     kind: Literal["losses"] = "losses"
     at: NotNegative
@@ -74,50 +74,53 @@ class Losses(_Record):
     sums: list[list[Annotated[float, Field(allow_inf_nan=False)] | None]]
 
 
-Record = Header | Began | Ended | Ran | Checked | Overlap | Losses
+Record = Header | SessionStart | SessionEnd | RunRecord | SelfCheckRecord | OverlapRecord | LossesRecord
 RECORDS: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
 @dataclass
-class Kept:
+class JournalContent:
     """What a journal holds, put together.
 
     Args:
         losses: summed losses by (group, last_token), pattern and window.
+        run: how the model ran; None until a session has loaded it.
         checked: whether the model passed its self-check.
-        sittings: when each process began, how many seconds it is known to have worked, and how many they were.
+        overlap_matrix: ``[sites][sites]`` share of keys selected alike; None until a session has measured it.
+        sessions: of each its start, the seconds that it is known to have worked, and its number of processes.
     """
 
     losses: dict[tuple[str, bool], dict[str, dict[int, float]]] = field(default_factory=dict)
     run: RunIdentity | None = None
     checked: bool = False
-    overlap: list[list[float]] | None = None
-    sittings: list[tuple[str, float, int]] = field(default_factory=list)
+    overlap_matrix: list[list[float]] | None = None
+    sessions: list[tuple[str, float, int]] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Takes in the next record."""
-        if isinstance(record, Losses):
+        if isinstance(record, LossesRecord):
             group = self.losses.setdefault((record.group, record.last_token), {})
             for pattern, sums in zip(record.patterns, record.sums, strict=True):
                 measured = group.setdefault(pattern, {})
-                for window, each in zip(record.windows, sums, strict=True):
-                    measured[window] = float("nan") if each is None else each
-        elif isinstance(record, Ran):
+                for window, loss in zip(record.windows, sums, strict=True):
+                    measured[window] = float("nan") if loss is None else loss
+        elif isinstance(record, RunRecord):
             self.run = record.run
-        elif isinstance(record, Checked):
+        elif isinstance(record, SelfCheckRecord):
             self.checked = True
-        elif isinstance(record, Overlap):
-            self.overlap = record.matrix
-        elif isinstance(record, Began):
-            self.sittings.append((record.when, 0.0, record.processes))
-        if isinstance(record, Losses | Ended) and self.sittings:
-            when, _, processes = self.sittings[-1]
-            self.sittings[-1] = (when, record.at, processes)
+        elif isinstance(record, OverlapRecord):
+            self.overlap_matrix = record.matrix
+        elif isinstance(record, SessionStart):
+            self.sessions.append((record.when, 0.0, record.processes))
+        # A killed session writes no end: it is known to have worked until its last losses.
+        if isinstance(record, LossesRecord | SessionEnd) and self.sessions:
+            when, _, processes = self.sessions[-1]
+            self.sessions[-1] = (when, record.at, processes)
 
     @property
     def window_evaluations(self) -> int:
         """How many losses of a pattern on a window there are."""
-        return sum(len(each) for group in self.losses.values() for each in group.values())
+        return sum(len(windows) for patterns in self.losses.values() for windows in patterns.values())
 
 
 def losses_record(
@@ -127,9 +130,10 @@ def losses_record(
     windows: Sequence[int],
     patterns: Sequence[str],
     sums: Sequence[Sequence[float]],
-) -> Losses:
+) -> LossesRecord:
     """A record of losses as they were measured, whether numbers or not."""
-    finite = [[each if abs(each) < float("inf") else None for each in some] for some in sums]
-    return Losses(
-        at=at, group=group, last_token=last_token, windows=list(windows), patterns=list(patterns), sums=finite
+    # JSON knows no NaN and no infinity: None stands for both, which a search takes alike.
+    numbers = [[loss if abs(loss) < float("inf") else None for loss in losses] for losses in sums]
+    return LossesRecord(
+        at=at, group=group, last_token=last_token, windows=list(windows), patterns=list(patterns), sums=numbers
     )

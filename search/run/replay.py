@@ -8,39 +8,39 @@ from ...evaluate import CALIBRATION, Model
 from ...pattern import Pattern
 from ...system.signals import check_stop
 from ..cost import LayerCount
-from .records import Kept
+from .records import JournalContent
 
 
-class Unmeasured(Exception):
+class MissingLoss(Exception):
     """A loss that the journal does not hold was asked for, and there is no model to measure it."""
 
 
-Write = Callable[[str, bool, Sequence[int], Sequence[Pattern], Sequence[Sequence[float]]], None]
-"""Keeps losses: group, last_token, windows, patterns and the sums ``[patterns][windows]``."""
+WriteLosses = Callable[[str, bool, Sequence[int], Sequence[Pattern], Sequence[Sequence[float]]], None]
+"""Writes losses down: group, last_token, windows, patterns and the sums ``[patterns][windows]``."""
 
 
-class Journaled:
-    """Measures patterns as ``Evaluate`` says, each on each window once in all the lives of a run.
+class ReplayedEvaluator:
+    """Measures patterns as ``Evaluate`` says, each on each window once in all the sessions of a run.
 
     Args:
-        kept: what the journal holds; what is measured is added to it.
+        content: what the journal holds; what is measured is added to it.
         groups: how many windows each group has.
         count: counts the layers that the evaluations asked for take.
         model: measures what is missing; None where nothing may be.
-        write: keeps what was measured.
+        write: writes down what was measured.
         on_known: called with the number of losses that need not be measured.
     """
 
     def __init__(
         self,
-        kept: Kept,
+        content: JournalContent,
         groups: dict[str, int],
         count: LayerCount,
         model: Model | None = None,
-        write: Write = lambda group, last_token, windows, patterns, sums: None,
+        write: WriteLosses = lambda group, last_token, windows, patterns, sums: None,
         on_known: Callable[[int], None] = lambda losses: None,
     ) -> None:
-        self._kept = kept
+        self._content = content
         self._groups = groups
         self._model = model
         self._write = write
@@ -59,24 +59,27 @@ class Journaled:
         """Each pattern's summed losses in nats, one per window, in the order asked for.
 
         Raises:
-            Unmeasured: some are not known, and there is no model.
+            MissingLoss: a loss is not known, and there is no model.
         """
         numbers = range(self._groups[group]) if windows is None else windows
         self.window_evaluations += len(patterns) * len(numbers)
-        # Held-out windows and runs in another shape start from no kept states, and only one pattern leaves some.
+        # Held-out windows and runs in another shape start from no states; one pattern alone leaves its states.
         on_path = group == CALIBRATION and not last_token
         self.count.measure(patterns, numbers, remember=on_path, keep_states=len(patterns) == 1)
-        known = self._kept.losses.setdefault((group, last_token), {})
-        of = [known.setdefault(str(pattern), {}) for pattern in patterns]
+        known = self._content.losses.setdefault((group, last_token), {})
+        losses_of = [known.setdefault(str(pattern), {}) for pattern in patterns]
+        # Windows that lack the same patterns are measured together.
         lacking: dict[tuple[Pattern, ...], list[int]] = {}
         for number in numbers:
-            some = tuple(each for each, found in zip(patterns, of, strict=True) if number not in found)
-            lacking.setdefault(some, []).append(number)
-        self._on_known(sum((len(patterns) - len(some)) * len(them) for some, them in lacking.items()))
-        for some, them in lacking.items():
-            if some:
-                self._measure(tuple(dict.fromkeys(some)), group, them, last_token)
-        return [tuple(found[number] for number in numbers) for found in of]
+            missing = tuple(
+                pattern for pattern, losses in zip(patterns, losses_of, strict=True) if number not in losses
+            )
+            lacking.setdefault(missing, []).append(number)
+        self._on_known(sum((len(patterns) - len(missing)) * len(alike) for missing, alike in lacking.items()))
+        for missing, alike in lacking.items():
+            if missing:
+                self._measure(tuple(dict.fromkeys(missing)), group, alike, last_token)
+        return [tuple(losses[number] for number in numbers) for losses in losses_of]
 
     def follow(self, pattern: Pattern) -> None:
         """Patterns measured from now on are mostly made from ``pattern``."""
@@ -87,11 +90,11 @@ class Journaled:
     def _measure(self, patterns: Sequence[Pattern], group: str, windows: Sequence[int], last_token: bool) -> None:
         """Measures and keeps ``patterns`` in pieces of ``windows``, so that a kill costs one piece at most."""
         if self._model is None:
-            raise Unmeasured
+            raise MissingLoss
         for piece in self._model.pieces(windows, len(patterns)):
             check_stop()
             sums = self._model(patterns, group, piece, last_token)
-            known = self._kept.losses[group, last_token]
-            for pattern, each in zip(patterns, sums, strict=True):
-                known[str(pattern)] |= dict(zip(piece, each, strict=True))
+            known = self._content.losses[group, last_token]
+            for pattern, losses in zip(patterns, sums, strict=True):
+                known[str(pattern)] |= dict(zip(piece, losses, strict=True))
             self._write(group, last_token, piece, patterns, sums)  # a stop that waited for it is raised here

@@ -19,7 +19,10 @@ _LARGEST_FILE = 1 << 16
 
 
 class Timing(BaseModel):
-    """Of all sittings that the journal knows: a search that was stopped has several."""
+    """The time of all sessions that the journal knows; a search that was stopped has several.
+
+    ``sittings`` is how many there were.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -40,14 +43,14 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def timing_of(sittings: Sequence[tuple[str, float, int]]) -> Timing:
-    """Sums up sittings, each with its beginning, its seconds and its processes; the last one ends now."""
+def timing_of(sessions: Sequence[tuple[str, float, int]]) -> Timing:
+    """Sums up sessions, given by their starts, their seconds and their processes; the last one ends now."""
     return Timing(
-        started=sittings[0][0],
+        started=sessions[0][0],
         finished=now(),
-        seconds=round(sum(seconds for _, seconds, _ in sittings), 1),
-        processes=sittings[-1][2],
-        sittings=len(sittings),
+        seconds=round(sum(seconds for _, seconds, _ in sessions), 1),
+        processes=sessions[-1][2],
+        sittings=len(sessions),
     )
 
 

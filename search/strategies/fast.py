@@ -66,7 +66,10 @@ def fast_greedy(
 
 @dataclass
 class _LazySearch:
-    """``seen`` holds by how much removing a site raised the loss of each of the first windows."""
+    """One lazy search in progress.
+
+    ``seen`` holds for each site by how much its removal raised the loss of each of the first windows.
+    """
 
     measurements: Measurements
     pinned: frozenset[int]
@@ -77,45 +80,46 @@ class _LazySearch:
 
     def step(self, current: Evaluation) -> Step:
         """The next removal from ``current``."""
-        everyone = candidates(current.pattern, self.pinned)
-        waiting = {site for site in everyone if site in self.seen}
+        sites = candidates(current.pattern, self.pinned)
+        waiting = {site for site in sites if site in self.seen}
         finished: dict[int, Evaluation] = {}
-        first = self._first(everyone)
+        first = self._first(sites)
         if first is not None:
             finished |= self._race([first], current, None)
             waiting.discard(first)
-        unknown = [site for site in everyone if site not in self.seen]
+        unknown = [site for site in sites if site not in self.seen]
         if finished:
             waiting |= self._glance(unknown, current)
         else:
             finished |= self._race(unknown, current, None)
         if not finished:
-            # Whoever others left the race for came to no number in the end: they are looked at again.
+            # The candidates that the others left the race for came to no number: the others are looked at again.
             waiting |= {site for site in unknown if site in self.seen}
         while waiting:
             leader = _lowest(finished)
             behind = {site: self._behind(site, leader, current) for site in waiting}
-            site = min(behind, key=lambda each: (behind[each], each))
+            site = min(behind, key=lambda site: (behind[site], site))
             if leader is not None and behind[site] >= 0:
                 break
             finished |= self._race([site], current, leader)
             waiting.discard(site)
         if not finished:
-            raise no_finite_loss(everyone)
+            raise no_finite_loss(sites)
         step = best_step(list(finished), list(finished.values()), self.noise_floor)
         self._forget_next(step.removed, current.pattern)
         return step
 
-    def _first(self, everyone: Sequence[int]) -> int | None:
+    def _first(self, sites: Sequence[int]) -> int | None:
         """The next site of the older search's order, or the one that seemed cheapest; None at a cold start."""
         cheapest = min(
-            (site for site in everyone if site in self.seen),
+            (site for site in sites if site in self.seen),
             key=lambda site: (mean_difference(self.seen[site]).delta, site),
             default=None,
         )
-        return next((site for site in self.order if site in everyone), cheapest)
+        return next((site for site in self.order if site in sites), cheapest)
 
     def _forget_next(self, removed: int, pattern: Pattern) -> None:
+        """Forgets what was seen of ``removed`` and of the next full site, whose source changes with it."""
         full = pattern.full
         place = full.index(removed)
         for site in full[place : place + 2]:
@@ -149,20 +153,22 @@ class _LazySearch:
         Doubt, half a standard error, counts for the leader: near-equal candidates would take turns
         otherwise, and the one that is not removed now is removed next. Without a leader, how dear it was.
         """
-        known = self.seen[site]
+        increases = self.seen[site]
         if leader is None:
-            return mean_difference(known).delta
-        leaders = _increases(leader, current)[: len(known)]
-        found = mean_difference(
-            [own - other for own, other in zip(known, leaders, strict=True)], current.documents[: len(known)]
+            return mean_difference(increases).delta
+        leader_increases = _increases(leader, current)[: len(increases)]
+        difference = mean_difference(
+            [increase - lowest for increase, lowest in zip(increases, leader_increases, strict=True)],
+            current.documents[: len(increases)],
         )
-        return found.delta + _SEEMS_CHEAPER * (found.standard_error or 0.0)
+        return difference.delta + _SEEMS_CHEAPER * (difference.standard_error or 0.0)
 
 
 def _lowest(evaluations: Mapping[int, Evaluation]) -> Evaluation | None:
-    return min(evaluations.values(), key=lambda each: each.loss, default=None)
+    return min(evaluations.values(), key=lambda evaluation: evaluation.loss, default=None)
 
 
 def _increases(evaluation: Evaluation, current: Evaluation) -> tuple[float, ...]:
+    """By how much the loss of each window rose from ``current``, on as many windows as were seen."""
     pairs = zip(evaluation.window_losses, current.window_losses, strict=False)
     return tuple(after - before for after, before in pairs)

@@ -25,11 +25,13 @@ def overlap_pattern(overlap: Sequence[Sequence[float]], kept: int, pinned: Colle
         for site in range(first, sites):
             served[first][site + 1] = served[first][site] + overlap[first][site]
     worst: tuple[float, tuple[int, ...]] = (float("-inf"), ())
+    # best[end]: the highest gain of the sites before ``end``, and the full sites that reach it.
     best = [(0.0, ()), *[worst] * sites]
     for _ in range(kept):
         reached = [worst] * (sites + 1)
         for first in range(sites):
             gained, full = best[first]
+            # A run of sites that ``first`` serves ends before the next pinned site, which is full.
             next_pinned = min((site for site in pinned if site > first), default=sites)
             for end in range(first + 1, next_pinned + 1):
                 total = gained + served[first][end]

@@ -42,14 +42,14 @@ def race(
         seen.update(zip(alive, measured, strict=True))
         if count == measurements.windows:
             break
-        field = [each for each in measured if each.finite]
+        field = [evaluation for evaluation in measured if evaluation.finite]
         if rival is not None:
             field.append(rival.first(count))
-        best = min(field, key=lambda each: each.loss, default=None)
+        best = min(field, key=lambda evaluation: evaluation.loss, default=None)
         alive = [
-            each.pattern
-            for each in measured
-            if best is not None and not _clearly_worse(each, best, standard_errors)
+            evaluation.pattern
+            for evaluation in measured
+            if best is not None and not _clearly_worse(evaluation, best, standard_errors)
         ]
         count = min(2 * count, measurements.windows)
     return [seen[pattern] for pattern in patterns]

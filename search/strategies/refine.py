@@ -60,7 +60,8 @@ def refine(
         ]
         if not better:
             break
-        swap = min(better, key=lambda each: (each.evaluation.loss, each.removed, each.restored))
+        # The sites decide between equal losses, so that the same losses give the same swap everywhere.
+        swap = min(better, key=lambda swap: (swap.evaluation.loss, swap.removed, swap.restored))
         on_swap(swap)
         swaps.append(swap)
         current = swap.evaluation
@@ -68,6 +69,7 @@ def refine(
 
 
 def _neighbours(pattern: Pattern, pinned: Collection[int]) -> list[tuple[int, int, Pattern]]:
+    """All swaps in ``pattern``: the site removed, the site restored, and the pattern after it."""
     shared = [site for site in range(len(pattern)) if not pattern.is_full(site)]
     return [
         (removed, restored, Pattern.from_full(len(pattern), {*pattern.full, restored} - {removed}))

@@ -9,7 +9,7 @@ from indexcache.commands import bench as benching
 from indexcache.errors import PlanError
 from indexcache.search.plan.file import read_plan
 from indexcache.search.report.pages import render
-from indexcache.search.report.prefills import PrefillPoint, Timed, prefill_file, read_prefills
+from indexcache.search.report.prefills import PrefillPoint, PrefillTime, prefill_file, read_prefills
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_a_broken_result_is_named(tmp_path, text):
 
 
 def test_speedup_needs_both():
-    timed = Timed(seconds=2.0, indexer_share=0.5)
-    assert PrefillPoint(context=8, all_full=timed, plan=Timed(seconds=1.0, indexer_share=0.1)).speedup == 2.0
+    timed = PrefillTime(seconds=2.0, indexer_share=0.5)
+    assert PrefillPoint(context=8, all_full=timed, plan=PrefillTime(seconds=1.0, indexer_share=0.1)).speedup == 2.0
     assert PrefillPoint(context=8, all_full=timed, plan=None).speedup is None
 
 

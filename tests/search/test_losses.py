@@ -28,9 +28,10 @@ def test_windows_of_different_number_do_not_compare():
 
 
 def test_windows_of_one_document_count_as_correlated():
-    ours, theirs = Evaluation(FULL, (1.0, 1.2, 2.0, 2.2), (4, 4, 9, 9)), Evaluation(FULL, (0.0,) * 4, (4, 4, 9, 9))
+    clustered = Evaluation(FULL, (1.0, 1.2, 2.0, 2.2), (4, 4, 9, 9))
+    baseline = Evaluation(FULL, (0.0,) * 4, (4, 4, 9, 9))
     # Two documents with means 1.1 and 2.1: the error of the mean of two numbers.
-    assert paired_difference(ours, theirs).standard_error == pytest.approx(0.5)
+    assert paired_difference(clustered, baseline).standard_error == pytest.approx(0.5)
     alone = Evaluation(FULL, (1.0, 1.2), (4, 4))
     assert paired_difference(alone, Evaluation(FULL, (0.0, 0.0))).standard_error is None
 

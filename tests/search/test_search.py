@@ -24,7 +24,7 @@ class Table:
     def __call__(self, patterns, group, windows=None, last_token=False):
         self.calls.append((group, last_token, len(patterns)))
         losses = [self.windows(pattern, group, last_token) for pattern in patterns]
-        return [tuple(each[number] for number in windows or range(4)) for each in losses]
+        return [tuple(sums[number] for number in windows or range(4)) for sums in losses]
 
     def windows(self, pattern, group, last_token):
         base = sum(cost for cost, role in zip(self.costs, pattern.roles, strict=True) if role == "S")
@@ -60,7 +60,8 @@ def test_max_delta_picks_the_sparsest_step_within_it(limit, kept):
 
 def test_uniform_is_measured_at_every_number_of_full_sites():
     findings = run(Goal(keep=0.5))
-    assert [each.pattern for each in findings.uniform] == [Pattern.uniform(SITES, kept) for kept in (5, 4, 3)]
+    uniform = [Pattern.uniform(SITES, kept) for kept in (5, 4, 3)]
+    assert [evaluation.pattern for evaluation in findings.uniform] == uniform
 
 
 def test_losses_are_per_label():
@@ -129,10 +130,10 @@ def test_keeping_fewer_than_are_pinned_is_refused_before_anything_is_measured(wi
 
 def test_every_pattern_that_the_plan_is_compared_with_keeps_the_pinned_sites():
     overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
-    findings = run(Goal(keep=0.5), pinned=(5,), refine_rounds=9, overlap=overlap)
+    findings = run(Goal(keep=0.5), pinned=(5,), refine_rounds=9, overlap_matrix=overlap)
     compared = [*findings.uniform, *findings.overlap, findings.heldout.uniform, findings.heldout.plan]
     assert len(compared) == 8
-    assert all(each.pattern.is_full(5) for each in compared)
+    assert all(evaluation.pattern.is_full(5) for evaluation in compared)
     assert str(findings.heldout.uniform.pattern) == "FSSFSF"
 
 
@@ -153,4 +154,5 @@ def test_refinement_changes_the_pattern_picked_and_is_recorded():
 def test_overlap_patterns_are_measured_when_asked_for():
     overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
     assert run(Goal(keep=0.5)).overlap == ()
-    assert [each.pattern.kept for each in run(Goal(keep=0.5), overlap=overlap).overlap] == [5, 4, 3]
+    findings = run(Goal(keep=0.5), overlap_matrix=overlap)
+    assert [evaluation.pattern.kept for evaluation in findings.overlap] == [5, 4, 3]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from indexcache.cli import main
 from indexcache.search.run.journal import Journal
-from indexcache.search.run.records import Losses
+from indexcache.search.run.records import LossesRecord
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def kill_after(pieces):
 
     def append_and_die(self, record):
         append(self, record)
-        losses.extend([record] if isinstance(record, Losses) else [])
+        losses.extend([record] if isinstance(record, LossesRecord) else [])
         if len(losses) == pieces:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -220,7 +220,7 @@ def test_losses_beyond_reason_are_kept_as_they_are(asked, search_on_paper, monke
     without_a_model(monkeypatch, asked[1], PaperModel(explode))
     code = search_on_paper(tmp_path)
     assert code == 0
-    assert read_journal(tmp_path / "journal.jsonl").kept.losses["calibration", False]["FSFFFF"][0] == 3e9
+    assert read_journal(tmp_path / "journal.jsonl").content.losses["calibration", False]["FSFFFF"][0] == 3e9
 
 
 def test_records_are_lines_of_json_with_exact_floats(half):
@@ -228,9 +228,9 @@ def test_records_are_lines_of_json_with_exact_floats(half):
     assert [each["kind"] for each in records[:3]] == ["journal", "began", "ran"]
     assert records[-1]["kind"] == "ended"
     measured = [each for each in records if each["kind"] == "losses"]
-    kept = read_journal(half / "journal.jsonl").kept
+    content = read_journal(half / "journal.jsonl").content
     assert len(measured) == 11
     for each in measured:
-        of = kept.losses[each["group"], each["last_token"]]
+        known = content.losses[each["group"], each["last_token"]]
         for pattern, sums in zip(each["patterns"], each["sums"], strict=True):
-            assert [of[pattern][window] for window in each["windows"]] == sums
+            assert [known[pattern][window] for window in each["windows"]] == sums

@@ -10,7 +10,7 @@ import pytest
 from children import Child, run_child, spread
 
 from indexcache.search.run.journal import Journal, read_journal
-from indexcache.search.run.records import Losses
+from indexcache.search.run.records import LossesRecord
 
 
 def losses_measured(path):
@@ -30,7 +30,7 @@ def killed_at(boundary):
     append, written = Journal.append, []
 
     def append_or_die(self, record):
-        if isinstance(record, Losses):
+        if isinstance(record, LossesRecord):
             if len(written) == boundary:
                 os.kill(os.getpid(), signal.SIGKILL)
             written.append(record)
@@ -63,7 +63,7 @@ def test_at_every_evaluation_boundary(real, cases, full, tmp_path):
     for boundary in spread(pieces, pieces if full else 3):
         out = tmp_path / str(boundary)
         killed = run_child([*arguments, "--out", out], tmp_path, lambda at=boundary: killed_at(at))
-        kept = read_journal(out / "journal.jsonl").kept.window_evaluations
+        kept = read_journal(out / "journal.jsonl").content.window_evaluations
         ended = run_child([*arguments, "--out", out], tmp_path)
         wrong = what_is_wrong(real, out, ended)
         if killed.code != -signal.SIGKILL or (boundary and not kept):

@@ -20,13 +20,13 @@ def writer(search_on_paper, paper, tmp_path):
 
     def stay():
         from indexcache.search.run.journal import Journal
-        from indexcache.search.run.records import Losses
+        from indexcache.search.run.records import LossesRecord
 
         append = Journal.append
 
         def append_and_stay(self, record):
             append(self, record)
-            if isinstance(record, Losses):
+            if isinstance(record, LossesRecord):
                 reached.touch()
                 time.sleep(60)
 

@@ -12,8 +12,8 @@ from indexcache.dsa.model.paths import PathMemory
 from indexcache.pattern import Pattern
 from indexcache.search.cost import LayerCount, Shape
 from indexcache.search.run.journal import Journal
-from indexcache.search.run.records import Kept, losses_record
-from indexcache.search.run.replay import Journaled
+from indexcache.search.run.records import JournalContent, losses_record
+from indexcache.search.run.replay import ReplayedEvaluator
 
 SITES, WINDOWS, LENGTH = 6, 4, 40
 
@@ -34,7 +34,8 @@ def test_over_500_evaluations(cases, full, tmp_path):
     sizes = []
     for number in range(550 if full else 120):
         if number % len(patterns) == 0:  # all known by now: begin anew, as a search of other windows would
-            measure = Journaled(Kept(), {"calibration": WINDOWS}, LayerCount(shape), evaluator, write)
+            count = LayerCount(shape)
+            measure = ReplayedEvaluator(JournalContent(), {"calibration": WINDOWS}, count, evaluator, write)
         pattern = patterns[number % len(patterns)]
         measure([pattern], "calibration")
         measure.follow(pattern)

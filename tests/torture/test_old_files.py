@@ -117,7 +117,7 @@ def test_a_journal_of_this_version_opens():
     written = read_plan(ASSETS / f"plan-v{plan.SCHEMA}.json")
     assert found.torn == 0
     assert found.identity["weights"] == written.model.weights_sha256
-    baseline = found.kept.losses["calibration", False]["F" * 8]
+    baseline = found.content.losses["calibration", False]["F" * 8]
     loss = sum(baseline.values()) / len(baseline) / written.tokens.labels
     assert loss == pytest.approx(written.search.baseline_loss, abs=1e-12)
 

@@ -70,7 +70,7 @@ def test_once(real, cases, full, tmp_path):
             said = json.loads(ended.out)
         except ValueError:
             said = {}
-        kept = read_journal(out / "journal.jsonl").kept.window_evaluations
+        kept = read_journal(out / "journal.jsonl").content.window_evaluations
         if ended.code != 75 or said.get("stopped") is not True or said.get("exit_code") != 75:
             wrong = f"not stopped as it should: {ended}"
         elif len(ended.err.splitlines()) != 1 or "run the same command again to go on" not in ended.err:
@@ -124,7 +124,7 @@ def test_before_a_resume_has_begun_what_is_kept_stays_kept(real, place, tmp_path
     arguments, reference = real
     out = tmp_path / "run"
     run_child([*arguments, "--out", out], tmp_path, functools.partial(strike, "measuring", signal.SIGTERM))
-    kept = read_journal(out / "journal.jsonl").kept.window_evaluations
+    kept = read_journal(out / "journal.jsonl").content.window_evaluations
     module = workflow if place == "prepare" else resuming
     early = functools.partial(before, module, place, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     ended = run_child([*arguments, "--out", out], tmp_path, early)

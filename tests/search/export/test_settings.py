@@ -62,7 +62,7 @@ def plan_for(plan, roles, family="glm_moe_dsa", sites=None, layers=None, shared=
     return plan.model_copy(update={"model": model, "result": result})
 
 
-def told(exported):
+def remarks(exported):
     """The remarks' texts."""
     return [remark.text for remark in exported.warnings]
 
@@ -296,9 +296,9 @@ class TestVersions:
     def test_those_before_the_first_that_shares_are_refused(self, plan, engine, family, old, first):
         made = plan_for(plan, "FSF", family)
         assert not any(
-            f"needs {ENGINES[engine].title}" in each for each in told(export(made, engine, Serving(first)))
+            f"needs {ENGINES[engine].title}" in text for text in remarks(export(made, engine, Serving(first)))
         )
-        assert any(f"needs {ENGINES[engine].title}" in each for each in told(export(made, engine)))
+        assert any(f"needs {ENGINES[engine].title}" in text for text in remarks(export(made, engine)))
         with pytest.raises(ExportError, match="cannot share") as caught:
             export(made, engine, Serving(old))
         assert "it needs" in caught.value.hint
@@ -327,8 +327,8 @@ class TestVersions:
     @pytest.mark.parametrize("family", ["glm_moe_dsa", "deepseek_v32"])
     def test_vllm_versions_that_do_not_load_are_named_with_the_way_round(self, plan, version, fails, family):
         def warned(roles, **serving):
-            warnings = told(export(plan_for(plan, roles, family), "vllm", Serving(version, **serving)))
-            return any("fail to load" in each and "0.25 to 0.28" in each for each in warnings)
+            warnings = remarks(export(plan_for(plan, roles, family), "vllm", Serving(version, **serving)))
+            return any("fail to load" in text and "0.25 to 0.28" in text for text in warnings)
 
         assert warned("FSF") == fails
         assert not warned("FFF"), "there is nothing to stumble over"
@@ -338,25 +338,27 @@ class TestVersions:
     def test_checkpoints_without_indexers_are_unverified_before_vllm_0_24(self, plan):
         def warned(version, shared):
             made = plan_for(plan, "FS", sites=[0, 1], layers=3, shared=shared)
-            return any("not verified" in each for each in told(export(made, "vllm", Serving(version))))
+            return any("not verified" in text for text in remarks(export(made, "vllm", Serving(version))))
 
         assert (warned("0.23.0", [2]), warned("0.24.0", [2]), warned("0.23.0", [])) == (True, False, False)
 
     def test_newer_ones_than_were_looked_at_are_said_to_be(self, plan):
         made = plan_for(plan, "FSF")
-        assert any("0.34.0 is newer than 0.33.0" in each for each in told(export(made, "vllm", Serving("0.34.0"))))
-        assert not any("newer" in each for each in told(export(made, "vllm", Serving("0.33.0"))))
+        assert any(
+            "0.34.0 is newer than 0.33.0" in text for text in remarks(export(made, "vllm", Serving("0.34.0")))
+        )
+        assert not any("newer" in text for text in remarks(export(made, "vllm", Serving("0.33.0"))))
 
     def test_an_early_release_candidate_of_tensorrt_is_refused(self, plan):
         made = plan_for(plan, "FSF")
         with pytest.raises(ExportError, match="cannot share"):
             export(made, "tensorrt-llm", Serving("1.3.0rc5"))
-        assert any("1.3.0rc22" in each for each in told(export(made, "tensorrt-llm", Serving("1.3.0rc22"))))
-        assert not any("1.3.0rc22" in each for each in told(export(made, "tensorrt-llm", Serving("1.3.0"))))
+        assert any("1.3.0rc22" in text for text in remarks(export(made, "tensorrt-llm", Serving("1.3.0rc22"))))
+        assert not any("1.3.0rc22" in text for text in remarks(export(made, "tensorrt-llm", Serving("1.3.0"))))
 
     def test_what_held_for_the_last_one_looked_at_is_taken_to_hold_for_newer_ones(self, plan):
-        texts = told(export(plan_for(plan, "FSF"), "vllm", Serving("0.34.0")))
-        assert any("fail to load" in each for each in texts)
+        texts = remarks(export(plan_for(plan, "FSF"), "vllm", Serving("0.34.0")))
+        assert any("fail to load" in text for text in texts)
 
     @pytest.mark.parametrize("version", ["main", "", "b1234"])
     def test_what_is_no_version_is_refused(self, plan, version):
@@ -366,24 +368,24 @@ class TestVersions:
     @pytest.mark.parametrize(("engine", "version"), [("llama.cpp", "b5000"), ("prime-rl", "0.1")])
     def test_where_nothing_is_known_of_versions_that_is_said(self, plan, engine, version):
         made = plan_for(plan, "FSF")
-        texts = told(export(made, engine, Serving(version)))
-        assert any("nothing is known here of versions" in each for each in texts)
-        assert any("needs PR #" in each for each in texts)
+        texts = remarks(export(made, engine, Serving(version)))
+        assert any("nothing is known here of versions" in text for text in texts)
+        assert any("needs PR #" in text for text in texts)
 
 
 class TestStages:
     NEED = sorted(set(ENGINES) - {"sglang", "atom", "llama.cpp", "mlx-vlm"})
 
-    def told(self, plan, engine, roles="FFSFSS", **serving):
+    def stage_remarks(self, plan, engine, roles="FFSFSS", **serving):
         return [
-            each for each in told(export(plan_for(plan, roles), engine, Serving(**serving))) if "stage" in each
+            text for text in remarks(export(plan_for(plan, roles), engine, Serving(**serving))) if "stage" in text
         ]
 
     @pytest.mark.parametrize("engine", NEED)
     def test_a_stage_that_starts_on_a_shared_layer_is_warned_about(self, plan, engine):
-        assert "must be F" in " ".join(self.told(plan, engine))
-        assert self.told(plan, engine, pp_layers=[3, 3]) == []
-        (warning,) = self.told(plan, engine, pp_layers=[2, 1, 3])
+        assert "must be F" in " ".join(self.stage_remarks(plan, engine))
+        assert self.stage_remarks(plan, engine, pp_layers=[3, 3]) == []
+        (warning,) = self.stage_remarks(plan, engine, pp_layers=[2, 1, 3])
         assert "stages 2,1,3" in warning
         assert "start with layers 2 " in warning
         assert "--pp-layers 2,1,3" in warning
@@ -393,23 +395,23 @@ class TestStages:
     def test_stages_that_the_settings_do_not_ask_for_are_said(self, plan, engine, stages):
         made = plan_for(plan, "FFSFSS")
         asked, plain = export(made, engine, Serving("99", **stages)), export(made, engine, Serving("99"))
-        said = any("pipeline parallelism: set it there" in each for each in told(asked))
+        said = any("pipeline parallelism: set it there" in text for text in remarks(asked))
         assert said == (asked.paste == plain.paste and engine != "sglang")
 
     @pytest.mark.parametrize("engine", ["atom", "llama.cpp", "mlx-vlm"])
     def test_engines_that_hand_selections_on_are_not(self, plan, engine):
-        assert self.told(plan, engine, pp_layers=[2, 4]) == self.told(plan, engine) == []
+        assert self.stage_remarks(plan, engine, pp_layers=[2, 4]) == self.stage_remarks(plan, engine) == []
 
     def test_a_stage_that_starts_where_the_checkpoint_itself_shares_is_one_of_them(self, plan):
         made = plan_for(plan, "FFF", sites=[0, 1, 3], layers=4, shared=[2])
-        assert any("start with layers 2" in each for each in told(export(made, "vllm", Serving(pp_size=2))))
+        assert any("start with layers 2" in text for text in remarks(export(made, "vllm", Serving(pp_size=2))))
         made = plan_for(plan, "FFS", "deepseek_v4", sites=[0, 3, 5], layers=6)
-        texts = told(export(made, "vllm-ascend", Serving(pp_layers=[2, 2, 2])))
-        assert any("start with layers 5 " in each for each in texts), "layers without an indexer wait for nothing"
+        texts = remarks(export(made, "vllm-ascend", Serving(pp_layers=[2, 2, 2])))
+        assert any("start with layers 5 " in text for text in texts), "layers without an indexer wait for nothing"
 
     def test_sglang_hands_them_on_since_0_5_14(self, plan):
         def staged(version, **serving):
-            return self.told(plan, "sglang", version=version, **serving)
+            return self.stage_remarks(plan, "sglang", version=version, **serving)
 
         assert "before 0.5.14" in staged(None)[0]
         assert "before 0.5.14" in staged(None, pp_layers=[2, 4])[0]
@@ -418,15 +420,15 @@ class TestStages:
 
     def test_each_engine_splits_as_it_does(self, plan):
         roles = "FFFSFFF"  # vLLM takes 4 and 3 layers of 7, and 2, 3 and 2; TensorRT-LLM 3, 2 and 2
-        assert self.told(plan, "vllm", roles, pp_size=2) == []
-        assert self.told(plan, "vllm", roles, pp_size=3) == []
-        assert self.told(plan, "tensorrt-llm", roles, pp_size=3) != []
-        assert "stages of 2,3,2 were taken" in self.told(plan, "xllm", roles, pp_size=3)[0]
+        assert self.stage_remarks(plan, "vllm", roles, pp_size=2) == []
+        assert self.stage_remarks(plan, "vllm", roles, pp_size=3) == []
+        assert self.stage_remarks(plan, "tensorrt-llm", roles, pp_size=3) != []
+        assert "stages of 2,3,2 were taken" in self.stage_remarks(plan, "xllm", roles, pp_size=3)[0]
 
     def test_stages_that_cannot_be_are_refused_everywhere(self, plan):
         for engine in ENGINES:
             with pytest.raises(SettingError, match="add up to 5"):
-                self.told(plan, engine, pp_layers=[2, 3])
+                self.stage_remarks(plan, engine, pp_layers=[2, 3])
 
     @pytest.mark.parametrize(
         ("engine", "asked"),
@@ -467,15 +469,15 @@ class TestPaste:
         if ENGINES[engine].revision:
             assert "abc123" in exported.paste
         else:
-            assert any("abc123" in each for each in told(exported))
+            assert any("abc123" in text for text in remarks(exported))
         moved = export(made, engine, Serving(model="elsewhere"))
-        assert "abc123" not in moved.paste + "".join(told(moved))
+        assert "abc123" not in moved.paste + "".join(remarks(moved))
 
     def test_deepseek_v4_says_what_a_letter_stands_for(self, plan):
         made = plan_for(plan, "FSF", "deepseek_v4", sites=[2, 4, 6], layers=8)
         by_ordinal, by_layer = export(made, "vllm-ascend"), export(made, "atom")
         assert (by_ordinal.pattern, by_ordinal.pattern_layers) == ("FSF", (2, 4, 6))
-        assert any("2, 4, 6" in each and "FFFFSFFF" in each for each in told(by_ordinal))
+        assert any("2, 4, 6" in text and "FFFFSFFF" in text for text in remarks(by_ordinal))
         assert (by_layer.pattern, by_layer.pattern_layers) == ("FFFFSFFF", tuple(range(8)))
 
     @pytest.mark.parametrize(("nested", "where"), [(None, True), (True, True), (False, False)])
@@ -562,10 +564,10 @@ class TestTransformers:
         assert by_types(read, LAYERS) == made.result.layer_pattern
         ids = torch.randint(0, 4000, (1, 64), generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            own = native(input_ids=ids, labels=ids).loss.item()
+            native_loss = native(input_ids=ids, labels=ids).loss.item()
         losses = PatternLosses(build(family), sites)
         under_plan, full = measure(losses, [Pattern(roles), Pattern.all_full(len(sites))], ids[0].tolist())
-        assert under_plan / 63 == pytest.approx(own, abs=1e-5)
+        assert under_plan / 63 == pytest.approx(native_loss, abs=1e-5)
         assert abs(full - under_plan) / 63 > 1e-4, "a plan that changes nothing would show nothing"
 
     @pytest.mark.reliability("R24")
@@ -606,7 +608,7 @@ class TestTransformers:
             assert by_types(transformers.AutoConfig.from_pretrained(tmp_path).indexer_types, 4) == "FSSF"
 
 
-# The class that vLLM's own is replaced by, in deepseek_v2.
+# The class of deepseek_v2 that replaces vLLM's.
 GENERAL = {
     "glm_moe_dsa": {"GlmMoeDsaForCausalLM": "GlmMoeDsaForCausalLM"},
     "deepseek_v32": {"DeepseekV32ForCausalLM": "DeepseekV3ForCausalLM"},
@@ -724,5 +726,5 @@ class TestPaths:
             in export(plan_for(plan, "FFF", id="org/name", revision="abc"), "vllm").paste
         )
         lost = plan_for(plan, "FFF", id="gone", revision=None)
-        assert any("is not here" in each for each in told(export(lost, "vllm")))
-        assert not any("is not here" in each for each in told(export(lost, "xllm"))), "it names no model"
+        assert any("is not here" in text for text in remarks(export(lost, "vllm")))
+        assert not any("is not here" in text for text in remarks(export(lost, "xllm"))), "it names no model"

@@ -8,7 +8,7 @@ import pytest
 from indexcache.errors import PlanError
 from indexcache.search.plan.cut import cut
 from indexcache.search.plan.file import read_plan
-from indexcache.search.plan.schema import HeldOutRecord, Measured
+from indexcache.search.plan.schema import HeldOutRecord, MeasuredPattern
 from indexcache.search.report.checks import Check, CheckRecord, check_file, checks_of, plan_sha256, with_check
 from indexcache.search.report.pages import render
 
@@ -23,7 +23,7 @@ def check(plan, pattern=None, loss=2.5):
     kept = roles.count("F")
 
     def measured(roles):
-        return Measured(kept=kept, pattern=roles, loss=loss, delta=loss - 2.0, standard_error=None)
+        return MeasuredPattern(kept=kept, pattern=roles, loss=loss, delta=loss - 2.0, standard_error=None)
 
     return Check(
         when="2026-11-26T00:00:00Z",

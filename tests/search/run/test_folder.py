@@ -101,7 +101,7 @@ def test_runs_moved_aside_do_not_overwrite_each_other(folder):
         (folder / "plan.json").write_text(content)
         moved.append(save_run(folder, plan, b"tokens", TIMING))
     assert moved[0] != moved[1]
-    assert [(each / "plan.json").read_text() for each in moved] == ["torn", "torn"]
+    assert [(folder / "plan.json").read_text() for folder in moved] == ["torn", "torn"]
 
 
 def test_a_cut_plans_report_leaves_the_plans_own_alone(folder):
@@ -118,7 +118,7 @@ def test_a_cut_plans_report_leaves_the_plans_own_alone(folder):
 
 
 # What a search, bench, eval and cuts leave.
-OURS = (
+RUN_FILES = (
     "plan.json",
     "windows.safetensors",
     "timing.json",
@@ -150,8 +150,8 @@ def neighbours(name):
     yield from (name.upper(), f".{stem}.py.999999.part")
 
 
-MINE = [
-    *sorted({each for name in OURS for each in neighbours(name)} - set(OURS)),
+OTHER_FILES = [
+    *sorted({neighbour for name in RUN_FILES for neighbour in neighbours(name)} - set(RUN_FILES)),
     "plan.md",
     "plan-notes.md",
     "plan-half.json",
@@ -169,24 +169,26 @@ MINE = [
 @pytest.mark.parametrize("replace", ["a new beginning", "another plan"])
 def test_only_what_runs_write_is_moved_aside(folder, replace):
     plan = read_plan(folder / "plan.json")
-    for name in OURS:
+    for name in RUN_FILES:
         if name != "plan.json":
             (folder / name).write_text("ours")
-    for name in MINE:
+    for name in OTHER_FILES:
         (folder / name).write_text(f"mine: {name}")
     if replace == "a new beginning":
         aside, stays = begin_anew(folder), set()
     else:
         aside, stays = save_run(folder, cut(plan, keep=0.25), b"other tokens", TIMING), {"journal.jsonl"}
-    assert {path.name for path in aside.iterdir()} == set(OURS) - stays
-    assert {name: (folder / name).read_text() for name in MINE} == {name: f"mine: {name}" for name in MINE}
+    assert {path.name for path in aside.iterdir()} == set(RUN_FILES) - stays
+    assert {name: (folder / name).read_text() for name in OTHER_FILES} == {
+        name: f"mine: {name}" for name in OTHER_FILES
+    }
 
 
 def test_only_unfinished_files_of_runs_are_removed(folder):
-    theirs = [".plan.json.999999.part", ".journal.jsonl.999999.part", ".probe.999999.part"]
-    theirs += [".plan-2of8-report.md.999999.part"]
-    mine = [".film.999999.part", ".plan.md.999999.part", ".report.py.999999.part", "plan.json.999999.part"]
-    for name in (*theirs, *mine):
+    unfinished = [".plan.json.999999.part", ".journal.jsonl.999999.part", ".probe.999999.part"]
+    unfinished += [".plan-2of8-report.md.999999.part"]
+    others = [".film.999999.part", ".plan.md.999999.part", ".report.py.999999.part", "plan.json.999999.part"]
+    for name in (*unfinished, *others):
         (folder / name).write_text("")
     remove_leftovers(folder)
-    assert {path.name for path in folder.iterdir() if path.name.endswith(".part")} == set(mine)
+    assert {path.name for path in folder.iterdir() if path.name.endswith(".part")} == set(others)

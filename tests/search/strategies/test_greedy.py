@@ -60,7 +60,7 @@ def test_greedy_equals_brute_force_on_a_random_model():
 
     def evaluate(patterns):
         sums = [measure(losses, patterns, row.tolist()) for row in windows]
-        return [Evaluation(each, tuple(row[i] / 39 for row in sums)) for i, each in enumerate(patterns)]
+        return [Evaluation(pattern, tuple(row[i] / 39 for row in sums)) for i, pattern in enumerate(patterns)]
 
     steps = exact_greedy(evaluate, 8, 1)
     assert [step.removed for step in steps] == [site for site, _ in expected]
@@ -78,11 +78,11 @@ def test_what_is_kept_between_steps_changes_no_choice(cases, full):
 
         def together(patterns, keeping=keeping, row=row):
             losses = measure(keeping, patterns, row)
-            return [Evaluation(each, (loss,)) for each, loss in zip(patterns, losses, strict=True)]
+            return [Evaluation(pattern, (loss,)) for pattern, loss in zip(patterns, losses, strict=True)]
 
         def alone(patterns, model=model, row=row):
-            losses = [measure(PatternLosses(model, range(6)), [each], row) for each in patterns]
-            return [Evaluation(each, tuple(loss)) for each, loss in zip(patterns, losses, strict=True)]
+            losses = [measure(PatternLosses(model, range(6)), [pattern], row) for pattern in patterns]
+            return [Evaluation(pattern, tuple(loss)) for pattern, loss in zip(patterns, losses, strict=True)]
 
         fast, slow = (
             [(step.removed, step.evaluation.window_losses) for step in exact_greedy(way, 6, 1)]
@@ -93,7 +93,7 @@ def test_what_is_kept_between_steps_changes_no_choice(cases, full):
 
 def fixed(losses):
     """Measures by a dictionary from pattern to loss."""
-    return lambda patterns: [Evaluation(each, (losses[str(each)],)) for each in patterns]
+    return lambda patterns: [Evaluation(pattern, (losses[str(pattern)],)) for pattern in patterns]
 
 
 def test_ties_go_to_the_earlier_site_and_are_flagged():
@@ -113,7 +113,7 @@ def test_differences_within_the_noise_floor_are_ties():
 def test_a_loss_that_is_no_number_never_wins(bad, at):
     losses = {"FSFF": 1.0, "FFSF": 2.0, "FFFS": 3.0, at: bad}
     chosen = exact_greedy(fixed(losses), 4, 3)[0]
-    assert str(chosen.pattern) == min((each for each in losses if each != at), key=losses.get)
+    assert str(chosen.pattern) == min((pattern for pattern in losses if pattern != at), key=losses.get)
 
 
 def test_no_candidate_with_a_loss_is_an_error_that_names_them():
@@ -128,9 +128,9 @@ def test_nothing_to_remove_measures_nothing():
 
 
 def test_each_step_is_told_as_it_is_committed():
-    told = []
-    steps = exact_greedy(LossTable(1, 5).measurements(), 5, 2, on_step=told.append)
-    assert told == steps
+    committed = []
+    steps = exact_greedy(LossTable(1, 5).measurements(), 5, 2, on_step=committed.append)
+    assert committed == steps
 
 
 def test_patterns_start_full():

@@ -17,10 +17,10 @@ def gain(overlap, pattern):
 def test_dynamic_programming_finds_the_best_of_all_patterns(seed):
     draw, sites, kept = random.Random(seed), 7, 1 + seed % 6
     overlap = [[1.0 if a == b else draw.random() for b in range(sites)] for a in range(sites)]
-    everyone = [Pattern.from_full(sites, (0, *rest)) for rest in itertools.combinations(range(1, sites), kept - 1)]
-    found = overlap_pattern(overlap, kept)
-    assert found.kept == kept
-    assert gain(overlap, found) == pytest.approx(max(gain(overlap, each) for each in everyone))
+    patterns = [Pattern.from_full(sites, (0, *rest)) for rest in itertools.combinations(range(1, sites), kept - 1)]
+    chosen = overlap_pattern(overlap, kept)
+    assert chosen.kept == kept
+    assert gain(overlap, chosen) == pytest.approx(max(gain(overlap, pattern) for pattern in patterns))
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -28,6 +28,6 @@ def test_around_pinned_sites_it_finds_the_best_of_what_is_left(seed):
     draw, sites, kept, fixed = random.Random(seed), 8, 4, {0, 3, 5}
     overlap = [[draw.random() for _ in range(sites)] for _ in range(sites)]
     allowed = [Pattern.from_full(sites, {*fixed, site}) for site in (1, 2, 4, 6, 7)]
-    found = overlap_pattern(overlap, kept, (5, 3))
-    assert found in allowed
-    assert gain(overlap, found) == pytest.approx(max(gain(overlap, each) for each in allowed))
+    chosen = overlap_pattern(overlap, kept, (5, 3))
+    assert chosen in allowed
+    assert gain(overlap, chosen) == pytest.approx(max(gain(overlap, pattern) for pattern in allowed))

@@ -1,4 +1,4 @@
-"""What every strategy promises, on a hundred random loss tables, and what each one does on its own."""
+"""What every strategy promises, on a hundred random loss tables, and what each does alone."""
 
 import functools
 
@@ -135,7 +135,7 @@ class TestRace:
         table = DistanceTable(4, SITES, windows=32)
         measurements = Measurements(table.measure, 32, [window % 3 for window in range(32)])
         field = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)]
-        assert {len(each.window_losses) for each in race(measurements, field)} == {32}
+        assert {len(evaluation.window_losses) for evaluation in race(measurements, field)} == {32}
 
     def test_a_pattern_alone_is_measured_in_one_go(self):
         calls = []
@@ -153,24 +153,24 @@ class TestRace:
             table = DistanceTable(seed, SITES, windows=32)
             field = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)]
             results = race(table.measurements(), field)
-            finished = [each for each in results if len(each.window_losses) == 32]
-            best = min(field, key=lambda each: sum(table.losses(each)))
-            cases.check(min(finished, key=lambda each: each.loss).pattern == best, f"table {seed}")
+            finished = [evaluation for evaluation in results if len(evaluation.window_losses) == 32]
+            best = min(field, key=lambda pattern: sum(table.losses(pattern)))
+            cases.check(min(finished, key=lambda evaluation: evaluation.loss).pattern == best, f"table {seed}")
 
     def test_dropped_patterns_were_worse_by_the_stated_standard_errors(self):
         table = DistanceTable(4, SITES, windows=32)
         field = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)]
         results = race(table.measurements(), field, standard_errors=3.0)
-        dropped = [each for each in results if len(each.window_losses) < 32]
+        dropped = [evaluation for evaluation in results if len(evaluation.window_losses) < 32]
         assert dropped, "nothing was dropped"
-        for each in dropped:
-            count = len(each.window_losses)
-            rivals = [other for other in results if len(other.window_losses) >= count and other is not each]
+        for evaluation in dropped:
+            count = len(evaluation.window_losses)
+            rivals = [other for other in results if len(other.window_losses) >= count and other is not evaluation]
             differences = [
-                paired_difference(each, type(other)(other.pattern, other.window_losses[:count]))
+                paired_difference(evaluation, type(other)(other.pattern, other.window_losses[:count]))
                 for other in rivals
             ]
-            assert any(found.delta > 3.0 * found.standard_error for found in differences)
+            assert any(difference.delta > 3.0 * difference.standard_error for difference in differences)
 
     def test_a_rival_outside_the_field_can_empty_it(self):
         table = DistanceTable(4, SITES, windows=32)
