@@ -13,8 +13,9 @@ from ...system.files import refuse_pointer
 from .architectures import is_text_only, model_class, runs_remote_code, skeleton
 from .document import ConfigDocument, read_config_document
 from .families import Family, family_of, text_config
+from .hub import locate_checkpoint
 from .shards import INDEX
-from .sites import locate_sites, sites_of_family, sites_of_modules
+from .sites import find_indexers, sites_of_family, sites_of_modules
 
 _TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 
@@ -107,7 +108,7 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
     Raises:
         ModelError: nothing there, not a transformers model, or one without searchable indexers.
     """
-    folder, commit = locate_sites(model_id, revision)
+    folder, commit = locate_checkpoint(model_id, revision)
     for name in ("config.json", "generation_config.json"):
         refuse_pointer(folder / name, ModelError)
     document = read_config_document(folder, model_id)
@@ -209,8 +210,6 @@ class Sizes:
 
 def measure_sizes(checkpoint: Checkpoint) -> Sizes:
     """Counts parameters on the meta device, without weights or memory."""
-    from .sites import find_indexers
-
     model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
     language = find_indexers(model, checkpoint.layers)[0].rpartition(".")[0]
     head = model.get_output_embeddings()

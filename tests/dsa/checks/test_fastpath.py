@@ -170,10 +170,10 @@ class TestNamesOfTheCache:
 
         for each in (forward, older):
             argument = CacheArgument(each, "it")
-            assert argument.given((1,), {name: "a cache"}) == "a cache"
+            assert argument.cache_of((1,), {name: "a cache"}) == "a cache"
             assert argument.bound((1,), {name: "a cache"})[argument.name] == "a cache"
-            assert argument.given((1, "a cache"), {}) == "a cache"
-            assert argument.given((1,), {}) is None
+            assert argument.cache_of((1, "a cache"), {}) == "a cache"
+            assert argument.cache_of((1,), {}) is None
 
     def test_decorators_that_keep_the_signature_are_seen_through(self):
         def forward(hidden_states, cache=None): ...

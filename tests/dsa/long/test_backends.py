@@ -124,7 +124,7 @@ def test_out_of_memory_carries_fewer_patterns_and_goes_on():
     wanted = Evaluator(PatternLosses(copy.deepcopy(model), range(6)), {CALIBRATION: ids})(patterns, CALIBRATION)
     lines, counted = [], []
     scarce = Scarce(model, range(6))
-    evaluator = Evaluator(scarce, {CALIBRATION: ids}, on_window=counted.append, told=lines.append)
+    evaluator = Evaluator(scarce, {CALIBRATION: ids}, on_window=counted.append, on_shortage=lines.append)
     assert evaluator(patterns, CALIBRATION) == wanted
     assert lines == ["out of memory: going on with 2 patterns at a time"]
     assert sum(counted) == len(patterns)
@@ -182,7 +182,7 @@ def test_out_of_memory_with_several_windows_takes_fewer_of_them():
             return super().measure(patterns, windows, last_token, keep_states)
 
     lines = []
-    evaluator = Evaluator(OneWindow(model, range(6)), {CALIBRATION: ids}, told=lines.append)
+    evaluator = Evaluator(OneWindow(model, range(6)), {CALIBRATION: ids}, on_shortage=lines.append)
     assert evaluator(patterns, CALIBRATION) == [tuple(each[0] for each in wanted)]
     assert lines[0] == "out of memory: going on with 2 windows at a time"
 

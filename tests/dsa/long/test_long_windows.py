@@ -183,7 +183,7 @@ def test_what_an_indexer_does_with_keys_beyond_what_is_foreseen_is_refused():
 
 def test_memory_that_runs_out_halves_the_chunk_and_is_told():
     lines, done = [], []
-    budget = ChunkBudget(on_cpu=800, on_gpu=1 << 30, told=lines.append)
+    budget = ChunkBudget(on_cpu=800, on_gpu=1 << 30, on_shortage=lines.append)
 
     def work(first, end):
         if end - first > 3:
