@@ -59,7 +59,8 @@ class CacheArgument:
 
 
 def _seems_cached(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    return "use_cache" in parameters or any("Cache" in str(parameter.annotation) for parameter in parameters.values())
+    annotations = (str(parameter.annotation) for parameter in parameters.values())
+    return "use_cache" in parameters or any("Cache" in annotation for annotation in annotations)
 
 
 def cache_in(output: Any) -> Any:

@@ -50,9 +50,9 @@ def test_lets_every_family_through(family, backends, dtype):
 
 
 def test_runs_two_chunks_in_both_of_which_queries_choose(model, monkeypatch):
-    seen, own = [], chunked._KeysSoFar.update_indexer
+    seen, own = [], chunked._KeyCollector.update_indexer
     monkeypatch.setattr(
-        chunked._KeysSoFar,
+        chunked._KeyCollector,
         "update_indexer",
         lambda self, keys, layer: (seen.append((self.first, keys.shape[1])), own(self, keys, layer))[1],
     )
@@ -95,9 +95,9 @@ class TestRefuses:
         refused(model, "selects in chunks are not its own")
 
     def test_attention_that_computes_something_else(self, model, monkeypatch):
-        own = sparse._Layer.weights
+        own = sparse._LayerProjections.weights
         monkeypatch.setattr(
-            sparse._Layer,
+            sparse._LayerProjections,
             "absorbed",
             lambda self, query: (query[..., : self.nope] @ self.to_latent * 1.5, query[..., self.nope :]),
         )

@@ -93,7 +93,7 @@ def test_weights_are_counted_in_the_type_that_is_loaded(checkpoints):
 
 
 def test_feed_forward_in_chunks_changes_nothing_but_rounding(monkeypatch):
-    monkeypatch.setattr(feedforward, "_ROWS", 40)
+    monkeypatch.setattr(feedforward, "FEED_FORWARD_ROWS", 40)
     model, ids = build("glm_moe_dsa"), torch.arange(100)[None]
     with torch.inference_mode():
         stock = model(input_ids=ids, use_cache=False).logits

@@ -5,8 +5,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from indexcache.dsa.long.kernels.attention import sparse_attention
-from indexcache.dsa.long.kernels.scores import index_scores
+from indexcache.dsa.long.kernels.attention import fused_attention
+from indexcache.dsa.long.kernels.scores import fused_index_scores
 from indexcache.dsa.long.kernels.top import select_top
 
 ON_GPU = torch.cuda.is_available()
@@ -44,7 +44,7 @@ def test_scores_equal_float64_up_to_each_query(dtype, count, heads, dim, first):
     weights = torch.randn(count, heads, generator=generator).to(DEVICE)
     products = torch.einsum("nhd,td->nht", queries.double(), keys.double()).relu()
     wanted = torch.einsum("nh,nht->nt", weights.double(), products)
-    found = index_scores(queries, keys, weights, first)
+    found = fused_index_scores(queries, keys, weights, first)
     seen = torch.arange(first + count)[None] <= torch.arange(first, first + count)[:, None]
     # Inputs are exact, so that only the order of fp32 sums differs.
     assert relative_error(found[seen], wanted[seen]) < 1e-6
@@ -80,7 +80,7 @@ def test_the_highest_scores_are_selected_in_order(kind, first):
 def fused(queries, latent, chosen, first, scaling, sinks, rank, first_ones):
     """The kernel's result as ``[queries, heads, rank]``, from ``[queries, heads, rank + rope]``."""
     turned = queries.transpose(0, 1)
-    found = sparse_attention(
+    found = fused_attention(
         turned[..., :rank], turned[..., rank:], latent, chosen.to(DEVICE), first, scaling, sinks, first_ones
     )
     return found.transpose(0, 1).cpu()

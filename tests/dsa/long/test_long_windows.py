@@ -225,7 +225,7 @@ def test_kernels_in_a_model_are_as_near_to_fp32_as_stock_bf16(family, monkeypatc
     from indexcache.dsa.long.kernels import attention, scores
 
     calls = []
-    for module, name in ((attention, "sparse_attention"), (scores, "index_scores")):
+    for module, name in ((attention, "fused_attention"), (scores, "fused_index_scores")):
         own = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, own=own, name=name: (calls.append(name), own(*args))[1])
     sizes = {"kv_lora_rank": 64, "qk_rope_head_dim": 16, "index_head_dim": 32, "index_topk": 32}
@@ -235,4 +235,4 @@ def test_kernels_in_a_model_are_as_near_to_fp32_as_stock_bf16(family, monkeypatc
     stock = relative_error(logits(model, ids), exact)
     install(model, Backends("chunked", "sparse"))
     assert relative_error(logits(model, ids), exact) < 1.5 * stock
-    assert set(calls) == {"sparse_attention", "index_scores"}, "the kernels did not run"
+    assert set(calls) == {"fused_attention", "fused_index_scores"}, "the kernels did not run"
