@@ -15,7 +15,7 @@ from .document import ConfigDocument, read_config_document
 from .families import Family, family_of, text_config
 from .hub import locate_checkpoint
 from .shards import INDEX
-from .sites import find_indexers, sites_of_family, sites_of_modules
+from .sites import Sites, find_indexers, sites_of_family, sites_of_modules
 
 _TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 
@@ -119,18 +119,12 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
     # The checkpoint's own code is none of a family's, even where transformers' class holds its config.
     family = None if runs_remote_code(config, trust.remote_code) else family_of(config)
     try:
-        sites = (
-            sites_of_family(text, family) if family is not None else sites_of_modules(config, trust.remote_code)
-        )
-        model_class(config, trust.remote_code)  # raises where nothing could run it
+        sites = _sites(config, family, trust)
     except ModelError as error:
         if family is None:
             error.hint = _code_hint(folder, trust) or error.hint
         raise
-    if not sites.full:
-        raise ModelError(f"the config of {model_id!r} gives none of its layers an indexer of its own")
-    if any(layer < sites.full[0] for layer in sites.shared):
-        raise ModelError(f"the config of {model_id!r} has no full indexer before its first shared layer")
+    _check_sites(sites, model_id)
     return Checkpoint(
         model_id=model_id,
         folder=folder,
@@ -146,16 +140,37 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
     )
 
 
+def _sites(config: Any, family: Family | None, trust: Trust) -> Sites:
+    """Sites of a model that transformers, or the checkpoint's own code, can run.
+
+    Raises:
+        ModelError: it has none that could be told, or nothing could run it.
+    """
+    if family is not None:
+        sites = sites_of_family(text_config(config), family)
+    else:
+        sites = sites_of_modules(config, trust.remote_code)
+    model_class(config, trust.remote_code)  # raises where nothing could run it
+    return sites
+
+
+def _check_sites(sites: Sites, model_id: str) -> None:
+    if not sites.full:
+        raise ModelError(f"the config of {model_id!r} gives none of its layers an indexer of its own")
+    if any(layer < sites.full[0] for layer in sites.shared):
+        raise ModelError(f"the config of {model_id!r} has no full indexer before its first shared layer")
+
+
 def _built_config(folder: Path, document: ConfigDocument, trust: Trust) -> Any:
     """What transformers makes of config.json."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    brought = trust.remote_code and "AutoConfig" in (document.content.get("auto_map") or {})
-    mended = None if brought else document.with_defaults()
+    remote_class = trust.remote_code and "AutoConfig" in (document.content.get("auto_map") or {})
+    content = None if remote_class else document.with_defaults()
     try:
-        if mended is None:
+        if content is None:
             return AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote_code)
-        config = CONFIG_MAPPING[mended["model_type"]].from_dict(mended)
+        config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
         config.name_or_path = str(folder)
         return config
     except Exception as error:  # transformers raises many classes for a wrong config

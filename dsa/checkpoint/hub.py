@@ -60,7 +60,7 @@ def fetch_description(model_id: str, revision: str | None) -> tuple[Path, str]:
                 f"model {model_id!r} is neither a local folder nor on the hub",
                 hint="check the name; private models need HF_TOKEN",
             ) from error
-        except Exception:  # no network, a proxy's page, ...: perhaps there is a copy
+        except Exception:  # no network, a proxy's page, ...: the cache may have a copy
             commit = None
     try:
         folder = snapshot_download(
