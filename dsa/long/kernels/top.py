@@ -24,7 +24,7 @@ def _ordered(values):
 
 @triton.jit
 def _between(low, high):
-    """Half-way from ``low`` to ``high``, rounded down: the bits both have, and half the others; never overflows."""
+    """Half-way from ``low`` to ``high``, rounded down: the bits both have, and half the others; no overflow."""
     return (low & high) + ((low ^ high) >> 1)
 
 
