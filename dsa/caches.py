@@ -19,21 +19,21 @@ class CacheArgument:
 
     Args:
         forward: bound to its module.
-        whose: what is said of the forward in errors, e.g. "an indexer".
+        owner: whose forward it is, for errors, e.g. "an indexer".
         needed: whether a forward that seems to have no cache at all is refused as well.
 
     Raises:
         ModelError: it takes a cache under a name that is not known, or under none and one is needed.
     """
 
-    def __init__(self, forward: Callable[..., Any], whose: str, needed: bool = True) -> None:
+    def __init__(self, forward: Callable[..., Any], owner: str, needed: bool = True) -> None:
         self._signature = inspect.signature(forward)
         parameters = self._signature.parameters
         self.name: str | None = next((name for name in _NAMES if name in parameters), None)
         """None for a forward without a cache."""
         if self.name is None and (needed or _seems_cached(parameters)):
             raise ModelError(
-                f"the forward of {whose} takes no {' or '.join(_NAMES)}, but {', '.join(parameters)}",
+                f"the forward of {owner} takes no {' or '.join(_NAMES)}, but {', '.join(parameters)}",
                 hint="this release of transformers names its arguments in a way that is not known here; "
                 "see the versions that pyproject.toml allows",
             )
@@ -53,13 +53,14 @@ class CacheArgument:
                     named[self.name] = value
         return dict(self._signature.bind_partial(*args, **named).arguments)
 
-    def given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def cache_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The cache that a call brings; None if it brings none."""
         return None if self.name is None else self.bound(args, kwargs).get(self.name)
 
 
 def _seems_cached(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    return "use_cache" in parameters or any("Cache" in str(each.annotation) for each in parameters.values())
+    annotations = (str(parameter.annotation) for parameter in parameters.values())
+    return "use_cache" in parameters or any("Cache" in annotation for annotation in annotations)
 
 
 def cache_in(output: Any) -> Any:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 # Smaller chunks would spare nothing and take forever.
-_LEAST = 16 << 20
-# What the libraries below torch say, for which it has no class: its CPU allocator, CUDA itself, cuBLAS and Triton.
+_SMALLEST_CHUNK = 16 << 20
+# Words in plain RuntimeErrors of the libraries below torch: its CPU allocator, CUDA itself, cuBLAS and Triton.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "BLAS_STATUS_ALLOC_FAILED")
 
 
@@ -18,13 +18,13 @@ class ChunkBudget:
     Args:
         on_cpu: bytes, where the work runs on a CPU.
         on_gpu: bytes on a GPU; halved each time its memory runs out.
-        told: called with a line for the user when that happens.
+        on_shortage: called with a line for the user when that happens.
     """
 
-    def __init__(self, on_cpu: int, on_gpu: int, told: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, on_cpu: int, on_gpu: int, on_shortage: Callable[[str], None] = lambda line: None) -> None:
         self._on_cpu = on_cpu
         self._on_gpu = on_gpu
-        self.told = told
+        self._on_shortage = on_shortage
 
     def bytes(self, device: torch.device) -> int:
         """What a chunk may take on ``device`` now."""
@@ -48,16 +48,16 @@ class ChunkBudget:
         Raises:
             RuntimeError: not even one row fits; ``out_of_memory`` knows it.
         """
-        first, most = 0, max(1, self.bytes(device) // max(1, row_bytes))
+        first, chunk_rows = 0, max(1, self.bytes(device) // max(1, row_bytes))
         while first < rows:
-            end = min(rows, first + most)
+            end = min(rows, first + chunk_rows)
             if self._fits(work, first, end):
                 first = end
             else:
                 torch.cuda.empty_cache()
-                most = (end - first) // 2
-                self._on_gpu = max(_LEAST, self._on_gpu // 2)
-                self.told(f"out of memory: going on with chunks of {most} rows")
+                chunk_rows = (end - first) // 2
+                self._on_gpu = max(_SMALLEST_CHUNK, self._on_gpu // 2)
+                self._on_shortage(f"out of memory: going on with chunks of {chunk_rows} rows")
 
     @staticmethod
     def _fits(work: Callable[[int, int], None], first: int, end: int) -> bool:
@@ -72,5 +72,6 @@ class ChunkBudget:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on whichever device."""
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

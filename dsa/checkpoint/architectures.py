@@ -62,14 +62,15 @@ def remote_code_sha256(config: Any, folder: Path, trust_remote_code: bool = Fals
             classes.append(get_class_from_dynamic_module(named, str(folder)))
         except Exception as error:  # whatever the code raises when it is imported
             raise ModelError(f"the code of {str(folder)!r} cannot be loaded: {first_line(error)}") from error
-    packages = {each.__module__.rpartition(".")[0] for each in classes}
-    brought = {each for each in packages if each.split(".")[0] == "transformers_modules"}
-    if not brought:
+    packages = {kind.__module__.rpartition(".")[0] for kind in classes}
+    # Where transformers puts modules that checkpoints bring.
+    remote_packages = {package for package in packages if package.split(".")[0] == "transformers_modules"}
+    if not remote_packages:
         return None
     digest = hashlib.sha256()
     for name, module in sorted(sys.modules.items()):
         package, _, last = name.rpartition(".")
-        if package in brought and (path := getattr(module, "__file__", None)):
+        if package in remote_packages and (path := getattr(module, "__file__", None)):
             digest.update(f"{last}:".encode() + Path(path).read_bytes())
     return digest.hexdigest()
 

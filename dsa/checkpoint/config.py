@@ -13,8 +13,9 @@ from ...system.files import refuse_pointer
 from .architectures import is_text_only, model_class, runs_remote_code, skeleton
 from .document import ConfigDocument, read_config_document
 from .families import Family, family_of, text_config
+from .hub import locate_checkpoint
 from .shards import INDEX
-from .sites import locate_sites, sites_of_family, sites_of_modules
+from .sites import Sites, find_indexers, sites_of_family, sites_of_modules
 
 _TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 
@@ -107,7 +108,7 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
     Raises:
         ModelError: nothing there, not a transformers model, or one without searchable indexers.
     """
-    folder, commit = locate_sites(model_id, revision)
+    folder, commit = locate_checkpoint(model_id, revision)
     for name in ("config.json", "generation_config.json"):
         refuse_pointer(folder / name, ModelError)
     document = read_config_document(folder, model_id)
@@ -118,18 +119,12 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
     # The checkpoint's own code is none of a family's, even where transformers' class holds its config.
     family = None if runs_remote_code(config, trust.remote_code) else family_of(config)
     try:
-        sites = (
-            sites_of_family(text, family) if family is not None else sites_of_modules(config, trust.remote_code)
-        )
-        model_class(config, trust.remote_code)  # raises where nothing could run it
+        sites = _sites(config, family, trust)
     except ModelError as error:
         if family is None:
             error.hint = _code_hint(folder, trust) or error.hint
         raise
-    if not sites.full:
-        raise ModelError(f"the config of {model_id!r} gives none of its layers an indexer of its own")
-    if any(layer < sites.full[0] for layer in sites.shared):
-        raise ModelError(f"the config of {model_id!r} has no full indexer before its first shared layer")
+    _check_sites(sites, model_id)
     return Checkpoint(
         model_id=model_id,
         folder=folder,
@@ -145,16 +140,37 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
     )
 
 
+def _sites(config: Any, family: Family | None, trust: Trust) -> Sites:
+    """Sites of a model that transformers, or the checkpoint's own code, can run.
+
+    Raises:
+        ModelError: it has none that could be told, or nothing could run it.
+    """
+    if family is not None:
+        sites = sites_of_family(text_config(config), family)
+    else:
+        sites = sites_of_modules(config, trust.remote_code)
+    model_class(config, trust.remote_code)  # raises where nothing could run it
+    return sites
+
+
+def _check_sites(sites: Sites, model_id: str) -> None:
+    if not sites.full:
+        raise ModelError(f"the config of {model_id!r} gives none of its layers an indexer of its own")
+    if any(layer < sites.full[0] for layer in sites.shared):
+        raise ModelError(f"the config of {model_id!r} has no full indexer before its first shared layer")
+
+
 def _built_config(folder: Path, document: ConfigDocument, trust: Trust) -> Any:
     """What transformers makes of config.json."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    brought = trust.remote_code and "AutoConfig" in (document.content.get("auto_map") or {})
-    mended = None if brought else document.with_defaults()
+    remote_class = trust.remote_code and "AutoConfig" in (document.content.get("auto_map") or {})
+    content = None if remote_class else document.with_defaults()
     try:
-        if mended is None:
+        if content is None:
             return AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote_code)
-        config = CONFIG_MAPPING[mended["model_type"]].from_dict(mended)
+        config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
         config.name_or_path = str(folder)
         return config
     except Exception as error:  # transformers raises many classes for a wrong config
@@ -209,8 +225,6 @@ class Sizes:
 
 def measure_sizes(checkpoint: Checkpoint) -> Sizes:
     """Counts parameters on the meta device, without weights or memory."""
-    from .sites import find_indexers
-
     model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
     language = find_indexers(model, checkpoint.layers)[0].rpartition(".")[0]
     head = model.get_output_embeddings()

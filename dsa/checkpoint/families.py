@@ -97,7 +97,7 @@ def _index_topk(config: Any) -> int:
 
 def _of_groups(chosen: int, tokens: int) -> int:
     """Up to ``chosen`` whole groups of ``tokens`` are all chosen, and what begins the next is no group yet."""
-    return tokens * (chosen + 1) - 1
+    return tokens * (chosen + 1) - 1  # one token more, and a further group is whole
 
 
 def _compressed_entries(config: Any) -> int:
@@ -175,8 +175,10 @@ FAMILIES = {
 
 _INDEXER_KEYS = ("index_topk", "index_n_heads", "indexer_types", "index_topk_pattern", "index_topk_freq")
 
-SELECTION_ARGUMENTS = frozenset(each.passes_selection for each in FAMILIES.values() if each.passes_selection)
-CARRYING_ARGUMENTS = frozenset(each.carries for each in FAMILIES.values() if each.carries)
+SELECTION_ARGUMENTS = frozenset(family.passes_selection for family in FAMILIES.values() if family.passes_selection)
+"""Arguments in which layers hand on their selection, of all families."""
+CARRYING_ARGUMENTS = frozenset(family.carries for family in FAMILIES.values() if family.carries)
+"""Arguments that layers write into for later ones, of all families."""
 
 
 def text_config(config: Any) -> Any:
@@ -188,7 +190,7 @@ def text_config(config: Any) -> Any:
 
 
 def family_of(config: Any) -> Family | None:
-    """The family that a transformers config belongs to; None where it is none of ours."""
+    """The family that a transformers config belongs to; None where it is none of the known ones."""
     return family_of_class(type(text_config(config)))
 
 

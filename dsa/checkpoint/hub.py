@@ -1,15 +1,38 @@
-"""Fetches a checkpoint from the hub at one commit, into the hub's own cache."""
+"""Finds a checkpoint: a local folder, or one that is fetched from the hub at one commit, into the hub's cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ...errors import ModelError, first_line
+from ...system.files import find_path
 
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _PATIENCE_SECONDS = 10.0
+
+
+def locate_checkpoint(model_id: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder that ``model_id`` stands for, and its commit if it is on the hub.
+
+    Raises:
+        ModelError: there is nothing, or no transformers model; see also ``fetch_description``.
+    """
+    local = find_path(model_id)
+    if local is not None and local.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"{model_id!r} is a local folder and has no revision {revision!r}", hint="leave it out"
+            )
+        if not (local / "config.json").is_file():
+            raise ModelError(f"{model_id!r} holds no config.json", hint="give the folder of a transformers model")
+        return local, None
+    if model_id.count("/") != 1 or model_id.startswith((".", "/", "~")):
+        raise ModelError(
+            f"model {model_id!r} does not exist", hint="give a local folder, or a hub id as in org/name"
+        )
+    return fetch_description(model_id, revision)
 
 
 def fetch_description(model_id: str, revision: str | None) -> tuple[Path, str]:
@@ -37,7 +60,7 @@ def fetch_description(model_id: str, revision: str | None) -> tuple[Path, str]:
                 f"model {model_id!r} is neither a local folder nor on the hub",
                 hint="check the name; private models need HF_TOKEN",
             ) from error
-        except Exception:  # no network, a proxy's page, ...: perhaps there is a copy
+        except Exception:  # no network, a proxy's page, ...: the cache may have a copy
             commit = None
     try:
         folder = snapshot_download(

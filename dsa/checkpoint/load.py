@@ -6,16 +6,15 @@ import copy
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...errors import ModelError, SettingError, first_line
 from .architectures import build, model_class, skeleton
 from .config import Checkpoint
 from .quantised import check_format, check_tensors, dequantises
-from .shards import Tensor, are_pickled, read_shards, weight_files
+from .shards import Tensor
 from .unread import check_complete, load_reported
-from .weights import weights_folder
+from .weights import StoredWeights, find_weights
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Torch's names for what safetensors headers call the types.
@@ -40,7 +39,12 @@ class Placement:
     offload_folder: str | None = None
 
 
-def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement = Placement()) -> Any:
+def load_model(
+    checkpoint: Checkpoint,
+    dtype: str = "auto",
+    placement: Placement = Placement(),
+    weights: StoredWeights | None = None,
+) -> Any:
     """The model in evaluation mode, gradients off.
 
     Weights larger than the devices are placed by transformers' own ``device_map`` (accelerate's
@@ -50,18 +54,15 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
         checkpoint: what to load.
         dtype: "auto" keeps the checkpoint's; else "float32", "bfloat16" or "float16".
         placement: where its weights go.
+        weights: of it, where they were looked for already.
 
     Raises:
         ModelError: weights missing, unreadable, or without the indexers that the config promises.
         SettingError: a dtype that is not one of ``DTYPES``.
     """
-    from ...system.processes import process_count, process_device
+    from ...system.processes import process_device
 
-    if placement.device_map is not None and process_count() > 1:
-        raise SettingError(
-            "a device map places one model over all devices, which several processes cannot each do",
-            hint="run one process, or leave --device-map out",
-        )
+    _refuse_map_of_several(placement)
     torch_dtype = dtype if dtype == "auto" else compute_dtype(checkpoint, dtype)
     quantiser = check_format(checkpoint)
     cast = quantiser is not None and dequantises(quantiser) and dtype != "auto"
@@ -70,12 +71,11 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
             f"dtype is {dtype!r}, but under a device map transformers dequantises to the checkpoint's type only",
             hint="leave --dtype or --device-map out",
         )
-    folder = weights_folder(checkpoint)
-    names = weight_files(folder, checkpoint.model_id, checkpoint.trust.pickles)
-    stored = _stored_tensors(checkpoint, folder, names)
+    weights = weights or find_weights(checkpoint)
+    stored = _stored_tensors(checkpoint, weights)
     check_tensors(checkpoint, stored, quantiser)
     _rehearse(checkpoint, stored, torch_dtype)
-    model = _load(checkpoint, folder, torch_dtype, placement, use_safetensors=not are_pickled(names))
+    model = _load(checkpoint, weights, torch_dtype, placement)
     if cast:
         _cast(model, torch_dtype)
     if placement.device_map is None:
@@ -83,19 +83,29 @@ def load_model(checkpoint: Checkpoint, dtype: str = "auto", placement: Placement
     return model.requires_grad_(False).eval()
 
 
-def _load(checkpoint: Checkpoint, folder: Path, dtype: Any, placement: Placement, use_safetensors: bool) -> Any:
+def _refuse_map_of_several(placement: Placement) -> None:
+    from ...system.processes import process_count
+
+    if placement.device_map is not None and process_count() > 1:
+        raise SettingError(
+            "a device map places one model over all devices, which several processes cannot each do",
+            hint="run one process, or leave --device-map out",
+        )
+
+
+def _load(checkpoint: Checkpoint, weights: StoredWeights, dtype: Any, placement: Placement) -> Any:
     auto_class = model_class(checkpoint.config, checkpoint.trust.remote_code)
     with load_reported() as report:
         try:
             model, loaded = auto_class.from_pretrained(
-                folder,
+                weights.folder,
                 config=checkpoint.config,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the account, and refused by it
                 dtype=dtype,
                 device_map=placement.device_map,
                 offload_folder=placement.offload_folder,
-                use_safetensors=use_safetensors,
+                use_safetensors=not weights.pickled,
                 weights_only=True,
                 trust_remote_code=checkpoint.trust.remote_code,
             )
@@ -105,34 +115,38 @@ def _load(checkpoint: Checkpoint, folder: Path, dtype: Any, placement: Placement
     return model
 
 
-def check_stored(checkpoint: Checkpoint) -> None:
+def check_stored(checkpoint: Checkpoint, weights: StoredWeights | None = None) -> None:
     """Checks the format of a checkpoint's tensors by their headers, before anything is done with them.
 
+    Args:
+        checkpoint: whose they are.
+        weights: of it, where they were looked for already.
+
     Raises:
-        ModelError: see ``check_tensors``.
+        ModelError: see ``find_weights`` and ``check_tensors``.
     """
-    folder, quantiser = weights_folder(checkpoint), check_format(checkpoint)
-    names = weight_files(folder, checkpoint.model_id, checkpoint.trust.pickles)
-    check_tensors(checkpoint, _stored_tensors(checkpoint, folder, names), quantiser)
+    quantiser = check_format(checkpoint)
+    check_tensors(checkpoint, _stored_tensors(checkpoint, weights or find_weights(checkpoint)), quantiser)
 
 
-def _stored_tensors(checkpoint: Checkpoint, folder: Path, names: list[str]) -> dict[str, Tensor]:
+def _stored_tensors(checkpoint: Checkpoint, weights: StoredWeights) -> dict[str, Tensor]:
     """Dtypes and shapes by name, from headers; of pickles, from their structure without the numbers."""
     import torch
 
-    if not are_pickled(names):
-        return {name: tensor for shard in read_shards(folder, names) for name, tensor in shard.tensors.items()}
-    called = {getattr(torch, kind): name for name, kind in _STORED.items()}
-    found: dict[str, Tensor] = {}
-    for name in names:
+    if not weights.pickled:
+        return {name: tensor for shard in weights.shards for name, tensor in shard.tensors.items()}
+    names_of_types = {getattr(torch, kind): name for name, kind in _STORED.items()}
+    tensors: dict[str, Tensor] = {}
+    for name in weights.files:
         try:
-            part = torch.load(folder / name, map_location="meta", weights_only=True)
+            content = torch.load(weights.folder / name, map_location="meta", weights_only=True)
         except Exception as error:  # a damaged file, or a program: each has its own class
             raise _cannot_load(checkpoint, error, None) from error
-        for key, value in part.items():
+        for key, value in content.items():
             if isinstance(value, torch.Tensor):
-                found[key] = Tensor(called.get(value.dtype, str(value.dtype)), tuple(value.shape), 0, value.nbytes)
-    return found
+                dtype = names_of_types.get(value.dtype, str(value.dtype))
+                tensors[key] = Tensor(dtype, tuple(value.shape), 0, value.nbytes)
+    return tensors
 
 
 def _rehearse(checkpoint: Checkpoint, stored: Mapping[str, Tensor], dtype: Any) -> None:
@@ -206,10 +220,10 @@ def compute_dtype(checkpoint: Checkpoint, dtype: str) -> Any:
     if dtype != "auto":
         return getattr(torch, dtype)
     named = checkpoint.text.dtype or checkpoint.config.dtype
-    found = getattr(torch, named, None) if isinstance(named, str) else named or torch.float32
-    if not isinstance(found, torch.dtype):
+    torch_dtype = getattr(torch, named, None) if isinstance(named, str) else named or torch.float32
+    if not isinstance(torch_dtype, torch.dtype):
         raise ModelError(f"the config of {checkpoint.model_id!r} names a dtype {named!r}", hint="give --dtype")
-    return found
+    return torch_dtype
 
 
 def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
@@ -220,10 +234,9 @@ def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
     """
     from ...system.processes import process_device
 
-    built = build(
-        checkpoint.config, process_device(), compute_dtype(checkpoint, dtype), checkpoint.trust.remote_code
-    )
-    return built.requires_grad_(False).eval()
+    torch_dtype = compute_dtype(checkpoint, dtype)
+    model = build(checkpoint.config, process_device(), torch_dtype, checkpoint.trust.remote_code)
+    return model.requires_grad_(False).eval()
 
 
 FETCHED = ", offloaded"
@@ -254,9 +267,9 @@ def _fetching_devices(model: Any) -> Iterator[Any]:
 
     for module in model.modules():
         hook = getattr(module, "_hf_hook", None)
-        for each in getattr(hook, "hooks", (hook,)):
-            device = getattr(each, "execution_device", None)
-            if device is not None and getattr(each, "offload", False):
+        for single in getattr(hook, "hooks", (hook,)):  # a hook may be a sequence of hooks
+            device = getattr(single, "execution_device", None)
+            if device is not None and getattr(single, "offload", False):
                 kind = torch.device(device)
                 # Some name the first of a kind by the kind alone.
                 yield torch.device(kind.type, kind.index or 0) if kind.type == "cuda" else torch.device(kind.type)

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ModelError, first_line
 from .config import Checkpoint
 from .shards import Tensor
-from .unread import is_unread
+from .unread import and_more, is_unread, shared_refusal
 
 # Methods of transformers that read FP8 tensors in blocks with scales, and blocks where the config names none.
 _BLOCK_METHODS = {"fp8": (128, 128), "mxfp8": (1, 32)}
@@ -58,12 +58,14 @@ def check_format(checkpoint: Checkpoint) -> Any:
         quantiser = AutoHfQuantizer.from_config(copy.deepcopy(settings), pre_quantized=True)
         quantiser.validate_environment(device_map=None, weights_only=True)
     except ImportError as error:
-        named = f"pip install {_PACKAGES[method]}" if method in _PACKAGES else "install it"
-        raise _shared(f"{subject}, which needs a package that is not here: {first_line(error)}", named) from error
+        remedy = f"pip install {_PACKAGES[method]}" if method in _PACKAGES else "install it"
+        message = f"{subject}, which needs a package that is not here: {first_line(error)}"
+        raise shared_refusal(message, remedy) from error
     except Exception as error:  # no GPU, settings of another version, ...: each format has its own class
-        raise _shared(f"{subject}, which cannot be read here: {first_line(error)}", _CONVERT) from error
+        message = f"{subject}, which cannot be read here: {first_line(error)}"
+        raise shared_refusal(message, _CONVERT) from error
     if method in _BLOCK_METHODS and not dequantises(quantiser) and not _has_kernels():
-        raise _shared(
+        raise shared_refusal(
             f"{subject}, which runs on this GPU through transformers' kernels, and these need the package "
             "kernels, which is not here or too old",
             "pip install -U kernels",
@@ -103,10 +105,10 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def _method(settings: Mapping[str, Any]) -> str | None:
-    named = settings.get("quant_method")
-    if named is None:
+    method = settings.get("quant_method")
+    if method is None:
         return "bitsandbytes" if settings.get("load_in_8bit") or settings.get("load_in_4bit") else None
-    return str(getattr(named, "value", named))
+    return str(getattr(method, "value", method))
 
 
 def _has_kernels() -> bool:
@@ -121,16 +123,6 @@ def _version() -> str:
     return f"transformers {transformers.__version__}"
 
 
-def _shared(message: str, hint: str) -> ModelError:
-    error = ModelError(message, hint=hint)
-    error.shared = True  # alike in each process
-    return error
-
-
-def _and_more(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
 def _refuse_eight_bits(
     checkpoint: Checkpoint, tensors: Mapping[str, Tensor], kinds: tuple[str, ...] = _SMALL
 ) -> None:
@@ -138,10 +130,10 @@ def _refuse_eight_bits(
     if not small:
         return
     settings = _settings(checkpoint)
-    named = "has no quantization_config" if settings is None else f"names the format {_method(settings)!r}"
+    claim = "has no quantization_config" if settings is None else f"names the format {_method(settings)!r}"
     raise ModelError(
-        f"{checkpoint.model_id!r} holds {tensors[small[0]].dtype} tensors, {_and_more(small)}, but its config "
-        f"{named}: without their scales they would load as wrong weights",
+        f"{checkpoint.model_id!r} holds {tensors[small[0]].dtype} tensors, {and_more(small)}, but its config "
+        f"{claim}: without their scales they would load as wrong weights",
         hint="restore the config.json that belongs to the weights",
     )
 
@@ -161,7 +153,7 @@ class _Scales:
         ragged: list[str] = []
         for name, tensor in self._tensors.items():
             if tensor.dtype in (*_FLOATS, *_PACKED) and not self._is_scale(name):
-                scales = self._of(name)
+                scales = self._scales_of(name)
                 if self._check_grid(name, scales):
                     ragged.append(name)
         self._refuse_scales_of_plain_tensors()
@@ -176,13 +168,14 @@ class _Scales:
         stem = name.removesuffix(".weight")
         return [f"{name}_scale_inv", *(f"{stem}.{scale}" for scale in _SCALES)]
 
-    def _of(self, name: str) -> str:
+    def _scales_of(self, name: str) -> str:
+        """The name of the scales of a tensor in 8 bits or less."""
         stem = name.removesuffix("weight")
-        present = [each for each in self._names(name) if each in self._tensors]
-        if present:
-            return present[0]
-        beside = sorted(each for each in self._tensors if each != name and each.startswith(stem))
-        others = f"; {_and_more(beside)} stand beside it" if beside else ""
+        scales = next((candidate for candidate in self._names(name) if candidate in self._tensors), None)
+        if scales is not None:
+            return scales
+        siblings = sorted(sibling for sibling in self._tensors if sibling != name and sibling.startswith(stem))
+        others = f"; {and_more(siblings)} stand beside it" if siblings else ""
         raise ModelError(
             f"{self._checkpoint.model_id!r} holds {name} in {self._tensors[name].dtype} without scales under a "
             f"name that {_version()} reads ({', '.join(_SCALES)}){others}",
@@ -195,21 +188,21 @@ class _Scales:
         block, shape = self._block, tensor.shape
         if tensor.dtype in _PACKED:
             block, shape = _PACKED_BLOCK, (*shape[:-1], 2 * shape[-1])
-        whole = self._tensors[scales].numbers == 1 and len(grid) < 2
-        if whole or (block is None and self._tensors[scales].numbers == 1):
-            return False
+        single = self._tensors[scales].numbers == 1
+        if single and (len(grid) < 2 or block is None):
+            return False  # one scale for the whole tensor
         if block is None or len(shape) < 2:
-            wanted: tuple[int, ...] = ()
+            expected: tuple[int, ...] = ()
         else:
-            wanted = (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))
-        if grid != wanted:
+            expected = (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))
+        if grid != expected:
             blocks = "one block" if block is None else f"blocks of {block[0]} x {block[1]}"
             raise ModelError(
                 f"the scales {scales} of {self._checkpoint.model_id!r} have the shape {list(grid)}, where "
-                f"{list(shape)} in {blocks} needs {list(wanted)}",
+                f"{list(shape)} in {blocks} needs {list(expected)}",
                 hint="weight_block_size in config.json is not that of the weights, or they are broken",
             )
-        pairs = zip(shape[-2:], block or (), wanted[-2:], strict=True)
+        pairs = zip(shape[-2:], block or (), expected[-2:], strict=True)
         return any(count > 1 and size % part for size, part, count in pairs)
 
     def _refuse_scales_of_plain_tensors(self) -> None:
@@ -225,11 +218,11 @@ class _Scales:
                 )
 
     def _unreadable(self, ragged: list[str]) -> ModelError:
-        shape, grid = self._tensors[ragged[0]].shape, self._tensors[self._of(ragged[0])].shape
+        shape, grid = self._tensors[ragged[0]].shape, self._tensors[self._scales_of(ragged[0])].shape
         block = self._block or _PACKED_BLOCK
-        return _shared(
+        return shared_refusal(
             f"{_version()} cannot dequantise the FP8 weights of {self._checkpoint.model_id!r}: "
-            f"{_and_more(ragged)} of {shape[-2]} x {shape[-1]} in blocks of {block[0]} x {block[1]} has "
+            f"{and_more(ragged)} of {shape[-2]} x {shape[-1]} in blocks of {block[0]} x {block[1]} has "
             f"{grid[-2]} x {grid[-1]} scales, and it takes blocks of {shape[-2] / grid[-2]:g} x "
             f"{shape[-1] / grid[-1]:g}",
             f"{_CONVERT}, or run on a GPU that computes in FP8 (compute capability 8.9 and up)",
@@ -240,13 +233,13 @@ def _reads_ragged_blocks(quantiser: Any) -> bool:
     """Tries three rows in blocks of two: 5.23 does not keep to a config's blocks, and a later version may."""
     import torch
 
-    tried = copy.copy(quantiser)
-    tried.quantization_config = copy.copy(quantiser.quantization_config)
-    tried.quantization_config.weight_block_size = (2, 2)
+    trial = copy.copy(quantiser)
+    trial.quantization_config = copy.copy(quantiser.quantization_config)
+    trial.quantization_config.weight_block_size = (2, 2)
     try:
-        read = tried.get_load_operations()["dequantize"](tried)
+        operation = trial.get_load_operations()["dequantize"](trial)
         weight, scales = torch.ones(3, 2).to(torch.float8_e4m3fn), torch.tensor([[1.0], [2.0]])
-        plain = read.convert({"weight": weight, "weight_scale_inv": scales})
+        plain = operation.convert({"weight": weight, "weight_scale_inv": scales})
         return bool(torch.equal(plain["weight"].float(), torch.tensor([[1.0, 1.0], [1.0, 1.0], [2.0, 2.0]])))
     except Exception:  # another way to call it is as good as a wrong answer
         return False

@@ -91,9 +91,9 @@ def _indexed(folder: Path, index: str, model_id: str) -> list[str]:
             raise ValueError("names that are no files of the folder")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
         raise ModelError(f"{index} of {model_id!r} is broken", hint="fetch the checkpoint again") from error
-    if lost := [name for name in names if not (folder / name).is_file()]:
+    if missing := [name for name in names if not (folder / name).is_file()]:
         raise ModelError(
-            f"{model_id!r} lacks {lost[0]!r}, which its index names", hint="fetch the checkpoint again"
+            f"{model_id!r} lacks {missing[0]!r}, which its index names", hint="fetch the checkpoint again"
         )
     return names
 
@@ -148,8 +148,8 @@ def _tensor(name: str, entry: Any) -> Tensor:
         raise ValueError(f"tensor {name!r} lacks its dtype, shape or place") from None
     if any(type(number) is not int or number < 0 for number in numbers) or end < start:
         raise ValueError(f"tensor {name!r} has an impossible shape or place")
-    tensor, found = Tensor(dtype, tuple(shape), start, end), _DTYPE.fullmatch(dtype)
-    bits = _BITS.get(dtype) or (int(found[1]) if found else None)
+    tensor, match = Tensor(dtype, tuple(shape), start, end), _DTYPE.fullmatch(dtype)
+    bits = _BITS.get(dtype) or (int(match[1]) if match else None)
     if bits is not None and tensor.numbers * bits != tensor.size * 8:
         raise ValueError(f"tensor {name!r} does not have the size of its shape")
     return tensor
@@ -157,10 +157,10 @@ def _tensor(name: str, entry: Any) -> Tensor:
 
 def _check_extents(tensors: Mapping[str, Tensor], size: int) -> None:
     """Refuses tensors that overlap, leave gaps, or do not end where the file does."""
-    reached = 0
-    for name, tensor in sorted(tensors.items(), key=lambda each: (each[1].start, each[1].end)):
-        if tensor.start != reached:
-            raise ValueError(f"tensor {name!r} starts at {tensor.start}, where the one before ends at {reached}")
-        reached = tensor.end
-    if reached != size:
-        raise ValueError(f"its tensors take {reached} bytes, but it holds {size}")
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda entry: (entry[1].start, entry[1].end)):
+        if tensor.start != end:
+            raise ValueError(f"tensor {name!r} starts at {tensor.start}, where the one before ends at {end}")
+        end = tensor.end
+    if end != size:
+        raise ValueError(f"its tensors take {end} bytes, but it holds {size}")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ...errors import ModelError
 from ...pattern import layer_ranges
-from ...system.files import find_path
 from .architectures import model_class, skeleton
 from .families import Family, no_indexer, text_config
-from .hub import fetch_description
+
+_INDEXER = re.compile(r"(?P<stack>.*\blayers)\.(?P<layer>\d+)\.(?:.*\.)?indexer$")
+# Layers that predict further tokens stand beside the decoder's, or behind them in the same list.
+_PREDICTORS = re.compile(r"\b(?:mtp|nextn)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Sites:
 
 
 def sites_of_family(text: Any, family: Family) -> Sites:
-    """What a known family's config says of its sites."""
+    """Sites of a model of a known family, from the config of its language model."""
     full = family.site_layers(text)
     # Before its width: a config without sites has no use for one, and often no value.
     return Sites(full, family.shared_layers(text), family.selection_width(text) if full else 0)
@@ -41,8 +42,6 @@ def sites_of_modules(config: Any, trust_remote_code: bool) -> Sites:
     Raises:
         ModelError: it cannot be built, or has no indexers.
     """
-    pass
-
     text = text_config(config)
     layers, topk = getattr(text, "num_hidden_layers", None), getattr(text, "index_topk", None)
     try:
@@ -64,29 +63,6 @@ def sites_of_modules(config: Any, trust_remote_code: bool) -> Sites:
         else "how many keys an indexer selects is not known, as the config has no index_topk",
     )
     return Sites(full, shared, width, assumed)
-
-
-def locate_sites(model_id: str, revision: str | None) -> tuple[Path, str | None]:
-    """The folder that ``model_id`` stands for, and its commit if it is on the hub."""
-    local = find_path(model_id)
-    if local is not None and local.is_dir():
-        if revision is not None:
-            raise ModelError(
-                f"{model_id!r} is a local folder and has no revision {revision!r}", hint="leave it out"
-            )
-        if not (local / "config.json").is_file():
-            raise ModelError(f"{model_id!r} holds no config.json", hint="give the folder of a transformers model")
-        return local, None
-    if model_id.count("/") != 1 or model_id.startswith((".", "/", "~")):
-        raise ModelError(
-            f"model {model_id!r} does not exist", hint="give a local folder, or a hub id as in org/name"
-        )
-    return fetch_description(model_id, revision)
-
-
-_INDEXER = re.compile(r"(?P<stack>.*\blayers)\.(?P<layer>\d+)\.(?:.*\.)?indexer$")
-# Layers that predict further tokens stand beside the decoder's, or behind them in the same list.
-_PREDICTORS = re.compile(r"\b(?:mtp|nextn)", re.IGNORECASE)
 
 
 def decoder_layers(model: Any) -> int | None:
@@ -121,13 +97,13 @@ def find_indexers(model: nn.Module, layers: int | None = None) -> tuple[str, dic
     Raises:
         ModelError: several stacks of layers have indexers.
     """
-    found: dict[int, nn.Module] = {}
+    indexers: dict[int, nn.Module] = {}
     stacks: set[str] = set()
     for name, module in model.named_modules():
         match = _INDEXER.match(name)
         if match and not _PREDICTORS.search(name) and (layers is None or int(match["layer"]) < layers):
             stacks.add(match["stack"])
-            found[int(match["layer"])] = module
+            indexers[int(match["layer"])] = module
     if len(stacks) > 1:
         raise ModelError(f"indexers stand in several stacks of layers: {', '.join(sorted(stacks))}")
-    return (stacks.pop() if stacks else ""), dict(sorted(found.items()))
+    return (stacks.pop() if stacks else ""), dict(sorted(indexers.items()))

@@ -22,7 +22,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", "
 
 
 @dataclass(frozen=True)
-class Stripped:
+class StrippedWeights:
     """What was left out: how many tensors, and their bytes and numbers."""
 
     tensors: int
@@ -37,7 +37,7 @@ def strip_indexers(
     optional: Collection[int],
     config: bytes,
     on_shard: Callable[[str], None] = lambda name: None,
-) -> Stripped:
+) -> StrippedWeights:
     """Writes the checkpoint in ``source`` to ``target``, without the indexer weights of some decoder layers.
 
     Shard after shard is copied in pieces, so that memory does not matter, under another name that becomes
@@ -49,7 +49,7 @@ def strip_indexers(
         required: layers whose indexer weights have to be there.
         optional: layers whose indexer weights go too, if they are there.
         config: the content of the new config.json.
-        on_shard: told of each file before it is written.
+        on_shard: called with the name of each file before it is written.
 
     Raises:
         ModelError: the weights cannot be read, or a required layer has no indexer weights.
@@ -64,10 +64,7 @@ def strip_indexers(
     except OSError as error:
         raise _unwritable(target, error) from error
     try:
-        for path in _other_files(source):
-            copy = unfinished / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+        _copy_other_files(source, unfinished)
         for shard in shards:
             on_shard(shard.path.name)
             _write_shard(shard, gone, unfinished / shard.path.name)
@@ -84,14 +81,15 @@ def strip_indexers(
 
 
 def _indexer_tensors(shards: list[Shard], required: Collection[int], optional: Collection[int]) -> set[str]:
-    gone, found = set(), set()
+    gone: set[str] = set()
+    layers: set[int] = set()
     for shard in shards:
         for name in shard.tensors:
             match = _INDEXER.fullmatch(name)
             if match and int(match[1]) in {*required, *optional}:
                 gone.add(name)
-                found.add(int(match[1]))
-    if missing := sorted(set(required) - found):
+                layers.add(int(match[1]))
+    if missing := sorted(set(required) - layers):
         raise ModelError(
             f"the checkpoint holds no indexer weights of layer {missing[0]}",
             hint="it was stripped already, or names its weights in another way",
@@ -105,9 +103,9 @@ def _check_place(source: Path, target: Path, shards: list[Shard], gone: set[str]
         raise OutputError(f"{str(target)!r} is the checkpoint itself", hint="give another folder")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{str(target)!r} is there already and not empty", hint="give another folder")
-    standing = next(each for each in (target, *target.absolute().parents) if each.exists())
+    existing = next(folder for folder in (target, *target.absolute().parents) if folder.exists())
     needed = sum(shard.tensors[name].size for shard in shards for name in shard.tensors if name not in gone)
-    free = shutil.disk_usage(standing).free
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise OutputError(
             f"{str(target)!r} needs {needed / 2**30:.1f} GiB, but the disk has {free / 2**30:.1f} GiB left",
@@ -132,29 +130,36 @@ def _other_files(source: Path) -> Iterator[Path]:
                     yield path
 
 
+def _copy_other_files(source: Path, target: Path) -> None:
+    for path in _other_files(source):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
 def _write_shard(shard: Shard, gone: set[str], path: Path) -> None:
     """The shard without the tensors ``gone``; no file where none would be left."""
-    kept = sorted(
+    names = sorted(
         (name for name in shard.tensors if name not in gone),
         key=lambda name: (shard.tensors[name].start, shard.tensors[name].end),
     )
-    if not kept:
+    if not names:
         return
     header: dict[str, Any] = {"__metadata__": shard.metadata} if shard.metadata is not None else {}
     end = 0
-    for name in kept:
+    for name in names:
         tensor = shard.tensors[name]
         first, end = end, end + tensor.size
         header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [first, end]}
     encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded += b" " * (-len(encoded) % 8)  # data begins at a multiple of 8 bytes, as safetensors writes it
     with shard.path.open("rb") as file:
-        _write(path, _shard_content(shard, kept, encoded, file))
+        _write(path, _shard_content(shard, names, encoded, file))
 
 
-def _shard_content(shard: Shard, kept: list[str], header: bytes, file: BinaryIO) -> Iterator[bytes]:
+def _shard_content(shard: Shard, names: list[str], header: bytes, file: BinaryIO) -> Iterator[bytes]:
     yield len(header).to_bytes(8, "little") + header
-    for name in kept:
+    for name in names:
         file.seek(shard.data + shard.tensors[name].start)
         left = shard.tensors[name].size
         while left:
@@ -165,12 +170,13 @@ def _shard_content(shard: Shard, kept: list[str], header: bytes, file: BinaryIO)
             yield piece
 
 
-def _result(shards: list[Shard], gone: set[str]) -> Stripped:
-    left_out = [shard.tensors[name] for shard in shards for name in gone & shard.tensors.keys()]
-    return Stripped(len(gone), sum(each.size for each in left_out), sum(each.numbers for each in left_out))
+def _result(shards: list[Shard], gone: set[str]) -> StrippedWeights:
+    tensors = [shard.tensors[name] for shard in shards for name in gone & shard.tensors.keys()]
+    size, parameters = sum(tensor.size for tensor in tensors), sum(tensor.numbers for tensor in tensors)
+    return StrippedWeights(len(gone), size, parameters)
 
 
-def _write_index(source: Path, folder: Path, gone: set[str], result: Stripped) -> None:
+def _write_index(source: Path, folder: Path, gone: set[str], result: StrippedWeights) -> None:
     # A whole file goes before an index beside it, which then says nothing of what was read.
     if not (source / INDEX).is_file() or (source / WHOLE).is_file():
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,9 +27,9 @@ _PLACE = re.compile(r"^(\S.*?)\s*\|\s*CONVERSION", re.MULTILINE)
 
 
 def is_unread(name: str, checkpoint: Checkpoint, quantised: bool = False) -> bool:
-    """Whether no one misses a tensor of this name if the model does not ask for it.
+    """Whether a tensor of this name may stay unread where the model does not ask for it.
 
-    That are multi-token-prediction layers, towers beside the language model, indexers of layers that share in
+    These may: multi-token-prediction layers, towers beside the language model, indexers of layers that share in
     the checkpoint itself, what a model computes itself and, of quantised ones, scales of activations.
     """
     if _COMPUTED.search(name) or (quantised and _OF_ACTIVATIONS.search(name)):
@@ -55,34 +55,36 @@ def check_complete(checkpoint: Checkpoint, loaded: Mapping[str, Collection[Any]]
     quantised = any(getattr(config, "quantization_config", None) is not None for config in configs)
     extra = sorted(name for name in loaded["unexpected_keys"] if not is_unread(name, checkpoint, quantised))
     if missing := sorted(loaded["missing_keys"]):
-        instead = f"; it holds {_and_more(extra)} instead, which the model does not ask for" if extra else ""
-        raise _refusal(
-            f"the checkpoint {checkpoint.model_id!r} has no weights for {_and_more(missing)}{instead}",
+        instead = f"; it holds {and_more(extra)} instead, which the model does not ask for" if extra else ""
+        raise shared_refusal(
+            f"the checkpoint {checkpoint.model_id!r} has no weights for {and_more(missing)}{instead}",
             "they would be random: fetch or convert the checkpoint again",
         )
-    if other := sorted(loaded["mismatched_keys"]):
-        name, stored, wanted = other[0]
-        more = f", and {len(other) - 1} more have another shape too" if len(other) > 1 else ""
-        raise _refusal(
-            f"{name} of {checkpoint.model_id!r} has the shape {list(stored)}, its config makes it {list(wanted)}"
+    if mismatches := sorted(loaded["mismatched_keys"]):
+        name, stored, expected = mismatches[0]
+        more = f", and {len(mismatches) - 1} more have another shape too" if len(mismatches) > 1 else ""
+        raise shared_refusal(
+            f"{name} of {checkpoint.model_id!r} has the shape {list(stored)}, its config makes it {list(expected)}"
             f"{more}",
             "config.json and the weights are of different checkpoints",
         )
     if extra:
-        raise _refusal(
-            f"{checkpoint.model_id!r} holds {_and_more(extra)}, which the model that its config describes does "
+        raise shared_refusal(
+            f"{checkpoint.model_id!r} holds {and_more(extra)}, which the model that its config describes does "
             "not ask for",
             "what is left out changes the losses: restore the config.json that belongs to the weights",
         )
 
 
-def _refusal(message: str, hint: str) -> ModelError:
+def shared_refusal(message: str, hint: str) -> ModelError:
+    """An error that every process meets alike, so that one tells of it for all."""
     error = ModelError(message, hint=hint)
-    error.shared = True  # alike in each process
+    error.shared = True
     return error
 
 
-def _and_more(names: list[str]) -> str:
+def and_more(names: Sequence[str]) -> str:
+    """The first of ``names``, and how many more there are."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
@@ -111,8 +113,8 @@ class LoadReport(logging.Handler):
 def load_reported() -> Iterator[LoadReport]:
     """Listens to the report that transformers makes of a load, also where its log is silent."""
     logger, report = logging.getLogger("transformers.modeling_utils"), LoadReport()
-    level, passed_on = logger.level, logger.propagate
-    logger.propagate = passed_on and logger.isEnabledFor(logging.WARNING)
+    level, propagate = logger.level, logger.propagate
+    logger.propagate = propagate and logger.isEnabledFor(logging.WARNING)
     logger.setLevel(logging.WARNING)
     logger.addHandler(report)
     try:
@@ -120,4 +122,4 @@ def load_reported() -> Iterator[LoadReport]:
     finally:
         logger.removeHandler(report)
         logger.setLevel(level)
-        logger.propagate = passed_on
+        logger.propagate = propagate

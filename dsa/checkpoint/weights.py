@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
@@ -26,33 +27,65 @@ _SMALL_CHECKPOINT = 2 << 30
 _READERS = 8
 
 
-def weights_folder(checkpoint: Checkpoint) -> Path:
-    """The local folder of the weights, which are downloaded if they are on the hub.
+@dataclass(frozen=True)
+class StoredWeights:
+    """A checkpoint's weights as they lie on disk; looked for once, then handed to all that need them.
+
+    Args:
+        folder: where the files are.
+        files: their names.
+        shards: the headers of safetensors files, in the order of ``files``; of pickles there are none.
+        pickled: whether the files are pickles.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    pickled: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum((self.folder / name).stat().st_size for name in self.files)
+
+
+def find_weights(checkpoint: Checkpoint) -> StoredWeights:
+    """The weights of ``checkpoint``, with their headers read; they are downloaded if they are on the hub.
 
     Raises:
-        ModelError: they cannot be, or more than the usual files would be loaded.
+        ModelError: there are none, one is damaged, or transformers would load more than the usual files.
     """
     _refuse_others(checkpoint)
-    if checkpoint.revision is None:
-        return checkpoint.folder
-    return fetch_weights(checkpoint.model_id, checkpoint.revision, checkpoint.trust.pickles)
+    folder = checkpoint.folder
+    if checkpoint.revision is not None:
+        folder = fetch_weights(checkpoint.model_id, checkpoint.revision, checkpoint.trust.pickles)
+    files = weight_files(folder, checkpoint.model_id, checkpoint.trust.pickles)
+    pickled = are_pickled(files)
+    shards = () if pickled else tuple(read_shards(folder, files))
+    return StoredWeights(folder, tuple(files), shards, pickled)
 
 
-def weights_bytes(checkpoint: Checkpoint, element_size: int) -> int:
-    """About what the weights take in memory, at ``element_size`` bytes a value; reads their files' sizes.
+def weights_bytes(checkpoint: Checkpoint, element_size: int, weights: StoredWeights | None = None) -> int:
+    """About what the weights take in memory, at ``element_size`` bytes a value, by their files' sizes.
+
+    Args:
+        checkpoint: whose they are.
+        element_size: bytes of a value of the compute type.
+        weights: of it, where they were looked for already.
 
     Raises:
-        ModelError: there are none.
+        ModelError: see ``find_weights``.
     """
-    folder, names = _files(checkpoint)
-    stored = sum((folder / name).stat().st_size for name in names)
+    weights = weights or find_weights(checkpoint)
     named = str(checkpoint.text.dtype or checkpoint.config.dtype or "float32")
     stored_size = 4 if "32" in named else 2
-    return stored * element_size // stored_size
+    return weights.size * element_size // stored_size
 
 
 def identify_weights(
-    checkpoint: Checkpoint, wanted: Literal["auto"] | WeightsHash = "auto"
+    checkpoint: Checkpoint,
+    wanted: Literal["auto"] | WeightsHash = "auto",
+    weights: StoredWeights | None = None,
 ) -> tuple[WeightsHash, str]:
     """The kind of hash, and a SHA-256 over name, dtype, shape and content of every tensor.
 
@@ -61,22 +94,27 @@ def identify_weights(
     reads everything, and ``auto`` does where that is 2 GiB at most. Of pickles, whole files are hashed.
     ``files`` alone depends on files' names: it is a hash over them and whole files.
 
+    Args:
+        checkpoint: whose they are.
+        wanted: the kind of hash.
+        weights: of it, where they were looked for already.
+
     Raises:
         ModelError: there are no weights, or a file is damaged.
     """
-    folder, names = _files(checkpoint)
+    weights = weights or find_weights(checkpoint)
     if wanted == "files":
-        parts = "".join(f"{name}:{file_sha256(folder / name)}\n" for name in names)
+        parts = "".join(f"{name}:{file_sha256(weights.folder / name)}\n" for name in weights.files)
         return wanted, hashlib.sha256(parts.encode()).hexdigest()
-    if are_pickled(names):
-        return "whole", _combined("pickled", {file_sha256(folder / name): "" for name in names})
-    shards = read_shards(folder, names)
-    kind = _kind(shards) if wanted == "auto" else wanted
-    found: dict[str, str] = {}
+    if weights.pickled:
+        file_hashes = {file_sha256(weights.folder / name): "" for name in weights.files}
+        return "whole", _combined("pickled", file_hashes)
+    kind = _kind(weights.shards) if wanted == "auto" else wanted
+    hashes: dict[str, str] = {}
     with ThreadPoolExecutor(_READERS) as readers:
-        for part in readers.map(lambda shard: _tensor_hashes(shard, kind), shards):
-            found |= part
-    return kind, _combined(kind, found)
+        for shard_hashes in readers.map(lambda shard: _tensor_hashes(shard, kind), weights.shards):
+            hashes |= shard_hashes
+    return kind, _combined(kind, hashes)
 
 
 def _refuse_others(checkpoint: Checkpoint) -> None:
@@ -93,37 +131,33 @@ def _refuse_others(checkpoint: Checkpoint) -> None:
         )
 
 
-def _files(checkpoint: Checkpoint) -> tuple[Path, list[str]]:
-    folder = weights_folder(checkpoint)
-    return folder, weight_files(folder, checkpoint.model_id, checkpoint.trust.pickles)
-
-
-def _kind(shards: list[Shard]) -> WeightsHash:
+def _kind(shards: Sequence[Shard]) -> WeightsHash:
     size = sum(tensor.size for shard in shards for tensor in shard.tensors.values())
     return "whole" if size <= _SMALL_CHECKPOINT else "sampled"
 
 
-def _combined(kind: str, parts: dict[str, str]) -> str:
+def _combined(kind: str, hashes: dict[str, str]) -> str:
+    """One hash of all, in the order of their names, so that it does not depend on files or threads."""
     digest = hashlib.sha256(f"indexcache weights 1, {kind}\n".encode())
-    for name, part in sorted(parts.items()):
-        digest.update(f"{json.dumps(name)}:{part}\n".encode())
+    for name, tensor_hash in sorted(hashes.items()):
+        digest.update(f"{json.dumps(name)}:{tensor_hash}\n".encode())
     return digest.hexdigest()
 
 
 def _tensor_hashes(shard: Shard, kind: WeightsHash) -> dict[str, str]:
     """A hash for each tensor of a file, by name; read in the order in which they stand there."""
-    found = {}
+    hashes = {}
     try:
         with shard.path.open("rb", buffering=0) as file:
-            for name, tensor in sorted(shard.tensors.items(), key=lambda each: each[1].start):
+            for name, tensor in sorted(shard.tensors.items(), key=lambda entry: entry[1].start):
                 digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
                 for start, size in _pieces(tensor, kind):
                     file.seek(shard.data + start)
                     digest.update(_exactly(file, size))
-                found[name] = digest.hexdigest()
+                hashes[name] = digest.hexdigest()
     except OSError as error:
         raise ModelError(f"{str(shard.path)!r} cannot be read: {error.strerror or error}") from error
-    return found
+    return hashes
 
 
 def _pieces(tensor: Tensor, kind: WeightsHash) -> Iterator[tuple[int, int]]:
@@ -133,6 +167,7 @@ def _pieces(tensor: Tensor, kind: WeightsHash) -> Iterator[tuple[int, int]]:
         for start in range(tensor.start, tensor.end, _PIECE):
             yield start, min(_PIECE, tensor.end - start)
         return
+    # Evenly spread: the first block begins where the tensor does, the last ends where it ends.
     for block in range(_BLOCKS):
         yield tensor.start + block * (size - _BLOCK) // (_BLOCKS - 1), _BLOCK
 

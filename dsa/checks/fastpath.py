@@ -17,12 +17,13 @@ from ..model.losses import input_device
 from ..model.stack import LayerCalls, Stack, State
 from ..model.switch import Switch
 
-# Of what a layer adds to a position's hidden state: how far off it may be, and of how many positions none matters,
-# as rounding sends some tokens to other experts and chooses otherwise between keys that score alike.
+# How far off a position may be, as a part of what the layer adds to its hidden state; and the share of positions
+# that may be further off, as rounding sends some tokens to other experts and chooses otherwise between keys that
+# score alike.
 _OFF = {torch.float32: 0.01, torch.float64: 1e-3}
 _COARSE_OFF = 0.1
 _STRAY_POSITIONS = 0.1
-# Share of selected keys that may differ.
+# The share of selected keys that may differ.
 _OTHER_KEYS = {torch.float32: 0.01, torch.float64: 0.01}
 _COARSE_OTHER_KEYS = 0.1
 
@@ -50,12 +51,12 @@ def check_fast_path(
         return
     tokens = len(token_ids)
     rows = min(ROWS, max(1, tokens - max(1, (tokens - width) // 2)))
-    _FastCheck(model, site_layers, width, backends, rows).run(token_ids)
+    _FastPathCheck(model, site_layers, width, backends, rows).run(token_ids)
 
 
 @dataclass(frozen=True)
-class _Out:
-    """What leaves a layer, and what its indexer or that of an earlier one selected."""
+class _LayerOutput:
+    """What leaves a layer, the selection in force there, and how often sparse attention ran in it."""
 
     hidden: torch.Tensor
     selection: Any
@@ -63,7 +64,7 @@ class _Out:
     attended: int
 
 
-class _FastCheck:
+class _FastPathCheck:
     def __init__(self, model: Any, site_layers: Sequence[int], width: int, backends: Backends, rows: int) -> None:
         self._model, self._sites, self._width = model, tuple(site_layers), width
         self._backends, self._rows = backends, rows
@@ -94,12 +95,12 @@ class _FastCheck:
         finally:
             remove()
 
-    def _layer(self, layer: int, state: State, calls: LayerCalls) -> _Out:
+    def _layer(self, layer: int, state: State, calls: LayerCalls) -> _LayerOutput:
         switch = Switch(self._model, self._sites)
         try:
             switch.selection = state.selection
             hidden, carried = self._stack.run_layer(layer, state, calls)
-            return _Out(hidden, switch.selection, carried, self._attended(layer))
+            return _LayerOutput(hidden, switch.selection, carried, self._attended(layer))
         finally:
             switch.remove()
 
@@ -107,7 +108,8 @@ class _FastCheck:
         attention = getattr(self._stack.layers[layer], "self_attn", None)
         return int(getattr(getattr(attention, "expand_kv", None), "attended", 0))
 
-    def _check_taken(self, layer: int, fast: _Out) -> None:
+    def _check_taken(self, layer: int, fast: _LayerOutput) -> None:
+        # A backend that is passed by would agree with the model's own code, and save no memory.
         if self._backends.attention == "sparse" and not fast.attended:
             raise ModelError(f"layer {layer} does not take the sparse attention that was to run")
         if self._backends.indexer == "chunked" and layer in self._sites and not is_distinct(fast.selection):
@@ -117,13 +119,14 @@ class _FastCheck:
         """Where queries choose, both are to select the same keys."""
         if fast.shape != stock.shape:
             raise ModelError(f"layer {layer} selects {tuple(fast.shape)} keys in chunks, not {tuple(stock.shape)}")
-        some, others = (each[:, self._width :].sort(dim=-1).values for each in (fast, stock))
-        if not some.numel():
+        fast_keys, stock_keys = (keys[:, self._width :].sort(dim=-1).values for keys in (fast, stock))
+        if not fast_keys.numel():
             return
-        place = torch.searchsorted(others, some).clamp(max=others.shape[-1] - 1)
-        other = float((others.gather(-1, place) != some).float().mean())
-        if other > _OTHER_KEYS.get(self._dtype, _COARSE_OTHER_KEYS):
-            raise ModelError(f"{other:.1%} of the keys that layer {layer} selects in chunks are not its own")
+        # Rows are sorted: a key that both select stands where a search for it ends.
+        place = torch.searchsorted(stock_keys, fast_keys).clamp(max=stock_keys.shape[-1] - 1)
+        share = float((stock_keys.gather(-1, place) != fast_keys).float().mean())
+        if share > _OTHER_KEYS.get(self._dtype, _COARSE_OTHER_KEYS):
+            raise ModelError(f"{share:.1%} of the keys that layer {layer} selects in chunks are not its own")
 
     def _check_hidden(self, layer: int, entering: torch.Tensor, fast: torch.Tensor, stock: torch.Tensor) -> None:
         added = (stock - entering).float().flatten(2).norm(dim=-1)
@@ -131,11 +134,12 @@ class _FastCheck:
         # Not "off > ...": what is no number is wrong too.
         wrong = ~(off <= _OFF.get(self._dtype, _COARSE_OFF) * added.clamp(min=1e-6))
         choosing = wrong[:, self._width :] if wrong.shape[1] > self._width else wrong
+        # The positions that choose are judged apart too: those that do not could outnumber them.
         for part in (wrong, choosing):
             share = float(part.float().mean())
             if share > _STRAY_POSITIONS:
-                what = f"{self._backends.indexer} indexers and {self._backends.attention} attention"
+                backends = f"{self._backends.indexer} indexers and {self._backends.attention} attention"
                 raise ModelError(
-                    f"with {what}, layer {layer} gives other hidden states than the model's own code "
+                    f"with {backends}, layer {layer} gives other hidden states than the model's own code "
                     f"at {share:.0%} of {part.shape[1]} positions"
                 )

@@ -16,18 +16,18 @@ from ..model.losses import PatternLosses, Window, input_device
 from .competence import Guess, check_competence
 from .fastpath import check_fast_path
 
-# Sites that are flipped one by one: of a known family some, spread evenly; of an unknown one all.
+# How many sites are flipped one by one in a known family, spread evenly; in an unknown one all are.
 _FLIPS = 8
 # Positions at which logits are compared.
 _POSITIONS = 16
-# Where results that should be equal are not, the same is run so often again, and so many times what those
-# differ by is allowed. On a CPU equal runs do not differ.
+# Where results that should be equal differ, the same run is repeated so often, and this many times the largest
+# difference between the repeats is allowed. On a CPU equal runs do not differ.
 _RERUNS = 3
 _TIMES_NOISE = 4.0
 _TYPES_DIFFER = re.compile(r"dtype|scalar type", re.IGNORECASE)
 # Patterns that go through the layers together.
 _ROWS = 8
-# Of the largest logit: what comes after the layers runs on fewer rows, which may be rounded otherwise.
+# As a part of the largest logit: what comes after the layers runs on fewer rows, which may be rounded otherwise.
 _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}
 _COARSE_ROUNDING = 0.02
 
@@ -44,14 +44,14 @@ def self_check(
     Args:
         model: as loaded, without a switch.
         checkpoint: what it was loaded from.
-        token_ids: some of the text; ``check_tokens`` of it are used, again where there are fewer.
+        token_ids: of the text; the first ``check_tokens`` are used, over again where there are fewer.
         guess: what the model has to be better than; None for any model.
 
     Raises:
         ModelError: says which check failed.
     """
     try:
-        _Check(model, checkpoint, token_ids).run()
+        _SelfCheck(model, checkpoint, token_ids).run()
     except ModelError as error:
         raise _refusal(checkpoint, str(error)) from error
     except Exception as error:  # whatever an unknown model makes of being run layer by layer
@@ -72,7 +72,7 @@ def check_backends(
         model: as loaded, with nothing put on it.
         checkpoint: what it was loaded from.
         backends: what is to run.
-        token_ids: some of the text, used again where there are fewer than ``tokens``.
+        token_ids: of the text, used over again where there are fewer than ``tokens``.
         tokens: of the window to try.
 
     Raises:
@@ -86,17 +86,15 @@ def check_backends(
         except Exception as error:  # whatever a model makes of code that was written for others
             least = min(tokens, check_tokens(checkpoint.selection_width))
             if not out_of_memory(error) or tokens == least:
-                what = (
-                    str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {first_line(error)}"
-                )
-                refusal = _refusal(checkpoint, what)
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                refusal = _refusal(checkpoint, str(error) if isinstance(error, ModelError) else reason)
                 refusal.hint = "--indexer stock --attention stock run the model's own code, in more memory"
                 raise refusal from error
         tokens = max(least, tokens // 2)
 
 
 def check_tokens(selection_width: int) -> int:
-    """Tokens that the checks need: so many that sharing shows, hardly more than have to be."""
+    """Tokens that the checks need: enough that sharing shows, and few more."""
     return selection_width + 2 + max(64, selection_width // 8)
 
 
@@ -119,13 +117,13 @@ def _refusal(checkpoint: Checkpoint, what: str, hint: str | None = None) -> Mode
     return error
 
 
-class _Check:
+class _SelfCheck:
     def __init__(self, model: torch.nn.Module, checkpoint: Checkpoint, token_ids: Sequence[int]) -> None:
         self._model = model
         self._layers = checkpoint.site_layers
         self._width = checkpoint.selection_width
-        wanted = check_tokens(self._width)
-        length = min(wanted, checkpoint.longest or wanted)
+        tokens = check_tokens(self._width)
+        length = min(tokens, checkpoint.longest or tokens)
         self._ids = [token_ids[place % len(token_ids)] for place in range(length)]
         self._full = Pattern.all_full(len(self._layers))
         candidates = self._full.full[1:]
@@ -154,9 +152,9 @@ class _Check:
         return logits[:, -_POSITIONS:].float().cpu()
 
     def _unchanged(self, stock: torch.Tensor, otherwise: str) -> None:
-        found = self._logits()
-        if not torch.equal(found, stock):
-            _agree(_largest(found - stock), self._logits_noise(found), otherwise)
+        logits = self._logits()
+        if not torch.equal(logits, stock):
+            _agree(_largest(logits - stock), self._logits_noise(logits), otherwise)
 
     def _logits_noise(self, logits: torch.Tensor) -> float:
         return _TIMES_NOISE * max(_largest(self._logits() - logits) for _ in range(_RERUNS))
@@ -175,6 +173,7 @@ class _Check:
             _agree(difference, allowed, f"layers run one at a time give other logits under {pattern}")
 
     def _flips_show(self, losses: PatternLosses) -> None:
+        """Sharing any one site changes the loss, and a loss does not depend on the patterns beside it."""
         if len(self._ids) < self._width + 2:
             return
         patterns = [self._full, *(self._full.share(site) for site in self._flipped)]
@@ -190,6 +189,7 @@ class _Check:
             raise ModelError(f"sharing a selection changes nothing in layers {layer_ranges(silent)}")
 
     def _blind_is_blind(self, losses: PatternLosses) -> None:
+        """Where no query sees more keys than are selected, all patterns have the same loss."""
         if not self._width:
             return
         ids = self._ids[: self._width + 1]
@@ -202,14 +202,15 @@ class _Check:
             _agree(max(sums) - min(sums), noise, f"{what}{self._width} keys only")
 
     def _loss_noise(self, losses: PatternLosses, pattern: Pattern, loss: float, ids: Sequence[int]) -> float:
-        again = [self._measure(losses, [pattern], ids)[0] for _ in range(_RERUNS)]
-        return _TIMES_NOISE * max(abs(each - loss) for each in again)
+        repeats = [self._measure(losses, [pattern], ids)[0] for _ in range(_RERUNS)]
+        return _TIMES_NOISE * max(abs(repeat - loss) for repeat in repeats)
 
     def _measure(self, losses: PatternLosses, patterns: Sequence[Pattern], ids: Sequence[int] = ()) -> list[float]:
-        found: list[float] = []
+        window = Window("self-check", ids or self._ids)
+        sums: list[float] = []
         for first in range(0, len(patterns), _ROWS):
-            found += losses.measure(patterns[first : first + _ROWS], [Window("self-check", ids or self._ids)])[0]
-        return found
+            sums += losses.measure(patterns[first : first + _ROWS], [window])[0]
+        return sums
 
 
 def _largest(values: torch.Tensor) -> float:

@@ -19,13 +19,16 @@ NAME = "indexcache_sparse"
 # A stock indexer reads causality off its mask, so that the attention beside it has to have a whole one.
 _NAME_WITH_MASK = "indexcache_sparse_with_mask"
 
-# Where a query sees at most this many times the keys it selects, products with all of them cost less
-# on a CPU than gathering the selected ones.
+# While a query sees at most this many times as many keys as it selects, products with all of them cost less on
+# a CPU than gathering the selected ones.
 _DENSE_UP_TO = 4
 
 
 class SparseAttention:
     """Lets a model's attention layers read only the keys that their indexer selected.
+
+    With ``W_k`` and ``W_v`` the halves of ``kv_b_proj`` and ``c`` a latent key, ``q . (W_k c) = (W_k^T q) . c``
+    and ``sum_t p_t (W_v c_t) = W_v (sum_t p_t c_t)``: no key or value of a single head is ever made.
 
     Two things change. ``config._attn_implementation`` names an attention function that takes the
     selected indices, and a mask function that builds no ``[tokens, tokens]`` tensor. And ``expand_kv``
@@ -46,7 +49,7 @@ class SparseAttention:
         self._implementations = [(config, config._attn_implementation) for config in configs.values()]
         self._overrides = Overrides()
         for attention in attentions:
-            self._overrides.replace(attention, "expand_kv", lambda stock: _Latent(budget))
+            self._overrides.replace(attention, "expand_kv", lambda stock: _LatentKeys(budget))
         for config in configs.values():
             config._attn_implementation = _NAME_WITH_MASK if whole_mask else NAME
 
@@ -67,7 +70,7 @@ def _register() -> None:
 
 
 @dataclass
-class _Latent:
+class _LatentKeys:
     """Replaces ``expand_kv``: latent keys ``[batch, 1, keys, rank + rope]`` and, their first ``rank``, values.
 
     Args:
@@ -114,20 +117,20 @@ def sparse_attention(
         ``[batch, queries, heads, value dim]``, and no attention weights.
     """
     module.expand_kv.attended += 1
-    batch_size, heads, count, _ = query.shape
+    (batch_size, heads, count, _), budget = query.shape, module.expand_kv.budget
     out = query.new_empty(batch_size, count, heads, module.v_head_dim)
     visible = Visibility(attention_mask[:, 0], first=key.shape[2] - count)
-    layer = _Layer(module, query.dtype, query.device, scaling, s_aux)
+    layer = _LayerProjections(module, query.dtype, query.device, scaling, s_aux)
     for batch in range(batch_size):
-        row = _Sequence(layer, query[batch], key[batch, 0], visible, batch, out[batch], module.expand_kv.budget)
+        sequence = _SequenceAttention(layer, query[batch], key[batch, 0], visible, batch, out[batch], budget)
         if indices is None:
-            row.attend_nearby(sliding_window or count)
+            sequence.attend_nearby(sliding_window or count)
         else:
-            row.attend_selected(indices[batch], is_distinct(indices))
+            sequence.attend_selected(indices[batch], is_distinct(indices))
     return out, None
 
 
-class _Layer:
+class _LayerProjections:
     """What is the same for all sequences of a call: projections, scale, sinks."""
 
     def __init__(
@@ -140,6 +143,7 @@ class _Layer:
         unit = torch.eye(self.rank, dtype=dtype, device=device)
         self.both = module.kv_b_proj(unit)
         both = self.both.view(self.rank, -1, self.nope + self.values)
+        # The rows of kv_b_proj's weight, head by head: nope rows for keys, then the rows for values.
         self.to_latent = both[..., : self.nope].permute(1, 2, 0)
         """``[heads, nope, rank]``: takes queries to the space of the latent keys."""
         self.to_value = both[..., self.nope :].transpose(0, 1)
@@ -157,13 +161,21 @@ class _Layer:
         return keys, both[..., self.nope :]
 
     def weights(self, scores: torch.Tensor, seen: torch.Tensor, heads: int) -> torch.Tensor:
-        """Softmax of ``scores`` over the keys (last) that are seen, fp32; dimension ``heads`` has a sink each."""
+        """``exp(s_t) / (sum_u exp(s_u) + exp(sink))`` over the keys ``t`` (last) that are seen, fp32.
+
+        A row that sees nothing and has no sink gives zeros.
+
+        Args:
+            scores: any number of dimensions, keys last; not scaled yet, and overwritten if they are fp32.
+            seen: likewise, true where a query sees a key.
+            heads: which dimension is that of the heads, each of which has a sink.
+        """
         scores = scores.float().mul_(self.scaling).masked_fill_(~seen, -torch.inf)
         highest = scores.amax(-1, keepdim=True)
         sinks = None if self.sinks is None else self.sinks.view(-1, *[1] * (scores.dim() - 1 - heads))
         if sinks is not None:
             highest = torch.maximum(highest, sinks)
-        highest = highest.masked_fill(highest == -torch.inf, 0.0)
+        highest = highest.masked_fill(highest == -torch.inf, 0.0)  # -inf - -inf would be NaN
         weights = scores.sub_(highest).exp_()
         total = weights.sum(-1, keepdim=True)
         if sinks is not None:
@@ -172,7 +184,7 @@ class _Layer:
 
 
 @dataclass(frozen=True)
-class _Sequence:
+class _SequenceAttention:
     """One sequence of a call.
 
     Args:
@@ -182,7 +194,7 @@ class _Sequence:
         out: ``[queries, heads, value dim]``, written.
     """
 
-    layer: _Layer
+    layer: _LayerProjections
     query: torch.Tensor
     latent: torch.Tensor
     visible: Visibility
@@ -210,7 +222,8 @@ class _Sequence:
             seen = self.visible.block(self.batch, (start, end), nearest, window)
             self._attend_all(start, end, *self.layer.expanded(self.latent[slice(*nearest)]), seen)
 
-        # Half of the budget bounds the pieces, as a piece of as many rows as the window sees two windows.
+        # A chunk of r rows sees up to window + r keys. Rows are counted as seeing two windows, which holds while a
+        # chunk has no more rows than the window has keys.
         self.budget.run(count, 4 * 3 * heads * min(count, 2 * window), self.latent.device, work)
 
     def _attend_dense(self, indices: torch.Tensor) -> None:
@@ -223,8 +236,8 @@ class _Sequence:
         def work(start: int, end: int) -> None:
             # What lies behind the last query is seen by none: all of it falls into a column that is dropped.
             selected = torch.zeros(end - start, end + 1, dtype=torch.bool, device=keys.device)
-            some = indices[start:end].long()
-            selected.scatter_(1, some.masked_fill_((some < 0) | (some > end), end), True)
+            places = indices[start:end].long()
+            selected.scatter_(1, places.masked_fill_((places < 0) | (places > end), end), True)
             seen = selected[:, :end] & self.visible.block(self.batch, (start, end), (0, end))
             self._attend_all(start, end, keys[:, :end], values[:, :end], seen)
 
@@ -234,17 +247,20 @@ class _Sequence:
         self, start: int, end: int, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor
     ) -> None:
         """Queries ``start`` to ``end - 1`` over ``keys`` and ``values`` ``[heads, keys, dim]``, where seen."""
-        some = self.query[:, start:end]
+        query = self.query[:, start:end]
         if self.layer.sinks is None:
             mixed = scaled_dot_product_attention(
-                some[None], keys[None], values[None], seen[None, None], scale=self.layer.scaling
+                query[None], keys[None], values[None], seen[None, None], scale=self.layer.scaling
             )[0]
         else:
-            mixed = self.layer.weights(some.float() @ keys.mT.float(), seen, heads=0).to(values.dtype) @ values
+            mixed = self.layer.weights(query.float() @ keys.mT.float(), seen, heads=0).to(values.dtype) @ values
         self.out[start:end] = mixed.transpose(0, 1)
 
     def _attend_gathered(self, indices: torch.Tensor, first: int, distinct: bool) -> None:
-        """Queries from ``first`` on, through a copy of the latent keys that each selected."""
+        """Queries from ``first`` on, through a copy of the latent keys that each selected.
+
+        The reference of the kernel ``fused_attention``.
+        """
         (count, width), (heads, _) = indices.shape, self.query.shape[:2]
 
         def work(start: int, end: int) -> None:
@@ -253,18 +269,21 @@ class _Sequence:
             chosen = chosen.long()
             places = chosen.clamp(min=0)
             seen = (chosen >= 0) & self.visible.chosen(self.batch, (start, end), places)
+            # [queries, width, rank + rope], and absorbed queries [queries, heads, rank + rope].
             keys = self.latent[places]
             queries = torch.cat(self.layer.absorbed(self.query[:, start:end]), dim=-1).transpose(0, 1)
             weights = self.layer.weights(queries.float() @ keys.mT.float(), seen[:, None], heads=1)
             mixed = weights.to(keys.dtype) @ keys[..., : self.layer.rank]
             self.out[start:end] = (mixed.transpose(0, 1) @ self.layer.to_value).transpose(0, 1)
 
+        # Of one query: gathered keys and their fp32 copy; three [heads, width] tensors of fp32 scores, their copy
+        # and weights; and what says which places count.
         row_bytes = width * (self.latent.shape[1] * (self.latent.element_size() + 4) + 4 * (3 * heads + 6))
         self.budget.run(count - first, row_bytes, self.latent.device, work)
 
     def _attend_fused(self, indices: torch.Tensor, distinct: bool) -> None:
         """All queries, in one kernel a chunk."""
-        from .kernels.attention import sparse_attention as fused_attention
+        from .kernels.attention import fused_attention
 
         heads, count = self.query.shape[:2]
         blind = min(count, indices.shape[1]) if distinct and self.layer.sinks is None else 0

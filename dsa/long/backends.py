@@ -13,8 +13,8 @@ from .attention import SparseAttention
 from .feedforward import ChunkedFeedForward
 from .indexers import ChunkedIndexers
 
-# From where on attention runs over the selected tokens: on a GPU it is faster by then; on a CPU it takes about
-# as long as the stock one and spares its masks (README, Long windows).
+# Tokens from which on attention runs over the selected keys. On a GPU it is faster from there; on a CPU it takes
+# about as long as the stock one, without its masks.
 _SPARSE_FROM = {"cpu": 8192, "cuda": 4096}
 
 # Score and attention chunks: on a CPU small enough for its caches to help, on a GPU large enough to fill it.
@@ -55,20 +55,20 @@ def choose(wanted: Backends, token_indices: bool, tokens: int, device_kind: str)
 
 
 def install(
-    model: Any, backends: Backends, told: Callable[[str], None] = lambda line: None, rows: int | None = None
+    model: Any, backends: Backends, on_shortage: Callable[[str], None] = lambda line: None, rows: int | None = None
 ) -> Callable[[], None]:
     """Makes ``model`` run under ``backends``; to be done before a ``Switch`` is put on it.
 
     Args:
         model: a transformers DSA model of a family that the backends are written for.
         backends: what to run.
-        told: called with a line for the user when memory forces smaller chunks.
+        on_shortage: called with a line for the user when memory forces smaller chunks.
         rows: of queries that an indexer projects at a time; as many as are good by default.
 
     Returns:
         What gives the model its own code back.
     """
-    budget = ChunkBudget(CHUNK_ON_CPU, CHUNK_ON_GPU, told)
+    budget = ChunkBudget(CHUNK_ON_CPU, CHUNK_ON_GPU, on_shortage)
     installed: list[ChunkedIndexers | SparseAttention | ChunkedFeedForward] = []
     stack_name, _ = find_indexers(model)
     if backends.indexer == "chunked":
@@ -78,7 +78,7 @@ def install(
         installed.append(ChunkedFeedForward(model, stack_name))
 
     def remove() -> None:
-        for each in reversed(installed):
-            each.remove()
+        for override in reversed(installed):
+            override.remove()
 
     return remove

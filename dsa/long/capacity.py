@@ -9,6 +9,7 @@ import torch
 from ...errors import WindowError
 from ..checkpoint.families import family_of, text_config
 from .backends import CHUNK_ON_CPU, CHUNK_ON_GPU, Backends
+from .feedforward import FEED_FORWARD_ROWS
 
 # What a row needs at once, in copies of its hidden states: before and after a layer, and within it.
 _COPIES = 6
@@ -19,8 +20,9 @@ _SHARE_FOR_PATHS = 0.25
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be had where rows are held."""
     if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held  # what torch keeps for later is free to it
+        # What torch has reserved and not handed out counts as free: it will hand that out first.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     import psutil
 
     return int(psutil.virtual_memory().available)
@@ -40,16 +42,16 @@ def _streams(text: Any) -> int:
 
 def rows_that_fit(device: torch.device, bytes_per_row: int, processes: int = 1) -> int:
     """How many rows a sweep may carry, at least one; ``processes`` share this machine's memory."""
-    return max(1, int(_SHARE_FOR_ROWS * _own_share(device, processes) // bytes_per_row))
+    return max(1, int(_SHARE_FOR_ROWS * _process_share(device, processes) // bytes_per_row))
 
 
 def path_budget(device: torch.device, processes: int = 1) -> int:
     """Bytes for keeping states of the pattern in force."""
-    return int(_SHARE_FOR_PATHS * _own_share(device, processes))
+    return int(_SHARE_FOR_PATHS * _process_share(device, processes))
 
 
-def _own_share(device: torch.device, processes: int) -> float:
-    # Each process has a GPU of its own; CPU memory is everybody's.
+def _process_share(device: torch.device, processes: int) -> float:
+    # Every process has a GPU to itself; CPU memory is shared by all.
     return free_memory(device) / (processes if device.type == "cpu" else 1)
 
 
@@ -68,7 +70,7 @@ def layer_bytes(config: Any, tokens: int, element_size: int, backends: Backends,
     def size(name: str, otherwise: int = 0) -> int:
         return int(getattr(text, name, None) or otherwise)
 
-    # Scores or gathered keys, and what is made of them.
+    # A chunk of scores or of gathered keys, with what is made of it.
     heads, chunk = size("num_attention_heads"), CHUNK_ON_GPU if on_gpu else 2 * CHUNK_ON_CPU
     keys = size("qk_nope_head_dim") + size("qk_rope_head_dim") or size("head_dim")
     values = size("v_head_dim", keys)
@@ -77,6 +79,7 @@ def layer_bytes(config: Any, tokens: int, element_size: int, backends: Backends,
     wide = max(size("intermediate_size"), size("num_experts_per_tok") * 2 * size("moe_intermediate_size"))
     total = tokens * (8 * hidden + 2 * heads * (keys + values) * element_size + 4 * size("index_topk"))
     if backends.indexer == "stock":
+        # [tokens, heads, tokens] in fp32: products, and what the ReLU makes of them.
         total += 2 * 4 * tokens * tokens * size(family.index_heads if family else "index_n_heads")
     else:
         total += chunk
@@ -86,12 +89,13 @@ def layer_bytes(config: Any, tokens: int, element_size: int, backends: Backends,
         total += tokens * heads * (keys + values) * element_size
     else:
         total += chunk
-        tokens = min(tokens, 16384)
+        tokens = min(tokens, FEED_FORWARD_ROWS)
     return total + tokens * 2 * wide * element_size
 
 
 def longest_window(config: Any, below: int, element_size: int, backends: Backends, free: int, on_gpu: bool) -> int:
     """About the most tokens, fewer than ``below``, of which a window fits; the rest as for ``check_fits``."""
+    # Bisection, to within 1.6 %: memory grows with the tokens.
     fits, too_long = 0, below
     while too_long - fits > max(1, fits // 64):
         middle = (fits + too_long) // 2
@@ -121,12 +125,13 @@ def check_fits(config: Any, tokens: int, element_size: int, backends: Backends, 
         return
     fits = longest_window(config, tokens, element_size, backends, free, on_gpu)
     family = family_of(config)
-    leaner = {"--indexer chunked": backends.indexer, "--attention sparse": backends.attention}
-    others = [option for option, runs in leaner.items() if runs == "stock" and family and family.selects_tokens]
+    runs_by_option = {"--indexer chunked": backends.indexer, "--attention sparse": backends.attention}
+    selects_tokens = family is not None and family.selects_tokens
+    leaner = [option for option, runs in runs_by_option.items() if runs == "stock" and selects_tokens]
     raise WindowError(
         f"windows of {tokens} tokens do not fit: with {backends.indexer} indexers and {backends.attention} "
         f"attention a layer takes about {needed / 1e9:.1f} GB, and beside the weights "
         f"{max(0, free) / 1e9:.1f} GB are free",
         hint=(f"--window {fits} would fit" if fits > 1 else "use a larger device, or --device-map auto")
-        + (f"; with {' '.join(others)} it takes less" if others else ""),
+        + (f"; with {' '.join(leaner)} it takes less" if leaner else ""),
     )

@@ -11,15 +11,14 @@ from torch import nn
 from ..overrides import Overrides
 
 # Enough rows for every expert's products to fill a GPU; each takes several times its hidden state.
-_ROWS = 16384
+FEED_FORWARD_ROWS = 16384
 
 
 class ChunkedFeedForward:
     """Overrides ``forward`` of each layer's ``mlp``, which treats every position by itself.
 
-    Weights that are fetched for each call (offloaded) are not fetched for each chunk: there rows stay together.
-    A mixture of experts copies each row once for every expert that it is sent to: at 200K tokens more than
-    attention takes.
+    A mixture of experts copies each row once for every expert that it is sent to: at 200K tokens that is more
+    than attention takes. Offloaded weights would be fetched for every chunk, so such layers stay whole.
 
     Args:
         model: a transformers model.
@@ -38,14 +37,14 @@ class ChunkedFeedForward:
         self._overrides.undo()
 
 
-def _in_chunks(own_forward: Callable[..., Any]) -> Callable[..., Any]:
+def _in_chunks(stock_forward: Callable[..., Any]) -> Callable[..., Any]:
     def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         tokens = hidden.shape[1]
-        if tokens <= _ROWS or args or kwargs:  # anything beside the rows might belong to single ones
-            return own_forward(hidden, *args, **kwargs)
+        if tokens <= FEED_FORWARD_ROWS or args or kwargs:  # anything beside the rows might belong to single ones
+            return stock_forward(hidden, *args, **kwargs)
         out = torch.empty_like(hidden)
-        for first in range(0, tokens, _ROWS):
-            out[:, first : first + _ROWS] = own_forward(hidden[:, first : first + _ROWS])
+        for first in range(0, tokens, FEED_FORWARD_ROWS):
+            out[:, first : first + FEED_FORWARD_ROWS] = stock_forward(hidden[:, first : first + FEED_FORWARD_ROWS])
         return out
 
     return forward

@@ -18,7 +18,7 @@ from .scores import DeferredKeys, Scorer, mark_distinct
 
 # Rows whose projections are made together; queries take heads x dim values each.
 ROWS = 4096
-# What an indexer is called with: these by row, and one that has no rows of its own.
+# Arguments of an indexer's forward. These three have a row for each query.
 _BY_ROW = ("hidden_states", "q_resid", "position_ids")
 _KNOWN = frozenset((*_BY_ROW, "position_embeddings", "attention_mask"))
 _NEEDED = ("hidden_states", "position_embeddings", "attention_mask")
@@ -49,8 +49,8 @@ class ChunkedIndexers:
         for module in indexers.values():
             # Offloaded weights are fetched for each call, so that all rows' projections are made in one.
             fetched = any(weight.is_meta for weight in module.parameters())
-            together = rows or (1 << 30 if fetched else ROWS)
-            self._overrides.replace(module, "forward", partial(self._forward, together))
+            chunk_rows = rows or (1 << 30 if fetched else ROWS)
+            self._overrides.replace(module, "forward", partial(self._forward, chunk_rows))
 
     def remove(self) -> None:
         """Gives the indexers their own forwards back."""
@@ -61,25 +61,33 @@ class ChunkedIndexers:
 
         @torch.no_grad()
         def forward(*args: Any, **kwargs: Any) -> Any:
-            given = call.bound(args, kwargs)
-            if given.get(str(call.name)) is not None:
+            arguments = call.bound(args, kwargs)
+            if arguments.get(str(call.name)) is not None:  # a live cache
                 return stock_forward(*args, **kwargs)
-            _refuse_unknown([name for name in given.keys() - _KNOWN if given[name] is not None])
-            return self._in_chunks(stock_forward, given, rows, str(call.name))
+            _refuse_unknown([name for name in arguments.keys() - _KNOWN if arguments[name] is not None])
+            return self._in_chunks(stock_forward, arguments, rows, str(call.name))
 
         return forward
 
     def _in_chunks(
-        self, stock_forward: Callable[..., Any], given: dict[str, Any], most: int, cache: str
+        self, stock_forward: Callable[..., Any], arguments: dict[str, Any], chunk_rows: int, cache: str
     ) -> torch.Tensor:
-        tokens = given["hidden_states"].shape[1]
-        keys = _KeysSoFar(tokens, self._budget)
+        """The selection ``[batch, tokens, width]``, by ``chunk_rows`` queries at a time.
+
+        Args:
+            stock_forward: the indexer's.
+            arguments: of the call, by name.
+            chunk_rows: of queries.
+            cache: the name of the argument in which the forward takes its cache.
+        """
+        tokens = arguments["hidden_states"].shape[1]
+        keys = _KeyCollector(tokens, self._budget)
         selection: torch.Tensor | None = None
-        for start in range(0, tokens, most):
-            rows = slice(start, min(start + most, tokens))
+        for start in range(0, tokens, chunk_rows):
+            rows = slice(start, min(start + chunk_rows, tokens))
             keys.first = rows.start
-            chosen = stock_forward(**_rows_of(given, rows) | {cache: keys})
-            keys.check_taken(rows.stop)
+            chosen = stock_forward(**_arguments_of_rows(arguments, rows) | {cache: keys})
+            keys.check_collected(rows.stop)
             if rows.stop - rows.start == tokens:
                 selection = chosen
                 break
@@ -98,8 +106,9 @@ def _call_of(stock_forward: Callable[..., Any]) -> CacheArgument:
     """
     call = CacheArgument(stock_forward, "an indexer")
     needed = [
-        name for name, each in call.parameters.items()
-        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        name for name, parameter in call.parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]  # fmt: skip
     _refuse_unknown(set(needed) - _KNOWN - {call.name} | set(_NEEDED) - set(call.parameters))
     return call
@@ -113,7 +122,7 @@ def _refuse_unknown(names: Iterable[str]) -> None:
         )
 
 
-class _KeysSoFar:
+class _KeyCollector:
     """Stands in for the cache inside an indexer's forward: collects keys, hands out ``DeferredKeys``."""
 
     def __init__(self, total: int, budget: ChunkBudget) -> None:
@@ -121,33 +130,33 @@ class _KeysSoFar:
         self._total = total
         self._budget = budget
         self._keys: torch.Tensor | None = None
-        self._taken = 0
+        self._collected = 0
 
     def update_indexer(self, keys: torch.Tensor, layer: int) -> DeferredKeys:
         if self._keys is None:
             self._keys = keys.new_empty(keys.shape[0], self._total, keys.shape[2])
         end = self.first + keys.shape[1]
         self._keys[:, self.first : end] = keys
-        self._taken = end
+        self._collected = end
         return DeferredKeys(Scorer(self._keys[:, :end], self.first, self._total, self._budget))
 
-    def check_taken(self, end: int) -> None:
+    def check_collected(self, end: int) -> None:
         """Raises ``ModelError`` unless the forward that was to bring the keys up to ``end`` did."""
-        if self._taken != end:
+        if self._collected != end:
             raise ModelError(
                 "an indexer does not go through the cache that it is given, so that it cannot run in chunks",
                 hint="--indexer stock runs it as it is, in more memory",
             )
 
 
-def _rows_of(given: dict[str, Any], rows: slice) -> dict[str, Any]:
+def _arguments_of_rows(arguments: dict[str, Any], rows: slice) -> dict[str, Any]:
     """An indexer's arguments for the queries of ``rows``, which see no key after themselves."""
-    part = dict(given)
+    part = dict(arguments)
     for name in _BY_ROW:
         if part.get(name) is not None:
             part[name] = part[name][:, rows]
-    part["position_embeddings"] = tuple(each[:, rows] for each in given["position_embeddings"])
-    mask = given["attention_mask"]
+    part["position_embeddings"] = tuple(table[:, rows] for table in arguments["position_embeddings"])
+    mask = arguments["attention_mask"]
     compact = mask.shape[1] == 1  # the same for all queries, see ``compact_mask``
     part["attention_mask"] = mask[:, :, : rows.stop] if compact else mask[:, rows, : rows.stop]
     return part

@@ -60,7 +60,8 @@ class Visibility:
     def __init__(self, mask: torch.Tensor, first: int = 0) -> None:
         self._mask = mask
         self._first = first
-        # A whole mask's last row says the same as a compact one does of it, if it is not of truth values.
+        # A whole mask of one query, the last, has this shape too and reads the same. A mask of truth values would
+        # not: there 0 hides a key.
         self._compact = mask.shape[1] == 1 and mask.dtype != torch.bool
         self._padded = self._compact and mask.shape[2] > 1
 
@@ -85,15 +86,15 @@ class Visibility:
             return part if part.dtype == torch.bool else part > torch.finfo(part.dtype).min / 2
         place = self._first + torch.arange(*rows, device=self._mask.device)[:, None]
         key = torch.arange(*keys, device=self._mask.device)[None]
-        seen = key <= place
+        visible = key <= place
         if window is not None:
-            seen &= key > place - window
-        return seen & (self._mask[batch, 0, keys[0] : keys[1]] == 0) if self._padded else seen
+            visible &= key > place - window
+        return visible & (self._mask[batch, 0, keys[0] : keys[1]] == 0) if self._padded else visible
 
     def chosen(self, batch: int, rows: tuple[int, int], keys: torch.Tensor) -> torch.Tensor:
-        """Whether each query sees each of its own ``keys`` ``[queries, width]``, places in the sequence."""
+        """Whether each query sees each of the ``keys`` it chose, places ``[queries, width]`` in the sequence."""
         if not self._compact:
             return self.block(batch, rows, (0, self._mask.shape[2])).gather(1, keys)
         place = self._first + torch.arange(*rows, device=self._mask.device)[:, None]
-        seen = keys <= place
-        return seen & (self._mask[batch, 0][keys] == 0) if self._padded else seen
+        visible = keys <= place
+        return visible & (self._mask[batch, 0][keys] == 0) if self._padded else visible

@@ -56,8 +56,8 @@ class DeferredKeys:
         """Scores are accumulated in fp32 anyway."""
         return self
 
-    def _foreseen(self, yes: bool) -> DeferredKeys:
-        if not yes:
+    def _foreseen(self, foreseen: bool) -> DeferredKeys:
+        if not foreseen:
             raise TypeError("the indexer arranges its keys in a way that is not foreseen")
         return self
 
@@ -93,7 +93,8 @@ class _HeadScores:
             scores = args[1]
             if scores.scale <= 0:
                 raise TypeError("the indexer's scale is not positive, which is not foreseen")
-            weights = args[0].squeeze(-2) * scores.scale  # relu(c x) = c relu(x) for a positive scale
+            # [batch, queries, heads]; relu(c x) = c relu(x) for a positive scale c.
+            weights = args[0].squeeze(-2) * scores.scale
             return _IndexScores(scores.queries, weights, scores.scorer)
         raise TypeError(f"the indexer calls {function.__name__} on its scores, which is not foreseen")
 
@@ -147,7 +148,8 @@ def select_tokens(
     """The keys with the highest ``sum_h weights_h relu(queries_h . keys)`` of those that a query sees.
 
     A query that sees no more keys than it selects gets the first ones, invisible ones among them, as
-    transformers' indexers fill up with invisible ones too. Selections are distinct.
+    transformers' indexers fill up with invisible ones too. Selections are distinct. On a GPU the kernels
+    ``fused_index_scores`` and ``select_top`` do what ``index_scores``, the mask and ``topk`` do elsewhere.
 
     Args:
         queries: ``[queries, heads, dim]``.
@@ -160,21 +162,24 @@ def select_tokens(
         budget: memory for a chunk.
     """
     width = chosen.shape[1]
+    # The query at place t sees t + 1 keys, so that those at places below ``width`` have nothing to choose.
     blind = min(len(queries), max(0, width - first))
     chosen[:blind] = torch.arange(width, dtype=torch.int32, device=chosen.device)
     if blind == len(queries):
         return
     fused = kernels.usable(keys, (keys.shape[1],), 256) and visible.causal
+    # fp32 scores of one query: summed over heads; without the kernel a row for each head beside them.
     row_bytes = len(keys) * 4 * (1 if fused else queries.shape[1] + 1)
 
     def work(start: int, end: int) -> None:
         start, end = blind + start, blind + end
         rows = (queries[start:end], keys[: first + end], weights[start:end])
         if fused:
-            from .kernels.scores import index_scores as fused_scores
+            from .kernels.scores import fused_index_scores
             from .kernels.top import select_top
 
-            chosen[start:end] = select_top(fused_scores(*rows, first + start), first + start, width)
+            scores = fused_index_scores(*rows, first + start)
+            chosen[start:end] = select_top(scores, first + start, width)
             return
         scores = index_scores(*rows)
         scores.masked_fill_(~visible.block(batch, (start, end), (0, first + end)), -torch.inf)
@@ -185,6 +190,8 @@ def select_tokens(
 
 def index_scores(queries: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """``sum_h weights_h relu(queries_h . keys)`` in fp32: ``[queries, keys]``; unmasked.
+
+    The reference of the kernel ``fused_index_scores``.
 
     Args:
         queries: ``[queries, heads, dim]``.

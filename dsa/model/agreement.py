@@ -37,18 +37,20 @@ def selection_overlap(
     for number, ids in enumerate(windows):
         if number % processes.process_count() != processes.process_index():
             continue
-        chosen = [_rows_of(each) for each in losses.selections(Window(("overlap", number), ids))]
-        totals[number] = _common(torch.stack(chosen)[:, :, selection_width:])
-    together = processes.merge({number: total.tolist() for number, total in totals.items()})
-    total = torch.tensor([together[number] for number in sorted(together)], dtype=torch.float64).sum(0)
-    found: list[list[float]] = (total / total.diagonal()[:, None]).tolist()
-    return found
+        # [sites, groups, queries, width], then without the queries that see no more keys than they select.
+        choices = torch.stack([_choices(site) for site in losses.selections(Window(("overlap", number), ids))])
+        totals[number] = _common(choices[:, :, selection_width:])
+    merged = processes.merge({number: total.tolist() for number, total in totals.items()})
+    # In the order of the windows, so that any number of processes gives the same sums.
+    total = torch.tensor([merged[number] for number in sorted(merged)], dtype=torch.float64).sum(0)
+    shares: list[list[float]] = (total / total.diagonal()[:, None]).tolist()
+    return shares
 
 
-def _rows_of(selection: Any) -> torch.Tensor:
+def _choices(selection: Any) -> torch.Tensor:
     """One site's choices for one window, ``[groups, queries, width]``: indices with -1 for none, or a mask."""
-    known = isinstance(selection, torch.Tensor) and not selection.is_floating_point()
-    if not known or selection.dim() not in (3, 4) or len(selection) != 1:
+    discrete = isinstance(selection, torch.Tensor) and not selection.is_floating_point()
+    if not discrete or selection.dim() not in (3, 4) or len(selection) != 1:
         raise ModelError(
             "the indexers of this model return no indices, so that the overlap of selections cannot be counted",
             hint="leave --baselines overlap out",
@@ -57,20 +59,24 @@ def _rows_of(selection: Any) -> torch.Tensor:
     return rows if rows.dim() == 3 else rows[None]
 
 
-def _common(chosen: torch.Tensor) -> torch.Tensor:
-    """What two sites both chose, summed over rows: ``[sites, sites]`` from ``[sites, groups, rows, width]``."""
-    sites, groups, rows, width = chosen.shape
-    slots = width if chosen.dtype == torch.bool else int(chosen.max()) + 1
+def _common(choices: torch.Tensor) -> torch.Tensor:
+    """What two sites both chose, summed over rows: ``[sites, sites]`` from ``[sites, groups, rows, width]``.
+
+    With a row of zeros and ones for each site, ``M [sites, groups x rows x slots]``, this is ``M M^T``.
+    """
+    sites, groups, rows, width = choices.shape
+    slots = width if choices.dtype == torch.bool else int(choices.max()) + 1
     total = torch.zeros(sites, sites, dtype=torch.float64)
     step = max(1, _MASK_BYTES // (4 * sites * groups * (slots + 1)))
     for first in range(0, rows, step):
-        part = chosen[:, :, first : first + step]
-        if chosen.dtype == torch.bool:
+        part = choices[:, :, first : first + step]
+        if choices.dtype == torch.bool:
             mask = part.float().flatten(1)
         else:
             # Empty places, -1, fall into a column that is dropped.
             mask = torch.zeros(*part.shape[:-1], slots + 1)
             mask.scatter_(-1, torch.where(part < 0, slots, part).long(), 1.0)
             mask = mask[..., :slots].flatten(1)
+        # Counts of one piece are whole numbers below 2^24, which fp32 holds exactly.
         total += (mask @ mask.T).double()
     return total

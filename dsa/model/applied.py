@@ -34,14 +34,14 @@ class AppliedPattern:
     """
 
     def __init__(self, model: Any, site_layers: Sequence[int], pattern: Pattern) -> None:
-        # Asked before what stands there is taken away.
+        # Checked first, so that a refusal leaves the earlier pattern in place.
         stack_name, _ = expected_indexers(model, site_layers)
         decoder = model.get_submodule(stack_name.rpartition(".")[0])
-        known = getattr(model, "config", None) is not None and family_of(model.config) is not None
-        self._cache = CacheArgument(decoder.forward, "the decoder", needed=known)
-        standing = getattr(model, "indexcache", None)
-        if isinstance(standing, AppliedPattern):
-            standing.remove()
+        of_known_family = getattr(model, "config", None) is not None and family_of(model.config) is not None
+        self._cache = CacheArgument(decoder.forward, "the decoder", needed=of_known_family)
+        earlier = getattr(model, "indexcache", None)
+        if isinstance(earlier, AppliedPattern):
+            earlier.remove()
         self._model = model
         self._switch = Switch(model, site_layers)
         self._hooks = [
@@ -89,31 +89,30 @@ class AppliedPattern:
                 "gradient checkpointing runs layers a second time, when shared ones find another selection",
                 hint="call model.eval(), or switch checkpointing off",
             )
-        cache = self._cache.given(args, kwargs)
+        cache = self._cache.cache_of(args, kwargs)
         if cache is None:
             return
-        filled_under, length = getattr(cache, _FILLED_UNDER, (None, 0))
-        held = _length(cache)
-        if held is None:
+        filled_under, filled_length = getattr(cache, _FILLED_UNDER, (None, 0))
+        length = _length(cache)
+        if length is None:
             raise ModelError(
                 f"the model's cache, a {type(cache).__name__}, does not say how much it holds, and so not whether "
                 "this pattern filled it",
                 hint="call the model with use_cache=False",
             )
-        if held > (length if filled_under == str(self._pattern) else 0):
-            how = f"under the pattern {filled_under}" if filled_under else "without a pattern"
-            more = ", and went on without it" if filled_under == str(self._pattern) else ""
+        if length > (filled_length if filled_under == str(self._pattern) else 0):
+            history = f"under the pattern {filled_under}" if filled_under else "without a pattern"
+            history += ", and went on without it" if filled_under == str(self._pattern) else ""
             raise ModelError(
-                f"the cache was filled {how}{more}; the model now runs under {self._pattern}",
+                f"the cache was filled {history}; the model now runs under {self._pattern}",
                 hint=f"begin with a new cache: leave {self._cache.name} out",
             )
 
     def _after(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        # One that was brought is filled whatever the output says.
-        brought, returned = self._cache.given(args, kwargs), cache_in(output)
-        for cache in ([brought] if brought is not None else []) + ([returned] if returned is not None else []):
-            if (held := _length(cache)) is not None:
-                setattr(cache, _FILLED_UNDER, (str(self._pattern), held))
+        # The cache of the call is filled, whether or not the output names it too.
+        for cache in (self._cache.cache_of(args, kwargs), cache_in(output)):
+            if cache is not None and (length := _length(cache)) is not None:
+                setattr(cache, _FILLED_UNDER, (str(self._pattern), length))
         # Nothing reads it between forwards, and it is as long as the prompt.
         self._switch.forget()
 

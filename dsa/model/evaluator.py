@@ -24,7 +24,7 @@ class Evaluator:
         groups: token ids ``[windows, length]`` by the group's name.
         max_rows: how many rows, windows times patterns, go through the layers together at most.
         on_window: called with the number of patterns each time one window is measured here.
-        told: called with a line for the user when memory runs out.
+        on_shortage: called with a line for the user when memory runs out.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class Evaluator:
         groups: Mapping[str, Sequence[Sequence[int]]],
         max_rows: int = 1 << 30,
         on_window: Callable[[int], None] = lambda patterns: None,
-        told: Callable[[str], None] = lambda line: None,
+        on_shortage: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._losses = losses
         self._groups = groups
         self._max_rows = max_rows
         self._on_window = on_window
-        self._told = told
+        self._on_shortage = on_shortage
 
     def __call__(
         self,
@@ -59,12 +59,12 @@ class Evaluator:
             last_token: measure in another shape, to see what rounding does (see ``PatternLosses.measure``).
         """
         numbers = range(len(self._groups[group])) if windows is None else windows
-        mine = self._share(numbers, processes.process_index())
+        share = self._share(numbers, processes.process_index())
         measured: dict[int, tuple[float, ...]] = {}
-        for some in self._sweeps(mine, len(patterns)):
-            measured.update(zip(some, self._sweep(patterns, group, some, last_token), strict=True))
-        everywhere = processes.merge(measured)
-        return [tuple(everywhere[number][index] for number in numbers) for index in range(len(patterns))]
+        for portion in self._sweeps(share, len(patterns)):
+            measured.update(zip(portion, self._sweep(patterns, group, portion, last_token), strict=True))
+        losses = processes.merge(measured)
+        return [tuple(losses[number][index] for number in numbers) for index in range(len(patterns))]
 
     def pieces(self, windows: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
         """``windows`` in portions of one sweep on each process, alike on all of them.
@@ -90,7 +90,7 @@ class Evaluator:
         return sum(processes.merge({processes.process_index(): self._losses.layer_runs}).values())
 
     def _share(self, numbers: Sequence[int], process: int) -> list[int]:
-        """Those that fall to ``process``: always the same, so that it may remember their states."""
+        """Windows that ``process`` measures: always the same ones, so that it may remember their states."""
         return [number for number in numbers if number % processes.process_count() == process]
 
     def _sweeps(self, numbers: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
@@ -103,20 +103,20 @@ class Evaluator:
         self, patterns: Sequence[Pattern], group: str, numbers: Sequence[int], last_token: bool
     ) -> list[tuple[float, ...]]:
         windows = [Window((group, number), self._groups[group][number]) for number in numbers]
-        losses: list[list[float]] = [[] for _ in numbers]
+        window_losses: list[list[float]] = [[] for _ in numbers]
         # What is left over of many patterns, or of held-out windows, is not what candidates start from.
         keep = group == CALIBRATION and len(patterns) == 1
         first = 0
         while first < len(patterns):
-            some = patterns[first : first + self._max_rows]
-            measured = self._measure(some, windows, last_token, keep)
-            if measured is None:
+            portion = patterns[first : first + self._max_rows]
+            measured = self._measure(portion, windows, last_token, keep)
+            if measured is None:  # the next turn takes fewer patterns
                 continue
-            for found, more in zip(losses, measured, strict=True):
-                found.extend(more)
-            self._on_window(len(some) * len(numbers))
-            first += len(some)
-        return [tuple(each) for each in losses]
+            for losses, portion_losses in zip(window_losses, measured, strict=True):
+                losses.extend(portion_losses)
+            self._on_window(len(portion) * len(numbers))
+            first += len(portion)
+        return [tuple(losses) for losses in window_losses]
 
     def _measure(
         self, patterns: Sequence[Pattern], windows: Sequence[Window], last_token: bool, keep: bool
@@ -139,10 +139,10 @@ class Evaluator:
         torch.cuda.empty_cache()
         if len(patterns) > 1:
             self._max_rows = len(patterns) // 2
-            self._told(f"out of memory: going on with {self._max_rows} patterns at a time")
+            self._on_shortage(f"out of memory: going on with {self._max_rows} patterns at a time")
             return None
         self._max_rows = max(1, len(windows) // 2)
-        self._told(f"out of memory: going on with {self._max_rows} windows at a time")
-        parts = (windows[: self._max_rows], windows[self._max_rows :])
-        found = [self._measure(patterns, part, last_token, keep) for part in parts]
-        return [losses for part in found for losses in part or []]
+        self._on_shortage(f"out of memory: going on with {self._max_rows} windows at a time")
+        halves = (windows[: self._max_rows], windows[self._max_rows :])
+        measured = [self._measure(patterns, half, last_token, keep) for half in halves]
+        return [losses for half_losses in measured for losses in half_losses or []]

@@ -15,8 +15,8 @@ from .paths import PathMemory
 from .stack import LayerCalls, Stack, State
 from .switch import Switch
 
-# Logits are made for so many rows at a time that they take about this many bytes in fp32. Each time the
-# model's tail is called, which a GPU does faster than it is told to.
+# Logits of as many positions are made at a time as take about this many bytes in fp32. A GPU gets more:
+# there a call of the model's tail takes longer to launch than to compute.
 _LOGITS_BYTES, _LOGITS_BYTES_ON_GPU = 256 << 20, 1 << 30
 _MOST_LOGITS_ROWS = 2048
 
@@ -115,31 +115,32 @@ class PatternLosses:
         keep_states: bool,
     ) -> list[list[float]]:
         memory = None if last_token else self.memory
-        calls = [self._stack.record(each if last_token else each[:, :-1]) for each in ids]
+        calls = [self._stack.record(tokens if last_token else tokens[:, :-1]) for tokens in ids]
         entering: dict[int, list[_Row]] = {}
         for index, (window, call) in enumerate(zip(windows, calls, strict=True)):
             for start, row in _first_rows(index, window, patterns, State(call.hidden), memory):
                 entering.setdefault(start, []).append(row)
-        kept: list[dict[int, State]] = [{} for _ in windows]
+        states_to_keep: list[dict[int, State]] = [{} for _ in windows]
         rows: list[_Row] = []
         for layer in range(len(self._stack)):
             rows += entering.get(layer, [])
             if memory is not None and keep_states:
                 for row in rows:
                     if memory.wants(layer, row.state):
-                        kept[row.window][layer] = row.state
+                        states_to_keep[row.window][layer] = row.state
             rows = [
                 self._run(layer, row, full, calls[row.window])
                 for parent in rows
                 for full, row in self._split(layer, parent, patterns)
             ]
         if memory is not None and keep_states:
-            for window, states in zip(windows, kept, strict=True):
+            for window, states in zip(windows, states_to_keep, strict=True):
                 memory.keep(window.name, patterns[0], states)
         losses = [[0.0] * len(patterns) for _ in windows]
-        # All full gives a window's blind loss: the others' differ from it by rounding, where experts group tokens.
-        full = {member for member, pattern in enumerate(patterns) if pattern.kept == len(pattern)}
-        for row in sorted(rows, key=lambda row: full.isdisjoint(row.members)):
+        # All full comes first, as its row gives the window's blind loss: other rows' differ by rounding, where
+        # experts group tokens.
+        all_full = {member for member, pattern in enumerate(patterns) if pattern.kept == len(pattern)}
+        for row in sorted(rows, key=lambda row: all_full.isdisjoint(row.members)):
             name = None if last_token else windows[row.window].name
             loss = self._loss(row.state.hidden, name, ids[row.window])
             for member in row.members:
@@ -186,7 +187,7 @@ class PatternLosses:
             yield True, row
             return
         for full in (True, False):
-            members = tuple(each for each in row.members if patterns[each].is_full(site) is full)
+            members = tuple(member for member in row.members if patterns[member].is_full(site) is full)
             if members:
                 yield full, _Row(row.window, members, row.state)
 
@@ -217,17 +218,17 @@ class PatternLosses:
         def measure(start: int, stop: int) -> torch.Tensor:
             logits = self._stack.logits(hidden[:, start:stop], ids[:, start:stop])[0].float()
             labels = ids[0, start + 1 : stop + 1].to(logits.device)
-            each = nn.functional.cross_entropy(logits, labels, reduction="none")
-            sums.append(float(each.cpu().double().sum()))
+            losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+            sums.append(float(losses.cpu().double().sum()))
             return logits
 
         def work(start: int, stop: int) -> None:
             measure(first + 1 + start, first + 1 + stop)
 
         if first < end:
-            one = measure(first, first + 1)  # says how large the vocabulary is, and where logits are
-            least = self._logits_budget.bytes(one.device) // _MOST_LOGITS_ROWS
-            self._logits_budget.run(end - first - 1, max(4 * one.shape[-1], least), one.device, work)
+            probe = measure(first, first + 1)  # says how large the vocabulary is, and where logits are
+            least = self._logits_budget.bytes(probe.device) // _MOST_LOGITS_ROWS
+            self._logits_budget.run(end - first - 1, max(4 * probe.shape[-1], least), probe.device, work)
         return sum(sums)
 
 
@@ -242,8 +243,8 @@ def _first_rows(
 ) -> Iterator[tuple[int, _Row]]:
     """Where each pattern has to begin, with what is known of it: (layer, row); ``embedded`` enters layer 0."""
     starts = [(memory and memory.find(window.name, pattern)) or (0, embedded) for pattern in patterns]
-    together: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for member, (layer, state) in enumerate(starts):
-        together.setdefault((layer, id(state)), []).append(member)
-    for (layer, _), members in together.items():
+        groups.setdefault((layer, id(state)), []).append(member)
+    for (layer, _), members in groups.items():
         yield layer, _Row(index, tuple(members), starts[members[0]][1])

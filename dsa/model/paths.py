@@ -10,7 +10,7 @@ from .stack import State
 
 
 @dataclass(frozen=True)
-class Path:
+class StatePath:
     """The states of one window under one pattern, by the layer they enter."""
 
     pattern: Pattern
@@ -32,8 +32,8 @@ class PathMemory:
     site_layers: Sequence[int]
     windows: int
     budget: int
-    _base: dict[Hashable, Path] = field(default_factory=dict)
-    _latest: dict[Hashable, tuple[Path, ...]] = field(default_factory=dict)
+    _base: dict[Hashable, StatePath] = field(default_factory=dict)
+    _latest: dict[Hashable, tuple[StatePath, ...]] = field(default_factory=dict)
     _kept_layers: frozenset[int] = frozenset()
     _largest: int = 0
 
@@ -48,13 +48,13 @@ class PathMemory:
 
     def find(self, window: Hashable, pattern: Pattern) -> tuple[int, State] | None:
         """The deepest kept layer that ``pattern`` enters in a known state, and that state."""
-        return max(self._known(window, pattern), key=lambda each: each[0], default=None)
+        return max(self._known(window, pattern), key=lambda entry: entry[0], default=None)
 
     def keep(self, window: Hashable, pattern: Pattern, states: dict[int, State]) -> None:
         """Keeps the path of ``pattern``: ``states`` as just run, the others as already known."""
         known = dict(self._known(window, pattern)) | states
-        # What was wanted before a larger state was seen may be so no more.
-        path = Path(pattern, {layer: state for layer, state in known.items() if layer in self._kept_layers})
+        # A layer chosen earlier may be chosen no more: a larger state has been met since, and fewer fit.
+        path = StatePath(pattern, {layer: state for layer, state in known.items() if layer in self._kept_layers})
         self._latest[window] = (*self._latest.get(window, ())[-1:], path)
         self._base.setdefault(window, path)
 
@@ -69,15 +69,16 @@ class PathMemory:
         for path in (*self._latest.get(window, ()), *([base] if base else [])):
             agreed = path.pattern.common_length(pattern)
             # The layer at which they first differ is still entered in the same state.
-            differ = self.site_layers[agreed] if agreed < len(self.site_layers) else None
+            difference = self.site_layers[agreed] if agreed < len(self.site_layers) else None
             for layer, state in path.states.items():
-                if differ is None or layer <= differ:
+                if difference is None or layer <= difference:
                     yield layer, state
 
     def _choose(self, state_bytes: int) -> frozenset[int]:
-        # Three paths a window and one in the making at worst, though they share what comes before they differ.
+        # At most three paths of a window are held, and a fourth is in the making: they may share no state at all.
         count = self.budget // max(1, 4 * self.windows * state_bytes)
         layers = self.site_layers[1:]
         if count >= len(layers):
             return frozenset(layers)
-        return frozenset(layers[(2 * i + 1) * len(layers) // (2 * count)] for i in range(count))
+        # The middles of ``count`` equal parts.
+        return frozenset(layers[(2 * part + 1) * len(layers) // (2 * count)] for part in range(count))

@@ -62,15 +62,16 @@ class PrefillClock:
         runs: list[list[Prefill]] = [[] for _ in patterns]
         try:
             for turn in range(repeats + 1):
-                for pattern, own in zip(patterns, runs, strict=True):
+                for pattern, pattern_runs in zip(patterns, runs, strict=True):
                     self._switch.use(pattern)
                     run = self._run(ids)
                     if turn:
-                        own.append(run)
+                        pattern_runs.append(run)
         finally:
             self._switch.use(Pattern.all_full(len(patterns[0])))
             self._switch.forget()
-        return [sorted(own, key=lambda run: run.seconds)[(len(own) - 1) // 2] for own in runs]
+        middle = (repeats - 1) // 2
+        return [sorted(pattern_runs, key=lambda run: run.seconds)[middle] for pattern_runs in runs]
 
     def close(self) -> None:
         """Gives the model its own forwards back."""
@@ -78,9 +79,9 @@ class PrefillClock:
 
     def _run(self, ids: torch.Tensor) -> Prefill:
         with _indexers_timed(self._model) as indexer_seconds:
-            began = _now()
+            start = _now()
             self._model(input_ids=ids, use_cache=False, logits_to_keep=1)
-            seconds = _now() - began
+            seconds = _now() - start
         return Prefill(seconds, indexer_seconds())
 
 
@@ -102,14 +103,14 @@ def _indexers_timed(model: nn.Module) -> Iterator[Callable[[], float]]:
         event.record(torch.cuda.current_stream(device))
         return event
 
-    def seconds(begun: Any, ended: Any) -> float:
-        return float(ended - begun if isinstance(begun, float) else begun.elapsed_time(ended) / 1e3)
+    def seconds(start: Any, end: Any) -> float:
+        return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1e3)
 
-    def timed(own_forward: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(stock_forward: Callable[..., Any]) -> Callable[..., Any]:
         def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            begun = mark(hidden_states.device)
-            out = own_forward(hidden_states, *args, **kwargs)
-            spans.append((begun, mark(hidden_states.device)))
+            start = mark(hidden_states.device)
+            out = stock_forward(hidden_states, *args, **kwargs)
+            spans.append((start, mark(hidden_states.device)))
             return out
 
         return forward

@@ -35,9 +35,10 @@ class State:
     @property
     def bytes(self) -> int:
         """Memory that the tensors take."""
-        tensors = [each for each in (self.hidden, self.selection) if isinstance(each, torch.Tensor)]
-        tensors += [each for store in self.carried.values() for several in store.values() for each in several]
-        return sum(each.numel() * each.element_size() for each in tensors)
+        tensors = [value for value in (self.hidden, self.selection) if isinstance(value, torch.Tensor)]
+        for store in self.carried.values():
+            tensors += [tensor for entry in store.values() for tensor in entry]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -79,24 +80,25 @@ class Stack:
     def record(self, input_ids: torch.Tensor) -> LayerCalls:
         """Runs the model on ``input_ids`` ``[rows, tokens]`` and notes how it calls each layer."""
         hidden: list[torch.Tensor] = []
-        kwargs: list[dict[str, Any]] = []
+        arguments: list[dict[str, Any]] = []
 
-        def stub(index: int, own_forward: Callable[..., Any]) -> Callable[..., Any]:
-            def forward(states: torch.Tensor, **given: Any) -> Any:
+        def stub(index: int, stock_forward: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(states: torch.Tensor, **kwargs: Any) -> Any:
                 if index == 0:
                     hidden.append(states)
                     if self._outputs is None:
-                        out = own_forward(states, **given)
+                        # Run once, to learn in which form the model expects a layer's result.
+                        out = stock_forward(states, **kwargs)
                         self._outputs = len(out) if isinstance(out, tuple) else 0
-                kwargs.append(given)
+                arguments.append(kwargs)
                 return self._mirror(states)
 
             return forward
 
         with self._stubbed(stub):
             self._run(input_ids, logits_to_keep=1)
-        self._check_handed_on(kwargs)
-        return LayerCalls(hidden[0], tuple(kwargs))
+        self._check_handed_on(arguments)
+        return LayerCalls(hidden[0], tuple(arguments))
 
     def run_layer(
         self, index: int, state: State, calls: LayerCalls
@@ -106,7 +108,7 @@ class Stack:
         for name in kwargs.keys() & SELECTION_ARGUMENTS:
             kwargs[name] = state.selection
         for name in kwargs.keys() & CARRYING_ARGUMENTS:
-            # A copy of its own: other branches go on from the same state.
+            # Copied, as layers write into it and other branches go on from the same state.
             kwargs[name] = carried[name] = type(kwargs[name])(state.carried.get(name, {}))
         out = self.layers[index](state.hidden, **kwargs)
         return out[0] if isinstance(out, tuple) else out, carried
@@ -118,8 +120,8 @@ class Stack:
         """
         last = len(self.layers) - 1
 
-        def stub(index: int, own_forward: Callable[..., Any]) -> Callable[..., Any]:
-            def forward(entering: torch.Tensor, **given: Any) -> Any:
+        def stub(index: int, stock_forward: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(entering: torch.Tensor, **kwargs: Any) -> Any:
                 return self._mirror(states if index == last else entering)
 
             return forward
@@ -131,14 +133,14 @@ class Stack:
     def _run(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         return self._model(input_ids=input_ids, use_cache=False, return_dict=True, **kwargs)
 
-    def _check_handed_on(self, kwargs: Sequence[Mapping[str, Any]]) -> None:
+    def _check_handed_on(self, arguments: Sequence[Mapping[str, Any]]) -> None:
         """What a known family hands from layer to layer has to be among the arguments, or branches would mix."""
         config = getattr(self._model, "config", None)
         family = None if config is None else family_of(config)
         if family is None:
             return
         names = [name for name in (family.passes_selection, family.carries) if name is not None]
-        if missing := [name for name in names if not any(name in given for given in kwargs)]:
+        if missing := [name for name in names if not any(name in kwargs for kwargs in arguments)]:
             raise ModelError(
                 f"the layers of this {family.model_type} are not called with {' or '.join(missing)}"
                 ", in which they are known to hand on to each other",

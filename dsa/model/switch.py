@@ -37,7 +37,7 @@ class Switch:
         self._shared_layers: frozenset[int] = frozenset()
         self._overrides = Overrides()
         for layer, module in indexers.items():
-            self._overrides.replace(module, "forward", partial(_Switched, self, layer))
+            self._overrides.replace(module, "forward", partial(_SwitchedForward, self, layer))
 
     def use(self, pattern: Pattern) -> None:
         """Runs the model under ``pattern`` from the next forward on; drop any live KV cache first."""
@@ -75,7 +75,7 @@ class Switch:
         return self.selection
 
 
-class _Switched:
+class _SwitchedForward:
     """An indexer's forward under a switch; an object, so that a copy of the model gets its copy."""
 
     def __init__(self, switch: Switch, layer: int, stock_forward: Callable[..., Any]) -> None:

@@ -15,8 +15,8 @@ import transformers
 from triton.testing import do_bench
 
 from indexcache.dsa.long.backends import Backends, install
-from indexcache.dsa.long.kernels.attention import sparse_attention
-from indexcache.dsa.long.kernels.scores import index_scores
+from indexcache.dsa.long.kernels.attention import fused_attention
+from indexcache.dsa.long.kernels.scores import fused_index_scores
 from indexcache.dsa.long.kernels.top import select_top
 from indexcache.dsa.model.losses import PatternLosses, Window
 from indexcache.dsa.model.prefill import PrefillClock
@@ -59,12 +59,12 @@ def indexer(rate: float, tokens: int, count: int) -> None:
     queries = torch.randn(count, HEADS, DIM, device="cuda").bfloat16()
     keys = torch.randn(tokens, DIM, device="cuda").bfloat16()
     weights = torch.randn(count, HEADS, device="cuda")
-    scores = index_scores(queries, keys, weights, first)
+    scores = fused_index_scores(queries, keys, weights, first)
     some = torch.randint(0, count, (8,), device="cuda")
     products = torch.einsum("nhd,td->nht", queries[some].double(), keys.double()).relu()
     wanted = torch.einsum("nh,nht->nt", weights[some].double(), products)
     seen = torch.arange(tokens, device="cuda")[None] <= first + some[:, None]
-    took = milliseconds(lambda: index_scores(queries, keys, weights, first))
+    took = milliseconds(lambda: fused_index_scores(queries, keys, weights, first))
     speed = 2 * HEADS * DIM * (count * first + count * (count + 1) / 2) / took / 1e9
     say(
         f"index scores, {count} queries of {tokens}", error=f"{error(scores[some][seen], wanted[seen]):.1e}",
@@ -89,7 +89,7 @@ def attention(rate: float, tokens: int, count: int, heads: int) -> None:
     parts = queries[..., :RANK].contiguous(), queries[..., RANK:]
     latent = torch.randn(tokens, RANK + ROPE, device="cuda").bfloat16()
     chosen = torch.rand(count, first, device="cuda").topk(WIDTH).indices.sort().values.int()
-    run = lambda: sparse_attention(*parts, latent, chosen, first, 0.05, None, True)  # noqa: E731
+    run = lambda: fused_attention(*parts, latent, chosen, first, 0.05, None, True)  # noqa: E731
     some = slice(0, 16)
     keys = latent[chosen[some].long()].double()
     logits = torch.einsum("hnd,nkd->hnk", queries[:, some].double(), keys) * 0.05

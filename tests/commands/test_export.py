@@ -126,7 +126,7 @@ class TestWrongUse:
         plan["model"] |= {"id": "some/model", "revision": "abc123"}
         (tmp_path / "plan.json").write_text(Plan.model_validate(plan).as_json())
         found = lambda model_id, revision: (checkpoints["eight"], "abc123")  # noqa: E731
-        monkeypatch.setattr("indexcache.dsa.checkpoint.config.fetch_description", found)
+        monkeypatch.setattr("indexcache.dsa.checkpoint.hub.fetch_description", found)
         said = self.run(run_cli, tmp_path, "--write", tmp_path / "new", "--strip-weights")
         assert "is on the hub" in said
         code, _, err = run_cli("export", tmp_path, "--to", "vllm", "--write", tmp_path / "new", "-q")

@@ -23,7 +23,7 @@ from indexcache.dsa.model.switch import Switch
 from indexcache.errors import WindowError
 from indexcache.pattern import Pattern, indexer_types
 
-NATIVE = [family for family, each in TABLE.items() if each.passes_selection]
+NATIVE = [name for name, family in TABLE.items() if family.passes_selection]
 
 
 @functools.cache
@@ -72,8 +72,8 @@ def all_but_the_first_on_disk(model, name):
     """A device map: of the layers ``name`` the first on the CPU, the others on disk; all else on the CPU."""
     parts = name.split(".")
     above = {".".join(parts[:count]) for count in range(len(parts))}
-    beside = [each for each, _ in model.named_modules() if each.rpartition(".")[0] in above]
-    places = {each: "cpu" for each in beside if each not in above and each != name}
+    beside = [module for module, _ in model.named_modules() if module.rpartition(".")[0] in above]
+    places = {module: "cpu" for module in beside if module not in above and module != name}
     return places | {f"{name}.{layer}": "cpu" if layer == 0 else "disk" for layer in range(LAYERS)}
 
 
@@ -85,9 +85,9 @@ def test_the_table_and_the_fixtures_name_the_same_families():
 @pytest.mark.parametrize("family", FAMILIES)
 class TestEveryFamily:
     def test_the_table_finds_the_models_own_indexers(self, family, model, sites):
-        found = family_of(model.config)
-        assert found is TABLE[family]
-        assert found.site_layers(model.config.get_text_config()) == sites
+        known = family_of(model.config)
+        assert known is TABLE[family]
+        assert known.site_layers(model.config.get_text_config()) == sites
 
     def test_the_table_knows_what_flows_between_layers(self, family, model):
         names = set()
@@ -96,8 +96,8 @@ class TestEveryFamily:
         logits(model, window(8))
         for layer in stack(model):
             layer._forward_pre_hooks.clear()
-        found = TABLE[family]
-        expected = {each for each in (found.passes_selection, found.carries) if each}
+        known = TABLE[family]
+        expected = {argument for argument in (known.passes_selection, known.carries) if argument}
         assert names & {"prev_topk_indices", "shared_kv_states"} == expected
 
     @pytest.mark.reliability("R14")
@@ -118,8 +118,8 @@ class TestEveryFamily:
     def test_every_single_flip_changes_the_loss(self, family, model, sites):
         full = Pattern.all_full(len(sites))
         flips = [full.share(site) for site in full.full[1:]]
-        found = measure(PatternLosses(model, sites), [full, *flips], window(64))
-        assert len(set(found)) == len(found), "two of them have the same loss"
+        sums = measure(PatternLosses(model, sites), [full, *flips], window(64))
+        assert len(set(sums)) == len(sums), "two of them have the same loss"
 
     def test_a_shared_sites_attention_sees_exactly_what_its_source_sees(self, family, sites, monkeypatch):
         model, seen = build(family), {}
@@ -128,11 +128,11 @@ class TestEveryFamily:
         }.values():
             config._attn_implementation = "eager"
         code = importlib.import_module(type(stack(model)[0]).__module__)
-        own = code.eager_attention_forward
+        stock_attention = code.eager_attention_forward
 
         def watched(module, query, key, value, attention_mask, *args, **kwargs):
             seen[module.layer_idx] = attention_mask > torch.finfo(attention_mask.dtype).min / 2
-            return own(module, query, key, value, attention_mask, *args, **kwargs)
+            return stock_attention(module, query, key, value, attention_mask, *args, **kwargs)
 
         monkeypatch.setattr(code, "eager_attention_forward", watched)
         roles = "FSFS" if len(sites) == 4 else "FSFSSF"[: len(sites)]
@@ -160,18 +160,18 @@ class TestEveryFamily:
     def test_forks_equal_patterns_run_one_by_one(self, family, model, sites, patterns):
         losses = PatternLosses(model, sites)
         ids = window(48)
-        assert measure(losses, patterns, ids) == [measure(losses, [each], ids)[0] for each in patterns]
+        assert measure(losses, patterns, ids) == [measure(losses, [pattern], ids)[0] for pattern in patterns]
 
     def test_the_loss_is_the_models_own(self, family, model, sites, patterns):
-        ids, some = window(70), patterns[::3]
+        ids, portion = window(70), patterns[::3]
         losses = PatternLosses(model, sites)
-        measured = measure(losses, some, ids)
+        measured = measure(losses, portion, ids)
         rows = torch.tensor([ids])
-        for pattern, loss in zip(some, measured, strict=True):
+        for pattern, loss in zip(portion, measured, strict=True):
             losses.switch.use(pattern)
             with torch.inference_mode():
-                own = model(input_ids=rows, labels=rows, use_cache=False).loss.item()
-            assert loss / 69 == pytest.approx(own, abs=1e-5), str(pattern)
+                stock = model(input_ids=rows, labels=rows, use_cache=False).loss.item()
+            assert loss / 69 == pytest.approx(stock, abs=1e-5), str(pattern)
 
     @pytest.mark.reliability("R13")
     def test_blind_windows_give_every_pattern_the_same_loss(self, family, model, sites, patterns, width):
@@ -183,8 +183,8 @@ class TestEveryFamily:
     def test_the_first_informative_window_tells_patterns_apart(self, family, model, sites, patterns, width):
         # One query chooses, and may leave out the same key at two sites: some window has to tell.
         losses = PatternLosses(model, sites)
-        found = [measure(losses, patterns, window(width + 2, seed)) for seed in range(4)]
-        assert any(len(set(each)) > 1 for each in found)
+        losses_of_seeds = [measure(losses, patterns, window(width + 2, seed)) for seed in range(4)]
+        assert any(len(set(seed_losses)) > 1 for seed_losses in losses_of_seeds)
 
     @pytest.mark.reliability("R13")
     def test_windows_are_refused_exactly_where_nothing_is_chosen(
@@ -193,11 +193,11 @@ class TestEveryFamily:
         width = open_checkpoint(str(checkpoints[family])).selection_width
         losses = PatternLosses(model, sites)
         for length in (width + 1, width + 2, width + 3):
-            told = [len(set(measure(losses, patterns, window(length, seed)))) > 1 for seed in range(4)]
+            apart = [len(set(measure(losses, patterns, window(length, seed)))) > 1 for seed in range(4)]
             refused = pytest.raises(WindowError) if length < width + 2 else nullcontext()
             with refused:
                 check_length(length, width)
-            cases.check(any(told) == (length >= width + 2), f"{length} tokens, {told} told patterns apart")
+            cases.check(any(apart) == (length >= width + 2), f"{length} tokens, {apart} told patterns apart")
 
     def test_blind_positions_measured_once_give_the_same_loss(self, family, model, sites, patterns, width):
         ids = window(64)
@@ -211,8 +211,8 @@ class TestEveryFamily:
         ids, keeping = window(48), PatternLosses(model, sites, memory=memory)
         for pattern in patterns[:: max(1, len(patterns) // 8)]:
             runs = keeping.layer_runs
-            found = measure(keeping, [pattern], ids)
-            assert found == measure(PatternLosses(model, sites), [pattern], ids), str(pattern)
+            sums = measure(keeping, [pattern], ids)
+            assert sums == measure(PatternLosses(model, sites), [pattern], ids), str(pattern)
         assert keeping.layer_runs - runs < LAYERS, "the last pattern did not start from a kept state"
 
     @pytest.mark.reliability("R23")
@@ -235,19 +235,19 @@ class TestEveryFamily:
 
     def test_half_precision_losses_are_summed_in_full_precision(self, family, sites):
         model, ids = build(family).bfloat16(), window(60)
-        own = logits(model, ids[:-1])[0]
-        expected = torch.nn.functional.cross_entropy(own.double(), torch.tensor(ids[1:]), reduction="sum").item()
-        found = measure(PatternLosses(model, sites), [Pattern.all_full(len(sites))], ids)[0]
-        assert found == pytest.approx(expected, rel=2e-3)
+        stock = logits(model, ids[:-1])[0]
+        expected = torch.nn.functional.cross_entropy(stock.double(), torch.tensor(ids[1:]), reduction="sum").item()
+        loss = measure(PatternLosses(model, sites), [Pattern.all_full(len(sites))], ids)[0]
+        assert loss == pytest.approx(expected, rel=2e-3)
 
     def test_overlap_is_the_share_of_what_both_select(self, family, model, sites, width):
         losses, ids = PatternLosses(model, sites), window(60)
-        chosen = [members(each, width) for each in losses.selections(Window(0, ids))]
-        found = selection_overlap(losses, [ids], width)
-        for a, ours in enumerate(chosen):
-            for b, theirs in enumerate(chosen):
-                assert found[a][b] == pytest.approx(len(ours & theirs) / len(ours))
-            assert found[a][a] == 1.0
+        chosen = [members(selection, width) for selection in losses.selections(Window(0, ids))]
+        shares = selection_overlap(losses, [ids], width)
+        for a, keys in enumerate(chosen):
+            for b, others in enumerate(chosen):
+                assert shares[a][b] == pytest.approx(len(keys & others) / len(keys))
+            assert shares[a][a] == 1.0
 
     def test_the_self_check_passes_and_leaves_the_model_alone(self, family, checkpoints):
         checkpoint = open_checkpoint(str(checkpoints[family]))
@@ -268,12 +268,12 @@ class TestEveryFamily:
 def members(selection, width):
     """What a site selects in its informative rows, as a set of (group, row, index)."""
     rows = selection[0] if selection.dim() == 4 else selection
-    found = set()
+    chosen = set()
     for group, row in itertools.product(range(rows.shape[0]), range(width, rows.shape[1])):
         values = rows[group, row]
         indices = values.nonzero().flatten() if values.dtype == torch.bool else values[values >= 0]
-        found |= {(group, row, index) for index in indices.tolist()}
-    return found
+        chosen |= {(group, row, index) for index in indices.tolist()}
+    return chosen
 
 
 @pytest.mark.parametrize("family", NATIVE)

@@ -188,7 +188,7 @@ def test_memory_that_runs_out_makes_the_sweeps_smaller(error, cases):
     Evaluator(calls, groups, max_rows=12)(patterns, "calibration")
     for call in range(1, calls.calls + 1):
         told = []
-        found = Evaluator(Remembering(error, call), groups, 12, told=told.append)(patterns, "calibration")
+        found = Evaluator(Remembering(error, call), groups, 12, on_shortage=told.append)(patterns, "calibration")
         cases.check(found == expected and len(told) == 1, f"call {call}: {told}")
     cases.check(
         Evaluator(Remembering(error, rows=1), groups, 12)(patterns, "calibration") == expected, "one row at a time"

@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+# The tile of scores that one program makes.
 _QUERIES, _KEYS = 64, 128
 
 
@@ -14,8 +15,11 @@ def _scores(
     queries, keys, weights, out, first, count, total, stride,
     HEADS: tl.constexpr, DIM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
+    # One program: QUERIES x KEYS of out_nt = sum_h weights_nh relu(queries_nh . keys_t), summed in fp32. Shapes:
+    # queries [count, HEADS, DIM], keys [total, DIM], weights [count, HEADS], out [count, total].
     row = tl.program_id(0) * QUERIES
     key = tl.program_id(1) * KEYS
+    # No query of this tile sees a key at or behind the horizon: the last one's place is first + row + QUERIES - 1.
     horizon = tl.minimum(first + row + QUERIES, total)
     if key >= horizon:
         return
@@ -23,22 +27,25 @@ def _scores(
     places = key + tl.arange(0, KEYS)
     dims = tl.arange(0, DIM)
     inside = rows < count
-    block = tl.load(keys + places[:, None].to(tl.int64) * DIM + dims, mask=(places < total)[:, None], other=0.0)
-    turned = tl.trans(block)
+    key_rows = tl.load(keys + places[:, None].to(tl.int64) * DIM + dims, mask=(places < total)[:, None], other=0.0)
+    key_columns = tl.trans(key_rows)
     sums = tl.zeros((QUERIES, KEYS), tl.float32)
     # The keys stay, the heads pass: their products need no exchange between threads to be summed.
     for head in tl.range(0, HEADS, num_stages=3):
-        where = rows.to(tl.int64) * HEADS + head
-        query = tl.load(queries + where[:, None] * DIM + dims, mask=inside[:, None], other=0.0)
-        weight = tl.load(weights + where, mask=inside, other=0.0)
-        sums += tl.maximum(tl.dot(query, turned), 0.0) * weight[:, None]
-    where = out + rows[:, None].to(tl.int64) * stride + places
-    tl.store(where, sums, mask=inside[:, None] & (places < horizon))
+        offset = rows.to(tl.int64) * HEADS + head
+        query = tl.load(queries + offset[:, None] * DIM + dims, mask=inside[:, None], other=0.0)
+        weight = tl.load(weights + offset, mask=inside, other=0.0)
+        sums += tl.maximum(tl.dot(query, key_columns), 0.0) * weight[:, None]
+    address = out + rows[:, None].to(tl.int64) * stride + places
+    tl.store(address, sums, mask=inside[:, None] & (places < horizon))
 
 
-def index_scores(queries: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor, first: int) -> torch.Tensor:
+def fused_index_scores(
+    queries: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor, first: int
+) -> torch.Tensor:
     """``sum_h weights_h relu(queries_h . keys)`` accumulated in fp32: ``[queries, keys]``.
 
+    The PyTorch reference is ``index_scores`` in ``dsa/long/scores.py``.
     A query's scores are written up to its own place at least; what follows is undefined.
 
     Args:

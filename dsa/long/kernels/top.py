@@ -7,30 +7,34 @@ import triton
 import triton.language as tl
 
 _BLOCK = 2048
-# A threshold aims at this many times what is wanted, so that it seldom lets through too little.
+# A threshold aims at this many times ``width`` scores, so that it seldom lets through too few.
 _MARGIN = 1.4
 
 
 @triton.jit
 def _ordered(values):
-    """Integers in the order of the fp32 ``values``."""
+    """Integers in the order of the fp32 ``values``.
+
+    The bits of positive floats are ordered like integers; those of negative ones the other way round, so that all
+    but their sign is inverted.
+    """
     bits = values.to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 @triton.jit
 def _between(low, high):
-    """Half-way from ``low`` to ``high``, rounded down, without overflow."""
+    """Half-way from ``low`` to ``high``, rounded down: the bits both have, and half the others; no overflow."""
     return (low & high) + ((low ^ high) >> 1)
 
 
 @triton.jit
 def _at_rank(values, rank):
-    """The largest integer that at least ``rank`` of ``values`` reach."""
+    """The largest integer that at least ``rank`` of ``values`` reach, by bisection over all 2^32."""
     low = tl.full((), -2147483648, tl.int32)
     high = tl.full((), 2147483647, tl.int32)
     while low < high:
-        middle = _between(low, high) + ((low ^ high) & 1)
+        middle = _between(low, high) + ((low ^ high) & 1)  # rounded up, so that ``low`` moves in each turn
         enough = tl.sum((values >= middle).to(tl.int32)) >= rank
         low = tl.where(enough, middle, low)
         high = tl.where(enough, high, middle - 1)
@@ -41,11 +45,11 @@ def _at_rank(values, rank):
 def _pass_through(
     scores, values, places, length, threshold, low, high, above, width, ROOM: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Stores what reaches ``threshold``, in order, and says how much that is; it may be more than has room.
+    """Stores what reaches ``threshold``, in order, and returns how much that is; it may be more than ROOM.
 
     Once ``high`` follows on ``low``, everything at ``low`` is tied at the threshold: the first of them fill up.
     """
-    found = 0
+    passed = 0
     tied = 0
     only_ties = _between(low, high) == low
     for start in range(0, length, BLOCK):
@@ -57,12 +61,12 @@ def _pass_through(
             equal = (inside & (value == low)).to(tl.int32)
             take = inside & ((value >= high) | ((value == low) & (tied + tl.cumsum(equal, 0) <= width - above)))
             tied += tl.sum(equal)
-        taken = take.to(tl.int32)
-        to = found + tl.cumsum(taken, 0) - taken
-        tl.store(values + to, value, mask=take & (to < ROOM))
-        tl.store(places + to, place, mask=take & (to < ROOM))
-        found += tl.sum(taken)
-    return found
+        ones = take.to(tl.int32)
+        slot = passed + tl.cumsum(ones, 0) - ones  # how many before it pass
+        tl.store(values + slot, value, mask=take & (slot < ROOM))
+        tl.store(places + slot, place, mask=take & (slot < ROOM))
+        passed += tl.sum(ones)
+    return passed
 
 
 @triton.jit
@@ -70,6 +74,10 @@ def _select(
     scores, stride, chosen, values, places, first, width, aim,
     ROOM: tl.constexpr, SAMPLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    # One program: one row of scores [rows, keys], of which the first ``length`` count, to chosen [rows, width].
+    # Whatever reaches a threshold is copied to values and places [rows, ROOM]; the threshold fits when that is at
+    # least ``width`` and at most ROOM. It is guessed from a sample, then bisected between ``low`` and ``high``:
+    # it always ends, as these come nearer in each turn and ties at the last value are cut off by place.
     row = tl.program_id(0)
     length = first + row + 1
     scores += row.to(tl.int64) * stride
@@ -82,45 +90,48 @@ def _select(
         place = slot
     else:
         part = tl.arange(0, SAMPLE)
+        # Runs of 32 neighbours, evenly spread: whole cache lines are read.
         sample = _ordered(tl.load(scores + part // 32 * (length // (SAMPLE // 32)) + part % 32))
         rank = tl.maximum((aim * (SAMPLE / length)).to(tl.int32), 1)
         low = lowest  # reached by more than there is room for
         high = tl.full((), 2147483647, tl.int32)  # reached by ``above``, fewer than wanted
         above = 0
-        found = 0
+        passed = 0
         stepped = 0
         threshold = _at_rank(sample, rank)
-        while (found < width) | (found > ROOM):
-            found = _pass_through(scores, values, places, length, threshold, low, high, above, width, ROOM, BLOCK)
-            if found < width:
+        while (passed < width) | (passed > ROOM):
+            passed = _pass_through(scores, values, places, length, threshold, low, high, above, width, ROOM, BLOCK)
+            if passed < width:
                 high = threshold
-                above = found
+                above = passed
                 rank = tl.minimum(rank * 2, SAMPLE)
-            elif found > ROOM:
+            elif passed > ROOM:
                 low = threshold
                 rank = tl.maximum(rank // 2, 1)
-            if (found < width) | (found > ROOM):
+            if (passed < width) | (passed > ROOM):
                 guess = _at_rank(sample, rank)
                 threshold = tl.where((guess > low) & (guess < high), guess, _between(low, high))
                 # A sample that knows nothing above a threshold may be full of scores equal to it.
                 if (guess <= low) & (stepped == 0):
                     threshold = low + 1
                     stepped = 1
-        tl.debug_barrier()
-        value = tl.load(values + slot, mask=slot < found, other=-2147483648)
-        place = tl.load(places + slot, mask=slot < found, other=0)
+        tl.debug_barrier()  # values and places were written by other threads of the program
+        value = tl.load(values + slot, mask=slot < passed, other=-2147483648)
+        place = tl.load(places + slot, mask=slot < passed, other=0)
+    # The ``width`` highest of what is left, at most ROOM: all above the last one's value, and its first ties.
     last = _at_rank(value, width)
     higher = (value > last).to(tl.int32)
     equal = (value == last).to(tl.int32)
     take = (value > last) | ((value == last) & (tl.cumsum(equal, 0) <= width - tl.sum(higher)))
-    taken = take.to(tl.int32)
-    tl.store(chosen + row.to(tl.int64) * width + tl.cumsum(taken, 0) - taken, place, mask=take)
+    ones = take.to(tl.int32)
+    tl.store(chosen + row.to(tl.int64) * width + tl.cumsum(ones, 0) - ones, place, mask=take)
 
 
 def select_top(scores: torch.Tensor, first: int, width: int) -> torch.Tensor:
     """Where the ``width`` highest scores of each row are, ascending: ``[rows, width]`` int32.
 
-    Only keys up to the row's own place count; among equal scores the first ones win.
+    For row ``n``: ``sorted(topk(scores[n, : first + n + 1], width).indices)``, but that among equal scores the
+    first ones win. The PyTorch reference is the ``topk`` of ``select_tokens`` in ``dsa/long/scores.py``.
 
     Args:
         scores: ``[rows, keys]`` fp32; undefined behind a row's own place.

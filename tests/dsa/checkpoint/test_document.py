@@ -16,7 +16,7 @@ from indexcache.dsa.checkpoint.families import FAMILIES, family_of_class
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.errors import ModelError, WindowError
 
-CONFIGS = Path(__file__).parents[1] / "assets" / "configs"
+CONFIGS = Path(__file__).parents[2] / "assets" / "configs"
 # Of each public config: its sites, the layers that share in it, and the keys from which on indexers choose.
 QUARTER = (0, *range(1, 78, 4))
 GLM = (0, 1, *range(2, 78, 4))

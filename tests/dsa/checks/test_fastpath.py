@@ -50,11 +50,11 @@ def test_lets_every_family_through(family, backends, dtype):
 
 
 def test_runs_two_chunks_in_both_of_which_queries_choose(model, monkeypatch):
-    seen, own = [], chunked._KeysSoFar.update_indexer
+    seen, stock = [], chunked._KeyCollector.update_indexer
     monkeypatch.setattr(
-        chunked._KeysSoFar,
+        chunked._KeyCollector,
         "update_indexer",
-        lambda self, keys, layer: (seen.append((self.first, keys.shape[1])), own(self, keys, layer))[1],
+        lambda self, keys, layer: (seen.append((self.first, keys.shape[1])), stock(self, keys, layer))[1],
     )
     check(model)
     assert set(seen) == {(0, 56), (56, 40)}
@@ -63,31 +63,31 @@ def test_runs_two_chunks_in_both_of_which_queries_choose(model, monkeypatch):
 class TestRefuses:
     def test_indexers_that_ignore_the_cache_they_are_given(self, model, monkeypatch):
         kind = type(next(iter(find_indexers(model)[1].values())))
-        own = kind.forward
+        stock = kind.forward
 
-        @functools.wraps(own)
+        @functools.wraps(stock)
         def without(self, *args, **kwargs):
-            name = CacheArgument(functools.partial(own, self), "an indexer").name
-            return own(self, *args, **kwargs | {name: None})
+            name = CacheArgument(functools.partial(stock, self), "an indexer").name
+            return stock(self, *args, **kwargs | {name: None})
 
         monkeypatch.setattr(kind, "forward", without)
         refused(model, "does not go through the cache that it is given")
 
     def test_selections_that_are_shifted(self, model, monkeypatch):
-        own = index_scores.select_tokens
+        stock = index_scores.select_tokens
 
         def shifted(*args):
-            own(*args)
+            stock(*args)
             args[6].sub_(1).clamp_(min=0)
 
         monkeypatch.setattr(index_scores, "select_tokens", shifted)
         refused(model, "of the keys that layer 0 selects in chunks are not its own")
 
     def test_the_second_chunk_alone_being_wrong(self, model, monkeypatch):
-        own = index_scores.select_tokens
+        stock = index_scores.select_tokens
 
         def late(queries, keys, weights, visible, batch, first, chosen, budget):
-            own(queries, keys, weights, visible, batch, first, chosen, budget)
+            stock(queries, keys, weights, visible, batch, first, chosen, budget)
             if first:
                 chosen[:] = torch.arange(WIDTH, dtype=torch.int32)
 
@@ -95,14 +95,12 @@ class TestRefuses:
         refused(model, "selects in chunks are not its own")
 
     def test_attention_that_computes_something_else(self, model, monkeypatch):
-        own = sparse._Layer.weights
         monkeypatch.setattr(
-            sparse._Layer,
+            sparse._LayerProjections,
             "absorbed",
             lambda self, query: (query[..., : self.nope] @ self.to_latent * 1.5, query[..., self.nope :]),
         )
         monkeypatch.setattr(sparse, "_DENSE_UP_TO", 0)
-        assert own
         refused(model, "gives other hidden states than the model's own code", Backends("stock", "sparse"))
 
     def test_chunks_that_are_not_taken(self, model, monkeypatch):
@@ -140,13 +138,15 @@ class TestNamesOfTheCache:
 
     def renamed(self, model, monkeypatch, of, **names):
         """Gives the class of ``of`` a forward with other names, as a release would."""
-        own = type(of).forward
-        inner = inspect.signature(own)
-        parameters = [each.replace(name=names.get(name, name)) for name, each in inner.parameters.items()]
+        stock = type(of).forward
+        inner = inspect.signature(stock)
+        parameters = [
+            parameter.replace(name=names.get(name, name)) for name, parameter in inner.parameters.items()
+        ]
         back = {new: old for old, new in names.items()}
 
         def forward(self, *args, **kwargs):
-            return own(self, *args, **{back.get(name, name): value for name, value in kwargs.items()})
+            return stock(self, *args, **{back.get(name, name): value for name, value in kwargs.items()})
 
         forward.__signature__ = inner.replace(parameters=parameters)
         monkeypatch.setattr(type(of), "forward", forward)
@@ -168,12 +168,12 @@ class TestNamesOfTheCache:
 
         def older(hidden_states, past_key_values=None): ...
 
-        for each in (forward, older):
-            argument = CacheArgument(each, "it")
-            assert argument.given((1,), {name: "a cache"}) == "a cache"
+        for cached in (forward, older):
+            argument = CacheArgument(cached, "it")
+            assert argument.cache_of((1,), {name: "a cache"}) == "a cache"
             assert argument.bound((1,), {name: "a cache"})[argument.name] == "a cache"
-            assert argument.given((1, "a cache"), {}) == "a cache"
-            assert argument.given((1,), {}) is None
+            assert argument.cache_of((1, "a cache"), {}) == "a cache"
+            assert argument.cache_of((1,), {}) is None
 
     def test_decorators_that_keep_the_signature_are_seen_through(self):
         def forward(hidden_states, cache=None): ...

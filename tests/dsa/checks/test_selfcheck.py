@@ -87,10 +87,10 @@ class TestRefuses:
 
     def test_state_that_layers_keep_outside_of_their_arguments(self, loaded):
         model, checkpoint = loaded("glm_moe_dsa")
-        kept = []
-        model.model.layers[2].register_forward_hook(lambda module, args, output: kept.append(output[0]))
+        outputs = []
+        model.model.layers[2].register_forward_hook(lambda module, args, output: outputs.append(output[0]))
         model.model.layers[4].register_forward_hook(
-            lambda module, args, output: (output[0] + 0.1 * kept[-1], *output[1:])
+            lambda module, args, output: (output[0] + 0.1 * outputs[-1], *output[1:])
         )
         refused(model, checkpoint, "beside other patterns than alone")
 
@@ -130,15 +130,15 @@ class TestRefuses:
 
 def test_flips_are_all_tried_on_an_unknown_family_and_some_on_a_known_one(monkeypatch):
     checkpoint, tried = open_checkpoint(str(EMBEDDED)), []
-    own = PatternLosses.measure
+    measure = PatternLosses.measure
 
     def watched(self, patterns, *args, **kwargs):
         tried.extend(patterns)
-        return own(self, patterns, *args, **kwargs)
+        return measure(self, patterns, *args, **kwargs)
 
     monkeypatch.setattr(PatternLosses, "measure", watched)
     self_check(load_model(checkpoint), checkpoint, TOKENS)
-    flips = {each for each in tried if each.kept == 15}
+    flips = {pattern for pattern in tried if pattern.kept == 15}
     assert len(flips) == 8
     assert {Pattern.all_full(16).share(site) for site in (1, 15)} <= flips
 

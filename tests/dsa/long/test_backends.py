@@ -87,23 +87,23 @@ def test_what_cannot_fit_is_refused_with_the_length_that_would(glm_5_like):
 
 def test_weights_are_counted_in_the_type_that_is_loaded(checkpoints):
     checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
-    held = sum(each.numel() for each in build("glm_moe_dsa").parameters())
-    assert weights_bytes(checkpoint, 4) == pytest.approx(4 * held, rel=0.1)
-    assert weights_bytes(checkpoint, 2) == pytest.approx(2 * held, rel=0.1)
+    parameters = sum(weight.numel() for weight in build("glm_moe_dsa").parameters())
+    assert weights_bytes(checkpoint, 4) == pytest.approx(4 * parameters, rel=0.1)
+    assert weights_bytes(checkpoint, 2) == pytest.approx(2 * parameters, rel=0.1)
 
 
 def test_feed_forward_in_chunks_changes_nothing_but_rounding(monkeypatch):
-    monkeypatch.setattr(feedforward, "_ROWS", 40)
+    monkeypatch.setattr(feedforward, "FEED_FORWARD_ROWS", 40)
     model, ids = build("glm_moe_dsa"), torch.arange(100)[None]
     with torch.inference_mode():
         stock = model(input_ids=ids, use_cache=False).logits
         remove = install(model, FAST)
         calls = []
         model.model.layers[3].mlp.gate.register_forward_hook(lambda *args: calls.append(args[1][0].shape[-2]))
-        found = model(input_ids=ids, use_cache=False).logits
+        logits = model(input_ids=ids, use_cache=False).logits
         remove()
     assert calls == [40, 40, 20], "the rows did not go through in chunks"
-    torch.testing.assert_close(found, stock, rtol=0, atol=5e-5)
+    torch.testing.assert_close(logits, stock, rtol=0, atol=5e-5)
 
 
 class Scarce(PatternLosses):
@@ -124,7 +124,7 @@ def test_out_of_memory_carries_fewer_patterns_and_goes_on():
     wanted = Evaluator(PatternLosses(copy.deepcopy(model), range(6)), {CALIBRATION: ids})(patterns, CALIBRATION)
     lines, counted = [], []
     scarce = Scarce(model, range(6))
-    evaluator = Evaluator(scarce, {CALIBRATION: ids}, on_window=counted.append, told=lines.append)
+    evaluator = Evaluator(scarce, {CALIBRATION: ids}, on_window=counted.append, on_shortage=lines.append)
     assert evaluator(patterns, CALIBRATION) == wanted
     assert lines == ["out of memory: going on with 2 patterns at a time"]
     assert sum(counted) == len(patterns)
@@ -150,20 +150,20 @@ def test_out_of_memory_is_known_whoever_says_it(said, memory):
 
 def test_prefill_times_count_the_indexers_that_run():
     model = build("glm_moe_dsa")
-    forwards = [each.forward for each in find_indexers(model)[1].values()]
+    forwards = [indexer.forward for indexer in find_indexers(model)[1].values()]
     clock = PrefillClock(model, range(6))
     full, alone = clock.time([Pattern.all_full(6), Pattern.from_full(6, [0])], list(range(200)), 3)
     assert 0 < alone.indexer_seconds < full.indexer_seconds < full.seconds
     assert 0 < alone.indexer_share < 1
     clock.close()
-    assert [each.forward for each in find_indexers(model)[1].values()] == forwards
+    assert [indexer.forward for indexer in find_indexers(model)[1].values()] == forwards
 
 
 def test_random_weights_need_the_config_alone(checkpoints, tmp_path):
     (tmp_path / "config.json").write_bytes((checkpoints["deepseek_v32"] / "config.json").read_bytes())
     model = random_model(open_checkpoint(str(tmp_path)), "bfloat16")
     assert model.dtype == torch.bfloat16
-    assert not any(each.requires_grad or each.is_meta for each in model.parameters())
+    assert not any(weight.requires_grad or weight.is_meta for weight in model.parameters())
 
 
 def test_out_of_memory_with_several_windows_takes_fewer_of_them():
@@ -171,7 +171,7 @@ def test_out_of_memory_with_several_windows_takes_fewer_of_them():
     ids = [[(number * step) % 250 for number in range(40)] for step in (1, 3, 7, 11)]
     patterns = [Pattern.all_full(6)]
     wanted = PatternLosses(copy.deepcopy(model), range(6))
-    wanted = [wanted.measure(patterns, [Window(number, each)])[0] for number, each in enumerate(ids)]
+    wanted = [wanted.measure(patterns, [Window(number, tokens)])[0] for number, tokens in enumerate(ids)]
 
     class OneWindow(PatternLosses):
         offloaded = True
@@ -182,8 +182,8 @@ def test_out_of_memory_with_several_windows_takes_fewer_of_them():
             return super().measure(patterns, windows, last_token, keep_states)
 
     lines = []
-    evaluator = Evaluator(OneWindow(model, range(6)), {CALIBRATION: ids}, told=lines.append)
-    assert evaluator(patterns, CALIBRATION) == [tuple(each[0] for each in wanted)]
+    evaluator = Evaluator(OneWindow(model, range(6)), {CALIBRATION: ids}, on_shortage=lines.append)
+    assert evaluator(patterns, CALIBRATION) == [tuple(losses[0] for losses in wanted)]
     assert lines[0] == "out of memory: going on with 2 windows at a time"
 
 
@@ -196,5 +196,5 @@ def test_masks_survive_the_moves_of_a_device_map():
         for layer in model.model.layers[3:]:
             add_hook_to_module(layer, AlignDevicesHook(execution_device="cpu:0", io_same_device=True))
         install(model, FAST)
-        found = model(input_ids=ids, use_cache=False).logits
-    torch.testing.assert_close(found, stock, rtol=0, atol=5e-5)
+        logits = model(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(logits, stock, rtol=0, atol=5e-5)

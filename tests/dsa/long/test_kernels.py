@@ -5,8 +5,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from indexcache.dsa.long.kernels.attention import sparse_attention
-from indexcache.dsa.long.kernels.scores import index_scores
+from indexcache.dsa.long.kernels.attention import fused_attention
+from indexcache.dsa.long.kernels.scores import fused_index_scores
 from indexcache.dsa.long.kernels.top import select_top
 
 ON_GPU = torch.cuda.is_available()
@@ -17,10 +17,10 @@ DTYPES = [torch.float16, torch.bfloat16] if ON_GPU else [torch.float16]
 
 def poisoned(monkeypatch):
     """Fills whatever the kernels allocate with values that no result may keep."""
-    own = torch.empty
+    empty_of_torch = torch.empty
 
     def empty(*shape, **kwargs):
-        made = own(*shape, **kwargs)
+        made = empty_of_torch(*shape, **kwargs)
         return made.fill_(float("nan") if made.is_floating_point() else -(1 << 30))
 
     monkeypatch.setattr(torch, "empty", empty)
@@ -31,8 +31,8 @@ def _poison(monkeypatch):
     poisoned(monkeypatch)
 
 
-def relative_error(found, wanted):
-    return float((found.double() - wanted).norm() / wanted.norm())
+def relative_error(actual, wanted):
+    return float((actual.double() - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -44,10 +44,10 @@ def test_scores_equal_float64_up_to_each_query(dtype, count, heads, dim, first):
     weights = torch.randn(count, heads, generator=generator).to(DEVICE)
     products = torch.einsum("nhd,td->nht", queries.double(), keys.double()).relu()
     wanted = torch.einsum("nh,nht->nt", weights.double(), products)
-    found = index_scores(queries, keys, weights, first)
+    scores = fused_index_scores(queries, keys, weights, first)
     seen = torch.arange(first + count)[None] <= torch.arange(first, first + count)[:, None]
     # Inputs are exact, so that only the order of fp32 sums differs.
-    assert relative_error(found[seen], wanted[seen]) < 1e-6
+    assert relative_error(scores[seen], wanted[seen]) < 1e-6
 
 
 ROWS = {
@@ -80,10 +80,10 @@ def test_the_highest_scores_are_selected_in_order(kind, first):
 def fused(queries, latent, chosen, first, scaling, sinks, rank, first_ones):
     """The kernel's result as ``[queries, heads, rank]``, from ``[queries, heads, rank + rope]``."""
     turned = queries.transpose(0, 1)
-    found = sparse_attention(
+    means = fused_attention(
         turned[..., :rank], turned[..., rank:], latent, chosen.to(DEVICE), first, scaling, sinks, first_ones
     )
-    return found.transpose(0, 1).cpu()
+    return means.transpose(0, 1).cpu()
 
 
 def attention(queries, latent, chosen, first, scaling, sinks, rank):
@@ -112,10 +112,10 @@ def test_attention_equals_float64(dtype, heads, sinks):
     chosen[0, ::3] = -1
     chosen[1] = -1
     logits = torch.randn(heads, generator=generator).to(DEVICE) if sinks else None
-    found = fused(queries, latent, chosen, first, 0.1, logits, rank, first_ones=False)
+    means = fused(queries, latent, chosen, first, 0.1, logits, rank, first_ones=False)
     wanted = attention(queries, latent, chosen, first, 0.1, logits, rank)
-    assert relative_error(found, wanted) < (5e-3 if dtype == torch.bfloat16 else 1e-3)
-    assert not found[1].any(), "a query that sees nothing should give zeros"
+    assert relative_error(means, wanted) < (5e-3 if dtype == torch.bfloat16 else 1e-3)
+    assert not means[1].any(), "a query that sees nothing should give zeros"
 
 
 def test_queries_that_see_few_keys_stop_at_them():
@@ -124,5 +124,5 @@ def test_queries_that_see_few_keys_stop_at_them():
     queries = torch.randn(80, 2, rank + 16, generator=generator).to(DEVICE, torch.float16)
     latent = torch.randn(80, rank + 16, generator=generator).to(DEVICE, torch.float16)
     chosen = torch.arange(width, dtype=torch.int32).repeat(80, 1)
-    found = fused(queries, latent, chosen, 0, 0.3, None, rank, first_ones=True)
-    assert relative_error(found, attention(queries, latent, chosen, 0, 0.3, None, rank)) < 1e-3
+    means = fused(queries, latent, chosen, 0, 0.3, None, rank, first_ones=True)
+    assert relative_error(means, attention(queries, latent, chosen, 0, 0.3, None, rank)) < 1e-3

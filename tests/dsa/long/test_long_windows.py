@@ -58,8 +58,8 @@ class TestEveryFamily:
             remove = install(model, backends)
             torch.testing.assert_close(logits(model, ids), stock, rtol=0, atol=5e-5)
             real = padding.bool()
-            found = logits(model, ids, attention_mask=padding)
-            torch.testing.assert_close(found[real], padded[real], rtol=0, atol=5e-5)
+            sparse_logits = logits(model, ids, attention_mask=padding)
+            torch.testing.assert_close(sparse_logits[real], padded[real], rtol=0, atol=5e-5)
             remove()
         assert torch.equal(logits(model, ids), stock), "the model was not given its own code back"
 
@@ -67,12 +67,12 @@ class TestEveryFamily:
         model, ids = build(family), ids_of(1)
         wanted = selections(model, ids)
         remove = install(model, Backends("chunked"))
-        found = selections(model, ids)
+        chunked_selections = selections(model, ids)
         remove()
-        for layer, (mine, stock) in enumerate(zip(found, wanted, strict=True)):
-            assert mine.shape == stock.shape
+        for layer, (selection, stock) in enumerate(zip(chunked_selections, wanted, strict=True)):
+            assert selection.shape == stock.shape
             for row in range(TOKENS):
-                seen = [set(each[0, row].tolist()) & set(range(row + 1)) for each in (mine, stock)]
+                seen = [set(keys[0, row].tolist()) & set(range(row + 1)) for keys in (selection, stock)]
                 assert seen[0] == seen[1], f"indexer {layer}, row {row} selects other keys than stock"
 
     def test_window_losses_equal_stock_under_patterns(self, family, pieces):
@@ -81,8 +81,8 @@ class TestEveryFamily:
         for pattern in (Pattern.all_full(sites), Pattern.from_full(sites, [0, 2])):
             wanted = loss(family, Backends(), pattern, window)
             for backends in EVERY:
-                found = loss(family, backends, pattern, window)
-                assert found == pytest.approx(wanted, rel=1e-5), f"{backends} under {pattern}"
+                measured = loss(family, backends, pattern, window)
+                assert measured == pytest.approx(wanted, rel=1e-5), f"{backends} under {pattern}"
 
     def test_sequences_no_longer_than_the_width(self, family, pieces):
         model = build(family)
@@ -103,13 +103,13 @@ def loss(family, backends, pattern, window):
 
 def selections(model, ids):
     """What every indexer returned."""
-    found, hooks = [], []
+    selected, hooks = [], []
     for indexer in find_indexers(model)[1].values():
-        hooks.append(indexer.register_forward_hook(lambda *args: found.append(args[2])))
+        hooks.append(indexer.register_forward_hook(lambda *args: selected.append(args[2])))
     logits(model, ids)
     for hook in hooks:
         hook.remove()
-    return found
+    return selected
 
 
 def test_a_live_cache_keeps_the_stock_indexer():
@@ -118,9 +118,9 @@ def test_a_live_cache_keeps_the_stock_indexer():
         wanted = model(input_ids=ids[:, :64], use_cache=True)
         wanted = model(input_ids=ids[:, 64:], past_key_values=wanted.past_key_values, use_cache=True).logits
         install(model, Backends("chunked"))
-        found = model(input_ids=ids[:, :64], use_cache=True)
-        found = model(input_ids=ids[:, 64:], past_key_values=found.past_key_values, use_cache=True).logits
-    assert torch.equal(found, wanted)
+        out = model(input_ids=ids[:, :64], use_cache=True)
+        out = model(input_ids=ids[:, 64:], past_key_values=out.past_key_values, use_cache=True).logits
+    assert torch.equal(out, wanted)
 
 
 def test_repeated_selections_count_once():
@@ -137,11 +137,11 @@ def test_repeated_selections_count_once():
 
     for indexer in find_indexers(model)[1].values():
         indexer.forward = repeating(indexer.forward)
-    found = logits(model, ids)
+    repeated_logits = logits(model, ids)
     stock = build("deepseek_v32")
     for indexer in find_indexers(stock)[1].values():
         indexer.forward = repeating(indexer.forward)
-    torch.testing.assert_close(found, logits(stock, ids), rtol=0, atol=5e-5)
+    torch.testing.assert_close(repeated_logits, logits(stock, ids), rtol=0, atol=5e-5)
 
 
 def test_without_repeats_keeps_one_of_each():
@@ -183,7 +183,7 @@ def test_what_an_indexer_does_with_keys_beyond_what_is_foreseen_is_refused():
 
 def test_memory_that_runs_out_halves_the_chunk_and_is_told():
     lines, done = [], []
-    budget = ChunkBudget(on_cpu=800, on_gpu=1 << 30, told=lines.append)
+    budget = ChunkBudget(on_cpu=800, on_gpu=1 << 30, on_shortage=lines.append)
 
     def work(first, end):
         if end - first > 3:
@@ -213,8 +213,8 @@ def test_chosen_keys_are_visible_ones(pieces):
         assert int(chosen[row].max()) <= row
 
 
-def relative_error(found, wanted):
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+def relative_error(actual, wanted):
+    return float((actual.double() - wanted.double()).norm() / wanted.double().norm())
 
 
 @pytest.mark.gpu
@@ -225,9 +225,11 @@ def test_kernels_in_a_model_are_as_near_to_fp32_as_stock_bf16(family, monkeypatc
     from indexcache.dsa.long.kernels import attention, scores
 
     calls = []
-    for module, name in ((attention, "sparse_attention"), (scores, "index_scores")):
-        own = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *args, own=own, name=name: (calls.append(name), own(*args))[1])
+    for module, name in ((attention, "fused_attention"), (scores, "fused_index_scores")):
+        stock = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args, stock=stock, name=name: (calls.append(name), stock(*args))[1]
+        )
     sizes = {"kv_lora_rank": 64, "qk_rope_head_dim": 16, "index_head_dim": 32, "index_topk": 32}
     model, ids = build(family, layers=2, **sizes).cuda(), ids_of(1, 400).cuda()
     exact = logits(model, ids)
@@ -235,4 +237,4 @@ def test_kernels_in_a_model_are_as_near_to_fp32_as_stock_bf16(family, monkeypatc
     stock = relative_error(logits(model, ids), exact)
     install(model, Backends("chunked", "sparse"))
     assert relative_error(logits(model, ids), exact) < 1.5 * stock
-    assert set(calls) == {"sparse_attention", "index_scores"}, "the kernels did not run"
+    assert set(calls) == {"fused_attention", "fused_index_scores"}, "the kernels did not run"

@@ -16,13 +16,13 @@ def test_overlap_is_the_share_of_keys_selected_by_both():
     windows = [torch.randint(0, 4096, (LENGTH,), generator=generator).tolist() for _ in range(2)]
     counted = [[0] * LAYERS for _ in range(LAYERS)]
     for ids in windows:
-        selections = [each[0].tolist() for each in losses.selections(Window(0, ids))]
+        selections = [site[0].tolist() for site in losses.selections(Window(0, ids))]
         for a in range(LAYERS):
             for b in range(LAYERS):
                 rows = range(TOPK, LENGTH - 1)
                 counted[a][b] += sum(len({*selections[a][row]} & {*selections[b][row]}) for row in rows)
-    found = selection_overlap(losses, windows, TOPK)
+    shares = selection_overlap(losses, windows, TOPK)
     everything = 2 * (LENGTH - 1 - TOPK) * TOPK
     for a in range(LAYERS):
-        assert found[a] == pytest.approx([each / everything for each in counted[a]])
-        assert found[a][a] == 1.0
+        assert shares[a] == pytest.approx([count / everything for count in counted[a]])
+        assert shares[a][a] == 1.0

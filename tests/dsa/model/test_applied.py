@@ -15,7 +15,7 @@ from indexcache.pattern import Pattern, indexer_types
 
 PROMPT, NEW = 48, 12
 # In transformers 5.23 a selection of glm5_next cannot cross a linear layer.
-NATIVE = [name for name, each in TABLE.items() if each.passes_selection and name != "glm5_next"]
+NATIVE = [name for name, family in TABLE.items() if family.passes_selection and name != "glm5_next"]
 
 
 def tokens(count, rows=1, seed=1):
@@ -37,11 +37,11 @@ def whole(model, ids):
 def cached(model, ids):
     """The same with the prompt first and then token by token."""
     out = model(input_ids=ids[:, :PROMPT], use_cache=True)
-    found = [out.logits]
+    logits = [out.logits]
     for place in range(PROMPT, ids.shape[1]):
         out = model(input_ids=ids[:, place : place + 1], past_key_values=out.past_key_values, use_cache=True)
-        found.append(out.logits)
-    return torch.cat(found, dim=1)
+        logits.append(out.logits)
+    return torch.cat(logits, dim=1)
 
 
 @torch.inference_mode()

@@ -180,8 +180,8 @@ def test_bounded_rows_give_the_same_losses(rows):
 def test_some_windows_are_measured_in_their_order():
     groups = {"calibration": [window(40, seed) for seed in range(4)]}
     everyone = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration")
-    some = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration", windows=[3, 1])
-    assert some == [(losses[3], losses[1]) for losses in everyone]
+    portion = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration", windows=[3, 1])
+    assert portion == [(losses[3], losses[1]) for losses in everyone]
 
 
 def test_another_shape_gives_the_same_losses_and_remembers_nothing():
@@ -199,9 +199,11 @@ def test_losses_carry_no_graph():
     losses = PatternLosses(model, range(LAYERS))
     memory = losses.memory = PathMemory(range(LAYERS), windows=1, budget=1 << 30)
     measure(losses, [Pattern("FFFFFF")], window(40))
-    kept = [state.hidden for paths in memory._latest.values() for path in paths for state in path.states.values()]
-    assert kept
-    assert not any(hidden.requires_grad for hidden in kept)
+    hiddens = [
+        state.hidden for paths in memory._latest.values() for path in paths for state in path.states.values()
+    ]
+    assert hiddens
+    assert not any(hidden.requires_grad for hidden in hiddens)
 
 
 @pytest.mark.parametrize("strategy", ["exact", "fast", "blocks"])

@@ -50,8 +50,8 @@ def test_a_selection_follows_the_hidden_states_to_their_device():
     switch = Switch(model, range(LAYERS))
     switch.selection = torch.zeros(1, 4, 2, dtype=torch.int32)
     switch.use(Pattern("FSFFFF"))
-    found = model.model.layers[1].self_attn.indexer(torch.empty(1, 4, 64, device="meta"))
-    assert found.device.type == "meta"
+    selection = model.model.layers[1].self_attn.indexer(torch.empty(1, 4, 64, device="meta"))
+    assert selection.device.type == "meta"
 
 
 def test_indexers_in_two_stacks_are_refused():
