@@ -28,7 +28,7 @@ from .commands.job.options import (
 from .commands.job.sources import Application
 from .commands.job.start import leave_to_main, reach, share_cores, warn_before_start, working
 from .errors import GateError, SettingError
-from .evaluate import SPOKEN
+from .evaluate import GROUP_TITLES
 from .recipes.numbers import lengths
 from .recipes.schema import FIELDS, RUN, SEARCH
 from .system.exits import exit_code_of, print_result
@@ -186,7 +186,7 @@ def evaluate(
 
     max_delta = fields.pop("max_delta", None)
     check_max_delta(max_delta)
-    if on not in SPOKEN:
+    if on not in GROUP_TITLES:
         raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     path = plan_file(plan_path)
     plan = read_plan(path)
@@ -244,7 +244,7 @@ def export(
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
     leave_to_main()
     from .commands import export as exporting
-    from .search.export.settings import Serving
+    from .search.export.support import Serving
     from .search.plan.file import plan_file, read_plan
 
     if strip_weights and write is None:

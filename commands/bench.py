@@ -18,7 +18,7 @@ from ..dsa.long.backends import Backends, install
 from ..dsa.long.capacity import free_memory, layer_bytes, longest_window
 from ..errors import MeasurementError, SettingError, WindowError
 from ..pattern import Pattern
-from ..search.report.prefills import PrefillPoint, PrefillRecord, Timed, prefill_file
+from ..search.report.prefills import PrefillPoint, PrefillRecord, PrefillTime, prefill_file
 from ..search.run.folder import render_beside
 from ..system import processes
 from ..system.console import Reporter, new_console, print_line
@@ -111,7 +111,7 @@ def bench(planned: PlannedModel, request: BenchRequest, reporter: Reporter) -> P
 def _check_something_fits(record: PrefillRecord, checkpoint: Checkpoint, model: Any, backends: Backends) -> None:
     if any(point.all_full and point.plan for point in record.points):
         return
-    shortest, device = record.points[0].context, processes.this_device()
+    shortest, device = record.points[0].context, processes.process_device()
     fits = longest_window(
         checkpoint.config, shortest, model.dtype.itemsize, backends, free_memory(device),
         device.type == "cuda",
@@ -153,7 +153,7 @@ def _points(
     from ..dsa.model.prefill import PrefillClock
 
     clock = PrefillClock(model, checkpoint.site_layers)
-    device, points = processes.this_device(), []
+    device, points = processes.process_device(), []
     reporter.begin(len(request.contexts), "lengths")
     for context in sorted(set(request.contexts)):
         needed = layer_bytes(checkpoint.config, context, model.dtype.itemsize, backends, device.type == "cuda")
@@ -177,7 +177,7 @@ def _any_tokens(vocabulary: int, count: int) -> list[int]:
 
 def _timed(
     clock: PrefillClock, patterns: Sequence[Pattern], tokens: Sequence[int], repeats: int
-) -> list[Timed] | None:
+) -> list[PrefillTime] | None:
     """None if it does not fit."""
     import torch
 
@@ -189,7 +189,7 @@ def _timed(
         prefills = []
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return [Timed(seconds=run.seconds, indexer_share=run.indexer_share) for run in prefills] or None
+    return [PrefillTime(seconds=run.seconds, indexer_share=run.indexer_share) for run in prefills] or None
 
 
 def show(record: PrefillRecord, path: Path, as_json: bool) -> None:

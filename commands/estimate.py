@@ -13,7 +13,7 @@ from ..dsa.model.losses import PatternLosses
 from ..errors import ModelError
 from ..evaluate import CALIBRATION
 from ..pattern import Pattern
-from ..search.estimate import Expected
+from ..search.estimate import ExpectedCost
 from ..system import processes
 from ..system.console import Reporter, duration, new_console
 from ..system.exits import print_result
@@ -38,12 +38,12 @@ class EstimateOutcome:
     windows: int
     heldout: int
     window: int
-    expected: Expected
+    expected: ExpectedCost
     layer_seconds: tuple[float, float] | None
 
     @property
     def seconds(self) -> float | None:
-        """Expected time of the measurements, all processes kept busy."""
+        """ExpectedCost time of the measurements, all processes kept busy."""
         if self.layer_seconds is None:
             return None
         full, shared = self.layer_seconds

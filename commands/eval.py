@@ -8,9 +8,9 @@ from typing import Any
 from ..dsa.checkpoint.load import Placement
 from ..dsa.long.backends import Backends
 from ..errors import DatasetError, MeasurementError, OutputError, PlanError
-from ..evaluate import SPOKEN
+from ..evaluate import GROUP_TITLES
 from ..search.plan.record import heldout_record
-from ..search.plan.schema import Measured
+from ..search.plan.schema import MeasuredPattern
 from ..search.report.checks import Check, check_file, with_check
 from ..search.report.pages import increase
 from ..search.run.folder import has_report, render_beside
@@ -36,8 +36,8 @@ class EvalOutcome:
     group: str
     windows: int
     baseline_loss: float
-    plan: Measured
-    uniform: Measured
+    plan: MeasuredPattern
+    uniform: MeasuredPattern
     max_delta: float | None
     passed: bool | None
 
@@ -56,7 +56,9 @@ def evaluate(
     plan, checkpoint = planned.plan, planned.checkpoint
     windows = planned.windows()
     if not len(windows.group(group)):
-        raise DatasetError(f"the plan has no {SPOKEN[group]} windows", hint="measure it with --on calibration")
+        raise DatasetError(
+            f"the plan has no {GROUP_TITLES[group]} windows", hint="measure it with --on calibration"
+        )
     announce(checkpoint, reporter)
     planned.check_weights(reporter)
     processes.use_threads(plan.run.threads)
@@ -68,7 +70,7 @@ def evaluate(
     labels, documents = windows.length - 1, windows.documents(group)
     losses = heldout_record(compare(measure, group, labels, documents, plan.pattern, plan.pinned_sites))
     if losses is None:
-        raise MeasurementError(f"a loss on the {SPOKEN[group]} windows is NaN or infinite")
+        raise MeasurementError(f"a loss on the {GROUP_TITLES[group]} windows is NaN or infinite")
     run = run_identity(loaded)
     check = Check(
         when=now(),
@@ -81,7 +83,7 @@ def evaluate(
         passed=None if max_delta is None else losses.plan.delta <= max_delta,
         versions=run.versions,
     )
-    processes.main_does(lambda: _keep(planned, group, check, reporter))
+    processes.run_on_main(lambda: _keep(planned, group, check, reporter))
     return EvalOutcome(
         group=group,
         windows=check.windows,
@@ -120,7 +122,7 @@ def eval_table(outcome: EvalOutcome) -> None:
     for name, measured in (("this plan", outcome.plan), ("uniform", outcome.uniform)):
         table.add_row(name, str(measured.kept), f"{measured.loss:.4f}", increase(measured))
     console = new_console()
-    print_line(console, f"{outcome.windows} {SPOKEN[outcome.group]} windows, nats per token")
+    print_line(console, f"{outcome.windows} {GROUP_TITLES[outcome.group]} windows, nats per token")
     console.print(table)
     if outcome.passed:
         print_line(console, f"passed: at most {outcome.max_delta:g} was allowed")

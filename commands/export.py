@@ -11,7 +11,8 @@ import typer
 
 from ..errors import ExportError, IdentityError, ModelError, OutputError, wrapped
 from ..pattern import SHARED, layer_ranges
-from ..search.export.settings import Export, Serving, check_servable, edited_config, export
+from ..search.export.settings import Export, check_servable, edited_config, export
+from ..search.export.support import Serving
 from ..search.plan.schema import Plan
 from ..system.console import Reporter
 from ..system.exits import print_result

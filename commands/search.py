@@ -25,13 +25,13 @@ from ..recipes.schema import Recipe
 from ..search.cost import LayerCount, Shape
 from ..search.goal import Goal, Method
 from ..search.plan.older import changed_steps
-from ..search.plan.record import cost, heldout_record, result, search_record
+from ..search.plan.record import cost_record, heldout_record, result_record, search_record
 from ..search.plan.schema import InitRecord, Plan
 from ..search.report.pages import increase
 from ..search.run.folder import PLAN_FILE, save_run
-from ..search.run.replay import Journaled, Unmeasured
+from ..search.run.replay import MissingLoss, ReplayedEvaluator
 from ..search.run.timing import Timing
-from ..search.search import Findings, Told, run_search
+from ..search.search import Findings, SearchProgress, run_search
 from ..search.strategies.greedy import Step
 from ..search.strategies.refine import Swap
 from ..system import processes
@@ -85,9 +85,9 @@ def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
         tokens=job.tokens,
         run=session.how_it_ran(),
         search=search_record(findings, method, checkpoint.site_layers, _init_record(job.older, findings)),
-        result=result(findings, job.goal, job.model),
+        result=result_record(findings, job.goal, job.model),
         heldout=heldout_record(findings.heldout),
-        cost=cost(
+        cost=cost_record(
             findings,
             evaluations,
             measure.count.layer_windows + overlap_layers,
@@ -97,17 +97,17 @@ def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
         ),
     )
     timing = session.timing()
-    moved = processes.main_does(lambda: save_run(job.folder, plan, frozen_bytes(windows), timing))
+    moved = processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(windows), timing))
     return SearchOutcome(plan, job.folder / PLAN_FILE, moved, timing)
 
 
-def _searched(job: Job, session: Session, reporter: Reporter) -> tuple[Method, Findings, Journaled]:
+def _searched(job: Job, session: Session, reporter: Reporter) -> tuple[Method, Findings, ReplayedEvaluator]:
     """Goes through the search on what the journal holds; the model is loaded only for what it lacks."""
-    content = session.kept
+    content = session.content
     checked = content.checked or not job.self_checks
-    if content.window_evaluations and checked and (content.overlap is not None or not job.measures_overlap):
-        with suppress(Unmeasured):
-            method = replace(job.method, overlap=content.overlap if job.measures_overlap else None)
+    if content.window_evaluations and checked and (content.overlap_matrix is not None or not job.measures_overlap):
+        with suppress(MissingLoss):
+            method = replace(job.method, overlap_matrix=content.overlap_matrix if job.measures_overlap else None)
             measure = _replay(job, session)
             return method, _run(job, measure, method, _silent(measure)), measure
     if content.run is not None:
@@ -115,9 +115,9 @@ def _searched(job: Job, session: Session, reporter: Reporter) -> tuple[Method, F
     model = _loaded(job, session, reporter)
     method = job.method
     if job.measures_overlap:
-        if content.overlap is None:
+        if content.overlap_matrix is None:
             session.overlaps(model.overlap(CALIBRATION, job.checkpoint.selection_width))
-        method = replace(method, overlap=content.overlap)
+        method = replace(method, overlap_matrix=content.overlap_matrix)
     expected = replace(job, method=method).expected(reporter)
     reporter.begin(expected.window_evaluations, "window evaluations", guessed=True)
     measure = _replay(job, session, model, reporter)
@@ -133,7 +133,7 @@ def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
         reporter.doing("checking on a short window that sharing works")
         guess = _guess(job.checkpoint, job.windows) if job.expects_training else None
         self_check(loaded.model, job.checkpoint, tokens, guess)
-        if not session.kept.checked:
+        if not session.content.checked:
             session.checked()
     return evaluator(loaded, job.windows, reporter)
 
@@ -147,15 +147,15 @@ def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:
 
 def _replay(
     job: Job, session: Session, model: Evaluator | None = None, reporter: Reporter | None = None
-) -> Journaled:
+) -> ReplayedEvaluator:
     checkpoint = job.checkpoint
     groups = {name: len(job.windows.group(name)) for name in (CALIBRATION, HELD_OUT)}
     shape = Shape(checkpoint.site_layers, checkpoint.layers, groups[CALIBRATION], groups[HELD_OUT])
     skip = reporter.skip if reporter is not None else lambda losses: None
-    return Journaled(session.kept, groups, LayerCount(shape), model, session.write, skip)
+    return ReplayedEvaluator(session.content, groups, LayerCount(shape), model, session.write, skip)
 
 
-def _run(job: Job, measure: Journaled, method: Method, progress: Told) -> Findings:
+def _run(job: Job, measure: ReplayedEvaluator, method: Method, progress: SearchProgress) -> Findings:
     windows, site_layers = job.windows, job.checkpoint.site_layers
     return run_search(
         measure,
@@ -164,7 +164,7 @@ def _run(job: Job, measure: Journaled, method: Method, progress: Told) -> Findin
         sites=len(site_layers),
         goal=job.goal,
         method=method,
-        told=progress,
+        progress=progress,
         layer_windows=lambda: measure.count.layer_windows,
         site_layers=site_layers,
     )
@@ -177,11 +177,11 @@ def _init_record(older: Plan | None, findings: Findings) -> InitRecord | None:
     return InitRecord(plan_sha256=digest, changed_steps=changed_steps(older, findings.steps))
 
 
-def _silent(measure: Journaled) -> Told:
-    return Told(step=lambda step: measure.follow(step.pattern))
+def _silent(measure: ReplayedEvaluator) -> SearchProgress:
+    return SearchProgress(step=lambda step: measure.follow(step.pattern))
 
 
-def _spoken(job: Job, reporter: Reporter, measure: Journaled) -> Told:
+def _spoken(job: Job, reporter: Reporter, measure: ReplayedEvaluator) -> SearchProgress:
     layers = job.checkpoint.site_layers
     last, began = len(layers) - job.method.deepest(job.goal, len(layers)), time.monotonic()
 
@@ -200,7 +200,7 @@ def _spoken(job: Job, reporter: Reporter, measure: Journaled) -> Told:
             f"loss {swap.evaluation.loss:.5f}"
         )
 
-    return Told(step, swap)
+    return SearchProgress(step, swap)
 
 
 def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, reporter: Reporter) -> None:

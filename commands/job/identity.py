@@ -87,7 +87,7 @@ def search_identity(job: Job) -> Identity:
     once it is loaded, and compared then.
     """
     model, windows, running = job.model, job.windows, job.running
-    device = processes.this_device().type
+    device = processes.process_device().type
     return {
         "config": model.config_sha256,
         "weights_hash": model.weights_hash,

@@ -68,7 +68,7 @@ def running_on(
         SettingError: a backend that the family does not have.
     """
     computes_in = str(compute_dtype(checkpoint, dtype)).removeprefix("torch.")
-    backends = choose(wanted, checkpoint.selects_tokens, length, processes.this_device().type)
+    backends = choose(wanted, checkpoint.selects_tokens, length, processes.process_device().type)
     return Running(dtype, computes_in, placement, backends, max_rows)
 
 
@@ -103,7 +103,7 @@ def load(
 
 def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
     """The window's, or as much of it as the model's own code has memory and, on a CPU, time for."""
-    device = processes.this_device()
+    device = processes.process_device()
     on_gpu, together = device.type == "cuda", processes.process_count()
     free = free_memory(device) // (1 if on_gpu else together) // 2
     fits = longest_window(checkpoint.config, length + 1, model.dtype.itemsize, Backends(), free, on_gpu)
@@ -118,7 +118,7 @@ def check_fits_here(checkpoint: Checkpoint, running: Running, length: int, repor
     Raises:
         WindowError: they do not fit; names the length that would.
     """
-    device = processes.this_device()
+    device = processes.process_device()
     on_gpu, size = device.type == "cuda", compute_dtype(checkpoint, running.dtype).itemsize
     free = free_memory(device) // (1 if on_gpu else processes.process_count())
     if running.placement.device_map is None:  # with one, accelerate places weights where there is room
@@ -137,7 +137,7 @@ def evaluator(loaded: Loaded, windows: Windows, reporter: Reporter) -> Evaluator
     """Measures patterns on ``windows``, keeping as many states as the free memory allows."""
     checkpoint, model, together = loaded.checkpoint, loaded.model, processes.process_count()
     width = checkpoint.selection_width
-    device = processes.this_device()
+    device = processes.process_device()
     share = -(-len(windows.calibration) // together)
     memory = PathMemory(checkpoint.site_layers, share, path_budget(device, together))
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
@@ -146,7 +146,7 @@ def evaluator(loaded: Loaded, windows: Windows, reporter: Reporter) -> Evaluator
         {name: windows.group(name).tolist() for name in (CALIBRATION, HELD_OUT)},
         loaded.running.max_rows or rows_that_fit(device, size, together),
         on_window=lambda patterns: reporter.advance(patterns * together),
-        told=reporter.warn,
+        on_shortage=reporter.warn,
     )
 
 

@@ -43,7 +43,7 @@ class PlannedModel:
         """
         reporter.doing(f"hashing the weights of {self.checkpoint.model_id}")
         wanted = self.plan.model.weights_hash
-        present = processes.main_does(lambda: model_identity(self.checkpoint, wanted))
+        present = processes.run_on_main(lambda: model_identity(self.checkpoint, wanted))
         check_same_model(self.plan.model, present)
 
     def check_layout(self) -> None:

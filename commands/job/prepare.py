@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ...calibrate.frozen import token_sha256
-from ...calibrate.sources import TextSource, read_documents
+from ...calibrate.sources import Documents, TextSource
 from ...calibrate.windows import (
     WindowRequest,
     Windows,
@@ -23,7 +23,7 @@ from ...errors import ModelError, SettingError, WindowError
 from ...evaluate import CALIBRATION, HELD_OUT
 from ...recipes.schema import Recipe
 from ...search.cost import Shape
-from ...search.estimate import Expected, expected_cost
+from ...search.estimate import ExpectedCost, expected_cost
 from ...search.goal import Goal, Method
 from ...search.plan.file import read_plan
 from ...search.plan.older import old_order
@@ -68,7 +68,7 @@ class Intent:
     expects_training: bool
     older: Plan | None
 
-    def expected(self, reporter: Reporter) -> Expected:
+    def expected(self, reporter: Reporter) -> ExpectedCost:
         """What the search will cost."""
         reporter.doing("counting what the search will run")
         checkpoint = self.checkpoint
@@ -145,13 +145,13 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     intent = intend(recipe, goal, trust, reporter)
     checkpoint = intent.checkpoint
     check_format(checkpoint)
-    processes.main_does(lambda: check_writable(folder))
+    processes.run_on_main(lambda: check_writable(folder))
     request = WindowRequest(intent.length, recipe.windows, recipe.heldout, recipe.seed)
     reporter.doing(f"reading {source.dataset}")
-    windows = processes.main_does(lambda: _build_windows(checkpoint, source, request, reporter))
+    windows = processes.run_on_main(lambda: _build_windows(checkpoint, source, request, reporter))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    processes.main_does(lambda: check_stored(checkpoint))
-    model = processes.main_does(lambda: model_identity(checkpoint, recipe.weights_hash))
+    processes.run_on_main(lambda: check_stored(checkpoint))
+    model = processes.run_on_main(lambda: model_identity(checkpoint, recipe.weights_hash))
     reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {intent.length} tokens")
     return Job(
         **{field.name: getattr(intent, field.name) for field in fields(Intent)},
@@ -261,7 +261,7 @@ def _build_windows(
     checkpoint: Checkpoint, source: TextSource, request: WindowRequest, reporter: Reporter
 ) -> Windows:
     tokenizer = load_tokenizer(checkpoint)
-    documents = read_documents(source, tokenizer, request.seed)
+    documents = Documents(source, tokenizer, request.seed)
     windows = pack(documents, tokenizer, request)
     for note in documents.notes:
         reporter.say(f"dataset {source.dataset!r}: {note}")

@@ -13,13 +13,22 @@ from ...pattern import Pattern
 from ...search.plan.schema import RunIdentity
 from ...search.run.folder import PLAN_FILE, begin_anew, remove_leftovers
 from ...search.run.journal import JOURNAL_FILE, Journal, check_same, read_journal
-from ...search.run.records import Began, Checked, Ended, Identity, Kept, Overlap, Ran, losses_record
+from ...search.run.records import (
+    Identity,
+    JournalContent,
+    OverlapRecord,
+    RunRecord,
+    SelfCheckRecord,
+    SessionEnd,
+    SessionStart,
+    losses_record,
+)
 from ...search.run.timing import Timing, now, timing_of
 from ...system import processes
 from ...system.console import Reporter
 from ...system.files import is_there
 from ...system.locking import locked
-from ...system.signals import Stop, held
+from ...system.signals import Stop, stops_held
 from ...system.versions import computing_versions
 
 RESUME = ("auto", "required", "never")
@@ -41,13 +50,13 @@ class Session:
 
     Args:
         path: of the journal.
-        kept: what it holds, the same on all processes.
+        content: what it holds, the same on all processes.
         journal: where this process writes; None on all but the main one.
     """
 
-    def __init__(self, path: Path, kept: Kept, journal: Journal | None) -> None:
+    def __init__(self, path: Path, content: JournalContent, journal: Journal | None) -> None:
         self.path = path
-        self.kept = kept
+        self.content = content
         self._journal = journal
         self._began = time.monotonic()
 
@@ -70,13 +79,13 @@ class Session:
         Raises:
             IdentityError: it runs otherwise; names the field.
         """
-        before = self.kept.run
+        before = self.content.run
         if before is None:
-            self.kept.run = run
+            self.content.run = run
             if self._journal is not None:
-                self._journal.append(Ran(run=run))
+                self._journal.append(RunRecord(run=run))
             return
-        processes.main_does(lambda: check_same(_compared(before), _compared(run), self.path))
+        processes.run_on_main(lambda: check_same(_compared(before), _compared(run), self.path))
 
     def how_it_ran(self) -> RunIdentity:
         """How the model ran: known as soon as a loss is, in whichever session that was.
@@ -84,31 +93,31 @@ class Session:
         Raises:
             JournalError: the journal has losses and does not say how they came about.
         """
-        if self.kept.run is None:
+        if self.content.run is None:
             raise JournalError(f"journal {str(self.path)!r} does not say how the model ran", hint="begin anew")
-        return self.kept.run
+        return self.content.run
 
     def checked(self) -> None:
         """Keeps that the model passed its self-check."""
-        self.kept.checked = True
+        self.content.checked = True
         if self._journal is not None:
-            self._journal.append(Checked())
+            self._journal.append(SelfCheckRecord())
 
     def overlaps(self, matrix: list[list[float]]) -> None:
         """Keeps the overlap of selections."""
-        self.kept.overlap = matrix
+        self.content.overlap_matrix = matrix
         if self._journal is not None:
-            self._journal.append(Overlap(matrix=matrix))
+            self._journal.append(OverlapRecord(matrix=matrix))
 
     def timing(self) -> Timing:
         """Of all sittings, this one up to now."""
-        when, _, together = self.kept.sittings[-1]
-        return timing_of([*self.kept.sittings[:-1], (when, self._seconds(), together)])
+        when, _, together = self.content.sessions[-1]
+        return timing_of([*self.content.sessions[:-1], (when, self._seconds(), together)])
 
     def end(self) -> None:
         """Says in the journal that this was the end, and brings all of it to the disk."""
         if self._journal is not None:
-            self._journal.append(Ended(at=self._seconds()))
+            self._journal.append(SessionEnd(at=self._seconds()))
             self._journal.sync()
 
     def _seconds(self) -> float:
@@ -135,17 +144,17 @@ def session(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
     journals: list[Journal] = []
     with ExitStack() as stack:
 
-        def begin() -> Kept:
+        def begin() -> JournalContent:
             if resume == "required" and not path.exists():
                 raise _nothing_to_resume(path)
             stack.enter_context(locked(folder, reporter.warn))
-            with held():
+            with stops_held():
                 journal, kept = _open(folder, identity, resume, reporter)
                 journals.append(journal)
                 stack.callback(journal.close)
             return kept
 
-        this_session = Session(path, processes.main_does(begin), journals[0] if journals else None)
+        this_session = Session(path, processes.run_on_main(begin), journals[0] if journals else None)
         try:
             yield this_session
         except BaseException as error:
@@ -174,7 +183,7 @@ def stops_told(folder: Path, resume: str) -> Iterator[None]:
             raise stop from None
         if found is None:
             raise
-        count = found.kept.window_evaluations
+        count = found.content.window_evaluations
         raise StoppedRunError(
             f"stopped by {stop.name}: {count} window evaluations are kept in {str(path)!r}",
             hint=f"{again}, without --resume never" if resume == "never" else again,
@@ -185,7 +194,7 @@ def _nothing_to_resume(path: Path) -> JournalError:
     return JournalError(f"there is no journal {str(path)!r} to resume from", hint="leave --resume out")
 
 
-def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> tuple[Journal, Kept]:
+def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> tuple[Journal, JournalContent]:
     """The journal, ready to be written to, and what it holds; an old one that does not fit is left as it is."""
     path = folder / JOURNAL_FILE
     fresh = not is_there(path) and not is_there(folder / PLAN_FILE)
@@ -200,8 +209,8 @@ def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> 
         reporter.warn(f"the end of {path} was cut off or damaged: its last {found.torn} bytes are left out")
     remove_leftovers(folder)
     journal = Journal(path, identity, found)
-    kept = found.kept if found is not None else Kept()
-    began = Began(when=now(), processes=processes.process_count())
+    kept = found.content if found is not None else JournalContent()
+    began = SessionStart(when=now(), processes=processes.process_count())
     journal.append(began)
     if kept.window_evaluations:
         reporter.say(f"going on from {path}: {kept.window_evaluations} window evaluations are there")

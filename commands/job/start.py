@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from ...errors import wrapped
-from ...system.exits import libraries_beside
+from ...system.exits import prints_to_stderr
 from ...system.files import find_path
-from ...system.launching import launch, speaks, strangers, work_apart
+from ...system.launching import current_launch, speaks, unconnected_launcher, work_apart
 
 if TYPE_CHECKING:
     from ...system.console import Reporter
@@ -32,21 +32,21 @@ def working(quiet: bool, loads_model: bool = True) -> Iterator[Reporter]:
 
     A command that loads a model says first, once, that versions here are none that was tested.
     """
-    together = launch() is not None  # wrong variables are told of at once
+    together = current_launch() is not None  # wrong variables are told of at once
     quieten()
     from ...system.console import Reporter
-    from ...system.versions import untested
+    from ...system.versions import untested_versions
 
     main = speaks()
     # The bar's end gives back the stdout that it met.
-    with libraries_beside(), Reporter(quiet=quiet or not main, main=main, is_first=_is_first) as reporter:
+    with prints_to_stderr(), Reporter(quiet=quiet or not main, main=main, is_first=_is_first) as reporter:
         reporter.doing("loading PyTorch and transformers")
-        if loads_model and main and (line := untested()):
+        if loads_model and main and (line := untested_versions()):
             reporter.warn(line)
-        if (name := strangers()) is not None:
+        if (name := unconnected_launcher()) is not None:
             reporter.warn(
                 f"{name} is {os.environ[name]} and MASTER_ADDR is not set: this process works alone; to share the "
-                "work, use accelerate launch or torchrun"
+                "work, use accelerate current_launch or torchrun"
             )
         from transformers.utils import logging
 
