@@ -250,9 +250,11 @@ class ConfigDocument:
         what = f"{self._place(key)} has {length} entries for {layers} layers"
         raise ModelError(f"the config of {self.model_id!r}: {what}")
 
-    def _refuse(self, key: str, value: Any, wanted: str) -> NoReturn:
+    def _refuse(self, key: str, value: Any, expected: str) -> NoReturn:
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
-        raise ModelError(f"the config of {self.model_id!r}: {self._place(key)} is {shown}, but has to be {wanted}")
+        raise ModelError(
+            f"the config of {self.model_id!r}: {self._place(key)} is {shown}, but has to be {expected}"
+        )
 
     def _place(self, key: str) -> str:
         """``key`` as the user finds it in config.json."""

@@ -202,8 +202,8 @@ def _cannot_load(checkpoint: Checkpoint, error: Exception, cause: str | None) ->
             f"the pickled weights of {checkpoint.model_id!r} cannot be loaded: they hold more than tensors",
             hint="convert them to safetensors where you trust them",
         )
-    said = first_line(error) if cause is None else cause[:300]
-    return ModelError(f"the weights of {checkpoint.model_id!r} cannot be loaded: {said}")
+    reason = first_line(error) if cause is None else cause[:300]
+    return ModelError(f"the weights of {checkpoint.model_id!r} cannot be loaded: {reason}")
 
 
 def compute_dtype(checkpoint: Checkpoint, dtype: str) -> Any:

@@ -84,7 +84,7 @@ def weights_bytes(checkpoint: Checkpoint, element_size: int, weights: StoredWeig
 
 def identify_weights(
     checkpoint: Checkpoint,
-    wanted: Literal["auto"] | WeightsHash = "auto",
+    kind: Literal["auto"] | WeightsHash = "auto",
     weights: StoredWeights | None = None,
 ) -> tuple[WeightsHash, str]:
     """The kind of hash, and a SHA-256 over name, dtype, shape and content of every tensor.
@@ -96,7 +96,7 @@ def identify_weights(
 
     Args:
         checkpoint: whose they are.
-        wanted: the kind of hash.
+        kind: of hash.
         weights: of it, where they were looked for already.
 
     Raises:
@@ -109,12 +109,12 @@ def identify_weights(
     if weights.pickled:
         file_hashes = {file_sha256(weights.folder / name): "" for name in weights.files}
         return "whole", _combined("pickled", file_hashes)
-    kind = _kind(weights.shards) if wanted == "auto" else wanted
+    depth = _depth(weights.shards) if kind == "auto" else kind
     hashes: dict[str, str] = {}
     with ThreadPoolExecutor(_READERS) as readers:
-        for shard_hashes in readers.map(lambda shard: _tensor_hashes(shard, kind), weights.shards):
+        for shard_hashes in readers.map(lambda shard: _tensor_hashes(shard, depth), weights.shards):
             hashes |= shard_hashes
-    return kind, _combined(kind, hashes)
+    return depth, _combined(depth, hashes)
 
 
 def _refuse_others(checkpoint: Checkpoint) -> None:
@@ -131,7 +131,7 @@ def _refuse_others(checkpoint: Checkpoint) -> None:
         )
 
 
-def _kind(shards: Sequence[Shard]) -> WeightsHash:
+def _depth(shards: Sequence[Shard]) -> WeightsHash:
     size = sum(tensor.size for shard in shards for tensor in shard.tensors.values())
     return "whole" if size <= _SMALL_CHECKPOINT else "sampled"
 

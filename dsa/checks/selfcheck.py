@@ -55,8 +55,8 @@ def self_check(
     except ModelError as error:
         raise _refusal(checkpoint, str(error)) from error
     except Exception as error:  # whatever an unknown model makes of being run layer by layer
-        what = f"it raises {type(error).__name__}: {first_line(error)}"
-        raise _refusal(checkpoint, what, _remedy(error)) from error
+        fault = f"it raises {type(error).__name__}: {first_line(error)}"
+        raise _refusal(checkpoint, fault, _remedy(error)) from error
     if guess is not None:
         check_competence(model, checkpoint, guess)
 
@@ -107,10 +107,10 @@ def _remedy(error: Exception) -> str | None:
     return None
 
 
-def _refusal(checkpoint: Checkpoint, what: str, hint: str | None = None) -> ModelError:
+def _refusal(checkpoint: Checkpoint, fault: str, hint: str | None = None) -> ModelError:
     kind = checkpoint.text.model_type
     error = ModelError(
-        f"the self-check of {checkpoint.model_id!r} ({kind}) failed: {what}",
+        f"the self-check of {checkpoint.model_id!r} ({kind}) failed: {fault}",
         hint=hint or "its losses under a pattern would mean nothing; --no-selfcheck searches all the same",
     )
     error.shared = True  # each process checks the same model on the same window
@@ -151,10 +151,10 @@ class _SelfCheck:
         logits: torch.Tensor = self._model(input_ids=ids, use_cache=False, logits_to_keep=_POSITIONS).logits
         return logits[:, -_POSITIONS:].float().cpu()
 
-    def _unchanged(self, stock: torch.Tensor, otherwise: str) -> None:
+    def _unchanged(self, stock: torch.Tensor, fault: str) -> None:
         logits = self._logits()
         if not torch.equal(logits, stock):
-            _agree(_largest(logits - stock), self._logits_noise(logits), otherwise)
+            _agree(_largest(logits - stock), self._logits_noise(logits), fault)
 
     def _logits_noise(self, logits: torch.Tensor) -> float:
         return _TIMES_NOISE * max(_largest(self._logits() - logits) for _ in range(_RERUNS))
@@ -182,8 +182,8 @@ class _SelfCheck:
             alone = self._measure(losses, patterns[index : index + 1])[0]
             if alone != together[index]:
                 noise = self._loss_noise(losses, patterns[index], alone, self._ids)
-                what = f"{patterns[index]} gives another loss beside other patterns than alone"
-                _agree(abs(alone - together[index]), noise, what)
+                fault = f"{patterns[index]} gives another loss beside other patterns than alone"
+                _agree(abs(alone - together[index]), noise, fault)
         flipped = zip(self._flipped, together[1:], strict=True)
         if silent := [self._layers[site] for site, loss in flipped if loss == together[0]]:
             raise ModelError(f"sharing a selection changes nothing in layers {layer_ranges(silent)}")
@@ -198,8 +198,8 @@ class _SelfCheck:
         sums = self._measure(losses, patterns, ids)
         if max(sums) != min(sums):
             noise = self._loss_noise(losses, self._full, sums[0], ids)
-            what = f"patterns differ on {len(ids)} tokens, although indexers should choose from more than "
-            _agree(max(sums) - min(sums), noise, f"{what}{self._width} keys only")
+            fault = f"patterns differ on {len(ids)} tokens, although indexers should choose from more than "
+            _agree(max(sums) - min(sums), noise, f"{fault}{self._width} keys only")
 
     def _loss_noise(self, losses: PatternLosses, pattern: Pattern, loss: float, ids: Sequence[int]) -> float:
         repeats = [self._measure(losses, [pattern], ids)[0] for _ in range(_RERUNS)]
@@ -217,6 +217,6 @@ def _largest(values: torch.Tensor) -> float:
     return float(values.abs().max())
 
 
-def _agree(difference: float, allowed: float, otherwise: str) -> None:
+def _agree(difference: float, allowed: float, fault: str) -> None:
     if not difference <= allowed:  # NaN is no agreement
-        raise ModelError(f"{otherwise}, by up to {difference:.2g}")
+        raise ModelError(f"{fault}, by up to {difference:.2g}")

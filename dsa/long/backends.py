@@ -30,11 +30,11 @@ class Backends:
     attention: str = "stock"
 
 
-def choose(wanted: Backends, token_indices: bool, tokens: int, device_kind: str) -> Backends:
+def choose(request: Backends, token_indices: bool, tokens: int, device_kind: str) -> Backends:
     """What is to run; ``auto`` is decided by the family, the window's length and the device.
 
     Args:
-        wanted: what the user asked for, ``auto`` included.
+        request: what the user asked for, ``auto`` included.
         token_indices: whether the family's indexers select tokens, one set for all heads.
         tokens: per window.
         device_kind: e.g. "cpu" or "cuda".
@@ -42,15 +42,15 @@ def choose(wanted: Backends, token_indices: bool, tokens: int, device_kind: str)
     Raises:
         SettingError: a backend asked for by name that is not written for the family.
     """
-    if not token_indices and {"chunked", "sparse"} & {wanted.indexer, wanted.attention}:
+    if not token_indices and {"chunked", "sparse"} & {request.indexer, request.attention}:
         raise SettingError(
             "chunked indexers and sparse attention are written for families that select single tokens",
             hint="leave --indexer and --attention out for this family",
         )
     long = tokens >= _SPARSE_FROM.get(device_kind, _SPARSE_FROM["cuda"])
     return Backends(
-        ("chunked" if token_indices else "stock") if wanted.indexer == "auto" else wanted.indexer,
-        ("sparse" if token_indices and long else "stock") if wanted.attention == "auto" else wanted.attention,
+        ("chunked" if token_indices else "stock") if request.indexer == "auto" else request.indexer,
+        ("sparse" if token_indices and long else "stock") if request.attention == "auto" else request.attention,
     )
 
 

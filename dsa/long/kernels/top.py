@@ -94,7 +94,7 @@ def _select(
         sample = _ordered(tl.load(scores + part // 32 * (length // (SAMPLE // 32)) + part % 32))
         rank = tl.maximum((aim * (SAMPLE / length)).to(tl.int32), 1)
         low = lowest  # reached by more than there is room for
-        high = tl.full((), 2147483647, tl.int32)  # reached by ``above``, fewer than wanted
+        high = tl.full((), 2147483647, tl.int32)  # reached by ``above``, fewer than ``width``
         above = 0
         passed = 0
         stepped = 0
