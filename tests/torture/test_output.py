@@ -15,7 +15,8 @@ import yaml
 
 from indexcache.errors import GateError, IndexcacheError, InterruptedRunError, LostProcessError, StoppedRunError
 from indexcache.search.export.engines import ENGINES
-from indexcache.search.export.settings import Serving, export
+from indexcache.search.export.settings import export
+from indexcache.search.export.support import Serving
 from indexcache.search.plan.cut import cut
 from indexcache.search.plan.file import read_plan
 from indexcache.search.report.pages import render

@@ -17,7 +17,8 @@ from indexcache.dsa.model.losses import PatternLosses
 from indexcache.errors import ExportError, SettingError
 from indexcache.pattern import Pattern
 from indexcache.search.export.engines import ENGINES, FAMILIES, WITHOUT_PATTERNS
-from indexcache.search.export.settings import Serving, check_servable, edited_config, export
+from indexcache.search.export.settings import check_servable, edited_config, export
+from indexcache.search.export.support import Serving
 from indexcache.search.plan.file import read_plan
 
 # Which family each engine shares in, by its sources and threads.
