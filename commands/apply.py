@@ -137,7 +137,7 @@ def continue_prompt(
     prompt = _prompt(planned, request, tokenizer)
     planned.check_weights(reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, plan.run.dtype, placement)
+    model = load_model(checkpoint, plan.run.dtype, placement, planned.weights)
     applied = apply(model, plan)
     reporter.doing(f"continuing {len(prompt)} tokens by {request.new_tokens}, under the plan and all full")
     under_plan = _generate(model, prompt, request.new_tokens, reporter.say)

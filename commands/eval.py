@@ -64,7 +64,7 @@ def evaluate(
     processes.use_threads(plan.run.threads)
     backends = Backends(plan.run.indexer, plan.run.attention)
     running = running_on(checkpoint, plan.run.dtype, placement, backends, windows.length)
-    loaded = load(checkpoint, running, windows.length, reporter)
+    loaded = load(checkpoint, running, windows.length, reporter, weights=planned.weights)
     measure = evaluator(loaded, windows, reporter)
     reporter.begin(3 * len(windows.group(group)), "window evaluations")
     labels, documents = windows.length - 1, windows.documents(group)

@@ -127,7 +127,7 @@ def _searched(job: Job, session: Session, reporter: Reporter) -> tuple[Method, F
 def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
     """The model, tried out and ready to measure patterns."""
     tokens = job.windows.calibration.flatten().tolist() if job.self_checks else ()
-    loaded = load(job.checkpoint, job.running, job.length, reporter, tokens)
+    loaded = load(job.checkpoint, job.running, job.length, reporter, tokens, job.weights)
     session.ran(run_identity(loaded))
     if job.self_checks:
         reporter.doing("checking on a short window that sharing works")

@@ -13,7 +13,7 @@ import torch
 from ... import __version__
 from ...dsa.checkpoint.architectures import remote_code_sha256
 from ...dsa.checkpoint.config import Checkpoint, config_sha256, has_nested_config
-from ...dsa.checkpoint.weights import WeightsHash, identify_weights
+from ...dsa.checkpoint.weights import StoredWeights, WeightsHash, identify_weights
 from ...errors import IdentityError
 from ...search.plan.schema import ModelIdentity
 from ...search.run.records import Identity
@@ -38,9 +38,11 @@ _MODULES = (
 )
 
 
-def model_identity(checkpoint: Checkpoint, wanted: Literal["auto"] | WeightsHash) -> ModelIdentity:
+def model_identity(
+    checkpoint: Checkpoint, wanted: Literal["auto"] | WeightsHash, weights: StoredWeights | None = None
+) -> ModelIdentity:
     """What a plan says of the checkpoint it is for; hashes its weights in the way ``wanted``."""
-    kind, digest = identify_weights(checkpoint, wanted)
+    kind, digest = identify_weights(checkpoint, wanted, weights)
     return ModelIdentity(
         id=checkpoint.model_id,
         revision=checkpoint.revision,

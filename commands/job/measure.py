@@ -9,7 +9,7 @@ from typing import Any
 from ...calibrate.windows import Windows
 from ...dsa.checkpoint.config import Checkpoint
 from ...dsa.checkpoint.load import Placement, compute_dtype, device_kinds, load_model
-from ...dsa.checkpoint.weights import weights_bytes
+from ...dsa.checkpoint.weights import StoredWeights, weights_bytes
 from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
 from ...dsa.long.capacity import check_fits, free_memory, longest_window, path_budget, row_bytes, rows_that_fit
@@ -73,7 +73,12 @@ def running_on(
 
 
 def load(
-    checkpoint: Checkpoint, running: Running, length: int, reporter: Reporter, tried_on: Sequence[int] = ()
+    checkpoint: Checkpoint,
+    running: Running,
+    length: int,
+    reporter: Reporter,
+    tried_on: Sequence[int] = (),
+    weights: StoredWeights | None = None,
 ) -> Loaded:
     """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
 
@@ -83,14 +88,15 @@ def load(
         length: tokens per window.
         reporter: told of progress.
         tried_on: tokens on which what is to run is held against the model's own code; none to leave that out.
+        weights: of the checkpoint, where they were looked for already.
 
     Raises:
         WindowError: such windows do not fit; names the length that would.
         ModelError: see ``load_model``.
     """
-    check_fits_here(checkpoint, running, length, reporter)
+    check_fits_here(checkpoint, running, length, reporter, weights)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model, backends = load_model(checkpoint, running.dtype, running.placement), running.backends
+    model, backends = load_model(checkpoint, running.dtype, running.placement, weights), running.backends
     if tried_on and backends != Backends():
         tokens = _tried_length(checkpoint, model, length)
         reporter.doing(
@@ -112,7 +118,9 @@ def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
     return min(length, max(fits, check_tokens(checkpoint.selection_width)))
 
 
-def check_fits_here(checkpoint: Checkpoint, running: Running, length: int, reporter: Reporter) -> None:
+def check_fits_here(
+    checkpoint: Checkpoint, running: Running, length: int, reporter: Reporter, weights: StoredWeights | None
+) -> None:
     """Checks that windows of ``length`` tokens fit here; warns where memory grows fast.
 
     Raises:
@@ -122,7 +130,7 @@ def check_fits_here(checkpoint: Checkpoint, running: Running, length: int, repor
     on_gpu, size = device.type == "cuda", compute_dtype(checkpoint, running.dtype).itemsize
     free = free_memory(device) // (1 if on_gpu else processes.process_count())
     if running.placement.device_map is None:  # with one, accelerate places weights where there is room
-        free -= weights_bytes(checkpoint, size)
+        free -= weights_bytes(checkpoint, size, weights)
     check_fits(checkpoint.config, length, size, running.backends, free, on_gpu)
     if not checkpoint.selects_tokens:
         longest = longest_window(checkpoint.config, 1 << 24, size, running.backends, free, on_gpu)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ...calibrate.frozen import thaw
 from ...calibrate.windows import Windows
 from ...dsa.checkpoint.config import Checkpoint, Trust, open_checkpoint
+from ...dsa.checkpoint.weights import StoredWeights, find_weights
 from ...errors import DatasetError, IdentityError, ModelError
 from ...evaluate import CALIBRATION, HELD_OUT
 from ...search.plan.schema import Plan
@@ -35,6 +37,15 @@ class PlannedModel:
         """Where the plan and its tokens are."""
         return self.path.parent
 
+    @cached_property
+    def weights(self) -> StoredWeights:
+        """The checkpoint's weights as they lie on disk, looked for once.
+
+        Raises:
+            ModelError: there are none, or a file is damaged.
+        """
+        return processes.run_on_main(lambda: find_weights(self.checkpoint))
+
     def check_weights(self, reporter: Reporter) -> None:
         """Compares config, weights and brought code with the plan's.
 
@@ -43,7 +54,7 @@ class PlannedModel:
         """
         reporter.doing(f"hashing the weights of {self.checkpoint.model_id}")
         wanted = self.plan.model.weights_hash
-        present = processes.run_on_main(lambda: model_identity(self.checkpoint, wanted))
+        present = processes.run_on_main(lambda: model_identity(self.checkpoint, wanted, self.weights))
         check_same_model(self.plan.model, present)
 
     def check_layout(self) -> None:

@@ -18,6 +18,7 @@ from ...calibrate.windows import (
 from ...dsa.checkpoint.config import Checkpoint, Trust, load_tokenizer, open_checkpoint
 from ...dsa.checkpoint.load import Placement, check_stored
 from ...dsa.checkpoint.quantised import check_format
+from ...dsa.checkpoint.weights import StoredWeights, find_weights
 from ...dsa.long.backends import Backends
 from ...errors import ModelError, SettingError, WindowError
 from ...evaluate import CALIBRATION, HELD_OUT
@@ -84,12 +85,14 @@ class Job(Intent):
         windows: the tokens that losses are measured on.
         tokens: what the plan says of them.
         model: what the plan says of the checkpoint.
+        weights: as they lie on disk, looked for once.
         folder: of the run.
     """
 
     windows: Windows
     tokens: TokenIdentity
     model: ModelIdentity
+    weights: StoredWeights
     folder: Path
 
 
@@ -150,14 +153,16 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     reporter.doing(f"reading {source.dataset}")
     windows = processes.run_on_main(lambda: _build_windows(checkpoint, source, request, reporter))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
-    processes.run_on_main(lambda: check_stored(checkpoint))
-    model = processes.run_on_main(lambda: model_identity(checkpoint, recipe.weights_hash))
+    weights = processes.run_on_main(lambda: find_weights(checkpoint))
+    processes.run_on_main(lambda: check_stored(checkpoint, weights))
+    model = processes.run_on_main(lambda: model_identity(checkpoint, recipe.weights_hash, weights))
     reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {intent.length} tokens")
     return Job(
         **{field.name: getattr(intent, field.name) for field in fields(Intent)},
         windows=windows,
         tokens=_token_identity(source, recipe.seed, windows, checkpoint.selection_width),
         model=model,
+        weights=weights,
         folder=folder,
     )
 

@@ -103,9 +103,9 @@ def identify_weights(
         ModelError: there are no weights, or a file is damaged.
     """
     weights = weights or find_weights(checkpoint)
-    if wanted == "files":
+    if kind == "files":
         parts = "".join(f"{name}:{file_sha256(weights.folder / name)}\n" for name in weights.files)
-        return wanted, hashlib.sha256(parts.encode()).hexdigest()
+        return kind, hashlib.sha256(parts.encode()).hexdigest()
     if weights.pickled:
         file_hashes = {file_sha256(weights.folder / name): "" for name in weights.files}
         return "whole", _combined("pickled", file_hashes)
