@@ -33,12 +33,15 @@ def read_plan(path: Path) -> Plan:
         document = read_json(path, PlanError, _LARGEST_FILE)
     except FileNotFoundError:
         raise PlanError(f"plan {str(path)!r} does not exist", hint="indexcache search writes one") from None
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    checksum = document.pop(CHECKSUM, None) if isinstance(document, dict) else None
-    if type(version) is int and version in STEPS:
+    version: Any = document.get("schema_version") if isinstance(document, dict) else None
+    older = type(version) is int and version in STEPS
+    checksum = None
+    if older:  # such a plan has no checksum: one that stands there is refused as a field that it never had
         document = upgraded(document, version)
+    elif isinstance(document, dict):
+        checksum = document.pop(CHECKSUM, None)
     plan = check_plan(document, repr(str(path)), hint="search again, or restore the file")
-    if version != 1 and checksum != plan.checksum():  # version 1 had none
+    if not older and checksum != plan.checksum():
         raise PlanError(
             f"{str(path)!r}, field {CHECKSUM}: not that of its content, which was changed or damaged",
             hint="restore the file, or search again: a journal gives its plan back at once",
