@@ -297,7 +297,7 @@ class TestWrongInput:
         assert (code, len(lines(err))) == (2, 1)
 
     @pytest.mark.reliability("R19")
-    @pytest.mark.parametrize("arguments", [["wat"], ["eval"], ["search", "--keep"], ["export", "x.json"]])
+    @pytest.mark.parametrize("arguments", [["wat"], ["eval"], ["search", "--keep"], ["cut"]])
     def test_wrong_use_is_one_line(self, run_cli, arguments):
         code, out, err = run_cli(*arguments)
         assert (code, out, len(lines(err))) == (2, "", 1)

@@ -77,9 +77,9 @@ def reach(model: str | None, revision: str | None) -> None:
     """Asks for a hub model before libraries are loaded that take seconds: a name that is none is told at once."""
     if model and find_path(model) is None:
         quieten()
-        from ...dsa.checkpoint.hub import fetch_description
+        from ...dsa.checkpoint.hub import locate_checkpoint
 
-        fetch_description(model, revision)
+        locate_checkpoint(model, revision)
 
 
 def warn_before_start(line: str) -> None:

@@ -3,11 +3,11 @@
 import math
 import os
 import random
+from dataclasses import replace
 
 import torch
 
 from indexcache.commands.job.measure import Loaded
-from indexcache.dsa.long.backends import Backends
 from indexcache.evaluate import CALIBRATION, HELD_OUT
 
 
@@ -34,18 +34,19 @@ class PaperModel:
         self.calls = 0
         self.measured = []
 
-    def stand_in(self, loaded, checkpoint, windows, *_):
+    def stand_in(self, loaded, windows, *_):
         """In place of ``evaluator``: knows the sites and how many windows there are."""
-        self.sites = len(checkpoint.site_layers)
+        self.sites = len(loaded.checkpoint.site_layers)
         self.windows = {name: len(windows.group(name)) for name in (CALIBRATION, HELD_OUT)}
         return self
 
     def __call__(self, patterns, group, windows=None, last_token=False):
         self.calls += 1
         windows = range(self.windows[group]) if windows is None else windows
-        found = [[self._loss(pattern, group, window, last_token) for window in windows] for pattern in patterns]
         self.measured += [(group, last_token, str(pattern), window) for pattern in patterns for window in windows]
-        return [tuple(each) for each in found]
+        return [
+            tuple(self._loss(pattern, group, window, last_token) for window in windows) for pattern in patterns
+        ]
 
     def _loss(self, pattern, group, window, last_token):
         other = self.trouble(self.calls, pattern, window)
@@ -73,9 +74,12 @@ def on_paper(patch, model=None):
     model = model or PaperModel()
     # Syncing takes most of the time of a run that has no model, and no test here can cut the power.
     patch.setattr(os, "fsync", lambda handle: None)
-    loaded = Loaded(NoWeights(), Backends("chunked", "stock"))
-    patch.setattr("indexcache.commands.search.load", lambda *_: loaded)
-    patch.setattr("indexcache.commands.eval.load", lambda *_: loaded)
+
+    def load(checkpoint, running, *_, **__):
+        return Loaded(NoWeights(), checkpoint, running)
+
+    patch.setattr("indexcache.commands.search.load", load)
+    patch.setattr("indexcache.commands.eval.load", load)
     patch.setattr("indexcache.commands.search.self_check", lambda *_: None)
     for command in ("search", "eval"):
         patch.setattr(f"indexcache.commands.{command}.evaluator", model.stand_in)
@@ -85,7 +89,12 @@ def on_paper(patch, model=None):
 def without_a_model(patch, prepared, model=None):
     """Likewise, with all that is checked before given as well, and a report that costs nothing."""
     model = on_paper(patch, model)
-    patch.setattr("indexcache.commands.search.prepare", lambda *_: prepared)
+
+    def prepare(recipe, goal, folder, *_):
+        overlap = recipe.baselines == "overlap"
+        return replace(prepared, goal=goal, folder=folder, measures_overlap=overlap, self_checks=recipe.selfcheck)
+
+    patch.setattr("indexcache.commands.search.prepare", prepare)
     patch.setattr(
         "indexcache.search.run.folder.render",
         lambda plan, *_: {"report.md": plan.result.pattern, "curve.svg": "<svg/>"},
