@@ -205,7 +205,7 @@ def _warn_of_nothing_to_drop(method: Method, goal: Goal, sites: int, reporter: R
     """Warns where the goal leaves every site full, and says what would drop one."""
     if goal.keep is None or kept_sites(sites, goal.keep) < sites:
         return
-    what = f"--keep {goal.keep:g} of {sites} sites rounds up to all of them: no indexer is dropped"
+    what = f"--keep {goal.keep:g} keeps all {sites} sites, as it is rounded up: the plan drops no indexer"
     if len(method.always_full(sites)) == sites:
         reporter.warn(f"{what}, as all have to stay full (the first and those pinned)")
         return

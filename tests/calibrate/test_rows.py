@@ -70,9 +70,9 @@ def test_every_suffix_that_is_promised_is_read(tmp_path, suffix, compression, sp
     assert sorted(documents(path)) == sorted(expected)
 
 
-def test_the_readme_promises_what_is_read():
-    text = (Path(indexcache.__file__).parent / "README.md").read_text("utf-8")
-    promised = re.search(r"`TEXT` is a (.+?) file, as it is or compressed \((.+?)\)", text, re.DOTALL)
+def test_the_documents_promise_what_is_read():
+    text = (Path(indexcache.__file__).parent / "docs/windows.md").read_text("utf-8")
+    promised = re.search(r"a local file: (.+?), as it is or compressed \((.+?)\)", text, re.DOTALL)
     assert set(re.findall(r"`(\.\w+)`", promised[1])) == set(FORMATS)
     assert set(re.findall(r"`(\.\w+)`", promised[2])) == set(COMPRESSIONS)
 
