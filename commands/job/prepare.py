@@ -202,8 +202,8 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
 
 
 def _warn_of_nothing_to_drop(method: Method, goal: Goal, sites: int, reporter: Reporter) -> None:
-    """Warns where the goal leaves every site full, and says what would drop one."""
-    if goal.keep is None or kept_sites(sites, goal.keep) < sites:
+    """Warns where less than all is asked for and every site stays full, and says what would drop one."""
+    if goal.keep in (None, 1) or kept_sites(sites, goal.keep) < sites:
         return
     what = f"--keep {goal.keep:g} keeps all {sites} sites, as it is rounded up: the plan drops no indexer"
     if len(method.always_full(sites)) == sites:
