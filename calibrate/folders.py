@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import DatasetError
+from ..system.files import refuse_pointer
 from .rows import SAVED, TextFile, readable_names, text_file
 
 ALL = "all"
@@ -72,6 +73,7 @@ def dataset_files(path: Path, split: str | None = None, subset: str | None = Non
         DatasetError: nothing there to read, or no such split or configuration.
     """
     if path.is_file():
+        refuse_pointer(path, DatasetError)  # it says more than that the format is none
         file = text_file(path)
         files = [file] if file else []
     else:
