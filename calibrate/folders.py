@@ -1,15 +1,17 @@
-"""Which files of a folder hold text, and of which split; what is hidden or about the data is left alone."""
+"""Which files of a folder hold text, and of which split; what is hidden or about data or a model is left alone."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import DatasetError
+from ..system.files import refuse_pointer
 from .rows import SAVED, TextFile, readable_names, text_file
 
 ALL = "all"
@@ -23,7 +25,26 @@ _SPLITS = {
 }
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 _BETWEEN_WORDS = re.compile(r"[-._ 0-9]+")
-_ABOUT_THE_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
+_ABOUT_THE_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_ABOUT_A_MODEL = {
+    "adapter_config.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "quantize_config.json",
+    "requirements.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "trainer_state.json",
+    "vocab.json",
+    "vocab.txt",
+}
+_INDEX_OF_WEIGHTS = ".index.json"
 _ABOUT_THE_DATA_STEMS = {"authors", "changelog", "citation", "copying", "licence", "license", "notice", "readme"}
 _NAMES_SHOWN = 3
 
@@ -52,14 +73,13 @@ def dataset_files(path: Path, split: str | None = None, subset: str | None = Non
         DatasetError: nothing there to read, or no such split or configuration.
     """
     if path.is_file():
+        refuse_pointer(path, DatasetError)  # it says more than that the format is none
         file = text_file(path)
         files = [file] if file else []
     else:
         files = sorted(_walk(path), key=lambda file: file.path) if path.is_dir() else []
     if not files:
-        raise DatasetError(
-            f"dataset {str(path)!r} holds no text that can be read", hint=f"files may end in {readable_names()}"
-        )
+        raise DatasetError(f"dataset {str(path)!r} holds no text that can be read", hint=_reading_hint(path))
     of_split = _files_of_split(files, path, split, _listed_files(path, subset))
     filled = [file for file in of_split.files if file.format == SAVED or file.path.stat().st_size]
     if not filled:
@@ -67,6 +87,12 @@ def dataset_files(path: Path, split: str | None = None, subset: str | None = Non
     if empty := len(of_split.files) - len(filled):
         of_split.notes.append(f"{empty} of {len(of_split.files)} files are empty")
     return DatasetFiles(filled, of_split.notes)
+
+
+def _reading_hint(path: Path) -> str:
+    if path.suffix.lower() == ".zip" and path.is_file():
+        return "unpack it, and give the file with text, or the folder"
+    return f"files may end in {readable_names()}"
 
 
 def _walk(folder: Path) -> Iterator[TextFile]:
@@ -85,7 +111,7 @@ def _walk(folder: Path) -> Iterator[TextFile]:
         # In place: os.walk goes on into what is left of the list.
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         for name in names:
-            file = text_file(parent / name)
+            file = text_file(parent / name, in_folder=True)
             if file is not None and not _is_about_the_data(file) and _is_readable(file.path):
                 yield file
 
@@ -97,7 +123,8 @@ def _refuse(error: OSError) -> NoReturn:
 def _is_about_the_data(file: TextFile) -> bool:
     name = file.path.name.lower()
     is_notice = file.format == "text" and file.stem.lower() in _ABOUT_THE_DATA_STEMS
-    return name.startswith(".") or name in _ABOUT_THE_DATA or is_notice
+    is_about_a_model = name in _ABOUT_A_MODEL or name.endswith(_INDEX_OF_WEIGHTS)
+    return name.startswith(".") or name in _ABOUT_THE_DATA or is_about_a_model or is_notice
 
 
 def _is_readable(path: Path) -> bool:
@@ -192,12 +219,21 @@ def _files_of_split(
     name = _split_to_read(splits, path, wanted)
     notes = []
     if others := sorted(splits.keys() - {name}):
-        notes.append(f"split {name} is read, {' and '.join(others)} left alone")
+        # By name, as a folder's name may speak of a split by accident: "dev" beside "prod".
+        left_out = _examples(chain(*(splits[other] for other in others)), path)
+        notes.append(
+            f"split {name} is read, {' and '.join(others)} left alone: {left_out} "
+            f"(--dataset-split {ALL} reads all)"
+        )
     if nameless:
-        examples = ", ".join(file.path.name for file in nameless[:_NAMES_SHOWN])
-        more = ", ..." if len(nameless) > _NAMES_SHOWN else ""
-        notes.append(f"{len(nameless)} files that belong to no split are left alone: {examples}{more}")
+        notes.append(f"{len(nameless)} files that belong to no split are left alone: {_examples(nameless, path)}")
     return DatasetFiles(splits[name], notes)
+
+
+def _examples(files: Iterable[TextFile], root: Path) -> str:
+    names = [str(file.path.relative_to(root)) for file in files]
+    more = f", and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 def _split_to_read(splits: dict[str, list[TextFile]], path: Path, wanted: str | None) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import csv
 import gzip
 import io
 import json
 import lzma
 import re
+import shlex
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +44,10 @@ _BYTE_ORDER_MARKS = (
 _NO_SPACE = re.compile(r"\S")
 _CHUNK = 1 << 20
 _ROWS_AT_A_TIME = 1000
+_LONGEST_CELL = 2**31 - 1
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
+_OTHER_SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
+_NAME_SHOWN, _NAMES_SHOWN = 40, 10  # characters of a column's name, and names
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,14 @@ class TextFile:
         format: one of ``FORMATS``' values, or ``SAVED``.
         compression: one of ``COMPRESSIONS``, or nothing.
         stem: its name without the suffixes that say so.
+        in_folder: whether it was met in a folder, and not named itself.
     """
 
     path: Path
     format: str
     compression: str = ""
     stem: str = ""
+    in_folder: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,13 +78,29 @@ class Cell:
     place: str
 
 
-def text_file(path: Path) -> TextFile | None:
-    """``path`` with the format and compression that its suffixes name; None where they name no format."""
+def text_file(path: Path, in_folder: bool = False) -> TextFile | None:
+    """``path`` with the format and compression that its suffixes name; None where they name no format.
+
+    Of a zip archive whose name names none, its only file's name does.
+    """
     name, compression = path.name, ""
     if (suffix := Path(name).suffix.lower()) in COMPRESSIONS:
         name, compression = name[: -len(suffix)], suffix
     suffix = Path(name).suffix.lower()
-    return TextFile(path, FORMATS[suffix], compression, name[: -len(suffix)]) if suffix in FORMATS else None
+    if suffix in FORMATS:
+        return TextFile(path, FORMATS[suffix], compression, name[: -len(suffix)], in_folder)
+    member = Path(_only_name(path) or "") if compression == ".zip" and path.is_file() else Path()
+    suffix = member.suffix.lower()
+    return TextFile(path, FORMATS[suffix], compression, name, in_folder) if suffix in FORMATS else None
+
+
+def _only_name(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = _members(archive)
+    except (OSError, zipfile.BadZipFile):
+        return None
+    return names[0] if len(names) == 1 else None
 
 
 def readable_names() -> str:
@@ -106,8 +130,14 @@ def cells(file: TextFile, wanted: Sequence[str]) -> Iterator[Cell]:
         ) from error
 
 
-def column_of(columns: Iterable[str], wanted: Sequence[str], place: str) -> str:
+def column_of(columns: Iterable[str], wanted: Sequence[str], place: str, in_folder: bool = False) -> str:
     """The first of ``wanted`` among ``columns``.
+
+    Args:
+        columns: the names that are there.
+        wanted: names that will do.
+        place: what they are columns of, for the error.
+        in_folder: whether that is one of a folder's files, which may be there by accident.
 
     Raises:
         DatasetError: none is.
@@ -116,10 +146,28 @@ def column_of(columns: Iterable[str], wanted: Sequence[str], place: str) -> str:
     for name in wanted:
         if name in names:
             return name
+    shown = ", ".join(map(_shown, names[:_NAMES_SHOWN])) + (", ..." if len(names) > _NAMES_SHOWN else "")
+    hints = [f"it has {shown}: name one with --column"] if names else []
+    if (near := _near_name(names, wanted)) is not None:
+        hints = [f"it has {near!r}: give --column {shlex.quote(near)}"]
+    if in_folder:
+        hints.append("remove the file from the folder, or give the file with the text itself")
     raise DatasetError(
         f"{place} has no column {' or '.join(map(repr, wanted))}",
-        hint=f"it has {', '.join(map(repr, names)) or 'none'}: name one with --column",
+        hint=", or ".join(hints) or "its rows name no columns at all: give another file",
     )
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= _NAME_SHOWN else name[:_NAME_SHOWN] + "...")
+
+
+def _near_name(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """A name that is one of ``wanted`` but for case, quotes and white space around it."""
+    for name in names:
+        if str(name).strip(" \t\r\n\"'\ufeff").casefold() in {word.casefold() for word in wanted}:
+            return str(name)
+    return None
 
 
 def _text_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -141,7 +189,7 @@ def _json_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, An
         empty_rows = 0
         yield column, row.get(column)
     if empty_rows:
-        column_of(names, wanted, repr(str(file.path)))
+        column_of(names, wanted, repr(str(file.path)), file.in_folder)
 
 
 def _json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
@@ -209,20 +257,88 @@ def _csv_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any
     """A table's cells have no types: all are text, but those that pandas takes for missing."""
     import pandas
 
-    separator = "\t" if file.format == "tsv" else ","
+    quoting = csv.QUOTE_NONE if file.format == "tsv" and not _is_quoted(file) else csv.QUOTE_MINIMAL
+    separator = _SEPARATORS[file.format]
     with _text_stream(file, newline="") as stream:
         try:
             # Of type str, or "007" would lose its zeros.
-            frames = pandas.read_csv(stream, sep=separator, dtype=str, chunksize=_ROWS_AT_A_TIME)
+            frames = pandas.read_csv(stream, sep=separator, dtype=str, chunksize=_ROWS_AT_A_TIME, quoting=quoting)
+            for frame in frames:
+                # pandas takes surplus cells for row labels, and shifts the columns without a word.
+                if not isinstance(frame.index, pandas.RangeIndex):
+                    raise ValueError("its rows have more cells than its first line names columns")
+                column = _table_column(file, list(map(str, frame.columns)), wanted)
+                for value in frame[column]:
+                    yield column, value if isinstance(value, str) else None
         except pandas.errors.EmptyDataError:
             return
-        for frame in frames:
-            # pandas takes surplus cells for row labels, and shifts the columns without a word.
-            if not isinstance(frame.index, pandas.RangeIndex):
-                raise ValueError("its rows have more cells than its first line names columns")
-            column = column_of(frame.columns, wanted, repr(str(file.path)))
-            for value in frame[column]:
-                yield column, value if isinstance(value, str) else None
+        except pandas.errors.ParserError as error:
+            if "inside string" not in str(error):
+                raise
+            raise DatasetError(
+                f"{str(file.path)!r} has a quote that is never closed, in the row of line {_unclosed_line(file)}",
+                hint="close it; if it is part of the text, put the cell in quotes and write the inner quote twice",
+            ) from error
+
+
+def _table_column(file: TextFile, names: list[str], wanted: Sequence[str]) -> str:
+    """The column to read of a table; where it has none, what its first line says of the reason."""
+    place, separator = repr(str(file.path)), _SEPARATORS[file.format]
+    missing = f"{place} has no column {' or '.join(map(repr, wanted))}"
+    if any(name in wanted for name in names):
+        return column_of(names, wanted, place)
+    if len(names) == 1:
+        for other, title in _OTHER_SEPARATORS.items():
+            parts = names[0].split(other)
+            if other != separator and len(parts) > 1 and _near_name(parts, wanted) is not None:
+                raise DatasetError(
+                    f"{place} separates its cells by {title}, not by {_OTHER_SEPARATORS[separator]}",
+                    hint="name it .tsv" if other == "\t" else f"save it with {_OTHER_SEPARATORS[separator]}",
+                )
+    if _near_name(names, wanted) is None and any(len(name) > _NAME_SHOWN for name in names):
+        raise DatasetError(
+            f"{missing}: its first line begins with {_shown(names[0])}",
+            hint="does its first line name columns? add a line that does",
+        )
+    return column_of(names, wanted, place, file.in_folder)
+
+
+def _is_quoted(file: TextFile) -> bool:
+    """Whether quotes around a tab-separated table's cells are marks, as some programs write them, and no text.
+
+    They are marks where each one that opens a cell has one that closes it. Cells that go over several lines then
+    have to be the better reading: rows are equally long, and the lines as they stand are not. Reads the whole
+    file, as its last cell may tell.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    tabs: set[int] = set()
+
+    def lines(stream: IO[str]) -> Iterator[str]:
+        for line in stream:
+            if line.strip("\r\n"):
+                tabs.add(line.count("\t"))
+            yield line
+
+    with _text_stream(file, newline="") as stream:
+        rows = csv.reader(lines(stream), delimiter="\t", strict=True)
+        try:
+            lengths = [len(row) for row in rows]
+        except csv.Error:
+            return False
+        if rows.line_num == len(lengths):
+            return True
+    return len({length for length in lengths if length}) == 1 and (len(tabs) > 1 or tabs == {0})
+
+
+def _unclosed_line(file: TextFile) -> int:
+    """The line in which the last row of a table begins: the one that an unclosed quote never lets end."""
+    csv.field_size_limit(_LONGEST_CELL)
+    with _text_stream(file, newline="") as stream:
+        rows, start = csv.reader(stream, delimiter=_SEPARATORS[file.format]), 1
+        following = start
+        for _ in rows:
+            start, following = following, rows.line_num + 1
+    return start
 
 
 def _parquet_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -277,10 +393,16 @@ def _byte_stream(file: TextFile) -> BinaryIO:
 
 def _only_member(path: Path) -> BinaryIO:
     archive = zipfile.ZipFile(path)
-    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+    names = _members(archive)
     if len(names) != 1:
         raise DatasetError(f"{str(path)!r} holds {len(names)} files", hint="unpack it, and give the folder")
     return cast(BinaryIO, archive.open(names[0]))
+
+
+def _members(archive: zipfile.ZipFile) -> list[str]:
+    """The names of an archive's files, but for those that a system puts there unseen."""
+    names = [name for name in archive.namelist() if not name.endswith("/")]
+    return [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
 
 
 def _text_stream(file: TextFile, newline: str | None = None) -> IO[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,7 @@ def _rows(part: Any, place: str) -> Iterator[Mapping[str, Any]]:
 
 def _text(cell: Cell, tokenizer: Any) -> str:
     value = cell.value
-    if value is None or value == []:
+    if value is None or value == [] or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
         return _with_whole_characters(value)

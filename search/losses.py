@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class Difference:
     """A loss difference in nats per label: the mean over windows and its standard error.
 
     The standard error treats documents as independent samples and windows that share one as
-    correlated (the cluster-robust error of a mean); it is None where all windows are linked so.
+    correlated (see ``mean_difference``); it is None where all windows are linked so.
     """
 
     delta: float
@@ -64,23 +65,45 @@ def paired_difference(evaluation: Evaluation, baseline: Evaluation) -> Differenc
 def mean_difference(differences: Sequence[float], documents: Sequence[int] = ()) -> Difference:
     """The mean of differences by window, with its standard error clustered by document.
 
-    With ``r[w] = d[w] - mean``, ``G`` documents and ``n`` windows, the error is
-    ``sqrt(G / (G - 1) * sum over documents of (sum of its r[w])^2) / n``.
+    The error is the delete-one-document jackknife: how far the mean moves when a document's windows are left
+    out, ``mean - mean without g = R[g] / (n - n[g])``, where ``R[g]`` sums ``d[w] - mean`` over its ``n[g]`` of
+    all ``n`` windows. With ``G`` documents it is ``sqrt((G - 1) / G * sum over g of (R[g] / (n - n[g]))^2)``
+    (CV3 of MacKinnon, Nielsen and Webb, 2023; HC3 of MacKinnon and White, 1985, for clusters). Where documents
+    have equally many windows, that is the usual ``sqrt(G / (G - 1) * sum of R[g]^2) / n``. Where one has most of
+    them, the usual error, and Bell and McCaffrey's CR2 too, come out several times too small: the mean follows
+    that document, and so its residuals are small.
 
     Args:
         differences: one value per window.
         documents: the document of each window; empty where no two windows share one.
     """
-    mean = _mean(differences)
+    mean, n = _mean(differences), len(differences)
     clusters: dict[int, list[float]] = {}
-    for document, difference in zip(documents or range(len(differences)), differences, strict=True):
+    for document, difference in zip(documents or range(n), differences, strict=True):
         clusters.setdefault(document, []).append(difference - mean)
     count = len(clusters)
     if count < 2:
         return Difference(mean, None)
     # A document's residuals are summed before they are squared: windows that err alike count as one sample.
-    squares = math.fsum(math.fsum(cluster) ** 2 for cluster in clusters.values())
-    return Difference(mean, math.sqrt(count / (count - 1) * squares) / len(differences))
+    squares: dict[int, list[float]] = {}
+    for residuals in clusters.values():
+        squares.setdefault(len(residuals), []).append(math.fsum(residuals) ** 2)
+    # Integers until the division, which is then exact to the last bit: equal documents give G / (G - 1).
+    weighted = [
+        (count - 1) * n * n / (count * (n - size) ** 2) * math.fsum(of_size) for size, of_size in squares.items()
+    ]
+    return Difference(mean, math.sqrt(math.fsum(weighted)) / n)
+
+
+def effective_documents(documents: Sequence[int], windows: int) -> float:
+    """How many documents of equally many windows tell as much: ``n^2 / sum of n[g]^2`` (Kish, 1965).
+
+    Args:
+        documents: the document of each window; empty where no two windows share one.
+        windows: how many there are.
+    """
+    sizes = Counter(documents).values() if documents else [1] * windows
+    return windows * windows / sum(size * size for size in sizes)
 
 
 def noise_floor(first: Evaluation, second: Evaluation) -> float:

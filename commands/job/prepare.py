@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ...dsa.checkpoint.weights import StoredWeights, find_weights
 from ...dsa.long.backends import Backends
 from ...errors import ModelError, SettingError, WindowError
 from ...evaluate import CALIBRATION, HELD_OUT
+from ...pattern import kept_sites
 from ...recipes.schema import Recipe
 from ...search.cost import Shape
 from ...search.estimate import ExpectedCost, expected_cost
@@ -108,6 +110,7 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
         reporter.warn("with --no-selfcheck nothing shows that sharing works in this model")
     length = window_length(recipe, checkpoint, reporter)
     older, method = search_method(recipe, checkpoint, goal)
+    _warn_of_nothing_to_drop(method, goal, len(checkpoint.site_layers), reporter)
     placement = Placement(recipe.device_map, recipe.offload_folder)
     wanted = Backends(recipe.indexer, recipe.attention)
     return Intent(
@@ -196,6 +199,19 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
     )
     method.check(goal, len(checkpoint.site_layers))
     return older, method
+
+
+def _warn_of_nothing_to_drop(method: Method, goal: Goal, sites: int, reporter: Reporter) -> None:
+    """Warns where less than all is asked for and every site stays full, and says what would drop one."""
+    if goal.keep in (None, 1) or kept_sites(sites, goal.keep) < sites:
+        return
+    what = f"--keep {goal.keep:g} keeps all {sites} sites, as it is rounded up: the plan drops no indexer"
+    if len(method.always_full(sites)) == sites:
+        reporter.warn(f"{what}, as all have to stay full (the first and those pinned)")
+        return
+    # Rounded down, or it could keep them all again.
+    largest = math.floor(10_000 * (sites - 1) / sites) / 10_000
+    reporter.warn(f"{what}; give --keep {largest:g} or less")
 
 
 def required(value: str | None, name: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...pattern import Pattern
-from ..losses import Evaluation, Measurements, paired_difference
+from ..losses import Evaluation, Measurements, effective_documents, paired_difference
 
 FIRST_WINDOWS = 4
 STANDARD_ERRORS = 3.0
-_FEWEST_DOCUMENTS = 4  # of fewer, a standard error says nothing
+# Of fewer, a standard error says too little. Simulated with equal patterns, one seems 3 standard errors worse than
+# another on 4 equal documents once in 35 times, on 3 once in 21, and on 2 once in 10.
+_FEWEST_DOCUMENTS = 4
 
 
 def race(
@@ -21,8 +23,9 @@ def race(
     """Measures ``patterns`` on 4, 8, 16, ... windows and drops one when it is clearly worse than the best.
 
     Clearly means that its loss, paired on the same windows, is higher by more than ``standard_errors``
-    standard errors of the difference, seen on at least four documents; a loss that is no number is always
-    worse. Whatever stays has seen every window. A pattern alone has nothing to race and sees them at once.
+    standard errors of the difference, seen on what tells as much as four documents of equally many windows
+    (see ``effective_documents``); a loss that is no number is always worse. Whatever stays has seen every
+    window. A pattern alone has nothing to race and sees them at once.
 
     Args:
         measurements: of the calibration windows.
@@ -58,7 +61,7 @@ def race(
 def _clearly_worse(evaluation: Evaluation, best: Evaluation, standard_errors: float) -> bool:
     if not evaluation.finite:
         return True
-    if len(set(evaluation.documents) or evaluation.window_losses) < _FEWEST_DOCUMENTS:
+    if effective_documents(evaluation.documents, len(evaluation.window_losses)) < _FEWEST_DOCUMENTS:
         return False
     difference = paired_difference(evaluation, best)
     return difference.standard_error is not None and difference.delta > standard_errors * difference.standard_error

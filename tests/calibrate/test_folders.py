@@ -71,7 +71,9 @@ def test_a_download_of_the_hub_is_read_split_by_split(tmp_path, layout):
         assert sorted(documents(tmp_path, split=split)) == texts
     assert sorted(documents(tmp_path, split="all")) == sorted(chain(*expected.values()))
     others = " and ".join(sorted(splits.keys() - {"train"}))
-    assert documents(tmp_path).notes == [f"split train is read, {others} left alone"]
+    (note,) = documents(tmp_path).notes
+    assert note.startswith(f"split train is read, {others} left alone: ")
+    assert all(name in note for split in others.split(" and ") for name in splits[split][:1])
     with pytest.raises(DatasetError, match="has no split 'nonesuch'") as caught:
         documents(tmp_path, split="nonesuch")
     assert caught.value.hint == f"it has {', '.join(sorted(splits))}"
@@ -175,6 +177,43 @@ def test_a_file_without_the_column_is_named(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"title": "x"}\n')
     with pytest.raises(DatasetError, match=r"b\.jsonl' has no column 'text'"):
         list(documents(tmp_path))
+
+
+def test_files_about_a_model_are_left_alone(tmp_path):
+    write(tmp_path / "a.jsonl", "text")
+    for name in (
+        "tokenizer.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "vocab.json",
+    ):
+        (tmp_path / name).write_text('{"version": "1.0"}')
+    (tmp_path / "merges.txt").write_text("a b")
+    assert list(documents(tmp_path)) == ["text"]
+
+
+@pytest.mark.reliability("R12")
+@pytest.mark.parametrize(("content", "has"), [("id,score\n1,2\n", "it has 'id', 'score'"), ("{}", "remove")])
+def test_a_file_of_a_folder_that_is_no_text_is_to_be_removed(tmp_path, content, has):
+    write(tmp_path / "a.jsonl", "one")
+    (tmp_path / ("b.json" if content == "{}" else "b.csv")).write_text(content)
+    with pytest.raises(DatasetError, match=r"b\..* has no column 'text'") as caught:
+        list(documents(tmp_path))
+    assert has in caught.value.hint
+    assert caught.value.hint.endswith("remove the file from the folder, or give the file with the text itself")
+
+
+def test_the_files_that_a_split_leaves_out_are_named(tmp_path):
+    for name in ("prod/a.jsonl", "dev/a.jsonl", "eval-logs.jsonl"):
+        write(tmp_path / name, name)
+    read = documents(tmp_path)
+    assert list(read) == ["prod/a.jsonl"]
+    (note,) = read.notes
+    assert "left alone: eval-logs.jsonl, dev/a.jsonl (--dataset-split all reads all)" in note
+    for number in range(4):
+        write(tmp_path / "dev" / f"{number}.jsonl", f"{number}")
+    assert "dev/1.jsonl, and 3 more (" in documents(tmp_path).notes[0]
 
 
 def test_hidden_and_empty_files_cost_nothing(tmp_path):

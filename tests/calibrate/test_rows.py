@@ -70,9 +70,9 @@ def test_every_suffix_that_is_promised_is_read(tmp_path, suffix, compression, sp
     assert sorted(documents(path)) == sorted(expected)
 
 
-def test_the_readme_promises_what_is_read():
-    text = (Path(indexcache.__file__).parent / "README.md").read_text("utf-8")
-    promised = re.search(r"`TEXT` is a (.+?) file, as it is or compressed \((.+?)\)", text, re.DOTALL)
+def test_the_documents_promise_what_is_read():
+    text = (Path(indexcache.__file__).parent / "docs/windows.md").read_text("utf-8")
+    promised = re.search(r"a local file: (.+?), as it is or compressed \((.+?)\)", text, re.DOTALL)
     assert set(re.findall(r"`(\.\w+)`", promised[1])) == set(FORMATS)
     assert set(re.findall(r"`(\.\w+)`", promised[2])) == set(COMPRESSIONS)
 
@@ -190,6 +190,88 @@ def test_a_cut_archive_is_an_error(tmp_path, compression):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DatasetError, match=r"a\.jsonl.* cannot be read on after"):
         list(documents(path))
+
+
+def test_quotes_of_a_tsv_are_text_unless_all_close(tmp_path):
+    path = tmp_path / "a.tsv"
+    # As most are published: a quote that opens a cell is part of the text, and swallows no row.
+    path.write_text('text\tid\n"hello\t1\nfoo\t2\n"bar\t3\n"all of it"\t4\nbaz" she said\t5\n')
+    assert sorted(documents(path)) == ['"all of it"', '"bar', '"hello', 'baz" she said', "foo"]
+    path.write_text('text\tid\n"hello\t1\nfoo\t2\nbar"\t3\n')  # closes by accident: each line is a whole row
+    assert sorted(documents(path)) == ['"hello', 'bar"', "foo"]
+    path.write_text('text\tid\n"never closed\t1\nfoo\t2\n')
+    assert sorted(documents(path)) == ['"never closed', "foo"]
+    # As pandas writes them.
+    path.write_text('text\tid\n"a ""b"" c"\t1\n"two\nlines"\t2\n"a\ttab"\t3\n' + f'"{"long " * 40_000}"\t4\n')
+    assert sorted(documents(path)) == ["a\ttab", 'a "b" c', "long " * 40_000, "two\nlines"]
+
+
+@pytest.mark.reliability("R12")
+@pytest.mark.parametrize(("before", "line"), [("", 2), ('"two\nlines",0\n\na,1\n', 6)])
+def test_a_quote_that_never_closes_is_named_by_its_line(tmp_path, before, line):
+    (tmp_path / "a.csv").write_text(f'text,id\n{before}"hello,1\nfoo,2\n')
+    with pytest.raises(
+        DatasetError, match=rf"a\.csv' has a quote .* never closed, in the row of line {line}$"
+    ) as caught:
+        list(documents(tmp_path / "a.csv"))
+    assert "write the inner quote twice" in caught.value.hint
+
+
+@pytest.mark.reliability("R12")
+@pytest.mark.parametrize(
+    ("name", "head", "says", "hint"),
+    [
+        ("a.csv", f"1,{'word ' * 400}", "begins with '1'$", "does its first line name columns?"),
+        ("a.csv", ",".join("abcdefghijklmnop"), "no column 'text'", "'j', ...: name one"),
+        ("a.csv", "text;id", "by semicolons, not by commas", "save it with commas"),
+        ("a.csv", "id\tText", "by tabs, not by commas", "name it .tsv"),
+        ("a.tsv", "text,id", "by commas, not by tabs", "save it with tabs"),
+        ("a.csv", "id,Text", "no column 'text'", "it has 'Text': give --column Text"),
+        ("a.csv", "id, text", "no column 'text'", "it has ' text': give --column ' text'"),
+        ("a.jsonl", '{"TEXT ": "x"}', "no column 'text'", "it has 'TEXT ': give --column 'TEXT '"),
+        ("a.jsonl", "{}", "no column 'text'", "its rows name no columns at all: give another file"),
+    ],
+)
+def test_the_hint_at_a_missing_column_helps(tmp_path, name, head, says, hint):
+    (tmp_path / name).write_text(f"{head}\n")
+    if not name.endswith(".jsonl"):
+        separator = "\t" if "\t" in head or name.endswith(".tsv") else ";" if ";" in head else ","
+        (tmp_path / name).write_text(f"{head}\n{separator.join('1' * len(head.split(separator)))}\n")
+    with pytest.raises(DatasetError, match=says) as caught:
+        list(documents(tmp_path / name))
+    assert hint in caught.value.hint
+    assert len(str(caught.value)) + len(caught.value.hint) < 400
+
+
+def test_no_number_is_no_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": NaN}\n{"text": "kept"}\n')
+    read = documents(tmp_path / "a.jsonl")
+    assert list(read) == ["kept"]
+    assert read.notes == ["1 of 2 rows read hold no text and are skipped"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zip", "plain.zip", "PLAIN.ZIP"])
+def test_a_zip_needs_one_file_besides_hidden_ones(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        for hidden in (".DS_Store", "folder/.DS_Store", "__MACOSX/._a.jsonl", ".git/config.json"):
+            archive.writestr(hidden, b"\0\xff")
+        archive.writestr("folder/a.jsonl", '{"text": "kept"}\n')
+    assert list(documents(tmp_path / name)) == ["kept"]
+    assert list(documents(tmp_path)) == ["kept"]
+
+
+@pytest.mark.reliability("R12")
+@pytest.mark.parametrize("names", [["a.jsonl", "b.jsonl"], ["a.pdf"], []])
+def test_a_zip_that_says_no_format_is_to_be_unpacked(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "plain.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, "{}")
+    with pytest.raises(DatasetError, match="no text that can be read") as caught:
+        documents(tmp_path / "plain.zip")
+    assert caught.value.hint.startswith("unpack it")
+    (tmp_path / "plain.zip").write_bytes(b"no archive")
+    with pytest.raises(DatasetError, match="no text that can be read"):
+        documents(tmp_path / "plain.zip")
 
 
 @pytest.mark.reliability("R12")

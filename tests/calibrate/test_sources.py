@@ -116,7 +116,7 @@ def test_a_named_column_is_read(tmp_path):
         ("a.jsonl", '{"messages": "role: user"}\n{"messages": 5}\n', "holds int in column 'messages'"),
         ("a.json", "3", "line 1 holds int"),
         ("a.csv", "id,text\n1,a,b\n2,c,d\n", "more cells than its first line names"),
-        ("a.csv", 'id,text\n1,"never closed\n', "cannot be read on"),
+        ("a.csv", 'id,text\n1,"never closed\n', "never closed, in the row of line 2"),
         ("a.csv", "id,text\n1,\n2,NULL\n", r"holds nothing in column 'text': 2 rows, 0 documents"),
         ("a.csv", "id,title\n", "no column 'text'"),
         ("a.tsv", "text\na\0b\n", "byte 6 is zero"),

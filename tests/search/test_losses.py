@@ -1,12 +1,20 @@
 """Paired differences and the noise floor, against numbers worked out by hand."""
 
 import math
-from statistics import stdev
+import random
+from itertools import chain
+from statistics import fmean, stdev
 
 import pytest
 
 from indexcache.pattern import Pattern
-from indexcache.search.losses import Evaluation, noise_floor, paired_difference
+from indexcache.search.losses import (
+    Evaluation,
+    effective_documents,
+    mean_difference,
+    noise_floor,
+    paired_difference,
+)
 
 FULL = Pattern("FF")
 
@@ -40,6 +48,58 @@ def test_documents_of_one_window_give_the_usual_standard_error():
     losses = (1.0, 1.5, 1.1, 1.9, 1.3)
     apart = paired_difference(Evaluation(FULL, losses, (1, 2, 3, 4, 5)), Evaluation(FULL, (1.0,) * 5))
     assert apart.standard_error == pytest.approx(stdev(losses) / math.sqrt(5))
+
+
+def drawn(sizes, shared, seed=0, runs=4000):
+    """Means and their standard errors, where windows of a document share that part of their variance of 1."""
+    generator = random.Random(seed)
+    documents = list(chain(*([document] * size for document, size in enumerate(sizes))))
+    results = []
+    for _ in range(runs):
+        effects = [generator.gauss(0, math.sqrt(shared)) for _ in sizes]
+        losses = [effects[document] + generator.gauss(0, math.sqrt(1 - shared)) for document in documents]
+        results.append(mean_difference(losses, documents))
+    return [result.delta for result in results], [result.standard_error for result in results]
+
+
+def share_outside(means, errors):
+    """How often the true mean, zero, is further away than two standard errors."""
+    return fmean(abs(mean) > 1.96 * error for mean, error in zip(means, errors, strict=True))
+
+
+UNEQUAL = [[29, 1, 1, 1], [26, 1, 1, 1, 1, 1, 1], [15, 1], [7, 4, 2, 1, 1, 1], [16] + [1] * 16, [9, 9, 5, 5, 2, 2]]
+
+
+@pytest.mark.parametrize("shared", [1.0, 0.3])
+@pytest.mark.parametrize("sizes", UNEQUAL, ids=str)
+def test_the_standard_error_is_true_where_one_document_has_most_windows(sizes, shared):
+    means, errors = drawn(sizes, shared)
+    true = stdev(means)
+    assert 0.95 * true < math.sqrt(fmean(error**2 for error in errors)) < 1.6 * true
+    # Of as many equal documents as these tell as much as, at least two, it errs no less often.
+    fewest = sum(sizes) ** 2 / sum(size**2 for size in sizes)
+    equals = drawn([1] * max(2, int(fewest)), 1.0)
+    assert share_outside(means, errors) < share_outside(*equals) + 0.02
+
+
+@pytest.mark.parametrize("sizes", [[1] * 16, [4] * 4, [16, 16], [3] * 5])
+def test_equal_documents_have_the_usual_clustered_error(sizes):
+    generator = random.Random(len(sizes))
+    documents = [document for document, size in enumerate(sizes) for _ in range(size)]
+    losses = [generator.random() for _ in documents]
+    mean, count = math.fsum(losses) / len(losses), len(sizes)
+    sums = [
+        math.fsum(loss - mean for loss, origin in zip(losses, documents, strict=True) if origin == document)
+        for document in range(count)
+    ]
+    usual = math.sqrt(count / (count - 1) * math.fsum(total**2 for total in sums)) / len(losses)
+    assert mean_difference(losses, documents).standard_error == usual  # to the bit
+
+
+def test_documents_of_unequal_size_tell_as_much_as_fewer_equal_ones():
+    assert effective_documents([], 5) == 5
+    assert effective_documents([7, 7, 3, 3, 2, 2], 6) == 3
+    assert effective_documents([1] * 29 + [2, 3, 4], 32) == pytest.approx(32**2 / 844)
 
 
 def test_the_noise_floor_is_what_rounding_does_to_a_mean():

@@ -137,6 +137,12 @@ class TestRace:
         field = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)]
         assert {len(evaluation.window_losses) for evaluation in race(measurements, field)} == {32}
 
+    def test_windows_mostly_of_one_document_drop_nobody(self):
+        table = DistanceTable(4, SITES, windows=32)
+        measurements = Measurements(table.measure, 32, [0 if window % 4 else window for window in range(32)])
+        field = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)]
+        assert {len(evaluation.window_losses) for evaluation in race(measurements, field)} == {32}
+
     def test_a_pattern_alone_is_measured_in_one_go(self):
         calls = []
 
