@@ -126,15 +126,16 @@ def _searched(job: Job, session: Session, reporter: Reporter) -> tuple[Method, F
 
 def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
     """The model, tried out and ready to measure patterns."""
-    tokens = job.windows.calibration.flatten().tolist() if job.self_checks else ()
+    # A journal that says so is of the same weights, tokens, code and versions.
+    to_check = job.self_checks and not session.content.checked
+    tokens = job.windows.calibration.flatten().tolist() if to_check else ()
     loaded = load(job.checkpoint, job.running, job.length, reporter, tokens, job.weights)
     session.ran(run_identity(loaded))
-    if job.self_checks:
+    if to_check:
         reporter.doing("checking on a short window that sharing works")
         guess = _guess(job.checkpoint, job.windows) if job.expects_training else None
         self_check(loaded.model, job.checkpoint, tokens, guess)
-        if not session.content.checked:
-            session.checked()
+        session.checked()
     return evaluator(loaded, job.windows, reporter)
 
 
