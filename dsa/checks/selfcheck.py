@@ -143,7 +143,8 @@ class _SelfCheck:
     def run(self) -> None:
         stock = self._logits()
         if not stock.isfinite().all():
-            raise not_finite("its own logits are NaN or infinite", self._model, "", self._model.dtype)
+            dtype = next(self._model.parameters()).dtype
+            raise not_finite("its own logits are NaN or infinite", self._model, "", dtype)
         losses = PatternLosses(self._model, self._layers)
         try:
             self._unchanged(stock, "with all indexers on, the switch changes its logits")
