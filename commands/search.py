@@ -16,6 +16,7 @@ from ..calibrate.guess import unigram_loss
 from ..calibrate.windows import Windows
 from ..dsa.checkpoint.config import Checkpoint, Trust
 from ..dsa.checks.competence import Guess
+from ..dsa.checks.selections import unskilled_indexers
 from ..dsa.checks.selfcheck import check_tokens as tokens_of_check
 from ..dsa.checks.selfcheck import self_check
 from ..dsa.model.evaluator import Evaluator
@@ -135,6 +136,10 @@ def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
         reporter.doing("checking on a short window that sharing works")
         guess = _guess(job.checkpoint, job.windows) if job.expects_training else None
         self_check(loaded.model, job.checkpoint, tokens, guess)
+        if job.expects_training:
+            first = job.windows.calibration[0].tolist()
+            if (line := unskilled_indexers(loaded.model, job.checkpoint, first)) is not None:
+                reporter.warn(line)
         session.checked()
     return evaluator(loaded, job.windows, reporter)
 
