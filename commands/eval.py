@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..calibrate.windows import Windows
 from ..dsa.checkpoint.load import Placement
 from ..dsa.long.backends import Backends
 from ..errors import DatasetError, MeasurementError, OutputError, PlanError
@@ -21,7 +22,7 @@ from ..system.console import Reporter, loss_rows, new_console, print_line
 from ..system.exits import print_result
 from ..system.files import write_atomically
 from ..system.launching import speaks
-from .job.measure import evaluator, load, run_identity, running_on
+from .job.measure import Loaded, evaluator, load, run_identity, running_on
 from .job.planned import PlannedModel
 from .job.prepare import announce
 
@@ -61,10 +62,7 @@ def evaluate(
         )
     announce(checkpoint, reporter)
     planned.check_weights(reporter)
-    processes.use_threads(plan.run.threads)
-    backends = Backends(plan.run.indexer, plan.run.attention)
-    running = running_on(checkpoint, plan.run.dtype, placement, backends, windows.length)
-    loaded = load(checkpoint, running, windows.length, reporter, weights=planned.weights)
+    loaded = _loaded(planned, windows, group, placement, reporter)
     measure = evaluator(loaded, windows, reporter)
     reporter.begin(3 * len(windows.group(group)), "window evaluations")
     labels, documents = windows.length - 1, windows.documents(group)
@@ -93,6 +91,18 @@ def evaluate(
         max_delta=max_delta,
         passed=check.passed,
     )
+
+
+def _loaded(
+    planned: PlannedModel, windows: Windows, group: str, placement: Placement, reporter: Reporter
+) -> Loaded:
+    """The plan's model, run as the plan says; tried on the plan's tokens where something else computes."""
+    plan, checkpoint, length = planned.plan, planned.checkpoint, windows.length
+    processes.use_threads(plan.run.threads)
+    backends = Backends(plan.run.indexer, plan.run.attention)
+    running = running_on(checkpoint, plan.run.dtype, placement, backends, length)
+    tried_on = windows.group(group).ravel().tolist()
+    return load(checkpoint, running, length, reporter, tried_on, planned.weights, plan.run)
 
 
 def _keep(planned: PlannedModel, group: str, check: Check, reporter: Reporter) -> None:

@@ -16,6 +16,7 @@ from ..calibrate.guess import unigram_loss
 from ..calibrate.windows import Windows
 from ..dsa.checkpoint.config import Checkpoint, Trust
 from ..dsa.checks.competence import Guess
+from ..dsa.checks.selections import unskilled_indexers
 from ..dsa.checks.selfcheck import check_tokens as tokens_of_check
 from ..dsa.checks.selfcheck import self_check
 from ..dsa.model.evaluator import Evaluator
@@ -126,15 +127,20 @@ def _searched(job: Job, session: Session, reporter: Reporter) -> tuple[Method, F
 
 def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
     """The model, tried out and ready to measure patterns."""
-    tokens = job.windows.calibration.flatten().tolist() if job.self_checks else ()
+    # A journal that says so is of the same weights, tokens, code and versions.
+    to_check = job.self_checks and not session.content.checked
+    tokens = job.windows.calibration.flatten().tolist() if to_check else ()
     loaded = load(job.checkpoint, job.running, job.length, reporter, tokens, job.weights)
     session.ran(run_identity(loaded))
-    if job.self_checks:
+    if to_check:
         reporter.doing("checking on a short window that sharing works")
         guess = _guess(job.checkpoint, job.windows) if job.expects_training else None
         self_check(loaded.model, job.checkpoint, tokens, guess)
-        if not session.content.checked:
-            session.checked()
+        if job.expects_training:
+            first = job.windows.calibration[0].tolist()
+            if (line := unskilled_indexers(loaded.model, job.checkpoint, first)) is not None:
+                reporter.warn(line)
+        session.checked()
     return evaluator(loaded, job.windows, reporter)
 
 

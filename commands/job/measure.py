@@ -8,7 +8,7 @@ from typing import Any
 
 from ...calibrate.windows import Windows
 from ...dsa.checkpoint.config import Checkpoint
-from ...dsa.checkpoint.load import Placement, compute_dtype, device_kinds, load_model
+from ...dsa.checkpoint.load import FETCHED, Placement, compute_dtype, device_kinds, load_model
 from ...dsa.checkpoint.weights import StoredWeights, weights_bytes
 from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
@@ -16,11 +16,12 @@ from ...dsa.long.capacity import check_fits, free_memory, longest_window, path_b
 from ...dsa.model.evaluator import Evaluator
 from ...dsa.model.losses import PatternLosses
 from ...dsa.model.paths import PathMemory
+from ...errors import ModelError
 from ...evaluate import CALIBRATION, HELD_OUT
 from ...search.plan.schema import RunIdentity
 from ...system import processes
 from ...system.console import Reporter
-from ...system.versions import library_versions
+from ...system.versions import computing_versions, library_versions
 
 # Tokens: a stock layer's time there grows with their square.
 _MOST_TRIED_ON_CPU = 8192
@@ -79,6 +80,7 @@ def load(
     reporter: Reporter,
     tried_on: Sequence[int] = (),
     weights: StoredWeights | None = None,
+    ran: RunIdentity | None = None,
 ) -> Loaded:
     """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
 
@@ -89,6 +91,7 @@ def load(
         reporter: told of progress.
         tried_on: tokens on which what is to run is held against the model's own code; none to leave that out.
         weights: of the checkpoint, where they were looked for already.
+        ran: how it ran when this was tried before; not tried again where device and versions are the same.
 
     Raises:
         WindowError: such windows do not fit; names the length that would.
@@ -97,25 +100,42 @@ def load(
     check_fits_here(checkpoint, running, length, reporter, weights)
     reporter.doing(f"loading {checkpoint.model_id}")
     model, backends = load_model(checkpoint, running.dtype, running.placement, weights), running.backends
-    if tried_on and backends != Backends():
+    if tried_on and backends != Backends() and not (ran is not None and _runs_as(ran, model)):
         tokens = _tried_length(checkpoint, model, length)
         reporter.doing(
             f"holding {backends.indexer} indexers and {backends.attention} attention against the model's own"
         )
-        check_backends(model, checkpoint, backends, tried_on, tokens)
+        try:
+            check_backends(model, checkpoint, backends, tried_on, tokens)
+        except ModelError as error:
+            if ran is not None and "--indexer" in error.hint:  # what ran is the plan's, and no option here
+                versions = f"transformers {ran.versions.get('transformers')} and torch {ran.versions.get('torch')}"
+                error.hint = (
+                    f"the plan ran with {versions} on {ran.device}: measure it there, or search again here"
+                )
+            raise
     install(model, backends, reporter.warn)
     return Loaded(model, checkpoint, running)
 
 
+def _runs_as(ran: RunIdentity, model: Any) -> bool:
+    """Whether ``model`` is computed by the device and the versions of an earlier run."""
+    same_versions = all(
+        ran.versions.get(name) == number for name, number in computing_versions().items() if name != "python"
+    )
+    return same_versions and ran.device.removesuffix(FETCHED) == device_kinds(model).removesuffix(FETCHED)
+
+
 def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
-    """The window's, or as much of it as the model's own code has memory and, on a CPU, time for."""
+    """The window's, or as much as the model's own code has memory and, on a CPU, time for on every process."""
     device = processes.process_device()
     on_gpu, together = device.type == "cuda", processes.process_count()
     free = free_memory(device) // (1 if on_gpu else together) // 2
     fits = longest_window(checkpoint.config, length + 1, model.dtype.itemsize, Backends(), free, on_gpu)
     if not on_gpu:
         fits = min(fits, _MOST_TRIED_ON_CPU)
-    return min(length, max(fits, check_tokens(checkpoint.selection_width)))
+    tokens = min(length, max(fits, check_tokens(checkpoint.selection_width)))
+    return min(processes.merge({processes.process_index(): tokens}).values())
 
 
 def check_fits_here(

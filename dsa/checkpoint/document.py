@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,7 +40,10 @@ _TYPES, _PATTERN, _FREQUENCY, _OFFSET = (
 _SHARING = (_TYPES, _PATTERN, _FREQUENCY)
 _DEFAULT_OFFSET = 2
 _RATIOS = (0, 4, 128)
+# What other libraries call the count of layers.
+_COUNTS_ELSEWHERE = ("n_layers", "n_layer", "num_layers", "layers")
 _ROLES = ("full", "shared")
+_RESTORE = "restore the config.json that belongs to the weights"
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class ConfigDocument:
         Raises:
             ModelError: names the key, and says what it should be.
         """
-        if any(part.get("index_source_layer_ids") is not None for part in (self.content, self.text)):
+        if any(part.get("index_source_layer_ids") not in (None, [], {}) for part in (self.content, self.text)):
             raise ModelError(
                 f"the config of {self.model_id!r} has index_source_layer_ids: layers share selections of their "
                 "own source layers, as in DeepSeek-V4.1, which is not supported yet"
@@ -81,11 +85,13 @@ class ConfigDocument:
         self._check_type()
         if not isinstance(self.content.get("text_config"), dict | None):
             self._refuse("text_config", self.content["text_config"], "an object")
+        self._check_layers()
         for key, (least, most) in _NUMBERS.items():
             self._check_number(self.text, key, least, most)
         for key in _FLAGS:
             if not isinstance(self.text.get(key), bool | None):
                 self._refuse(key, self.text[key], "true or false")
+        self._check_format()
         self._check_compression()
         self._check_blocks()
         if (family := self._family()) is not None:
@@ -152,13 +158,8 @@ class ConfigDocument:
 
     def _family(self) -> Family | None:
         """Of the class that transformers would choose for the language model."""
-        from transformers import CONFIG_MAPPING
-
-        for part in (self.text, self.content):
-            name = part.get("model_type")
-            if isinstance(name, str) and name in CONFIG_MAPPING:
-                return family_of_class(CONFIG_MAPPING[name])
-        return None
+        kind = _class_of(self.text, self.content)
+        return None if kind is None else family_of_class(kind)
 
     def _check_type(self) -> None:
         from transformers import CONFIG_MAPPING, __version__
@@ -170,8 +171,10 @@ class ConfigDocument:
             return  # code that the checkpoint brings may know it
         unknown = f"has a model_type {name!r}, which transformers {__version__} does not know"
         what = f"the config of {self.model_id!r} {unknown}"
-        if name.lower() in CONFIG_MAPPING:
-            raise ModelError(what, hint=f"it is spelled {name.lower()!r}")
+        plain = name.strip().lower()
+        for spelling in (plain, plain.replace("-", "_"), plain.replace("_", "-")):
+            if spelling in CONFIG_MAPPING:
+                raise ModelError(what, hint=f"it is spelled {spelling!r}")
         if name in FAMILIES:
             raise ModelError(what, hint="a newer release does: pip install --upgrade transformers")
 
@@ -181,6 +184,39 @@ class ConfigDocument:
             return
         if type(value) is not int or not least <= value <= most:
             self._refuse(key, value, f"a whole number from {least} to {most}")
+
+    def _check_layers(self) -> None:
+        """A family's default is that of another model: a count that is not there is no count."""
+        family, text = self._family(), self.text
+        if family is None or text.get("num_hidden_layers") is not None:
+            return
+        aliases = _class_of(text, self.content).attribute_map
+        if text.get(aliases.get("num_hidden_layers", "num_hidden_layers")) is not None:
+            return
+        others = [key for key, value in text.items() if key != "num_hidden_layers" and type(value) is int]
+        similar = [key for key in others if key in _COUNTS_ELSEWHERE]
+        similar += get_close_matches("num_hidden_layers", others, n=1, cutoff=0.85)
+        raise ModelError(
+            f"the config of {self.model_id!r} has no {self._place('num_hidden_layers')}, the count of its layers",
+            hint=f"it has {similar[0]}" if similar else _RESTORE,
+        )
+
+    def _check_format(self) -> None:
+        """What says how quantised weights are stored."""
+        for part in (self.content, self.text):
+            settings = part.get("quantization_config")
+            if settings is None:
+                continue
+            if not isinstance(settings, dict):
+                self._refuse("quantization_config", settings, "an object", _RESTORE)
+            method = settings.get("quant_method")
+            if not isinstance(method, str | None):
+                self._refuse("quantization_config.quant_method", method, "a name", _RESTORE)
+            block = settings.get("weight_block_size")
+            sizes = block if isinstance(block, list) and len(block) == 2 else [None]
+            if block is not None and any(type(size) is not int or not 0 < size <= _MOST for size in sizes):
+                expected = "two whole numbers from 1 up, e.g. [128, 128], or null"
+                self._refuse("quantization_config.weight_block_size", block, expected, _RESTORE)
 
     def _check_compression(self) -> None:
         rates, ratios = self.text.get("compress_rates"), self.text.get("compress_ratios")
@@ -225,7 +261,9 @@ class ConfigDocument:
             self._refuse(key, types, "a list of full and shared")
         for layer, kind in enumerate(types):
             if kind not in _ROLES:
-                self._refuse(f"{key}[{layer}]", kind, "full or shared")
+                letters = kind in (FULL, SHARED)
+                hint = f"a list says full and shared; letters stand in a string, as {_PATTERN}" if letters else ""
+                self._refuse(f"{key}[{layer}]", kind, "full or shared", hint)
         if len(types) < layers:
             self._refuse_length(key, len(types), layers)
 
@@ -250,15 +288,16 @@ class ConfigDocument:
         what = f"{self._place(key)} has {length} entries for {layers} layers"
         raise ModelError(f"the config of {self.model_id!r}: {what}")
 
-    def _refuse(self, key: str, value: Any, expected: str) -> NoReturn:
+    def _refuse(self, key: str, value: Any, expected: str, hint: str = "") -> NoReturn:
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
         raise ModelError(
-            f"the config of {self.model_id!r}: {self._place(key)} is {shown}, but has to be {expected}"
+            f"the config of {self.model_id!r}: {self._place(key)} is {shown}, but has to be {expected}", hint
         )
 
     def _place(self, key: str) -> str:
         """``key`` as the user finds it in config.json."""
-        return f"text_config.{key}" if self.nested and key not in self.content else key
+        top = key.partition(".")[0].partition("[")[0]
+        return f"text_config.{key}" if self.nested and top not in self.content else key
 
 
 def read_config_document(folder: Path, model_id: str) -> ConfigDocument:
@@ -286,13 +325,34 @@ def read_config_document(folder: Path, model_id: str) -> ConfigDocument:
     except json.JSONDecodeError as error:
         raise ModelError(
             f"{what} is not JSON: {error.msg}, line {error.lineno}, column {error.colno}",
-            hint="the file may be cut short: fetch it again",
+            hint=_json_remedy(text, error),
         ) from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{what} holds JSON that cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{what} holds JSON, but no object with keys")
     return ConfigDocument(model_id, content)
+
+
+def _json_remedy(text: str, error: json.JSONDecodeError) -> str:
+    """What to do about the place where ``text`` stops being JSON."""
+    rest = text[error.pos :].lstrip()
+    if not rest or error.msg.startswith("Unterminated string"):
+        return "the file may be cut short: fetch it again"
+    if rest[0] in "/#":
+        return "JSON has no comments: take it out"
+    before = text[: error.pos].rstrip()
+    if "trailing comma" in error.msg or (before.endswith(",") and rest[0] in "}],"):
+        return "a comma too many stands there: take it out"
+    return "mend that place, or fetch the file again"
+
+
+def _class_of(*parts: dict[str, Any]) -> Any:
+    """The class that transformers has for the first model_type that it knows; None where it knows none."""
+    from transformers import CONFIG_MAPPING
+
+    names = (part.get("model_type") for part in parts)
+    return next((CONFIG_MAPPING[name] for name in names if isinstance(name, str) and name in CONFIG_MAPPING), None)
 
 
 def _once(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:

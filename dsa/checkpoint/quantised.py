@@ -171,9 +171,14 @@ class _Scales:
     def _scales_of(self, name: str) -> str:
         """The name of the scales of a tensor in 8 bits or less."""
         stem = name.removesuffix("weight")
-        scales = next((candidate for candidate in self._names(name) if candidate in self._tensors), None)
-        if scales is not None:
-            return scales
+        scales = [candidate for candidate in dict.fromkeys(self._names(name)) if candidate in self._tensors]
+        if len(scales) > 1:
+            raise ModelError(
+                f"{self._checkpoint.model_id!r} holds two scales for {name}: {scales[0]} and {scales[1]}",
+                hint="which of them is read is left to chance: fetch or convert the checkpoint again",
+            )
+        if scales:
+            return scales[0]
         siblings = sorted(sibling for sibling in self._tensors if sibling != name and sibling.startswith(stem))
         others = f"; {and_more(siblings)} stand beside it" if siblings else ""
         raise ModelError(
@@ -192,7 +197,8 @@ class _Scales:
         if single and (len(grid) < 2 or block is None):
             return False  # one scale for the whole tensor
         if block is None or len(shape) < 2:
-            expected: tuple[int, ...] = ()
+            # One scale for each expert of a fused tensor: [8, 1, 1] beside [8, 256, 128], as transformers has it.
+            expected: tuple[int, ...] = (*shape[:-2], 1, 1) if len(shape) > 2 else ()
         else:
             expected = (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))
         if grid != expected:
@@ -202,7 +208,9 @@ class _Scales:
                 f"{list(shape)} in {blocks} needs {list(expected)}",
                 hint="weight_block_size in config.json is not that of the weights, or they are broken",
             )
-        pairs = zip(shape[-2:], block or (), expected[-2:], strict=True)
+        if block is None:
+            return False
+        pairs = zip(shape[-2:], block, expected[-2:], strict=True)
         return any(count > 1 and size % part for size, part, count in pairs)
 
     def _refuse_scales_of_plain_tensors(self) -> None:
@@ -218,28 +226,36 @@ class _Scales:
                 )
 
     def _unreadable(self, ragged: list[str]) -> ModelError:
-        shape, grid = self._tensors[ragged[0]].shape, self._tensors[self._scales_of(ragged[0])].shape
-        block = self._block or _PACKED_BLOCK
+        shape, block = self._tensors[ragged[0]].shape, self._block or _PACKED_BLOCK
         return shared_refusal(
-            f"{_version()} cannot dequantise the FP8 weights of {self._checkpoint.model_id!r}: "
-            f"{and_more(ragged)} of {shape[-2]} x {shape[-1]} in blocks of {block[0]} x {block[1]} has "
-            f"{grid[-2]} x {grid[-1]} scales, and it takes blocks of {shape[-2] / grid[-2]:g} x "
-            f"{shape[-1] / grid[-1]:g}",
-            f"{_CONVERT}, or run on a GPU that computes in FP8 (compute capability 8.9 and up)",
+            f"{_version()} reads FP8 weights here only where blocks of {block[0]} x {block[1]} divide them, but "
+            f"{ragged[0]} of {self._checkpoint.model_id!r} is {shape[-2]} x {shape[-1]}{_others(ragged)}",
+            "write a copy in bfloat16, each block times its scale, as DeepSeek-V3's fp8_cast_bf16.py does, or run "
+            "on a GPU that computes in FP8 (compute capability 8.9 and up)",
         )
 
 
+def _others(names: list[str]) -> str:
+    return f", and {len(names) - 1} more are as odd" if len(names) > 1 else ""
+
+
 def _reads_ragged_blocks(quantiser: Any) -> bool:
-    """Tries three rows in blocks of two: 5.23 does not keep to a config's blocks, and a later version may."""
+    """Tries three rows in blocks of two: 5.23 does not keep to a config's blocks, and a later version may.
+
+    How the conversion is called is transformers' own affair. Where it is no longer called so, nothing is known,
+    and the load has to say.
+    """
     import torch
 
     trial = copy.copy(quantiser)
-    trial.quantization_config = copy.copy(quantiser.quantization_config)
-    trial.quantization_config.weight_block_size = (2, 2)
+    weight, scales = torch.ones(3, 2).to(torch.float8_e4m3fn), torch.tensor([[1.0], [2.0]])
     try:
+        trial.quantization_config = copy.copy(quantiser.quantization_config)
+        trial.quantization_config.weight_block_size = (2, 2)
         operation = trial.get_load_operations()["dequantize"](trial)
-        weight, scales = torch.ones(3, 2).to(torch.float8_e4m3fn), torch.tensor([[1.0], [2.0]])
-        plain = operation.convert({"weight": weight, "weight_scale_inv": scales})
-        return bool(torch.equal(plain["weight"].float(), torch.tensor([[1.0, 1.0], [1.0, 1.0], [2.0, 2.0]])))
-    except Exception:  # another way to call it is as good as a wrong answer
+        plain = operation.convert({"weight": weight, "weight_scale_inv": scales})["weight"]
+        return bool(torch.equal(plain.float(), torch.tensor([[1.0, 1.0], [1.0, 1.0], [2.0, 2.0]])))
+    except ValueError:  # its word for a shape that it does not divide
         return False
+    except Exception:  # another protocol
+        return True

@@ -11,14 +11,22 @@ from typing import Any
 from ...errors import ModelError
 from .config import Checkpoint
 
-_PREFIX = r"(?:[A-Za-z_]+\.)*?"
+_PREFIX = r"(?:\w+\.)*?"
 _LAYER = re.compile(_PREFIX + r"layers\.(\d+)\.(.+)")
-_AROUND = re.compile(_PREFIX + r"(?:embed_tokens|norm|lm_head)\..+")
 # Parts of a model that text does not run through.
-_BESIDE = re.compile(r"(?:^|[._])(?:vision|visual|audio|speech|image|patch|projector|tower|mtp|draft|eagle)")
+_BESIDE = re.compile(
+    r"(?:^|[._])(?:vision|visual|vit|audio|speech|sound|talker|image|patch|projector|connector|resampler|tower|mtp|"
+    r"nextn|draft|dspark|eagle|medusa)"
+)
+# Heads of other tasks, which stand beside the one that predicts tokens.
+_HEADS = re.compile(
+    _PREFIX
+    + r"(?:score|classifier|(?:v|value|reward|regression|class|classification|pooler|qa)_head|v_head|pooler|"
+    r"qa_outputs|summary)\..+"
+)
 _INDEXER = re.compile(r"(?:^|\.)indexer")
-# Computed by the model itself, whatever a file says.
-_COMPUTED = re.compile(r"(?:^|\.)(?:inv_freq|position_ids)$")
+# Computed by the model itself, whatever a file says, or notes of the program that trained it.
+_COMPUTED = re.compile(r"(?:^|\.)(?:inv_freq|position_ids|cos_cached|sin_cached|rope\.freqs|_extra_state)$")
 # Scales of activations and caches, which weights do without.
 _OF_ACTIVATIONS = re.compile(r"\.(?:activation_scale|input_scale|qscale_act|[kvq]_scale|prob_output_scale)$")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -29,8 +37,9 @@ _PLACE = re.compile(r"^(\S.*?)\s*\|\s*CONVERSION", re.MULTILINE)
 def is_unread(name: str, checkpoint: Checkpoint, quantised: bool = False) -> bool:
     """Whether a tensor of this name may stay unread where the model does not ask for it.
 
-    These may: multi-token-prediction layers, towers beside the language model, indexers of layers that share in
-    the checkpoint itself, what a model computes itself and, of quantised ones, scales of activations.
+    These may: multi-token-prediction layers, towers beside the language model, heads of other tasks, indexers of
+    layers that share in the checkpoint itself, what a model computes itself and, of quantised ones, scales of
+    activations. What transformers' own models ignore does not come here at all.
     """
     if _COMPUTED.search(name) or (quantised and _OF_ACTIVATIONS.search(name)):
         return True
@@ -38,7 +47,7 @@ def is_unread(name: str, checkpoint: Checkpoint, quantised: bool = False) -> boo
     if _BESIDE.search(name[: layer.start(1)] if layer else name):
         return True
     if layer is None:
-        return not _AROUND.fullmatch(name)
+        return bool(_HEADS.fullmatch(name))
     number = int(layer[1])
     if number >= checkpoint.layers:
         return True

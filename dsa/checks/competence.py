@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ...errors import ModelError
 from ...pattern import Pattern
 from ..checkpoint.config import Checkpoint
+from ..checkpoint.unread import shared_refusal
 from ..model.losses import PatternLosses, Window
 
 
@@ -40,11 +40,9 @@ def check_competence(model: torch.nn.Module, checkpoint: Checkpoint, guess: Gues
         losses.switch.remove()
     if loss < guess.loss:
         return
-    error = ModelError(
+    raise shared_refusal(  # every process measures the same window
         f"{checkpoint.model_id!r} predicts the first window no better than word frequencies do: its loss is "
         f"{loss:.2f} nats a token, theirs {guess.loss:.2f}",
-        hint="its weights, its config or its tokenizer are wrong, or it was never trained; --untrained searches "
+        "its weights, its config or its tokenizer are wrong, or it was never trained; --untrained searches "
         "all the same",
     )
-    error.shared = True  # each process measures the same window
-    raise error

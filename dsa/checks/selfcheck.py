@@ -15,6 +15,7 @@ from ..long.backends import Backends
 from ..model.losses import PatternLosses, Window, input_device
 from .competence import Guess, check_competence
 from .fastpath import check_fast_path
+from .finite import not_finite
 
 # How many sites are flipped one by one in a known family, spread evenly; in an unknown one all are.
 _FLIPS = 8
@@ -53,7 +54,7 @@ def self_check(
     try:
         _SelfCheck(model, checkpoint, token_ids).run()
     except ModelError as error:
-        raise _refusal(checkpoint, str(error)) from error
+        raise _refusal(checkpoint, str(error), error.hint, shared=True) from error
     except Exception as error:  # whatever an unknown model makes of being run layer by layer
         fault = f"it raises {type(error).__name__}: {first_line(error)}"
         raise _refusal(checkpoint, fault, _remedy(error)) from error
@@ -78,6 +79,7 @@ def check_backends(
     Raises:
         ModelError: they do not agree, or what was to run does not.
     """
+    wanted = tokens
     while True:
         ids = [token_ids[place % len(token_ids)] for place in range(tokens)]
         try:
@@ -86,11 +88,18 @@ def check_backends(
         except Exception as error:  # whatever a model makes of code that was written for others
             least = min(tokens, check_tokens(checkpoint.selection_width))
             if not out_of_memory(error) or tokens == least:
-                reason = f"{type(error).__name__}: {first_line(error)}"
-                refusal = _refusal(checkpoint, str(error) if isinstance(error, ModelError) else reason)
-                refusal.hint = "--indexer stock --attention stock run the model's own code, in more memory"
-                raise refusal from error
+                # A process that is short of memory alone compared on a window of its own.
+                raise _disagreement(checkpoint, error, alike=tokens == wanted) from error
         tokens = max(least, tokens // 2)
+
+
+def _disagreement(checkpoint: Checkpoint, error: Exception, alike: bool) -> ModelError:
+    compared = isinstance(error, ModelError)
+    fault = str(error) if compared else f"{type(error).__name__}: {first_line(error)}"
+    hint = (
+        getattr(error, "hint", "") or "--indexer stock --attention stock run the model's own code, in more memory"
+    )
+    return _refusal(checkpoint, fault, hint, shared=compared and alike)
 
 
 def check_tokens(selection_width: int) -> int:
@@ -107,13 +116,14 @@ def _remedy(error: Exception) -> str | None:
     return None
 
 
-def _refusal(checkpoint: Checkpoint, fault: str, hint: str | None = None) -> ModelError:
+def _refusal(checkpoint: Checkpoint, fault: str, hint: str | None = None, shared: bool = False) -> ModelError:
+    """``shared`` where all processes meet it alike: comparing the same model on the same window."""
     kind = checkpoint.text.model_type
     error = ModelError(
         f"the self-check of {checkpoint.model_id!r} ({kind}) failed: {fault}",
         hint=hint or "its losses under a pattern would mean nothing; --no-selfcheck searches all the same",
     )
-    error.shared = True  # each process checks the same model on the same window
+    error.shared = shared
     return error
 
 
@@ -133,7 +143,8 @@ class _SelfCheck:
     def run(self) -> None:
         stock = self._logits()
         if not stock.isfinite().all():
-            raise ModelError("its own logits are NaN or infinite")
+            dtype = next(self._model.parameters()).dtype
+            raise not_finite("its own logits are NaN or infinite", self._model, "", dtype)
         losses = PatternLosses(self._model, self._layers)
         try:
             self._unchanged(stock, "with all indexers on, the switch changes its logits")

@@ -129,6 +129,10 @@ class TestTheFamilyIsThatOfTheClass:
     def test_a_type_in_capitals(self, refused):
         assert "it is spelled 'deepseek_v32'" in refused(small("deepseek_v32") | {"model_type": "DeepSeek_V32"})
 
+    @pytest.mark.parametrize("name", ["glm-moe-dsa", " glm_moe_dsa ", "GLM-MoE-DSA", "glm_moe_dsa\n"])
+    def test_a_type_in_another_spelling(self, refused, name):
+        assert "it is spelled 'glm_moe_dsa'" in refused(small() | {"model_type": name})
+
     @pytest.mark.parametrize("name", [None, 3, ["glm_moe_dsa"]])
     def test_a_type_that_is_no_name(self, refused, name):
         assert "model_type is" in refused(small() | {"model_type": name})
@@ -173,6 +177,25 @@ class TestFiles:
     )
     def test_what_is_wrong_is_said(self, refused, content, says):
         assert says in refused(content)
+
+    @pytest.mark.parametrize(
+        ("content", "remedy"),
+        [
+            ('{"model_type": "glm_moe_dsa", "index_to', "cut short"),
+            ('{"model_type": "glm_moe_dsa",', "cut short"),
+            ('// mine\n{"model_type": "glm_moe_dsa"}', "no comments"),
+            ('{"model_type": "glm_moe_dsa" # mine\n}', "no comments"),
+            ('{"model_type": "glm_moe_dsa",\n}', "a comma too many"),
+            ('{"eos_token_id": [1, 2, ], "model_type": "glm_moe_dsa"}', "a comma too many"),
+            ('{"index_topk": }', "mend that place"),
+            ('{"index_topk": nil}', "mend that place"),
+        ],
+    )
+    def test_what_stops_being_json_is_told_apart(self, refused, content, remedy):
+        line = refused(content.encode())
+        assert "is not JSON" in line
+        assert remedy in line
+        assert ("cut short" in line) == (remedy == "cut short")
 
     def test_a_key_given_twice_alike_is_no_harm(self, opened):
         assert opened(json.dumps(small())[:-1].encode() + b', "index_topk": 16}').selection_width == 16
@@ -248,6 +271,13 @@ class TestSchedules:
     def test_a_list_says_full_or_shared(self, opened):
         checkpoint = opened(small(index_topk_pattern=["full", "full", "shared"] * 2))
         assert (checkpoint.site_layers, checkpoint.shared_layers) == ((0, 1, 3, 4), (2, 5))
+
+    @pytest.mark.parametrize("key", ["index_topk_pattern", "indexer_types"])
+    def test_a_list_of_letters_is_told_what_a_list_and_a_string_say(self, refused, key):
+        document = small() | {key: list("FFSFSF")}
+        if key == "index_topk_pattern":
+            document.pop("indexer_types", None)
+        assert "a list says full and shared; letters stand in a string, as index_topk_pattern" in refused(document)
 
     @pytest.mark.parametrize(
         ("changes", "says"),
@@ -346,6 +376,57 @@ def test_sharing_by_source_layers_is_one_short_line(refused, model_type):
     assert "DeepSeek-V4.1" in line
     assert "not supported yet" in line
     assert "pip" not in line
+
+
+@pytest.mark.parametrize("empty", [None, [], {}])
+def test_no_source_layers_are_no_sharing(opened, empty):
+    assert opened(small() | {"index_source_layer_ids": empty}).family is not None
+
+
+@pytest.mark.parametrize("family", ["glm_moe_dsa", "mistral_large4"])
+class TestTheCountOfLayers:
+    def line(self, refused, family, **changes):
+        document = small(family)
+        text = document.get("text_config", document)
+        del text["num_hidden_layers"]
+        text |= changes
+        return refused(document), "text_config." if text is not document else ""
+
+    @pytest.mark.parametrize("key", ["num_hiden_layers", "n_layers", "num_layers"])
+    def test_is_misspelt(self, refused, family, key):
+        line, place = self.line(refused, family, **{key: 6})
+        assert f"has no {place}num_hidden_layers" in line
+        assert f"it has {key}" in line
+
+    @pytest.mark.parametrize("changes", [{}, {"num_hidden_layers": None}])
+    def test_is_missing(self, refused, family, changes):
+        line, place = self.line(refused, family, **changes)
+        assert f"has no {place}num_hidden_layers" in line
+        assert "restore the config.json" in line
+
+
+@pytest.mark.parametrize("family", ["glm_moe_dsa", "mistral_large4"])
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("fp8", "quantization_config is 'fp8', but has to be an object"),
+        (["fp8"], "quantization_config is ['fp8'], but has to be an object"),
+        (True, "quantization_config is True, but has to be an object"),
+        ({"quant_method": ["fp8"]}, "quantization_config.quant_method is ['fp8'], but has to be a name"),
+        *(
+            (
+                {"quant_method": "fp8", "weight_block_size": block},
+                f"weight_block_size is {block!r}, but has to be two",
+            )
+            for block in ("32", [0, 0], [32], [32, 32, 32], [32.5, 32], 32, [True, 32], [-1, 32], [None, 32], {})
+        ),
+    ],
+    ids=str,
+)
+def test_a_format_that_cannot_be_one_is_named_with_its_remedy(refused, family, settings, says):
+    line = refused(small(family) | {"quantization_config": settings})
+    assert says in line
+    assert "restore the config.json" in line
 
 
 def test_a_null_schedule_is_searched_and_its_tokenizer_read(checkpoints, run_cli, text_file, tmp_path):

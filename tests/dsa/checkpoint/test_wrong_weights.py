@@ -1,7 +1,9 @@
 """Weights that would load wrong are refused, by name and cause; FP8 that fits loads as its dequantised twin."""
 
 import json
+import math
 import shutil
+from types import SimpleNamespace
 
 import eight_bit
 import pytest
@@ -14,6 +16,7 @@ from indexcache.dsa.checkpoint import load as loading
 from indexcache.dsa.checkpoint import quantised
 from indexcache.dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
+from indexcache.dsa.checkpoint.shards import Tensor
 from indexcache.dsa.checkpoint.weights import identify_weights
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.losses import PatternLosses
@@ -121,7 +124,9 @@ class TestEightBits:
     )
     def test_in_blocks_that_transformers_takes_for_others(self, tmp_path, changes, rows):
         line = refusal(eight_bit.make(tmp_path, **changes)[0], read=False)
-        assert f"kv_a_proj_with_mqa.weight and 1 more of {rows} in blocks of 128 x 128" in line
+        assert "only where blocks of 128 x 128 divide them, but model.layers.0." in line
+        assert f"kv_a_proj_with_mqa.weight of '{tmp_path / 'fp8'}' is {rows}, and 1 more" in line
+        assert "fp8_cast_bf16.py" in line
 
     def test_in_such_blocks_load_where_transformers_reads_them(self, tmp_path, monkeypatch):
         from transformers.integrations.finegrained_fp8 import Fp8Dequantize
@@ -135,6 +140,48 @@ class TestEightBits:
         monkeypatch.setattr(Fp8Dequantize, "_dequantize_one", ceiled)
         eight, plain = eight_bit.make(tmp_path, qk_rope_head_dim=64)
         assert losses(eight) == losses(plain)
+
+    @pytest.mark.parametrize(
+        "fault", [AttributeError("renamed"), TypeError("another argument"), KeyError("dequantize")]
+    )
+    def test_in_such_blocks_are_left_to_the_load_where_transformers_is_called_otherwise(self, fault, monkeypatch):
+        from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
+
+        def fail(self):
+            raise fault
+
+        settings = transformers.FineGrainedFP8Config(dequantize=True)
+        quantiser = FineGrainedFP8HfQuantizer(settings, pre_quantized=True)
+        assert not quantised._reads_ragged_blocks(quantiser)
+        monkeypatch.setattr(FineGrainedFP8HfQuantizer, "get_load_operations", fail, raising=False)
+        assert quantised._reads_ragged_blocks(quantiser)
+
+    def test_with_two_scales_for_one_tensor(self, rewritten):
+        other = MATRIX.replace("weight", "scale")
+
+        def twice(tensors):
+            tensors[other] = 2 * tensors[f"{MATRIX}_scale_inv"]
+
+        line = refusal(rewritten(twice), read=False)
+        assert f"holds two scales for {MATRIX}: {MATRIX}_scale_inv and {other}" in line
+
+    @pytest.mark.parametrize(
+        ("shape", "right"), [((8, 1, 1), True), ((8, 2, 1), False), ((1, 1), True), ((4, 1, 1), False)]
+    )
+    def test_one_scale_for_each_expert_of_a_fused_tensor(self, folders, shape, right):
+        name = "model.layers.1.mlp.experts.down_proj"
+        stored = {
+            name: Tensor("F8_E4M3", (8, 256, 128), 0, 8 * 256 * 128),
+            f"{name}_scale_inv": Tensor("F32", shape, 0, 4 * math.prod(shape)),
+        }
+        checkpoint = open_checkpoint(str(folders[0]))
+        checkpoint.config.quantization_config = FP8 | {"weight_block_size": None}
+        quantiser = SimpleNamespace(quantization_config=SimpleNamespace(dequantize=True))
+        if right:
+            quantised.check_tensors(checkpoint, stored, quantiser)
+            return
+        with pytest.raises(ModelError, match="in one block needs"):
+            quantised.check_tensors(checkpoint, stored, quantiser)
 
     def test_without_one_of_the_scales(self, rewritten):
         line = refusal(rewritten(lambda tensors: tensors.pop(f"{MATRIX}_scale_inv")), read=False)
@@ -176,7 +223,14 @@ class TestEightBits:
 
 class TestPlainTensors:
     def test_that_the_model_does_not_ask_for(self, rewritten):
-        for name in ("model.layers.0.self_attn.q_a_proj.extra", "lm_head.weight_scale", "model.norm.bias"):
+        for name in (
+            "model.layers.0.self_attn.q_a_proj.extra",
+            "lm_head.weight_scale",
+            "model.norm.bias",
+            "transformer.h.0.attn.weight",
+            "v2.model.layers.0.mlp.up_proj.weight",
+            "model.foo.weight",
+        ):
             folder = rewritten(lambda tensors, name=name: tensors.update({name: torch.ones(3)}), plain=True)
             line = refusal(folder, read=False)
             assert f"holds {name}, which the model that its config describes does not ask for" in line
@@ -188,6 +242,11 @@ class TestPlainTensors:
                 "model.vision_tower.layers.0.x",
                 "mtp.layers.0.x",
                 "value_head.weight",
+                "model.score.weight",
+                "model.mtp_layers.0.layers.0.x",
+                "mtp_dspark.0.x",
+                "audio_tower.layers.0.x",
+                "v2.model.layers.7.x",
             ):
                 tensors[name] = torch.ones(3)
 

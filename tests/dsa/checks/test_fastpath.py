@@ -13,7 +13,7 @@ from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checks import fastpath as fastcheck
 from indexcache.dsa.checks.fastpath import check_fast_path
-from indexcache.dsa.checks.selfcheck import check_backends
+from indexcache.dsa.checks.selfcheck import check_backends, check_tokens, self_check
 from indexcache.dsa.long import attention as sparse
 from indexcache.dsa.long import indexers as chunked
 from indexcache.dsa.long import scores as index_scores
@@ -58,6 +58,92 @@ def test_runs_two_chunks_in_both_of_which_queries_choose(model, monkeypatch):
     )
     check(model)
     assert set(seen) == {(0, 56), (56, 40)}
+
+
+def shifted(first, chosen):
+    chosen.sub_(1).clamp_(min=0)
+
+
+def random(first, chosen):
+    for row, keys in enumerate(chosen):
+        keys[:] = torch.randperm(max(first + row + 1, len(keys)))[: len(keys)]
+
+
+def worst(first, chosen):
+    for row, keys in enumerate(chosen):
+        left_out = sorted(set(range(first + row + 1)) - set(keys.tolist()))[: len(keys)]
+        keys[: len(left_out)] = torch.tensor(left_out, dtype=keys.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+class TestWindowsHardlyLongerThanTheSelection:
+    """The share of all selected keys says nothing there: even the worst choice has most of them right."""
+
+    WIDTH = 512
+    IDS = torch.randint(5, 250, (check_tokens(WIDTH),), generator=torch.Generator().manual_seed(4)).tolist()
+
+    def check(self, dtype):
+        model = build("glm_moe_dsa", index_topk=self.WIDTH, max_position_embeddings=1024).to(dtype)
+        check_fast_path(model, site_layers("glm_moe_dsa"), self.WIDTH, Backends("chunked"), self.IDS)
+
+    def test_right_selections_pass(self, dtype):
+        self.check(dtype)
+
+    @pytest.mark.parametrize("wrong", [shifted, random, worst])
+    def test_wrong_selections_are_refused(self, dtype, wrong, monkeypatch):
+        stock = index_scores.select_tokens
+
+        def select(*args):
+            stock(*args)
+            wrong(args[5], args[6])
+
+        monkeypatch.setattr(index_scores, "select_tokens", select)
+        with pytest.raises(
+            ModelError, match="of the keys that layer 0 selects in chunks are not its own; of keys"
+        ):
+            self.check(dtype)
+
+
+class TestNumbersThatAreNone:
+    """The model's own, for which the backends are not to blame."""
+
+    def test_the_layer_and_the_weight_are_named(self, model):
+        with torch.no_grad():
+            model.model.layers[1].self_attn.o_proj.weight[0, 0] = float("nan")
+        with pytest.raises(
+            ModelError, match=r"layer 1 produces NaN or infinity: its weight .*layers\.1\."
+        ) as caught:
+            check(model)
+        assert "o_proj.weight holds such values" in str(caught.value)
+        assert "--indexer" not in caught.value.hint
+
+    def test_a_weight_of_the_embedding(self, model):
+        with torch.no_grad():
+            model.model.embed_tokens.weight[IDS[3]] = float("inf")
+        with pytest.raises(ModelError, match=r"embedding produces NaN .* model\.embed_tokens\.weight holds"):
+            check(model)
+
+    def test_a_type_that_is_too_narrow(self, model):
+        with torch.no_grad():
+            model.model.layers[1].self_attn.o_proj.weight.mul_(1e7)
+            model.half().model.layers[1].self_attn.o_proj.weight.clamp_(-6e4, 6e4)
+        with pytest.raises(ModelError, match=r"layer 1 produces NaN or infinity$") as caught:
+            check(model)
+        assert "--dtype bfloat16" in caught.value.hint
+
+    def test_the_advice_of_the_check_is_kept(self, checkpoints):
+        checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
+        model = load_model(checkpoint, "float32")
+        with torch.no_grad():
+            model.model.layers[1].self_attn.o_proj.weight[0, 0] = float("nan")
+        for run in (
+            lambda: check_backends(model, checkpoint, BOTH, IDS, TOKENS),
+            lambda: self_check(model, checkpoint, IDS),
+        ):
+            with pytest.raises(ModelError, match=r"o_proj\.weight holds such values") as caught:
+                run()
+            assert "fetch or convert the checkpoint again" in caught.value.hint
+            assert caught.value.shared
 
 
 class TestRefuses:
@@ -131,6 +217,26 @@ class TestRefuses:
         monkeypatch.setattr("indexcache.dsa.checks.selfcheck.check_fast_path", short_of_memory)
         check_backends(None, checkpoint, BOTH, IDS, 400)
         assert tried == [400, 200, 100]
+
+    @pytest.mark.parametrize(
+        ("fault", "shared"), [(ModelError("layer 0"), True), (RuntimeError("a GPU fell out"), False)]
+    )
+    def test_only_what_every_process_compares_alike_is_told_by_one(self, fault, shared, checkpoints, monkeypatch):
+        checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
+
+        def failing(*args):
+            raise fault
+
+        def failing_on_less(model, sites, width, backends, ids):
+            if len(ids) == TOKENS:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            raise fault
+
+        for check, alike in ((failing, shared), (failing_on_less, False)):
+            monkeypatch.setattr("indexcache.dsa.checks.selfcheck.check_fast_path", check)
+            with pytest.raises(ModelError) as caught:
+                check_backends(None, checkpoint, BOTH, IDS, TOKENS)
+            assert caught.value.shared is alike
 
 
 class TestNamesOfTheCache:
