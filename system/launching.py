@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import SettingError
@@ -34,15 +37,24 @@ class Launch:
     port: int
 
 
+# How long a process looks for the main one before it takes the variables for an earlier job's.
+_LOOK_SECONDS, _RETRY_SECONDS = 3.0, 0.1
+
+
 class _Separation:
     """Whether this process does its job without the others that were launched beside it."""
 
     is_wanted = False
+    # What the main process listens on while it works apart, so that the others see it; the program's end closes it.
+    listener: socket.socket | None = None
 
 
 def work_apart(wanted: bool = True) -> None:
     """Has ``current_launch`` say from now on that this process works alone: the others have left."""
     _Separation.is_wanted = wanted
+    if not wanted and _Separation.listener is not None:
+        _Separation.listener.close()
+        _Separation.listener = None
 
 
 def current_launch() -> Launch | None:
@@ -84,6 +96,31 @@ def speaks() -> bool:
     except SettingError:  # each such process ends with it
         return True
     return launch is None or launch.rank == 0
+
+
+def main_process_answers(launch: Launch) -> bool:
+    """Whether anybody listens where the processes of ``launch`` meet.
+
+    The agent of ``torchrun`` and ``accelerate launch`` does as long as the job lives, and the main process does
+    while it works, together (its store) or apart (``listen_as_main``). Variables that an earlier job left lead to
+    nobody. Looks for a few seconds, since processes start one after another.
+    """
+    end = time.monotonic() + _LOOK_SECONDS
+    while (left := end - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((launch.host, launch.port), timeout=left):
+                return True
+        except socket.gaierror:  # no such host
+            return False
+        except OSError:
+            time.sleep(_RETRY_SECONDS)
+    return False
+
+
+def listen_as_main(launch: Launch) -> None:
+    """Lets the others see that the main process is there; where its launcher's agent listens, that is enough."""
+    with suppress(OSError, OverflowError):
+        _Separation.listener = socket.create_server(("", launch.port), backlog=launch.count)
 
 
 def unconnected_launcher() -> str | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import IndexcacheError, SettingError, first_line, one_line
 from .launching import Launch, launch_variables
@@ -31,6 +31,9 @@ class Meeting:
         launch: this process among them.
         say: takes a line for the user.
     """
+
+    is_any_held: ClassVar[bool] = False
+    """Whether this process has met the others."""
 
     def __init__(self, launch: Launch, say: Callable[[str], None] | None = None) -> None:
         self.launch = launch
@@ -70,6 +73,7 @@ class Meeting:
             raise self._error
         if self._error is not None:
             raise self._join_error(f"processes cannot meet at {self._place()}: {first_line(self._error)[:160]}")
+        Meeting.is_any_held = True
         return self._result
 
     def is_first(self, name: str) -> bool:
