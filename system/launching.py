@@ -45,7 +45,7 @@ class _Separation:
     """Whether this process does its job without the others that were launched beside it."""
 
     is_wanted = False
-    # What the main process listens on while it works apart, so that the others see it; the program's end closes it.
+    # What the main process listens on while it works apart, so that the others see it.
     listener: socket.socket | None = None
 
 

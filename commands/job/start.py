@@ -50,7 +50,7 @@ def leave_to_main() -> None:
 
 
 def _launch_or_none() -> Launch | None:
-    """Which of several processes this is; None too where the variables are wrong, which a job alone does not mind."""
+    """Which of several processes this is; None too where they are wrong, which it does not mind alone."""
     try:
         return current_launch()
     except SettingError:
