@@ -124,10 +124,20 @@ def listen_as_main(launch: Launch) -> None:
 
 
 def unconnected_launcher() -> str | None:
-    """The variable of an MPI launcher that names several processes, where nothing says how they would meet."""
-    names = [f"{begin}SIZE" for begin in _MPI]
-    several = [name for name in names if os.environ.get(name, "1").strip() not in ("", "0", "1")]
-    return several[0] if several and "WORLD_SIZE" not in os.environ and not _from_mpi() else None
+    """What an MPI launcher says of several processes without saying how they would meet; None where none does."""
+    if "WORLD_SIZE" in os.environ or _mpi_prefix() is not None:
+        return None
+    for prefix in _MPI:
+        name = f"{prefix}SIZE"
+        size = os.environ.get(name, "1").strip()
+        if size not in ("", "0", "1"):
+            missing = "MASTER_ADDR" if not os.environ.get("MASTER_ADDR") else f"{prefix}RANK"
+            return (
+                f"{name} is {size} and {missing} is not set"
+                if size.isdecimal()
+                else f"{name} is {size!r}, no number"
+            )
+    return None
 
 
 def launch_variables() -> list[str]:
@@ -137,15 +147,26 @@ def launch_variables() -> list[str]:
 
 def _from_mpi() -> dict[str, str]:
     """The variables as ``mpirun`` gives them, where an address to meet at is given too."""
-    if not os.environ.get("MASTER_ADDR") or "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+    prefix = _mpi_prefix()
+    if prefix is None:
         return {}
-    for begin in _MPI:
-        rank, size = os.environ.get(f"{begin}RANK"), os.environ.get(f"{begin}SIZE")
-        if rank is not None and size is not None:
-            local = os.environ.get(f"{begin}LOCAL_RANK", os.environ.get("MPI_LOCALRANKID"))
-            variables = {"RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": "29500"}
-            return variables | ({} if local is None else {"LOCAL_RANK": local})
-    return {}
+    local = os.environ.get(f"{prefix}LOCAL_RANK", os.environ.get("MPI_LOCALRANKID"))
+    variables = {"RANK": os.environ[f"{prefix}RANK"], "WORLD_SIZE": os.environ[f"{prefix}SIZE"]}
+    return variables | {"MASTER_PORT": "29500"} | ({} if local is None else {"LOCAL_RANK": local})
+
+
+def _mpi_prefix() -> str | None:
+    """How the variables begin by which an MPI launcher says which process this is, where they are whole."""
+    if not os.environ.get("MASTER_ADDR") or "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return None
+    return next((name for name in _MPI if {f"{name}RANK", f"{name}SIZE"} <= os.environ.keys()), None)
+
+
+def _as_set(name: str) -> str:
+    """``name`` as the launcher spells it."""
+    prefix = _mpi_prefix()
+    spelled = f"{prefix}{name.removeprefix('WORLD_')}"
+    return spelled if prefix is not None and spelled in os.environ else name
 
 
 def _number(variables: Mapping[str, str], name: str, least: int, most: int | None) -> int:
@@ -156,7 +177,7 @@ def _number(variables: Mapping[str, str], name: str, least: int, most: int | Non
     if number < least or (most is not None and number > most):
         # A rank is held to the size that goes with it.
         allowed = f"a number from {least}" + ("" if most is None else f" to {most}")
-        beside = f" where WORLD_SIZE is {variables['WORLD_SIZE']}" if name == "RANK" else ""
-        what = f"{name} is {variables[name]!r} in the environment: it has to be {allowed}{beside}"
+        beside = f" where {_as_set('WORLD_SIZE')} is {variables['WORLD_SIZE']}" if name == "RANK" else ""
+        what = f"{_as_set(name)} is {variables[name]!r} in the environment: it has to be {allowed}{beside}"
         raise SettingError(what, hint=_UNSET)
     return number

@@ -66,7 +66,7 @@ def _join(launch: Launch, cpu: bool) -> Any:
 
 
 def _affinity() -> set[int]:
-    """The cores that this thread may run on, which ACCELERATE_CPU_AFFINITY narrows; none where that cannot be asked."""
+    """The cores that this thread may run on, which ACCELERATE_CPU_AFFINITY narrows."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 

@@ -74,10 +74,9 @@ def working(quiet: bool, loads_model: bool = True) -> Iterator[Reporter]:
         reporter.doing("loading PyTorch and transformers")
         if loads_model and main and (line := untested_versions()):
             reporter.warn(line)
-        if (name := unconnected_launcher()) is not None:
+        if (incomplete := unconnected_launcher()) is not None:
             reporter.warn(
-                f"{name} is {os.environ[name]} and MASTER_ADDR is not set: this process works alone; to share the "
-                "work, use accelerate launch or torchrun"
+                f"{incomplete}: this process works alone; to share the work, use accelerate launch or torchrun"
             )
         from transformers.utils import logging
 

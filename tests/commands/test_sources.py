@@ -10,6 +10,15 @@ from indexcache.recipes.numbers import fraction
 from indexcache.recipes.schema import read_recipe
 
 
+def test_a_plan_that_cannot_be_written_is_named_as_it_was_given(run_cli, searched, tmp_path):
+    (tmp_path / "file").touch()
+    for target in ("/proc/plan.json", tmp_path / "file" / "plan.json"):
+        code, out, err = run_cli("cut", searched, "--keep", 0.25, "--out", target)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert str(target) in err
+        assert "windows.safetensors" not in err
+
+
 class TestFractions:
     @pytest.mark.parametrize(
         "text", ["0.25", "0,25", ".25", "25%", "25 %", "25,0%", "1/4", " 1 / 4 ", "2.5e-1", "+0.25"]

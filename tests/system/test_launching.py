@@ -62,9 +62,24 @@ def test_processes_of_mpirun_that_know_where_to_meet(given):
 
 def test_processes_of_mpirun_that_do_not(given):
     given(OMPI)
-    assert unconnected_launcher() == "OMPI_COMM_WORLD_SIZE"
+    assert unconnected_launcher() == "OMPI_COMM_WORLD_SIZE is 2 and MASTER_ADDR is not set"
+    given({"OMPI_COMM_WORLD_SIZE": "two"})
+    assert unconnected_launcher() == "OMPI_COMM_WORLD_SIZE is 'two', no number"
     given({"OMPI_COMM_WORLD_SIZE": "1"})
     assert unconnected_launcher() is None
+
+
+def test_of_mpiruns_variables_the_one_that_is_missing_or_wrong_is_named(given, monkeypatch):
+    given({**OMPI, "MASTER_ADDR": "there"})
+    monkeypatch.delenv("OMPI_COMM_WORLD_RANK")
+    assert current_launch() is None
+    assert unconnected_launcher() == "OMPI_COMM_WORLD_SIZE is 2 and OMPI_COMM_WORLD_RANK is not set"
+    given({**OMPI, "OMPI_COMM_WORLD_SIZE": "two"})
+    with pytest.raises(SettingError, match="OMPI_COMM_WORLD_SIZE is 'two' in the environment"):
+        current_launch()
+    given({**OMPI, "OMPI_COMM_WORLD_RANK": "5"})
+    with pytest.raises(SettingError, match=r"OMPI_COMM_WORLD_RANK is '5' .* where OMPI_COMM_WORLD_SIZE is 2"):
+        current_launch()
 
 
 @pytest.mark.parametrize(
