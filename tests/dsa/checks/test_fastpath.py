@@ -104,7 +104,7 @@ class TestRefuses:
         refused(model, "gives other hidden states than the model's own code", Backends("stock", "sparse"))
 
     def test_chunks_that_are_not_taken(self, model, monkeypatch):
-        monkeypatch.setattr(chunked.ChunkedIndexers, "_forward", lambda self, own_forward, rows: own_forward)
+        monkeypatch.setattr(chunked.ChunkedIndexers, "_forward", lambda self, rows, stock_forward: stock_forward)
         refused(model, "does not run in chunks, though it was to")
 
     def test_sparse_attention_that_is_not_taken(self, model, monkeypatch):
@@ -115,7 +115,7 @@ class TestRefuses:
 
     def test_in_one_line_that_says_what_to_do(self, checkpoints, monkeypatch):
         checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
-        monkeypatch.setattr(chunked.ChunkedIndexers, "_forward", lambda self, own_forward, rows: own_forward)
+        monkeypatch.setattr(chunked.ChunkedIndexers, "_forward", lambda self, rows, stock_forward: stock_forward)
         with pytest.raises(ModelError, match=r"the self-check of .* failed: the indexer of layer 0") as caught:
             check_backends(load_model(checkpoint, "float32"), checkpoint, BOTH, IDS, TOKENS)
         assert "--indexer stock" in caught.value.hint
