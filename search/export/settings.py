@@ -151,7 +151,7 @@ def edited_config(config: dict[str, object], exported: Export) -> dict[str, obje
     sharing: dict[str, object] = {
         "index_topk_pattern": exported.pattern,
         "indexer_types": indexer_types(exported.pattern),
-    } | exported.config
+    } | keys
     edited = {
         name: sharing.get(name, value)
         for name, value in config.items()
