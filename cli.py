@@ -244,6 +244,7 @@ def export(
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
     leave_to_main()
     from .commands import export as exporting
+    from .search.export.settings import check_written
     from .search.export.support import Serving
     from .search.plan.file import plan_file, read_plan
 
@@ -256,6 +257,8 @@ def export(
     served = str(write.absolute()) if write is not None and strip_weights else model
     serving = Serving(engine_version, fields.get("pp_size"), fields.get("pp_layers"), served, strip_weights)
     exported = exporting.settings_for(plan, to, serving, force)
+    if write is not None:
+        check_written(exported)
     written = None
     if write is not None:
         with working(quiet, loads_model=False) as reporter:

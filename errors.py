@@ -6,6 +6,7 @@ IndexcacheError (2)
  ├─ DatasetError      text that cannot be read, or too little of it
  ├─ WindowError       a window length at which nothing is measured
  ├─ ModelError        a checkpoint that cannot be found, read or searched
+ │   └─ CacheError    a key-value cache that does not say how much it holds
  ├─ PlanError         a plan file that cannot be read or cut as asked
  ├─ IdentityError     a plan or a journal that was made for other weights, tokens, ...
  ├─ JournalError      a journal that cannot be read, or is not there to resume from
@@ -156,6 +157,10 @@ class WindowError(IndexcacheError):
 
 class ModelError(IndexcacheError):
     """A checkpoint that cannot be found, read or searched."""
+
+
+class CacheError(ModelError):
+    """A key-value cache that does not say how much it holds."""
 
 
 class PlanError(IndexcacheError):

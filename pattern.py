@@ -154,17 +154,18 @@ def kept_sites(sites: int, keep: float) -> int:
     if not (math.isfinite(keep) and 0 < keep <= 1):
         raise SettingError(
             f"--keep is {keep:g}, but it is the fraction of sites that stay full",
-            hint=f"give a number above 0 and at most 1, e.g. {_likely_fraction(keep)}",
+            hint=f"give a number above 0 and at most 1, e.g. {_likely_fraction(keep, sites)}",
         )
     share = Fraction(repr(float(keep))) * sites
     # 5/6 is a little more than its decimals or a little less, which must not cost a site.
     return max(1, round(share) if abs(share - round(share)) < _ROUNDING else math.ceil(share))
 
 
-def _likely_fraction(keep: float) -> str:
-    """The fraction that whoever wrote ``keep`` may have meant: 25 is no fraction, but 25% is one."""
+def _likely_fraction(keep: float, sites: int) -> str:
+    """The fraction that whoever wrote ``keep`` may have meant: 12 is none, but 12 of the sites and 12% are."""
     if 1 < keep <= 100:
-        return f"{keep / 100:g} or {keep:g}%"
+        count = f"{keep:g}/{sites} or " if keep <= sites and float(keep).is_integer() else ""
+        return f"{count}{keep / 100:g} or {keep:g}%"
     return "0.25, 25% or 1/4"
 
 

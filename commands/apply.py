@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ..dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
 from ..dsa.checkpoint.load import Placement, load_model
 from ..dsa.model.applied import AppliedPattern
 from ..dsa.model.losses import input_device
-from ..errors import ModelError, SettingError
+from ..errors import CacheError, ModelError, SettingError
 from ..evaluate import CALIBRATION, HELD_OUT
 from ..pattern import Pattern
 from ..search.plan.file import read_plan
@@ -187,11 +188,17 @@ def _generate(
                     ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, use_cache=True
                 )
                 return tuple(out[0, len(prompt) :].tolist())
-            except (AttributeError, TypeError, ValueError, NotImplementedError, ModelError) as error:
-                if not any(word in str(error).lower() for word in ("cache", "past_key_values", "get_seq_length")):
+            except Exception as error:
+                if not _is_of_uncounted_cache(error):
                     raise
         told("the model keeps no key-value cache that can be used: every token runs the whole text again")
         return _generate_without_cache(model, ids, new_tokens)
+
+
+def _is_of_uncounted_cache(error: Exception) -> bool:
+    """Whether a cache that cannot say how much it holds raised ``error``, to the pattern or to transformers."""
+    asked = any(frame.name == "get_seq_length" for frame in traceback.extract_tb(error.__traceback__))
+    return asked or isinstance(error, CacheError)
 
 
 def _keeps_cache(model: Any) -> bool:

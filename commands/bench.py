@@ -21,7 +21,7 @@ from ..pattern import Pattern
 from ..search.report.prefills import PrefillPoint, PrefillRecord, PrefillTime, prefill_file
 from ..search.run.folder import render_beside
 from ..system import processes
-from ..system.console import Reporter, new_console, print_line
+from ..system.console import Reporter, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
@@ -221,5 +221,5 @@ def bench_table(record: PrefillRecord, path: Path) -> None:
         f"prefill of {record.model} on {record.device}, {record.dtype}{weights}; {record.indexer} indexers, "
         f"{record.attention} attention; medians of {record.repeats}",
     )
-    console.print(table)
+    print_table(console, table)
     print_line(console, f"written  {path}, and into the report beside it")

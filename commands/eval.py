@@ -18,7 +18,7 @@ from ..search.run.folder import has_report, render_beside
 from ..search.run.timing import now
 from ..search.search import compare
 from ..system import processes
-from ..system.console import Reporter, loss_rows, new_console, print_line
+from ..system.console import Reporter, loss_rows, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.files import write_atomically
 from ..system.launching import speaks
@@ -133,7 +133,7 @@ def eval_table(outcome: EvalOutcome) -> None:
         table.add_row(name, str(measured.kept), f"{measured.loss:.4f}", increase(measured))
     console = new_console()
     print_line(console, f"{outcome.windows} {GROUP_TITLES[outcome.group]} windows, nats per token")
-    console.print(table)
+    print_table(console, table)
     if outcome.passed:
         print_line(console, f"passed: at most {outcome.max_delta:g} was allowed")
 

@@ -126,8 +126,7 @@ def _config(checkpoint: Checkpoint, exported: Export) -> str:
 def show(plan: Plan, exported: Export, written: Path | None, stripped: bool, as_json: bool) -> None:
     """Prints the settings on stdout; warnings, and what was written, on stderr."""
     for remark in exported.warnings:
-        label = "note" if remark.severity == "note" else "warning"
-        typer.echo(wrapped(f"{label}: {remark.text}", sys.stderr), err=True)
+        typer.echo(wrapped(f"{remark.severity}: {remark.text}", sys.stderr), err=True)
     if written:
         both = ": put it in the checkpoint's place, or paste the settings; not both are needed"
         typer.echo(f"wrote {written}{'' if stripped else both}", err=True)

@@ -36,7 +36,7 @@ from ..search.search import Findings, SearchProgress, run_search
 from ..search.strategies.greedy import Step
 from ..search.strategies.refine import Swap
 from ..system import processes
-from ..system.console import Reporter, loss_rows, new_console, print_line
+from ..system.console import Reporter, loss_rows, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.launching import speaks
 from .job.identity import search_identity
@@ -238,7 +238,7 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
         f"{plan.model.id}: {result.kept} of {result.sites} indexers kept, in {result.layers} layers; "
         "losses in nats per token",
     )
-    console.print(table)
+    print_table(console, table)
     print_line(console, f"pattern  {result.layer_pattern}")
     if plan.search.pinned_layers:
         print_line(console, f"pinned   layers {layer_ranges(plan.search.pinned_layers)}, in uniform too")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from decimal import Decimal
 
@@ -63,5 +62,7 @@ def fraction(text: str) -> float:
     if match := re.fullmatch(rf"({_DECIMAL})\s*%", written):
         return float(Decimal(match[1].replace(",", ".")) / 100)
     if match := re.fullmatch(r"(\d{1,9})\s*/\s*(\d{1,9})", written):
-        return int(match[1]) / int(match[2]) if int(match[2]) else math.inf
+        if not int(match[2]):
+            raise SettingError(f"--keep is {text!r}, which divides by 0", hint=f"give {example}")
+        return int(match[1]) / int(match[2])
     return decimal("keep", text, example)

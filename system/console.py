@@ -229,6 +229,20 @@ def print_line(console: Console, line: str) -> None:
     console.print(wrapped(line, console.file), soft_wrap=True)  # type: ignore[arg-type]
 
 
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table of figures; on a terminal that is too narrow for it, one figure a line."""
+    width = terminal_width(console.file)  # type: ignore[arg-type]
+    if width is None or console.measure(table).maximum <= width:
+        console.print(table)
+        return
+    first, *others = table.columns
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        print_line(console, f"{first.header} {row[0]}")
+        for column, figure in zip(others, row[1:], strict=True):
+            if figure:
+                print_line(console, f"  {column.header} {figure}")
+
+
 def new_console(stderr: bool = False, narrow: bool = False) -> Console:
     """A console for tables: 100 columns or more, as figures are never cut off.
 

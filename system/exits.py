@@ -23,7 +23,7 @@ from ..errors import (
     spelling_handler,
     wrapped,
 )
-from .launching import speaks
+from .launching import current_launch, main_process_answers, speaks
 from .signals import Stop, stops_raised
 
 
@@ -163,7 +163,7 @@ def _run(job: Callable[[], int | None], as_json: bool, restore: bool) -> int:
 
 def _fail(error: IndexcacheError, as_json: bool) -> int:
     # Of several processes one prints what all of them met. Where no stream takes it, the exit code still says it.
-    prints = speaks() or error.alone
+    prints = speaks() or error.alone or (error.shared and _is_wrong_before_meeting(error))
     with suppress(OSError):
         if not prints and not error.shared:
             print(f"error in process {os.environ.get('RANK', '')}: {error.line()}", file=sys.stderr, flush=True)
@@ -175,6 +175,19 @@ def _fail(error: IndexcacheError, as_json: bool) -> int:
         except OSError:
             abandon(sys.stdout)
     return error.exit_code
+
+
+def _is_wrong_before_meeting(error: IndexcacheError) -> bool:
+    """Whether wrong input ended this process before it met the main one, and nobody there says so for it.
+
+    Variables of an earlier job name a main process that is not there.
+    """
+    from .rendezvous import Meeting
+
+    if error.exit_code != IndexcacheError.exit_code or Meeting.is_any_held:
+        return False
+    launch = current_launch()
+    return launch is not None and not main_process_answers(launch)
 
 
 def _translated(error: Exception) -> IndexcacheError:

@@ -87,8 +87,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             raise cannot_write(path, error) from error
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, file: Path | None = None) -> None:
     """Tries to write in ``folder``, so that long work does not end in a folder it cannot write to; leaves nothing.
+
+    Args:
+        folder: where to write.
+        file: what is to be written there, which an error then names.
 
     Raises:
         OutputError: it cannot.
@@ -102,7 +106,7 @@ def check_writable(folder: Path) -> None:
                 with suppress(OSError):  # another search may have put something there meanwhile
                     os.rmdir(path)  # noqa: PTH106
         except OSError as error:
-            raise cannot_write(folder, error) from error
+            raise cannot_write(file or folder, error) from error
 
 
 def remove_unfinished(folder: Path, is_written: Callable[[str], bool]) -> None:

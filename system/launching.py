@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import SettingError
@@ -34,15 +37,24 @@ class Launch:
     port: int
 
 
+# How long a process looks for the main one before it takes the variables for an earlier job's.
+_LOOK_SECONDS, _RETRY_SECONDS = 3.0, 0.1
+
+
 class _Separation:
     """Whether this process does its job without the others that were launched beside it."""
 
     is_wanted = False
+    # What the main process listens on while it works apart, so that the others see it.
+    listener: socket.socket | None = None
 
 
 def work_apart(wanted: bool = True) -> None:
     """Has ``current_launch`` say from now on that this process works alone: the others have left."""
     _Separation.is_wanted = wanted
+    if not wanted and _Separation.listener is not None:
+        _Separation.listener.close()
+        _Separation.listener = None
 
 
 def current_launch() -> Launch | None:
@@ -86,11 +98,46 @@ def speaks() -> bool:
     return launch is None or launch.rank == 0
 
 
+def main_process_answers(launch: Launch) -> bool:
+    """Whether anybody listens where the processes of ``launch`` meet.
+
+    The agent of ``torchrun`` and ``accelerate launch`` does as long as the job lives, and the main process does
+    while it works, together (its store) or apart (``listen_as_main``). Variables that an earlier job left lead to
+    nobody. Looks for a few seconds, since processes start one after another.
+    """
+    end = time.monotonic() + _LOOK_SECONDS
+    while (left := end - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((launch.host, launch.port), timeout=left):
+                return True
+        except socket.gaierror:  # no such host
+            return False
+        except OSError:
+            time.sleep(_RETRY_SECONDS)
+    return False
+
+
+def listen_as_main(launch: Launch) -> None:
+    """Lets the others see that the main process is there; where its launcher's agent listens, that is enough."""
+    with suppress(OSError, OverflowError):
+        _Separation.listener = socket.create_server(("", launch.port), backlog=launch.count)
+
+
 def unconnected_launcher() -> str | None:
-    """The variable of an MPI launcher that names several processes, where nothing says how they would meet."""
-    names = [f"{begin}SIZE" for begin in _MPI]
-    several = [name for name in names if os.environ.get(name, "1").strip() not in ("", "0", "1")]
-    return several[0] if several and "WORLD_SIZE" not in os.environ and not _from_mpi() else None
+    """What an MPI launcher says of several processes without saying how they would meet; None where none does."""
+    if "WORLD_SIZE" in os.environ or _mpi_prefix() is not None:
+        return None
+    for prefix in _MPI:
+        name = f"{prefix}SIZE"
+        size = os.environ.get(name, "1").strip()
+        if size not in ("", "0", "1"):
+            missing = "MASTER_ADDR" if not os.environ.get("MASTER_ADDR") else f"{prefix}RANK"
+            return (
+                f"{name} is {size} and {missing} is not set"
+                if size.isdecimal()
+                else f"{name} is {size!r}, no number"
+            )
+    return None
 
 
 def launch_variables() -> list[str]:
@@ -100,15 +147,26 @@ def launch_variables() -> list[str]:
 
 def _from_mpi() -> dict[str, str]:
     """The variables as ``mpirun`` gives them, where an address to meet at is given too."""
-    if not os.environ.get("MASTER_ADDR") or "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+    prefix = _mpi_prefix()
+    if prefix is None:
         return {}
-    for begin in _MPI:
-        rank, size = os.environ.get(f"{begin}RANK"), os.environ.get(f"{begin}SIZE")
-        if rank is not None and size is not None:
-            local = os.environ.get(f"{begin}LOCAL_RANK", os.environ.get("MPI_LOCALRANKID"))
-            variables = {"RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": "29500"}
-            return variables | ({} if local is None else {"LOCAL_RANK": local})
-    return {}
+    local = os.environ.get(f"{prefix}LOCAL_RANK", os.environ.get("MPI_LOCALRANKID"))
+    variables = {"RANK": os.environ[f"{prefix}RANK"], "WORLD_SIZE": os.environ[f"{prefix}SIZE"]}
+    return variables | {"MASTER_PORT": "29500"} | ({} if local is None else {"LOCAL_RANK": local})
+
+
+def _mpi_prefix() -> str | None:
+    """How the variables begin by which an MPI launcher says which process this is, where they are whole."""
+    if not os.environ.get("MASTER_ADDR") or "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return None
+    return next((name for name in _MPI if {f"{name}RANK", f"{name}SIZE"} <= os.environ.keys()), None)
+
+
+def _as_set(name: str) -> str:
+    """``name`` as the launcher spells it."""
+    prefix = _mpi_prefix()
+    spelled = f"{prefix}{name.removeprefix('WORLD_')}"
+    return spelled if prefix is not None and spelled in os.environ else name
 
 
 def _number(variables: Mapping[str, str], name: str, least: int, most: int | None) -> int:
@@ -119,7 +177,7 @@ def _number(variables: Mapping[str, str], name: str, least: int, most: int | Non
     if number < least or (most is not None and number > most):
         # A rank is held to the size that goes with it.
         allowed = f"a number from {least}" + ("" if most is None else f" to {most}")
-        beside = f" where WORLD_SIZE is {variables['WORLD_SIZE']}" if name == "RANK" else ""
-        what = f"{name} is {variables[name]!r} in the environment: it has to be {allowed}{beside}"
+        beside = f" where {_as_set('WORLD_SIZE')} is {variables['WORLD_SIZE']}" if name == "RANK" else ""
+        what = f"{_as_set(name)} is {variables[name]!r} in the environment: it has to be {allowed}{beside}"
         raise SettingError(what, hint=_UNSET)
     return number

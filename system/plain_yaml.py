@@ -64,12 +64,20 @@ class _PlainLoader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+    def construct_whole(self, node: yaml.ScalarNode) -> int | str:
+        if ":" in node.value:  # to YAML 1.1 a number of base 60: 1:4 would be 64
+            return str(node.value)
         if len(node.value) > LONGEST_NUMBER:
             raise yaml.MarkedYAMLError(
                 problem=f"a number of {len(node.value)} digits", problem_mark=node.start_mark
             )
         return int(super().construct_yaml_int(node))
 
+    def construct_decimal(self, node: yaml.ScalarNode) -> float | str:
+        if ":" in node.value:
+            return str(node.value)
+        return float(super().construct_yaml_float(node))
 
-_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:float", _PlainLoader.construct_decimal)
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_whole)

@@ -49,18 +49,25 @@ def _join(launch: Launch, cpu: bool) -> Any:
 
     meeting = Meeting(launch)
 
-    def enter(store: Any) -> tuple[Any, int]:
+    def enter(store: Any) -> tuple[Any, int, set[int]]:
         # The others wait while the main process hashes a checkpoint or streams a dataset.
         state = PartialState(cpu=cpu, timeout=_PATIENCE, store=store, rank=launch.rank, world_size=launch.count)
-        return state, torch.get_num_threads()
+        return state, torch.get_num_threads(), _affinity()
 
-    state, threads = meeting.join(enter)
+    state, threads, cores = meeting.join(enter)
     _Membership.meeting = meeting
-    # Both are a thread's, and another one entered.
+    # All three are a thread's, and another one entered.
     torch.set_num_threads(threads)
+    if cores != _affinity():
+        os.sched_setaffinity(0, cores)
     if state.device.type != "cpu" and state.device.index is not None:
         torch.accelerator.set_device_index(state.device.index)
     return state
+
+
+def _affinity() -> set[int]:
+    """The cores that this thread may run on, which ACCELERATE_CPU_AFFINITY narrows."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def is_first(line: str) -> bool:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from indexcache.system.versions import NEWEST_PYTHON, TESTED
+from indexcache.system.versions import TESTED
 
 ROOT = Path(__file__).parent.parent
 PLACE = ROOT / "build" / "versions"
-TESTS = [f"tests/dsa/test_{name}.py" for name in ("families_contract", "applied", "long_windows", "fastcheck")]
-# About a minute: every family's caches, chunks and gathering, and the contract of three kinds of selections.
-QUICK = "test_applied or mixed or Names or (test_families_contract and (glm_moe_dsa or deepseek_v4 or qwen4_exp))"
+TESTS = [
+    f"tests/dsa/{name}.py"
+    for name in ("test_families_contract", "model/test_applied", "long/test_long_windows", "checks/test_fastpath")
+]
+# About a minute: every family's chunks, the names of caches, and two kinds of selections.
+_FAMILIES = "(glm_moe_dsa or qwen4_exp)"
+QUICK = f"mixed or Names or (test_applied and {_FAMILIES}) or (test_families_contract and {_FAMILIES})"
+_LOWEST_PYTHON, NEWEST_PYTHON = TESTED["python"]
 
 
 def pinned() -> str:
     """The transformers that ``constraints.txt`` names, which ``make test`` runs."""
-    found = re.search(r"^transformers==(\S+)", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
-    assert found, "constraints.txt pins no transformers"
-    return found[1]
+    pin = re.search(r"^transformers==(\S+)", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    assert pin, "constraints.txt pins no transformers"
+    return pin[1]
 
 
 def installed(release: str) -> str:
@@ -34,27 +41,74 @@ def installed(release: str) -> str:
     return str(folder)
 
 
-def tested(release: str, arguments: list[str]) -> bool:
-    """Whether the tests pass with this transformers."""
-    print(f"== transformers {release}, Python {sys.version.split()[0]}", flush=True)
+def interpreter(wanted: str | None) -> str | None:
+    """A Python of the newest tested release that runs: ``wanted``, or the one on PATH; None if there is none."""
+    command = wanted or shutil.which(f"python{NEWEST_PYTHON}")
+    if command is None:
+        return None
+    ask = [command, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    answer = subprocess.run(ask, capture_output=True, text=True, check=False)
+    return command if answer.stdout.strip() == NEWEST_PYTHON else None
+
+
+def prepared(command: str) -> str:
+    """The interpreter if it has what the tests need, else one of a venv that is made with it.
+
+    Where no wheel of torch for CPUs is to be had, pip fetches the one for GPUs, some 3 GB.
+    """
+    ready = [command, "-c", "import indexcache, torch, transformers, pytest, hypothesis"]
+    if subprocess.run(ready, capture_output=True, check=False).returncode == 0:
+        return command
+    folder = PLACE / f"python-{NEWEST_PYTHON}"
+    python = str(folder / "bin" / "python")
+    if not (folder / ".installed").exists():
+        subprocess.run([command, "-m", "venv", str(folder)], check=True)
+        # A torch for GPUs brings a triton of its own.
+        pins = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+        constraints = folder / "constraints.txt"
+        constraints.write_text("\n".join(pin for pin in pins if not pin.startswith("triton")) + "\n", "utf-8")
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-c", str(constraints), "-e", f"{ROOT}[dev]"], check=True)
+        (folder / ".installed").touch()
+    return python
+
+
+def passes(release: str, arguments: list[str], python: str = sys.executable) -> bool:
+    """Whether the tests pass with this transformers, on this Python."""
+    print(f"== transformers {release}, {python}", flush=True)
     before = [] if release == pinned() else [installed(release)]
     paths = os.pathsep.join([*before, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, check=False).returncode == 0
 
 
+def newest_python_tested(wanted: str | None) -> bool | None:
+    """Whether the tests pass on the newest tested Python; None where there is none to run."""
+    command = interpreter(wanted)
+    return None if command is None else passes(pinned(), TESTS, prepared(command))
+
+
 def main() -> int:
-    """All ends, or with ``--newest`` a part of the tests on the newest transformers."""
+    """All ends, or with ``--newest`` a part of the tests on the newest transformers; 0 if all ran and passed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--newest", action="store_true", help="a part of the tests, on the newest transformers")
+    parser.add_argument("--python", metavar="PATH", help=f"a Python {NEWEST_PYTHON} [the one on PATH]")
+    options = parser.parse_args()
     lowest, newest = TESTED["transformers"]
-    if "--newest" in sys.argv:
-        return not tested(newest, [*TESTS, "-k", QUICK])
-    failed = [
-        each for each in dict.fromkeys((lowest, pinned(), newest)) if not tested(each, [*TESTS, "tests/search"])
-    ]
-    if TESTED["python"][1] != NEWEST_PYTHON:
-        print(f"not run: Python {NEWEST_PYTHON}, for which no CPU build of torch was to be had")
-    print(f"failed with transformers {', '.join(failed)}" if failed else "all versions pass")
-    return bool(failed)
+    if options.newest:
+        return not passes(newest, [*TESTS, "-k", QUICK])
+    releases = dict.fromkeys((lowest, pinned(), newest))
+    failed = [f"transformers {release}" for release in releases if not passes(release, [*TESTS, "tests/search"])]
+    passed = newest_python_tested(options.python) if NEWEST_PYTHON != _LOWEST_PYTHON else True
+    if passed is False:
+        failed.append(f"Python {NEWEST_PYTHON}")
+    if failed:
+        print(f"failed with {', '.join(failed)}")
+    if passed is None:
+        print(f"not run: Python {NEWEST_PYTHON}, which is not on PATH; name one with --python")
+    elif not failed:
+        print("all versions pass")
+    return bool(failed) or passed is None
 
 
 if __name__ == "__main__":

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
-from ...errors import IndexcacheError
+from ...errors import IndexcacheError, one_line, wrapped
+from ...system.launching import speaks
 from .options import in_groups
 
+# Those that belong to no option.
+_OTHER_VARIABLES = ("INDEXCACHE_TRACEBACK", "INDEXCACHE_JOIN_SECONDS")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -46,7 +52,9 @@ class Command(TyperCommand):
             raise
 
     def invoke(self, ctx: Any) -> Any:
-        """As typer does, errors told as said above."""
+        """As typer does, errors told as said above; names variables that set nothing."""
+        if speaks() and (ignored := _ignored_variables(ctx)):
+            typer.echo(wrapped(f"warning: {'; '.join(ignored)}", sys.stderr), err=True)
         try:
             return super().invoke(ctx)
         except IndexcacheError as error:
@@ -65,6 +73,31 @@ class Application(typer.Typer):
         # The backspace keeps typer from filling the lines.
         epilog = f"Examples:\n\n\b\n{lines}" if examples else None
         return super().command(*arguments, **{"cls": Command, "epilog": epilog, **settings})
+
+
+def _ignored_variables(ctx: Any) -> list[str]:
+    """Of the environment's variables that begin as this program's do, those that set nothing, and why."""
+    known, refused = set(_OTHER_VARIABLES), dict[str, str]()
+    prefix = ctx.parent.auto_envvar_prefix
+    for name, command in ctx.parent.command.commands.items():
+        for option in command.params:
+            if option.param_type_name != "option":
+                continue
+            variable = f"{prefix}_{name.upper()}_{option.name.upper()}"
+            if option.envvar:
+                known.add(option.envvar if isinstance(option.envvar, str) else option.envvar[0])
+            elif option.allow_from_autoenv:
+                known.add(variable)
+            else:
+                refused[variable] = option.opts[0]
+    lines = []
+    for variable in sorted(name for name in os.environ.keys() - known if name.startswith(f"{prefix}_")):
+        if variable in refused:
+            lines.append(f"{variable} sets nothing: give {refused[variable]} on the command line")
+        else:
+            near = difflib.get_close_matches(variable, sorted(known), n=1, cutoff=0.8)
+            lines.append(f"{one_line(variable)} is not known" + (f": did you mean {near[0]}?" if near else ""))
+    return lines
 
 
 def _name_sources(error: IndexcacheError, command: Command, ctx: Any) -> None:

@@ -10,20 +10,51 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ...errors import wrapped
+from ...errors import SettingError, wrapped
 from ...system.exits import prints_to_stderr
 from ...system.files import find_path
-from ...system.launching import current_launch, speaks, unconnected_launcher, work_apart
+from ...system.launching import (
+    Launch,
+    current_launch,
+    listen_as_main,
+    main_process_answers,
+    speaks,
+    unconnected_launcher,
+    work_apart,
+)
 
 if TYPE_CHECKING:
     from ...system.console import Reporter
 
 
 def leave_to_main() -> None:
-    """Leaves a command that is one process's job to the main one of several, which does it as if alone."""
-    if not speaks():
-        raise typer.Exit
+    """Leaves a command that is one process's job to the main one of several, which does it as if alone.
+
+    Where nobody answers at the place to meet, an earlier job left the variables, and this process does it.
+    """
+    launch = _launch_or_none()
+    if launch is not None and launch.rank == 0:
+        listen_as_main(launch)
+    elif launch is not None:
+        place = f"{launch.host}:{launch.port} (MASTER_ADDR, MASTER_PORT)"
+        this = f"process {launch.rank} of {launch.count}"
+        if main_process_answers(launch):
+            line = f"{this}: left to process 0, as somebody listens at {place}; alone, unset RANK and WORLD_SIZE"
+            typer.echo(wrapped(line, sys.stderr), err=True)
+            raise typer.Exit
+        warn_before_start(
+            f"{this}, say RANK and WORLD_SIZE, but nobody answers at {place}: this process does it alone; unset "
+            "them where an earlier job left them"
+        )
     work_apart()
+
+
+def _launch_or_none() -> Launch | None:
+    """Which of several processes this is; None too where they are wrong, which it does not mind alone."""
+    try:
+        return current_launch()
+    except SettingError:
+        return None
 
 
 @contextmanager
@@ -43,10 +74,9 @@ def working(quiet: bool, loads_model: bool = True) -> Iterator[Reporter]:
         reporter.doing("loading PyTorch and transformers")
         if loads_model and main and (line := untested_versions()):
             reporter.warn(line)
-        if (name := unconnected_launcher()) is not None:
+        if (incomplete := unconnected_launcher()) is not None:
             reporter.warn(
-                f"{name} is {os.environ[name]} and MASTER_ADDR is not set: this process works alone; to share the "
-                "work, use accelerate current_launch or torchrun"
+                f"{incomplete}: this process works alone; to share the work, use accelerate launch or torchrun"
             )
         from transformers.utils import logging
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import ModelError
+from ...errors import CacheError, ModelError
 from ...pattern import Pattern
 from ..caches import CacheArgument, cache_in
 from ..checkpoint.families import family_of
@@ -95,7 +95,7 @@ class AppliedPattern:
         filled_under, filled_length = getattr(cache, _FILLED_UNDER, (None, 0))
         length = _length(cache)
         if length is None:
-            raise ModelError(
+            raise CacheError(
                 f"the model's cache, a {type(cache).__name__}, does not say how much it holds, and so not whether "
                 "this pattern filled it",
                 hint="call the model with use_cache=False",

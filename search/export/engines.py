@@ -15,6 +15,7 @@ FAMILIES = (
     "glm_moe_dsa",
     "axk2",
     "hy_v4",
+    "hy_v4_vl",
     "mistral_large4",
     "dots3_note",
     "glm5_next",
@@ -33,7 +34,7 @@ _ONLY_NEXT = "a full layer hands its selection to the very next layer only"
 _TRANSFORMERS = Engine(
     name="transformers",
     title="transformers",
-    looked_at="5.23.0",
+    looked_at="5.24.0",
     paste=(
         "from transformers import {loader}\n\n"
         "model = {loader}.from_pretrained(\n    {model_name},\n{revision}{arguments})\n"
@@ -42,6 +43,7 @@ _TRANSFORMERS = Engine(
     families={
         "glm_moe_dsa": Support((TYPES_KEY,), ">=5.6.0"),
         "hy_v4": Support((TYPES_KEY,), ">5.14.1"),
+        "hy_v4_vl": Support((TYPES_KEY,), ">=5.24.0", section="text_config"),
         "mistral_large4": Support((TYPES_KEY,), ">5.18.0", section="text_config"),
         "glm5_next": Support((TYPES_KEY,), ">5.14.1", section="text_config", only_behind_full=True),
     },

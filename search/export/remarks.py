@@ -35,7 +35,7 @@ def remarks_on(
 ) -> list[Remark]:
     """All remarks on the settings of ``engine`` at ``version``, None where that is not known."""
     texts = _version_remarks(engine, support, serving, version)
-    judged, sure = judged_version(engine, version), version is not None and not is_newer(engine, version)
+    judged = judged_version(engine, version)
     if support.letters == "sites":
         texts.append(
             f"a letter of this pattern stands for one of the {len(plan.model.site_layers)} layers that own an "
@@ -57,10 +57,22 @@ def remarks_on(
         remarks.append(Remark("warning", text))
     for note in (*support.notes, *engine.notes):
         if note_applies(note, plan, serving) and touches(judged, note.versions):
-            # An engine is not said to fail at a version that is not known, or was never looked at.
-            severity: Severity = "warning" if note.severity == "error" and not sure else note.severity
-            remarks.append(Remark(severity, note.text))
-    return remarks + stage_remarks(engine, support, plan, serving, judged)
+            remarks.append(Remark(_severity(note, engine, support, version), note.text))
+    return remarks + stage_remarks(engine, support, plan, serving, version)
+
+
+def _severity(note: Note, engine: Engine, support: Support, version: Version | None) -> Severity:
+    """How severe what ``note`` says is at ``version``: an engine is said to fail only where it surely does.
+
+    Not at a release that was never looked at; not where the version is not known, unless all of them fail; and not
+    where the paste takes a way round.
+    """
+    if note.severity != "error":
+        return note.severity
+    fails = not note.versions if version is None else not is_newer(engine, version)
+    detour = support.detour if note.when == "rejected" else None
+    avoided = detour is not None and touches(judged_version(engine, version), detour.versions)
+    return "error" if fails and not avoided else "warning"
 
 
 def _version_remarks(engine: Engine, support: Support, serving: Serving, version: Version | None) -> list[str]:
@@ -89,6 +101,8 @@ def stage_remarks(
     engine: Engine, support: Support, plan: Plan, serving: Serving, version: Version | None
 ) -> list[Remark]:
     """Where a pipeline stage would start on a layer that waits for a selection from the stage before."""
+    newer = version is not None and is_newer(engine, version)
+    version = judged_version(engine, version)
     pipeline, remarks = engine.pipeline, list[Remark]()
     split = pipeline.split or split_before_last
     sizes = stage_sizes(plan.model.layers, serving.pp_size, serving.pp_layers, split)
@@ -117,7 +131,7 @@ def stage_remarks(
             f"share{before}{pipeline.otherwise}: search with --pp-layers {spelled}"
         )
         # A newer release may hand it over, or the engine is not known at all.
-        remarks.append(Remark("warning" if before or engine is BARE else "error", text))
+        remarks.append(Remark("warning" if before or newer or engine is BARE else "error", text))
     return remarks
 
 

@@ -122,6 +122,19 @@ def _served(plan: Plan) -> list[tuple[int, int]]:
     return [(site, source) for site, source in enumerate(plan.pattern.sources()) if site != source]
 
 
+def check_written(exported: Export) -> dict[str, object]:
+    """The keys that are written to config.json.
+
+    Raises:
+        ExportError: the engine does not take its settings from there.
+    """
+    if exported.config is None:
+        raise ExportError(
+            f"{exported.engine} does not take its settings from config.json", hint="paste what export prints"
+        )
+    return exported.config
+
+
 def edited_config(config: dict[str, object], exported: Export) -> dict[str, object]:
     """config.json with an export's keys, and no other key about sharing that says something else.
 
@@ -130,10 +143,7 @@ def edited_config(config: dict[str, object], exported: Export) -> dict[str, obje
     Raises:
         ExportError: the engine does not take its settings from config.json.
     """
-    if exported.config is None:
-        raise ExportError(
-            f"{exported.engine} does not take its settings from config.json", hint="paste what export prints"
-        )
+    keys = check_written(exported)
     section = config.get("text_config")
     if isinstance(section, dict):
         return {**config, "text_config": edited_config(section, exported)}
@@ -141,13 +151,13 @@ def edited_config(config: dict[str, object], exported: Export) -> dict[str, obje
     sharing: dict[str, object] = {
         "index_topk_pattern": exported.pattern,
         "indexer_types": indexer_types(exported.pattern),
-    } | exported.config
+    } | keys
     edited = {
         name: sharing.get(name, value)
         for name, value in config.items()
         if name in sharing or name not in _SHARING_KEYS
     }
-    return edited | exported.config
+    return edited | keys
 
 
 def _engine(name: str) -> Engine:

@@ -10,7 +10,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from ...errors import OutputError, PlanError
-from ...system.files import is_there, make_folder, remove_unfinished, sync_folder, write_atomically
+from ...system.files import check_writable, is_there, make_folder, remove_unfinished, sync_folder, write_atomically
 from ...system.signals import stops_held
 from ..plan.file import plan_text, read_plan, write_plan
 from ..plan.schema import Plan
@@ -75,6 +75,7 @@ def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
     target = out or source.with_name(f"{source.stem}-{plan.result.kept}of{plan.result.sites}.json")
     _check_place(target, source)
     text = plan_text(plan)
+    check_writable(target.parent, target)
     tokens, beside = source.parent / plan.tokens.file, target.parent / plan.tokens.file
     if target.parent.resolve() != source.parent.resolve() and tokens.is_file():
         content = tokens.read_bytes()

@@ -1,6 +1,7 @@
 """Loading a checkpoint under a plan from Python and with the apply command."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -78,13 +79,6 @@ class Recomputing:
         model.forward = lambda input_ids, attention_mask=None: forward(input_ids=input_ids, use_cache=False)
 
     @staticmethod
-    def that_fails_with_one(model):
-        def generate(*arguments, **options):
-            raise ValueError("this model does not support a KV cache")
-
-        model.generate = generate
-
-    @staticmethod
     def whose_cache_cannot_be_counted(model):
         def get_seq_length(cache, layer=0):
             raise ValueError("`get_seq_length` can only be called on a Cache that has attention layers")
@@ -122,13 +116,23 @@ class TestWithoutCache:
         model.config.use_cache = False
         assert _generate(model, prompt, 6) == expected[:first]
 
-    def test_another_failure_is_not_taken_for_one_of_the_cache(self, checkpoints, searched):
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ValueError("no such token"),
+            ValueError("cache_position is of the wrong shape"),
+            TypeError("forward() got an unexpected keyword argument 'past_key_values'"),
+            ModelError("the cache was filled without a pattern"),
+        ],
+        ids=str,
+    )
+    def test_another_failure_is_not_taken_for_one_of_the_cache(self, checkpoints, searched, error):
         def generate(*arguments, **options):
-            raise ValueError("no such token")
+            raise error
 
         model = indexcache.load(checkpoints["eight"], searched)
         model.generate = generate
-        with pytest.raises(ValueError, match="no such token"):
+        with pytest.raises(type(error), match=re.escape(str(error))):
             _generate(model, IDS[0].tolist(), 2)
 
 

@@ -139,10 +139,26 @@ class TestWrongUse:
         said = self.run(run_cli, path, "--write", tmp_path / "new", "--strip-weights")
         assert "shares no layer" in said
 
-    @pytest.mark.parametrize("to", ["vllm-ascend", "prime-rl"])
+    @pytest.mark.parametrize("to", ["vllm-ascend", "prime-rl", "none"])
     def test_engines_that_must_not_have_it_in_the_config_refuse(self, run_cli, searched, tmp_path, to):
         assert "config.json" in self.run(run_cli, searched, "--write", tmp_path / "new", to=to)
         assert not (tmp_path / "new").exists()
+
+    def test_that_is_said_before_libraries_are_loaded(self, run_cli, searched, tmp_path, monkeypatch):
+        def loaded(*arguments, **settings):
+            raise AssertionError("libraries were loaded")
+
+        monkeypatch.setattr("indexcache.cli.working", loaded)
+        self.run(run_cli, searched, "--write", tmp_path / "new", to="none")
+
+    def test_what_is_known_to_fail_is_called_an_error_where_it_is_forced(self, run_cli, searched):
+        arguments = ["export", searched, "--to", "vllm", "--engine-version", "0.24.0"]
+        code, out, err = run_cli(*arguments)
+        assert (code, out, len(lines(err))) == (2, "", 1)
+        code, out, err = run_cli(*arguments, "--force")
+        assert code == 0
+        assert "vllm serve" in out
+        assert any(line.startswith("error: ") and "fail to load" in line for line in lines(err))
 
     def test_weights_changed_since_the_search_are_refused(self, run_cli, searched, checkpoints, tmp_path):
         moved = shutil.copytree(checkpoints["eight"], tmp_path / "moved")

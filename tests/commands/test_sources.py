@@ -10,6 +10,15 @@ from indexcache.recipes.numbers import fraction
 from indexcache.recipes.schema import read_recipe
 
 
+def test_a_plan_that_cannot_be_written_is_named_as_it_was_given(run_cli, searched, tmp_path):
+    (tmp_path / "file").touch()
+    for target in ("/proc/plan.json", tmp_path / "file" / "plan.json"):
+        code, out, err = run_cli("cut", searched, "--keep", 0.25, "--out", target)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert str(target) in err
+        assert "windows.safetensors" not in err
+
+
 class TestFractions:
     @pytest.mark.parametrize(
         "text", ["0.25", "0,25", ".25", "25%", "25 %", "25,0%", "1/4", " 1 / 4 ", "2.5e-1", "+0.25"]
@@ -21,7 +30,8 @@ class TestFractions:
         assert json.loads(out)["result"]["keep"] == 0.25
 
     @pytest.mark.parametrize(
-        "text", ["viertel", "", "%", "1/4/2", "0.25.1", "0x1", "1/", "25%%", "1_0", "9" * 5000, "1e9999"]
+        "text",
+        ["viertel", "", "%", "1:4", "4/0", "1/4/2", "0.25.1", "0x1", "1/", "25%%", "1_0", "9" * 5000, "1e9999"],
     )
     def test_what_is_none_is_answered_with_an_example(self, run_cli, searched, text):
         code, _, err = run_cli("cut", searched, "--keep", text)
@@ -60,9 +70,51 @@ class TestFractions:
             read_recipe(str(tmp_path / "mine.yaml"))
         assert "25% or 1/4" in caught.value.hint
 
+    @pytest.mark.parametrize("text", ["1:4", "1:4.5", "4/0"])
+    def test_a_recipes_number_of_base_60_is_none(self, tmp_path, text):
+        (tmp_path / "mine.yaml").write_text(f"keep: {text}\n")
+        with pytest.raises(SettingError, match=f"keep is '{text}'"):
+            read_recipe(str(tmp_path / "mine.yaml"))
+
+    def test_a_number_of_sites_is_offered_as_a_share_of_them(self, run_cli, searched):
+        assert "6/8 or 0.06 or 6%" in run_cli("cut", searched, "--keep", "6")[2]
+        assert "/8" not in run_cli("cut", searched, "--keep", "12")[2]
+        assert "/8" not in run_cli("cut", searched, "--keep", "2.5")[2]
+
     @pytest.mark.parametrize("text", ["0,5", "1e-1", "0.5"])
     def test_increases_take_a_decimal_comma(self, run_cli, searched, tmp_path, text):
         assert run_cli("cut", searched, "--max-delta", text, "--out", tmp_path / "new.json")[0] == 0
+
+
+class TestVariables:
+    """Variables that begin as this program's do and set nothing."""
+
+    @pytest.mark.parametrize(
+        ("variable", "said"),
+        [
+            ("INDEXCACHE_CUT_KEP", "did you mean INDEXCACHE_CUT_KEEP?"),
+            ("INDEXCACHE_SEARCH_WINDOWSS", "did you mean INDEXCACHE_SEARCH_WINDOWS?"),
+            ("INDEXCACHE_SEARCH_TRUST_REMOTE_CODE", "give --trust-remote-code on the command line"),
+            ("INDEXCACHE_EVAL_ALLOW_PICKLE", "give --allow-pickle on the command line"),
+            ("INDEXCACHE_QQQQQQQ", "INDEXCACHE_QQQQQQQ is not known"),
+        ],
+    )
+    def test_are_named_in_one_line(self, run_cli, searched, tmp_path, monkeypatch, variable, said):
+        monkeypatch.setenv(variable, "1")
+        code, out, err = run_cli("cut", searched, "--keep", 0.5, "--out", tmp_path / "new.json")
+        assert (code, out.strip()) == (0, str(tmp_path / "new.json"))
+        (line,) = err.splitlines()
+        assert line.startswith("warning: ")
+        assert variable in line
+        assert said in line
+
+    def test_those_that_set_something_are_not(self, run_cli, searched, tmp_path, monkeypatch):
+        for variable in ("SEARCH_KEEP", "SEARCH_ALL", "ESTIMATE_TIME", "CUT_MAX_DELTA", "BENCH_REPEATS"):
+            monkeypatch.setenv(f"INDEXCACHE_{variable}", "" if variable == "CUT_MAX_DELTA" else "1")
+        for variable in ("INDEXCACHE_TRACEBACK", "INDEXCACHE_JOIN_SECONDS"):
+            monkeypatch.setenv(variable, "1")
+        code, _, err = run_cli("cut", searched, "--keep", 0.5, "--out", tmp_path / "new.json")
+        assert (code, err) == (0, "")
 
 
 class TestSources:

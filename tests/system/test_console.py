@@ -1,5 +1,6 @@
 """Progress and lines on terminals of any width."""
 
+import io
 import os
 import pty
 import re
@@ -9,10 +10,12 @@ import sys
 import pytest
 
 from indexcache.errors import wrapped
+from indexcache.system import console
 from indexcache.system.console import Reporter
 
 SCRIPT = """
 import time
+from indexcache.system import console
 from indexcache.system.console import Reporter
 with Reporter() as reporter:
     reporter.begin(12345, "window evaluations")
@@ -97,3 +100,21 @@ class TestTotals:
             reporter.pulse()
         for done, total in re.findall(r"(\d+) of (\d+) evaluations", capsys.readouterr().err):
             assert int(done) <= int(total)
+
+
+@pytest.mark.parametrize("columns", [24, 40, 60, 100, 200])
+def test_figures_of_a_table_are_whole_on_a_narrow_terminal(monkeypatch, columns):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout", Terminal())
+    figures = ["2.34567 ± 0.00012", "+0.12345", "+0.23456"]
+    table = console.loss_rows(True)
+    table.add_row("this plan", "12", *figures)
+    table.add_row("all full", "16", "2.1", "", "")
+    console.print_table(console.new_console(), table)
+    printed = sys.stdout.getvalue().splitlines()
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in printed) <= columns
+    assert all(any(figure in line for line in printed) for figure in ["this plan", *figures])

@@ -1,10 +1,14 @@
 """What a launcher's variables say, left over, incomplete or whole."""
 
+import json
+import shutil
+import socket
+
 import pytest
 
 from indexcache.errors import SettingError
 from indexcache.system import launching
-from indexcache.system.launching import Launch, current_launch, speaks, unconnected_launcher
+from indexcache.system.launching import Launch, current_launch, main_process_answers, speaks, unconnected_launcher
 
 PLACE = {"MASTER_ADDR": "there", "MASTER_PORT": "29501"}
 OMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
@@ -58,9 +62,24 @@ def test_processes_of_mpirun_that_know_where_to_meet(given):
 
 def test_processes_of_mpirun_that_do_not(given):
     given(OMPI)
-    assert unconnected_launcher() == "OMPI_COMM_WORLD_SIZE"
+    assert unconnected_launcher() == "OMPI_COMM_WORLD_SIZE is 2 and MASTER_ADDR is not set"
+    given({"OMPI_COMM_WORLD_SIZE": "two"})
+    assert unconnected_launcher() == "OMPI_COMM_WORLD_SIZE is 'two', no number"
     given({"OMPI_COMM_WORLD_SIZE": "1"})
     assert unconnected_launcher() is None
+
+
+def test_of_mpiruns_variables_the_one_that_is_missing_or_wrong_is_named(given, monkeypatch):
+    given({**OMPI, "MASTER_ADDR": "there"})
+    monkeypatch.delenv("OMPI_COMM_WORLD_RANK")
+    assert current_launch() is None
+    assert unconnected_launcher() == "OMPI_COMM_WORLD_SIZE is 2 and OMPI_COMM_WORLD_RANK is not set"
+    given({**OMPI, "OMPI_COMM_WORLD_SIZE": "two"})
+    with pytest.raises(SettingError, match="OMPI_COMM_WORLD_SIZE is 'two' in the environment"):
+        current_launch()
+    given({**OMPI, "OMPI_COMM_WORLD_RANK": "5"})
+    with pytest.raises(SettingError, match=r"OMPI_COMM_WORLD_RANK is '5' .* where OMPI_COMM_WORLD_SIZE is 2"):
+        current_launch()
 
 
 @pytest.mark.parametrize(
@@ -96,15 +115,80 @@ def test_jobs_of_one_process_do_not_mind(given, run_cli, searched, tmp_path):
     assert (code, printed.strip()) == (0, str(tmp_path / "cut.json"))
 
 
-@pytest.mark.parametrize(
-    "command", [["cut", "--keep", 0.25], ["report"], ["export", "--to", "vllm"], ["apply"], ["bench"]]
-)
-def test_the_other_processes_leave_them_to_the_main_one(command, given, run_cli, searched):
-    given({"RANK": "1", "WORLD_SIZE": "2", **PLACE})
+ALONE = [
+    ["cut", "--keep", 0.25, "--json"],
+    ["report", "--json"],
+    ["export", "--to", "sglang", "--json"],
+    ["apply", "--new-tokens", 1, "--json", "-q"],
+    ["bench", "--context", 32, "--repeats", 1, "--json", "-q"],
+    ["inspect", "--json"],
+]
+
+
+def of_plan(command, searched):
+    """The command with what it is about: the plan, or the embedded checkpoint."""
+    return command[0], "recipes/tiny" if command[0] == "inspect" else searched, *command[1:]
+
+
+@pytest.fixture
+def place():
+    """A place to meet, where somebody listens."""
+    with socket.create_server(("localhost", 0)) as listener:
+        yield {"MASTER_ADDR": "localhost", "MASTER_PORT": str(listener.getsockname()[1])}
+
+
+@pytest.fixture
+def deserted(monkeypatch):
+    """A place to meet, where nobody does."""
+    monkeypatch.setattr(launching, "_LOOK_SECONDS", 0.2)
+    with socket.create_server(("localhost", 0)) as listener:
+        port = listener.getsockname()[1]
+    return {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+
+
+@pytest.mark.parametrize("command", ALONE)
+def test_the_other_processes_leave_them_to_the_main_one(command, given, run_cli, searched, place):
+    given({"RANK": "1", "WORLD_SIZE": "2", **place})
     before = {path.name: path.stat().st_mtime_ns for path in searched.iterdir()}
-    assert run_cli(command[0], searched, *command[1:]) == (0, "", "")
-    assert run_cli("inspect", "recipes/tiny") == (0, "", "")
+    code, printed, err = run_cli(*of_plan(command, searched))
+    assert (code, printed, len(err.splitlines())) == (0, "", 1), err
+    assert "process 1 of 2: left to process 0" in err
     assert {path.name: path.stat().st_mtime_ns for path in searched.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ALONE)
+def test_variables_of_an_earlier_job_leave_no_command_undone(
+    command, given, run_cli, searched, deserted, tmp_path
+):
+    copy = shutil.copytree(searched, tmp_path / "run")
+    given({"RANK": "1", "WORLD_SIZE": "2", **deserted})
+    code, printed, err = run_cli(*of_plan(command, copy))
+    assert code == 0, err
+    assert json.loads(printed)
+    assert "nobody answers at localhost:" in err
+    given({"RANK": "1", "WORLD_SIZE": "2", **deserted, "MASTER_ADDR": "nowhere.invalid"})
+    assert run_cli("report", copy)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["report", "nothing"], ["search", "--keep", "half"], ["eval", "nothing"], ["cut", "--bogus"]]
+)
+def test_variables_of_an_earlier_job_hide_no_error(arguments, given, run_cli, deserted):
+    given({"RANK": "1", "WORLD_SIZE": "2", **deserted})
+    code, printed, err = run_cli(*arguments, "--json")
+    assert code == 2
+    assert "error: " in err
+    assert json.loads(printed)["error"]["exit_code"] == 2
+
+
+def test_the_others_see_a_main_process_that_works_apart(given, run_cli, searched, deserted):
+    given({"RANK": "0", "WORLD_SIZE": "2", **deserted})
+    assert not main_process_answers(current_launch())
+    launch = current_launch()
+    assert run_cli("export", searched, "--to", "none")[0] == 0
+    assert main_process_answers(launch), "as long as it lives"
+    launching.work_apart(False)
+    assert not main_process_answers(launch)
 
 
 def test_the_main_one_does_not_wait_for_them(given, run_cli, searched, tmp_path):

@@ -5,6 +5,7 @@ import tomllib
 from importlib.metadata import version
 
 import pytest
+import run_versions
 from packaging.requirements import Requirement
 from packaging.version import Version
 from random_models import EMBEDDED, ROOT
@@ -17,7 +18,8 @@ RANGES = {requirement.name: requirement.specifier for requirement in map(Require
 
 
 def test_ranges_begin_at_the_lowest_that_was_tested():
-    assert PROJECT["requires-python"] == f">={TESTED['python'][0]}"
+    lowest, newest = map(Version, TESTED["python"])
+    assert PROJECT["requires-python"] == f">={lowest},<{newest.major}.{newest.minor + 1}"
     for name in ("torch", "transformers"):
         lowest, newest = map(Version, TESTED[name])
         assert str(RANGES[name]) == f"<{newest.major + 1},>={lowest}"
@@ -43,6 +45,39 @@ def test_the_makefile_and_ci_write_no_version_a_second_time():
     for path in ("Makefile", ".ci/run", "tests/run_versions.py"):
         assert not re.search(r"\b5\.\d+\.\d+\b", (ROOT / path).read_text("utf-8")), path
     assert "make test-newest" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_the_runs_of_the_tests_name_files_that_are_there():
+    assert all((ROOT / path).is_file() for path in run_versions.TESTS)
+
+
+@pytest.mark.parametrize(
+    ("passes", "python", "said", "code"),
+    [
+        (True, True, "all versions pass", 0),
+        (True, None, "not run: Python", 1),
+        (True, False, "failed with Python", 1),
+        (False, True, "failed with transformers", 1),
+        (False, None, "failed with transformers", 1),
+    ],
+)
+def test_all_versions_pass_only_where_all_ran(passes, python, said, code, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run_versions.py"])
+    monkeypatch.setattr(run_versions, "passes", lambda *arguments: passes)
+    monkeypatch.setattr(run_versions, "newest_python_tested", lambda wanted: python)
+    assert run_versions.main() == code
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert ("all versions pass" in printed) == (code == 0)
+
+
+def test_a_python_that_does_not_run_is_none(tmp_path, monkeypatch):
+    shim = tmp_path / f"python{run_versions.NEWEST_PYTHON}"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_versions.interpreter(None) is None
+    assert run_versions.newest_python_tested(None) is None
 
 
 class TestTheWarning:

@@ -8,7 +8,9 @@ import time
 import pytest
 from children import Child, one_line
 
+from indexcache.errors import SettingError
 from indexcache.system import processes, rendezvous
+from indexcache.system.launching import Launch
 
 
 @pytest.fixture
@@ -50,8 +52,10 @@ def test_a_signal_ends_the_wait(rank, absent, number, real, port, tmp_path):
     heard(child, f"process {rank} of 2 waits at localhost:{port} (MASTER_ADDR, MASTER_PORT) for process {absent}")
     sent = time.monotonic()
     child.kill(number)
-    assert child.wait().code == 128 + number
-    assert time.monotonic() - sent < 30  # not for the hour that it would have waited
+    ended = child.wait()
+    assert ended.code == 128 + number
+    assert time.monotonic() - sent < 5  # not for the hour that it would have waited
+    assert f"stopped while process {rank} of 2 waits at localhost:{port}" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,6 @@ def test_a_signal_ends_the_wait(rank, absent, number, real, port, tmp_path):
     {
         "left over by the main process": ({"RANK": "0"}, "for process 1: none came within 1 s"),
         "left over by another process": ({"RANK": "1"}, "for process 0: none came within 1 s"),
-        "a name that is none": ({"RANK": "1", "MASTER_ADDR": "nowhere.invalid"}, "nowhere.invalid"),
     }.values(),
 )
 def test_the_wait_is_bounded(environment, absent, real, port, tmp_path):
@@ -76,6 +79,51 @@ def test_the_wait_is_bounded(environment, absent, real, port, tmp_path):
     assert "unset RANK, WORLD_SIZE" in ended.err
     assert '"type": "SettingError"' in ended.out, "with nobody else there, this process has to tell"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_host_that_is_none_is_said_at_once(rank, real, port, tmp_path):
+    arguments, _ = real
+    began = time.monotonic()
+    environment = together(rank, port, "nowhere.invalid")
+    ended = waiting([*arguments, "--json", "--out", tmp_path / "run"], tmp_path, environment, 3600).wait()
+    assert (ended.code, one_line(ended.err)) == (2, True), ended
+    assert "MASTER_ADDR is 'nowhere.invalid': " in ended.err
+    assert "Name or service not known" in ended.err or "name resolution" in ended.err
+    assert time.monotonic() - began < 60  # not for the hour that it would have waited
+
+
+def test_how_long_it_waits_can_be_said(monkeypatch, port):
+    monkeypatch.setenv("INDEXCACHE_JOIN_SECONDS", "0.5")
+    meeting = rendezvous.Meeting(Launch(1, 2, 1, "localhost", port))
+    with pytest.raises(SettingError, match=r"none came within 0\.5 s \(INDEXCACHE_JOIN_SECONDS\)"):
+        meeting.join(lambda store: None)
+    for text in ("soon", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("INDEXCACHE_JOIN_SECONDS", text)
+        with pytest.raises(SettingError, match="INDEXCACHE_JOIN_SECONDS is"):
+            rendezvous.join_seconds()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_the_cores_that_accelerate_takes_are_the_main_threads(port, tmp_path):
+    def bound():
+        cores = {min(os.sched_getaffinity(0))}
+        enter = rendezvous.Meeting.join
+
+        def join(meeting, connect):
+            def bind(store):
+                os.sched_setaffinity(0, cores)  # as ACCELERATE_CPU_AFFINITY has accelerate do
+                return connect(store)
+
+            return enter(meeting, bind)
+
+        rendezvous.Meeting.join = join
+        processes.process_count()
+        return 0 if os.sched_getaffinity(0) == cores else 1
+
+    children = [waiting(bound, tmp_path, together(rank, port), 120, said=60) for rank in range(2)]
+    ended = [child.wait() for child in children]
+    assert [child.code for child in ended] == [0, 0], ended
 
 
 def test_a_place_that_is_taken_is_named(real, tmp_path):

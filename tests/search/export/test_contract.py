@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import tomllib
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -68,7 +69,9 @@ def as_pasted(plan, exported):
     if text.startswith("from "):
         call = ast.parse(text).body[-1].value
         return [{word.arg: ast.literal_eval(word.value) for word in call.keywords}]
-    return [json.loads(word) for word in shlex.split(text) if word.startswith("{")]
+    words = shlex.split(text)
+    detour = "--model-class-overrides"
+    return [json.loads(word) for before, word in pairwise(words) if word.startswith("{") and before != detour]
 
 
 def as_config(plan, exported):
