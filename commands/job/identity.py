@@ -13,7 +13,7 @@ import torch
 from ... import __version__
 from ...dsa.checkpoint.architectures import remote_code_sha256
 from ...dsa.checkpoint.config import Checkpoint, config_sha256, has_nested_config
-from ...dsa.checkpoint.weights import StoredWeights, WeightsHash, identify_weights
+from ...dsa.checkpoint.stored.weights import StoredWeights, WeightsHash, identify_weights
 from ...errors import IdentityError
 from ...search.plan.schema import ModelIdentity
 from ...search.run.records import Identity

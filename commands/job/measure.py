@@ -9,7 +9,7 @@ from typing import Any
 from ...calibrate.windows import Windows
 from ...dsa.checkpoint.config import Checkpoint
 from ...dsa.checkpoint.load import FETCHED, Placement, compute_dtype, device_kinds, load_model
-from ...dsa.checkpoint.weights import StoredWeights, weights_bytes
+from ...dsa.checkpoint.stored.weights import StoredWeights, weights_bytes
 from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
 from ...dsa.long.capacity import check_fits, free_memory, longest_window, path_budget, row_bytes, rows_that_fit

@@ -11,16 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from ...recipes.schema import (
-    FIELDS,
-    GROUPS,
-    MODEL,
-    RUN,
-    Recipe,
-    option_name,
-    option_of,
-    with_options,
-)
+from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, Recipe, option_name, option_of, with_options
 
 ENGINES = (
     "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"

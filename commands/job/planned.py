@@ -9,7 +9,7 @@ from pathlib import Path
 from ...calibrate.frozen import thaw
 from ...calibrate.windows import Windows
 from ...dsa.checkpoint.config import Checkpoint, Trust, open_checkpoint
-from ...dsa.checkpoint.weights import StoredWeights, find_weights
+from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
 from ...errors import DatasetError, IdentityError, ModelError
 from ...evaluate import CALIBRATION, HELD_OUT
 from ...search.plan.schema import Plan

@@ -18,8 +18,8 @@ from ...calibrate.windows import (
 )
 from ...dsa.checkpoint.config import Checkpoint, Trust, load_tokenizer, open_checkpoint
 from ...dsa.checkpoint.load import Placement, check_stored
-from ...dsa.checkpoint.quantised import check_format
-from ...dsa.checkpoint.weights import StoredWeights, find_weights
+from ...dsa.checkpoint.stored.quantised import check_format
+from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
 from ...dsa.long.backends import Backends
 from ...errors import ModelError, SettingError, WindowError
 from ...evaluate import CALIBRATION, HELD_OUT

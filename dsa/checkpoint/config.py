@@ -14,8 +14,8 @@ from .architectures import is_text_only, model_class, runs_remote_code, skeleton
 from .document import ConfigDocument, read_config_document
 from .families import Family, family_of, text_config
 from .hub import locate_checkpoint
-from .shards import INDEX
 from .sites import Sites, find_indexers, sites_of_family, sites_of_modules
+from .stored.shards import INDEX
 
 _TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 

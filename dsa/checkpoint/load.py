@@ -11,10 +11,10 @@ from typing import Any
 from ...errors import ModelError, SettingError, first_line
 from .architectures import build, model_class, skeleton
 from .config import Checkpoint
-from .quantised import check_format, check_tensors, dequantises
-from .shards import Tensor
-from .unread import check_complete, load_reported
-from .weights import StoredWeights, find_weights
+from .stored.quantised import check_format, check_tensors, dequantises
+from .stored.shards import Tensor
+from .stored.unread import check_complete, load_reported
+from .stored.weights import StoredWeights, find_weights
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Torch's names for what safetensors headers call the types.

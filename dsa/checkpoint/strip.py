@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...errors import ModelError, OutputError
-from .shards import INDEX, WHOLE, Shard, read_shards, weight_files
+from .stored.shards import INDEX, WHOLE, Shard, read_shards, weight_files
 
 _PIECE = 1 << 24
 # The decoder's own layers; a multi-token-prediction layer has another prefix or an id beyond them.

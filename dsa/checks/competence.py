@@ -9,7 +9,7 @@ import torch
 
 from ...pattern import Pattern
 from ..checkpoint.config import Checkpoint
-from ..checkpoint.unread import shared_refusal
+from ..checkpoint.stored.unread import shared_refusal
 from ..model.losses import PatternLosses, Window
 
 

@@ -11,7 +11,7 @@ from random_models import ROOT
 
 from indexcache.calibrate.frozen import thaw
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.weights import identify_weights
+from indexcache.dsa.checkpoint.stored.weights import identify_weights
 from indexcache.errors import PlanError
 from indexcache.search.export.settings import export
 from indexcache.search.plan import schema as plan

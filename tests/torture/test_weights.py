@@ -12,7 +12,7 @@ from sealed_plans import sealed
 
 from indexcache.dsa.checkpoint.config import Trust, config_sha256, open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
-from indexcache.dsa.checkpoint.weights import identify_weights
+from indexcache.dsa.checkpoint.stored.weights import identify_weights
 from indexcache.errors import ModelError
 
 INDEX = "model.safetensors.index.json"

@@ -9,7 +9,7 @@ from random_models import build
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.load import random_model
 from indexcache.dsa.checkpoint.sites import find_indexers
-from indexcache.dsa.checkpoint.weights import weights_bytes
+from indexcache.dsa.checkpoint.stored.weights import weights_bytes
 from indexcache.dsa.chunks import out_of_memory
 from indexcache.dsa.long import feedforward
 from indexcache.dsa.long.backends import Backends, choose, install

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ModelError
-from ...system.documents import check_showable, parse_json
-from ...system.files import refuse_pointer
+from ....errors import ModelError
+from ....system.documents import check_showable, parse_json
+from ....system.files import refuse_pointer
 
 INDEX = "model.safetensors.index.json"
 _PICKLED_INDEX = "pytorch_model.bin.index.json"

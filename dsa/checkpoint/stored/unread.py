@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ...errors import ModelError
-from .config import Checkpoint
+from ....errors import ModelError
+from ..config import Checkpoint
 
 _PREFIX = r"(?:\w+\.)*?"
 _LAYER = re.compile(_PREFIX + r"layers\.(\d+)\.(.+)")

@@ -13,11 +13,11 @@ from random_models import EMBEDDED, build, measure
 from safetensors.torch import load_file, save_file
 
 from indexcache.dsa.checkpoint import load as loading
-from indexcache.dsa.checkpoint import quantised
 from indexcache.dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
-from indexcache.dsa.checkpoint.shards import Tensor
-from indexcache.dsa.checkpoint.weights import identify_weights
+from indexcache.dsa.checkpoint.stored import quantised
+from indexcache.dsa.checkpoint.stored.shards import Tensor
+from indexcache.dsa.checkpoint.stored.weights import identify_weights
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.errors import IndexcacheError, ModelError

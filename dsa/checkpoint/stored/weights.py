@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
-from ...errors import ModelError
-from .config import Checkpoint, file_sha256
-from .hub import fetch_weights
+from ....errors import ModelError
+from ..config import Checkpoint, file_sha256
+from ..hub import fetch_weights
 from .shards import Shard, Tensor, are_pickled, read_shards, weight_files
 
 # "files" is how plans of schema version 1 identify weights; no new plan does.

@@ -6,8 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ModelError, first_line
-from .config import Checkpoint
+from ....errors import ModelError, first_line
+from ..config import Checkpoint
 from .shards import Tensor
 from .unread import and_more, is_unread, shared_refusal
 
