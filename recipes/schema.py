@@ -111,7 +111,7 @@ class Recipe:
         float | None,
         Option(
             SEARCH,
-            "instead of --keep: the largest loss increase, nats per token",
+            "instead of --keep: the largest loss increase, nats per token, e.g. 0.01",
             parser=partial(decimal, "max-delta", example="a loss increase in nats per token, e.g. 0.01"),
             metavar="NATS",
         ),
@@ -200,7 +200,7 @@ def fields_in(name: str) -> frozenset[str]:
         document = _document(_find(name))
     except (SettingError, FileNotFoundError):
         return frozenset()
-    return frozenset(document) if isinstance(document, dict) else frozenset()
+    return frozenset(document) & FIELDS.keys() if isinstance(document, dict) else frozenset()
 
 
 def read_recipe(name: str) -> Recipe:

@@ -81,6 +81,7 @@ def on_paper(patch, model=None):
     patch.setattr("indexcache.commands.search.load", load)
     patch.setattr("indexcache.commands.eval.load", load)
     patch.setattr("indexcache.commands.search.self_check", lambda *_: None)
+    patch.setattr("indexcache.commands.search.unskilled_indexers", lambda *_: None)
     for command in ("search", "eval"):
         patch.setattr(f"indexcache.commands.{command}.evaluator", model.stand_in)
     return model

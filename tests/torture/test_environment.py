@@ -109,7 +109,7 @@ def plan(searched):
 
 @pytest.mark.reliability("R22")
 def test_streams_that_are_closed_full_or_left(plan, clean, cases, tmp_path):
-    good, bad = ("export", plan, "--to", "vllm"), ("export", plan, "--to", "none")
+    good, bad = ("export", plan, "--to", "vllm"), ("export", plan, "--to", "tgi")
     table, text = ("inspect", "recipes/tiny"), ("search", "--help")
     clean("stdout closed", run_forked(tmp_path, *good, out="closed"), 0)
     done = run_forked(tmp_path, *bad, err="closed")

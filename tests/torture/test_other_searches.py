@@ -232,20 +232,20 @@ def test_pins_ask_for_other_losses_and_change_none(pins, run, tmp_path):
 
 @pytest.mark.parametrize("device", ["2 x cpu", "cuda: another one, offloaded"])
 def test_other_devices_are_refused_once_the_model_is_loaded(device, run, monkeypatch):
-    monkeypatch.setattr("indexcache.commands.search.device_kinds", lambda model: device)
+    monkeypatch.setattr("indexcache.commands.job.measure.device_kinds", lambda model: device)
     code, printed, err = run(keep=0.34)
     assert (code, printed, one_line(err)) == (2, "", True)
     assert f"device is {device.removesuffix(', offloaded')}, the journal has cpu" in err
 
 
 def test_weights_that_are_fetched_from_elsewhere_change_nothing(run, monkeypatch):
-    monkeypatch.setattr("indexcache.commands.search.device_kinds", lambda model: "cpu, offloaded")
+    monkeypatch.setattr("indexcache.commands.job.measure.device_kinds", lambda model: "cpu, offloaded")
     code, _, err = run("--resume", "required", keep=0.34)
     assert code == 0, err
 
 
 def test_a_model_that_runs_otherwise_than_before_is_refused_once_it_is_loaded(run, monkeypatch):
-    monkeypatch.setattr("indexcache.commands.search.device_kinds", lambda model: "cuda: another one")
+    monkeypatch.setattr("indexcache.commands.job.measure.device_kinds", lambda model: "cuda: another one")
     code, printed, err = run(keep=0.34)
     assert (code, printed, one_line(err)) == (2, "", True)
     assert "device is cuda: another one, the journal has cpu" in err
