@@ -89,7 +89,8 @@ def test_streams_are_given_back(capfd):
 HEAVY = ("torch", "transformers", "datasets", "pandas", "matplotlib", "sklearn")
 FIRST = """
 import sys
-from indexcache import cli, progress
+from indexcache import cli
+from indexcache.system import console
 
 def print_first(reporter, line):
     print(line, *(name for name in {heavy} if name in sys.modules), file=sys.stderr)
@@ -98,7 +99,7 @@ def print_first(reporter, line):
 def doing(reporter, what):
     print_first(reporter, what)
 
-progress.Reporter._print, progress.Reporter.doing = print_first, doing
+console.Reporter._print, console.Reporter.doing = print_first, doing
 cli.main()
 """
 
