@@ -105,8 +105,7 @@ def search(
 
     An option wins over its variable INDEXCACHE_SEARCH_NAME, and that over the recipe. Prints the plan's path.
     """
-    from .commands.job.session import check_resume
-    from .commands.job.settings import run_folder, search_settings
+    from .commands.job.settings import check_resume, run_folder, search_settings
 
     settings, goal = search_settings(context, recipe, fields, to_one)
     folder = run_folder(out, recipe, settings.model, "model" in fields)

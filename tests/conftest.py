@@ -25,7 +25,17 @@ import transformers
 from filelock import FileLock
 from random_models import EMBEDDED, FAMILIES, LACKING, build
 
+from indexcache.system.launching import work_apart
+
 pytest_plugins = ["reliability"]
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left_to_work_apart():
+    """A command that is one process's job says so for the rest of its process; here that is all tests'."""
+    yield
+    work_apart(False)
+
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ...dsa.checkpoint.load import FETCHED
-from ...errors import IndexcacheError, JournalError, SettingError, StoppedRunError
+from ...errors import IndexcacheError, JournalError, StoppedRunError
 from ...pattern import Pattern
 from ...search.plan.schema import RunIdentity
 from ...search.run.folder import PLAN_FILE, begin_anew, remove_leftovers
@@ -30,19 +30,6 @@ from ...system.files import is_there
 from ...system.locking import locked
 from ...system.signals import Stop, stops_held
 from ...system.versions import computing_versions
-
-RESUME = ("auto", "required", "never")
-
-
-def check_resume(mode: str) -> str:
-    """``mode``, where it is one of ``RESUME``.
-
-    Raises:
-        SettingError: it is not.
-    """
-    if mode not in RESUME:
-        raise SettingError(f"--resume is {mode!r}", hint=f"give one of {', '.join(RESUME)}")
-    return mode
 
 
 class Session:

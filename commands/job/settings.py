@@ -14,6 +14,19 @@ from ...recipes.schema import Recipe, read_recipe, with_options
 from ...search.goal import Goal
 from ...search.plan.cut import check_max_delta
 
+RESUME = ("auto", "required", "never")
+
+
+def check_resume(mode: str) -> str:
+    """``mode``, where it is one of ``RESUME``.
+
+    Raises:
+        SettingError: it is not.
+    """
+    if mode not in RESUME:
+        raise SettingError(f"--resume is {mode!r}", hint=f"give one of {', '.join(RESUME)}")
+    return mode
+
 
 def search_settings(
     context: typer.Context, recipe: str | None, fields: Mapping[str, Any], to_one: bool

@@ -16,9 +16,9 @@ from indexcache.system.exits import prints_to_stderr, result_alone
 NOISE = """
 import ctypes, os, subprocess, sys
 from indexcache import cli
-from indexcache.dsa import checkpoint
+from indexcache.dsa.checkpoint import config
 
-sizes = checkpoint.measure_sizes
+sizes = config.measure_sizes
 
 def noisy(*given):
     ctypes.CDLL(None).puts(b"C, when its buffer is full")
@@ -27,7 +27,7 @@ def noisy(*given):
     print("Python")
     return sizes(*given)
 
-checkpoint.measure_sizes = noisy
+config.measure_sizes = noisy
 cli.main()
 """
 
