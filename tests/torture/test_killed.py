@@ -60,7 +60,7 @@ def what_is_wrong(real, out, ended):
 def test_at_every_evaluation_boundary(real, cases, full, tmp_path):
     arguments, reference = real
     pieces = sum('"kind":"losses"' in line for line in (reference / "journal.jsonl").read_text().splitlines())
-    for boundary in spread(pieces, pieces if full else 3):
+    for boundary in spread(pieces, pieces if full else 2):
         out = tmp_path / str(boundary)
         killed = run_child([*arguments, "--out", out], tmp_path, lambda at=boundary: killed_at(at))
         kept = read_journal(out / "journal.jsonl").content.window_evaluations
@@ -77,7 +77,7 @@ def test_at_random_instants(real, cases, full, tmp_path):
     began = time.monotonic()
     assert run_child([*arguments, "--out", tmp_path / "clock"], tmp_path).code == 0
     length = time.monotonic() - began
-    for seed in range(200 if full else 6):
+    for seed in range(200 if full else 3):
         draw, out = random.Random(seed), tmp_path / f"seed{seed}"
         for _ in range(1 + seed % 2):  # some are killed twice
             child = Child([*arguments, "--out", out], tmp_path)
