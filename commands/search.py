@@ -69,8 +69,8 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
     """
     with stops_told(out, resume):
         job = prepare(recipe, goal, out, trust, reporter)
-        with session(out, search_identity(job), resume, reporter) as this_session:
-            return _written(job, this_session, reporter)
+        with session(out, search_identity(job), resume, reporter) as run_session:
+            return _written(job, run_session, reporter)
 
 
 def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:

@@ -119,7 +119,7 @@ def session(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
         folder: of the run.
         identity: what its losses depend on.
         resume: "auto" goes on if there is a journal, "required" only then, "never" moves the old run aside.
-        reporter: told what was found.
+        reporter: told what of the run is there.
 
     Raises:
         JournalError: the journal is damaged, or required and not there.
@@ -136,21 +136,21 @@ def session(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
                 raise _nothing_to_resume(path)
             stack.enter_context(locked(folder, reporter.warn))
             with stops_held():
-                journal, kept = _open(folder, identity, resume, reporter)
+                journal, content = _open(folder, identity, resume, reporter)
                 journals.append(journal)
                 stack.callback(journal.close)
-            return kept
+            return content
 
-        this_session = Session(path, processes.run_on_main(begin), journals[0] if journals else None)
+        run_session = Session(path, processes.run_on_main(begin), journals[0] if journals else None)
         try:
-            yield this_session
+            yield run_session
         except BaseException as error:
             with suppress(IndexcacheError):  # the disk may be what failed
-                this_session.end()
+                run_session.end()
             if isinstance(error, OSError):  # of measuring, and not of printing what was measured
                 raise IndexcacheError(f"unexpected {type(error).__name__}: {error}") from error
             raise
-        this_session.end()
+        run_session.end()
 
 
 @contextmanager
@@ -165,12 +165,12 @@ def stops_told(folder: Path, resume: str) -> Iterator[None]:
     except Stop as stop:
         path, again = folder / JOURNAL_FILE, "run the same command again to go on"
         try:
-            found = read_journal(path)
+            stored = read_journal(path)
         except JournalError:
             raise stop from None
-        if found is None:
+        if stored is None:
             raise
-        count = found.content.window_evaluations
+        count = stored.content.window_evaluations
         raise StoppedRunError(
             f"stopped by {stop.name}: {count} window evaluations are kept in {str(path)!r}",
             hint=f"{again}, without --resume never" if resume == "never" else again,
@@ -187,22 +187,22 @@ def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> 
     fresh = not is_there(path) and not is_there(folder / PLAN_FILE)
     if (resume == "never" or fresh) and (aside := begin_anew(folder)) is not None:
         reporter.say(f"what stood there is now in {aside}")
-    found = read_journal(path)
-    if resume == "required" and (found is None or found.identity is None):
+    stored = read_journal(path)
+    if resume == "required" and (stored is None or stored.identity is None):
         raise _nothing_to_resume(path)
-    if found is not None and found.identity is not None:
-        check_same(found.identity, identity, path)
-    if found is not None and found.torn:
-        reporter.warn(f"the end of {path} was cut off or damaged: its last {found.torn} bytes are left out")
+    if stored is not None and stored.identity is not None:
+        check_same(stored.identity, identity, path)
+    if stored is not None and stored.torn:
+        reporter.warn(f"the end of {path} was cut off or damaged: its last {stored.torn} bytes are left out")
     remove_leftovers(folder)
-    journal = Journal(path, identity, found)
-    kept = found.content if found is not None else JournalContent()
-    began = SessionStart(when=now(), processes=processes.process_count())
-    journal.append(began)
-    if kept.window_evaluations:
-        reporter.say(f"going on from {path}: {kept.window_evaluations} window evaluations are there")
-    kept.add(began)
-    return journal, kept
+    journal = Journal(path, identity, stored)
+    content = stored.content if stored is not None else JournalContent()
+    start = SessionStart(when=now(), processes=processes.process_count())
+    journal.append(start)
+    if content.window_evaluations:
+        reporter.say(f"going on from {path}: {content.window_evaluations} window evaluations are there")
+    content.add(start)
+    return journal, content
 
 
 def _compared(run: RunIdentity) -> Identity:

@@ -104,8 +104,8 @@ def _name_sources(error: IndexcacheError, command: Command, ctx: Any) -> None:
     """Replaces the flags in ``error`` by what was set instead."""
     if names := _names(command, ctx):
         flags = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, names))})(?![\w-])")
-        error.args = tuple(flags.sub(lambda found: names[found[1]], str(each)) for each in error.args)
-        error.hint = flags.sub(lambda found: names[found[1]], error.hint)
+        error.args = tuple(flags.sub(lambda match: names[match[1]], str(part)) for part in error.args)
+        error.hint = flags.sub(lambda match: names[match[1]], error.hint)
 
 
 def _names(command: Command, ctx: Any) -> dict[str, str]:
