@@ -26,12 +26,12 @@ from .commands.job.options import (
     recipe_options,
 )
 from .commands.job.sources import Application
-from .commands.job.start import leave_to_main, reach, share_cores, warn_before_start, working
+from .commands.job.start import leave_to_main, reach, share_cores, working
 from .errors import GateError, SettingError
 from .evaluate import GROUP_TITLES
 from .recipes.numbers import lengths
 from .recipes.schema import FIELDS, RUN, SEARCH
-from .system.exits import exit_code_of, print_result
+from .system.exits import exit_code_of
 from .system.launching import work_apart
 from .system.signals import leave
 
@@ -212,14 +212,9 @@ def cut(
 ) -> None:
     """Pick another step of a searched plan, offline; prints the new plan's path."""
     leave_to_main()
-    from .search.plan.cut import cut as cut_plan
-    from .search.plan.file import plan_file, read_plan
-    from .search.run.folder import save_cut
+    from .commands import cut as cutting
 
-    path = plan_file(plan_path)
-    plan = cut_plan(read_plan(path), **fields)
-    target = save_cut(plan, path, out)
-    typer.echo(plan.as_json().rstrip() if as_json else str(target))
+    cutting.show(*cutting.cut(plan_path, fields, out), as_json)
 
 
 @app.command(examples=("indexcache export outputs/tiny/plan.json --to vllm --engine-version 0.28.0",))
@@ -322,12 +317,9 @@ def report(
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
     leave_to_main()
-    from .search.plan.file import plan_file, read_plan
-    from .search.run.folder import render_beside
+    from .commands import report as reporting
 
-    path = plan_file(plan_path)
-    paths = [str(written) for written in render_beside(read_plan(path), path, out, warn_before_start)]
-    print_result({"written": paths} if as_json else "\n".join(paths))
+    reporting.show(reporting.report(plan_path, out), as_json)
 
 
 @app.command(examples=("indexcache bench outputs/tiny/plan.json --context 512,1k",))

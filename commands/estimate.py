@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ..dsa.checkpoint.stored.weights import find_weights
 from ..dsa.model.evaluator import Evaluator
 from ..dsa.model.losses import PatternLosses
 from ..errors import ModelError
@@ -19,7 +20,7 @@ from ..system.console import Reporter, duration, new_console
 from ..system.exits import print_result
 from ..system.launching import speaks
 from .job.measure import load
-from .job.prepare import Intent
+from .job.prepare import Intent, Job
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class EstimateOutcome:
 
     @property
     def seconds(self) -> float | None:
-        """ExpectedCost time of the measurements, all processes kept busy."""
+        """Expected seconds of the measurements, all processes kept busy."""
         if self.layer_seconds is None:
             return None
         full, shared = self.layer_seconds
@@ -87,7 +88,10 @@ def _time_layers(intent: Intent, reporter: Reporter) -> tuple[float, float]:
     """Seconds of a full and of a shared layer on one window, its loss included; a first run warms up."""
     checkpoint, length = intent.checkpoint, intent.length
     try:
-        model = load(checkpoint, intent.running, length, reporter).model
+        weights = (
+            intent.weights if isinstance(intent, Job) else processes.run_on_main(lambda: find_weights(checkpoint))
+        )
+        model = load(checkpoint, intent.running, length, reporter, weights=weights).model
     except ModelError as error:
         error.hint = error.hint or "--no-time counts without weights"
         raise

@@ -14,8 +14,8 @@ from ..search.plan.record import heldout_record
 from ..search.plan.schema import MeasuredPattern
 from ..search.report.checks import Check, check_file, with_check
 from ..search.report.pages import increase
+from ..search.report.timing import now
 from ..search.run.folder import has_report, render_beside
-from ..search.run.timing import now
 from ..search.search import compare
 from ..system import processes
 from ..system.console import Reporter, loss_rows, new_console, print_line, print_table

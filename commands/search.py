@@ -29,9 +29,9 @@ from ..search.plan.older import changed_steps
 from ..search.plan.record import cost_record, heldout_record, result_record, search_record
 from ..search.plan.schema import InitRecord, Plan
 from ..search.report.pages import increase
+from ..search.report.timing import Timing
 from ..search.run.folder import PLAN_FILE, save_run
 from ..search.run.replay import MissingLoss, ReplayedEvaluator
-from ..search.run.timing import Timing
 from ..search.search import Findings, SearchProgress, run_search
 from ..search.strategies.greedy import Step
 from ..search.strategies.refine import Swap
@@ -245,7 +245,7 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
     print_line(
         console,
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
-        f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sittings" if timing.sittings > 1 else ""),
+        f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sessions" if timing.sittings > 1 else ""),
     )
     cost = plan.cost
     print_line(

@@ -10,8 +10,6 @@ from ..pattern import Pattern, kept_sites
 from .strategies.blocks import check_blocks
 from .strategies.race import STANDARD_ERRORS
 
-STRATEGIES = ("fast", "exact", "blocks")
-
 
 @dataclass(frozen=True)
 class Goal:
@@ -33,7 +31,7 @@ class Method:
     """How to search.
 
     Args:
-        strategy: one of ``STRATEGIES``.
+        strategy: ``fast``, ``exact`` or ``blocks``.
         pinned: sites that stay full.
         standard_errors: how much worse a candidate must be to leave a race early.
         blocks: number of blocks, for the strategy of that name.

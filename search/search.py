@@ -32,7 +32,7 @@ class Findings:
 
     Args:
         baseline: all sites full.
-        noise_floor: nats per label, from measuring the baseline again in another order.
+        noise_floor: nats per label, from measuring the baseline again in another shape.
         steps: the removals, from all full downwards.
         swaps: what refinement changed in the pattern picked, in order.
         uniform: patterns spread evenly around the pinned sites, one per number of full sites that the steps reach.
@@ -129,7 +129,7 @@ def run_search(
 def _baseline(
     measurements: Measurements, evaluate: Evaluate, labels: int, full: Pattern
 ) -> tuple[Evaluation, float]:
-    """All full, and the noise floor from measuring it again in another order and shape."""
+    """All full, and the noise floor from measuring it again in another shape."""
     backwards = range(measurements.windows)[::-1]
     baseline = measurements([full])[0]
     if baseline.finite:

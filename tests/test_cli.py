@@ -10,6 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from golden_options import OPTIONS, options_text
 from paper_model import on_paper
 from random_models import EMBEDDED
 
@@ -499,3 +500,11 @@ def test_help_does_not_import_torch():
     )
     done = run_python(code)
     assert done.returncode == 0, "--help imported torch or transformers"
+
+
+class TestOptions:
+    """Every option is frozen: command, flags, default and environment variable."""
+
+    def test_are_those_of_the_golden_file(self):
+        """``python tests/golden_options.py --write`` after a change that is meant."""
+        assert options_text() == OPTIONS.read_text("utf-8")

@@ -35,7 +35,6 @@ _SHOWING = (
     "search/run/__init__.py",
     "search/run/folder.py",
     "search/run/journal.py",
-    "search/run/timing.py",
 )
 _MODULES = (
     "pattern.py",

@@ -11,6 +11,7 @@ from ...dsa.checkpoint.load import FETCHED
 from ...errors import IndexcacheError, JournalError, StoppedRunError
 from ...pattern import Pattern
 from ...search.plan.schema import RunIdentity
+from ...search.report.timing import Timing, now, timing_of
 from ...search.run.folder import PLAN_FILE, begin_anew, remove_leftovers
 from ...search.run.journal import JOURNAL_FILE, Journal, check_same, read_journal
 from ...search.run.records import (
@@ -23,7 +24,6 @@ from ...search.run.records import (
     SessionStart,
     losses_record,
 )
-from ...search.run.timing import Timing, now, timing_of
 from ...system import processes
 from ...system.console import Reporter
 from ...system.files import is_there
@@ -97,7 +97,7 @@ class Session:
             self._journal.append(OverlapRecord(matrix=matrix))
 
     def timing(self) -> Timing:
-        """Of all sittings, this one up to now."""
+        """Of all sessions, this one up to now."""
         when, _, together = self.content.sessions[-1]
         return timing_of([*self.content.sessions[:-1], (when, self._seconds(), together)])
 
@@ -186,7 +186,7 @@ def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> 
     path = folder / JOURNAL_FILE
     fresh = not is_there(path) and not is_there(folder / PLAN_FILE)
     if (resume == "never" or fresh) and (aside := begin_anew(folder)) is not None:
-        reporter.say(f"what stood there is now in {aside}")
+        reporter.say(f"the old run is now in {aside}")
     stored = read_journal(path)
     if resume == "required" and (stored is None or stored.identity is None):
         raise _nothing_to_resume(path)

@@ -11,10 +11,10 @@ from ...errors import one_line
 from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
 from ...pattern import layer_ranges
 from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, PlanStep
-from ..run.timing import Timing
 from .checks import CheckRecord
 from .figures import loss_curve, overlap_heatmap, prefill_bars
 from .prefills import PrefillRecord
+from .timing import Timing
 
 
 def render(

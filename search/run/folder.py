@@ -17,8 +17,8 @@ from ..plan.schema import Plan
 from ..report.checks import CheckRecord, check_file, checks_of
 from ..report.pages import render
 from ..report.prefills import PrefillRecord, prefill_file, read_prefills
+from ..report.timing import TIMING_FILE, Timing, read_timing, timing_file
 from .journal import JOURNAL_FILE
-from .timing import TIMING_FILE, Timing, read_timing, timing_file
 
 PLAN_FILE = "plan.json"
 TOKENS_FILE = "windows.safetensors"

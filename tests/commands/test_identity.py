@@ -30,7 +30,7 @@ def package(tmp_path, monkeypatch):
         ("pattern.py", True),
         ("search/run/folder.py", False),
         ("search/run/journal.py", False),
-        ("search/run/timing.py", False),
+        ("search/report/timing.py", False),
         ("search/report/pages.py", False),
         ("search/export/engines.py", False),
         ("commands/export.py", False),

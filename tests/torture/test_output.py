@@ -21,7 +21,7 @@ from indexcache.search.export.support import Serving
 from indexcache.search.plan.cut import cut
 from indexcache.search.plan.file import read_plan
 from indexcache.search.report.pages import render
-from indexcache.search.run.timing import now, timing_of
+from indexcache.search.report.timing import now, timing_of
 from indexcache.system.console import Reporter
 
 HOSTILE = [

@@ -13,7 +13,7 @@ from children import one_line, run_child
 
 from indexcache.commands import search as workflow
 from indexcache.commands.job import session as resuming
-from indexcache.commands.job.session import Sitting
+from indexcache.commands.job.session import Session
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.search.run.journal import Journal, read_journal
 from indexcache.system import signals
@@ -34,7 +34,7 @@ def strike(place, number, twice=False):
         time.sleep(60)
 
     if twice:  # while the first one is being answered
-        before(Sitting, "end", send_again)
+        before(Session, "end", send_again)
     if place == "loading":
         before(workflow, "load", send)
     if place == "measuring":

@@ -8,8 +8,8 @@ from indexcache.calibrate.frozen import thaw
 from indexcache.errors import OutputError
 from indexcache.search.plan.cut import cut
 from indexcache.search.plan.file import read_plan
+from indexcache.search.report.timing import Timing, read_timing, timing_file
 from indexcache.search.run.folder import begin_anew, remove_leftovers, save_run, write_report
-from indexcache.search.run.timing import Timing, read_timing, timing_file
 from indexcache.system.files import check_writable
 
 WHEN = "2026-11-23T12:00:00Z"
