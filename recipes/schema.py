@@ -181,13 +181,19 @@ class Recipe:
 FIELDS = {field.name: field for field in fields(Recipe)}
 
 
+@cache
+def field_hints() -> dict[str, Any]:
+    """The type of each field with its notes, evaluated once: that takes a while, and ``--help`` needs all."""
+    return get_type_hints(Recipe, include_extras=True)
+
+
 def option_of(field: str) -> Option:
     """How the field ``field`` is presented.
 
     Raises:
         KeyError: it is no option, as ``schema_version``.
     """
-    hint = get_type_hints(Recipe, include_extras=True)[field]
+    hint = field_hints()[field]
     for note in getattr(hint, "__metadata__", ()):
         if isinstance(note, Option):
             return note
@@ -243,7 +249,7 @@ def _document_model() -> type[BaseModel]:
     """What validates a recipe's document: each field in its range, none unknown, no type converted."""
     from pydantic import ConfigDict, create_model
 
-    hints = get_type_hints(Recipe, include_extras=True)
+    hints = field_hints()
     members: dict[str, Any] = {name: (hints[name], field.default) for name, field in FIELDS.items()}
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     return create_model("RecipeDocument", __config__=config, **members)

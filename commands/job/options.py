@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, Recipe, option_name, option_of, with_options
+from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, field_hints, option_name, option_of, with_options
 
 ENGINES = (
     "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
@@ -123,7 +123,7 @@ def recipe_options(
 
 def _parameter(name: str, default: str | None, help_text: str | None) -> inspect.Parameter:
     option, flag = option_of(name), option_name(name)
-    value_type = Any if option.parser else _value_type(get_type_hints(Recipe)[name])
+    value_type = Any if option.parser else _value_type(field_hints()[name])
     default = default or option.default or _in_words(FIELDS[name].default)
     sentence = help_text or option.help
     sentence = sentence[0].upper() + sentence[1:] if " " in sentence.partition(":")[0] else sentence
@@ -143,7 +143,7 @@ def _parameter(name: str, default: str | None, help_text: str | None) -> inspect
 
 def _value_type(hint: Any) -> type:
     """What the command line reads for a field of type ``hint``; choices are text to it."""
-    if get_origin(hint) in (Union, UnionType):
+    while get_origin(hint) in (Annotated, Union, UnionType):  # notes and ranges around it, and None beside it
         hint = next(part for part in get_args(hint) if part is not type(None))
     return hint if isinstance(hint, type) else str
 
