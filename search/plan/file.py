@@ -17,6 +17,11 @@ from .upgrade import STEPS, upgraded
 _LARGEST_FILE = 8 << 20
 
 
+def prefix_beside(stem: str) -> str:
+    """How files begin that stand beside the plan of that stem: not at all for plan.json, else ``STEM-``."""
+    return "" if stem == "plan" else f"{stem}-"
+
+
 def plan_file(path: Path) -> Path:
     """``path``, or the plan.json in it where it is a run's folder."""
     return path / "plan.json" if is_there(path) and path.is_dir() else path

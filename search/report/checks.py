@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...errors import PlanError
 from ...system.documents import first_fault, read_json
+from ..plan.file import prefix_beside
 from ..plan.schema import Finite, HeldOutRecord, Plan, Sha256, Timestamp
 
 _LARGEST_FILE = 1 << 20
@@ -57,7 +58,7 @@ class CheckRecord(_Section):
 
 def check_file(plan: Path) -> Path:
     """Where the checks of the plan in the file ``plan`` are: evaluation.json for plan.json."""
-    return plan.with_name("evaluation.json" if plan.stem == "plan" else f"{plan.stem}-evaluation.json")
+    return plan.with_name(f"{prefix_beside(plan.stem)}evaluation.json")
 
 
 def plan_sha256(plan: Plan) -> str:

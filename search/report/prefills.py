@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import PlanError
 from ...system.documents import first_fault, read_json
+from ..plan.file import prefix_beside
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -64,7 +65,7 @@ class PrefillRecord(_Section):
 
 def prefill_file(plan: Path) -> Path:
     """Where the times of the plan in the file ``plan`` are: bench.json for plan.json."""
-    return plan.with_name("bench.json" if plan.stem == "plan" else f"{plan.stem}-bench.json")
+    return plan.with_name(f"{prefix_beside(plan.stem)}bench.json")
 
 
 def read_prefills(path: Path, pattern: str) -> PrefillRecord | None:

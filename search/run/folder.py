@@ -12,7 +12,7 @@ from pathlib import Path
 from ...errors import OutputError, PlanError
 from ...system.files import check_writable, is_there, make_folder, remove_unfinished, sync_folder, write_atomically
 from ...system.signals import stops_held
-from ..plan.file import plan_text, read_plan, write_plan
+from ..plan.file import plan_text, prefix_beside, read_plan, write_plan
 from ..plan.schema import Plan
 from ..report.checks import CheckRecord, check_file, checks_of
 from ..report.pages import render
@@ -116,7 +116,7 @@ def write_report(
     ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` is that of its search,
     ``checks`` are eval's. Returns the paths of the files.
     """
-    stem = "" if name == "plan" else f"{name}-"
+    stem = prefix_beside(name)
     texts = {folder / file: text for file, text in render(plan, stem, prefills, timing, checks).items()}
     for path, text in texts.items():
         write_atomically(path, text)
@@ -141,8 +141,7 @@ def render_beside(
 
 def has_report(path: Path) -> bool:
     """Whether the plan in the file ``path`` has a report beside it."""
-    stem = "" if path.stem == "plan" else f"{path.stem}-"
-    return any(is_there(path.with_name(f"{stem}report.{kind}")) for kind in ("md", "html"))
+    return any(is_there(path.with_name(f"{prefix_beside(path.stem)}report.{kind}")) for kind in ("md", "html"))
 
 
 def remove_leftovers(folder: Path) -> None:
