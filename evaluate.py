@@ -1,19 +1,53 @@
-"""What a search asks and a model answers: losses of patterns, window by window, on two groups of windows."""
+"""What a search asks and a model answers: losses of patterns, window by window, on named groups of windows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .pattern import Pattern
 
 CALIBRATION = "calibration"
 HELD_OUT = "heldout"
-GROUP_TITLES = {CALIBRATION: "calibration", HELD_OUT: "held-out"}
+REFINEMENT = "refinement"
+PROBES = "probes"
+HELD_OUT_PROBES = "heldout_probes"
+GROUP_TITLES = {
+    CALIBRATION: "calibration",
+    HELD_OUT: "held-out",
+    REFINEMENT: "refinement",
+    PROBES: "calibration probe",
+    HELD_OUT_PROBES: "held-out probe",
+}
+
+
+class WindowLoss(NamedTuple):
+    """What one pattern costs on one window, summed over its labels; all of it comes of the same logits.
+
+    Args:
+        loss: cross entropy of the labels, in nats.
+        divergence: ``KL(all full || pattern)`` of the next-token distributions, in nats: the loss increase that
+            labels drawn from the model itself would show on average, without the noise of drawing them.
+        key_loss: cross entropy weighed by what the long context tells of a label, in nats; NaN where the weights
+            were not asked for.
+        agreement: labels at which the likeliest token is all full's.
+        correct: labels at which the likeliest token is the label.
+    """
+
+    loss: float
+    divergence: float = math.nan
+    key_loss: float = math.nan
+    agreement: float = math.nan
+    correct: float = math.nan
+
+    def per(self, labels: int) -> WindowLoss:
+        """The means over ``labels``."""
+        return WindowLoss(*(total / labels for total in self))
 
 
 class Evaluate(Protocol):
-    """Measures patterns on a named group of windows: summed losses in nats, one per window."""
+    """Measures patterns on a named group of windows."""
 
     def __call__(
         self,
@@ -21,8 +55,8 @@ class Evaluate(Protocol):
         group: str,
         windows: Sequence[int] | None = None,
         last_token: bool = False,
-    ) -> list[tuple[float, ...]]:
-        """Losses in the order of ``patterns``, on all windows or on those named, in that order.
+    ) -> list[tuple[WindowLoss, ...]]:
+        """Each pattern's losses in the order of ``patterns``, on all windows or on those named, in that order.
 
         ``last_token`` measures in another shape, which changes nothing but rounding.
         """

@@ -7,11 +7,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..evaluate import CALIBRATION, HELD_OUT
+from ..evaluate import CALIBRATION, HELD_OUT, WindowLoss
 from ..pattern import Pattern
 from .cost import LayerCount, Shape, times_fewer
 from .goal import Goal, Method
-from .search import SearchProgress, run_search
+from .search import Problem, SearchProgress, run_search
 
 # Of the made-up losses. Chosen so that ``fast`` takes about what it took on the models in tests/benchmarks.
 _NOISE = 1.5
@@ -63,15 +63,18 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
         nearness = [[1 / (1 + abs(row - column)) for column in range(sites)] for row in range(sites)]
         method = replace(method, overlap_matrix=nearness)
     count = evaluate.count
+    windows = {CALIBRATION: range(small.windows), HELD_OUT: range(small.heldout)}
     findings = run_search(
-        evaluate,
-        labels=1,
-        documents={CALIBRATION: range(small.windows), HELD_OUT: range(small.heldout)},
-        sites=sites,
-        goal=goal,
-        method=method,
-        progress=SearchProgress(step=lambda step: count.follow(step.pattern)),
-        layer_windows=lambda: count.layer_windows,
+        Problem(
+            evaluate,
+            labels={group: [1] * len(numbers) for group, numbers in windows.items()},
+            documents=windows,
+            sites=sites,
+            goal=goal,
+            method=method,
+            layer_windows=lambda: count.layer_windows,
+        ),
+        SearchProgress(step=lambda step: count.follow(step.pattern)),
     )
     return ExpectedCost(
         window_evaluations=round(times * evaluate.window_evaluations),
@@ -105,7 +108,7 @@ class _InventedLosses:
         group: str,
         windows: Sequence[int] | None = None,
         last_token: bool = False,
-    ) -> list[tuple[float, ...]]:
+    ) -> list[tuple[WindowLoss, ...]]:
         numbers = range(self._shape.heldout) if windows is None else windows
         self.window_evaluations += len(patterns) * len(numbers)
         rows = self._shape.max_rows or len(patterns)
@@ -114,11 +117,11 @@ class _InventedLosses:
             self.count.measure(patterns[first : first + rows], numbers, remember, keep_states)
         return [self._losses(pattern, numbers) for pattern in patterns]
 
-    def _losses(self, pattern: Pattern, numbers: Sequence[int]) -> tuple[float, ...]:
+    def _losses(self, pattern: Pattern, numbers: Sequence[int]) -> tuple[WindowLoss, ...]:
         sums, distance = [10.0 * len(pattern)] * len(numbers), 0
         for site in range(len(pattern)):
             distance = 0 if pattern.is_full(site) else distance + 1
             if distance:
                 weight, scatter = self._weights[site] * (1 + _FARTHER * (distance - 1)), self._scatter[site]
                 sums = [total + weight * scatter[number] for total, number in zip(sums, numbers, strict=True)]
-        return tuple(sums)
+        return tuple(WindowLoss(total, total, total) for total in sums)

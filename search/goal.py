@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import SettingError
 from ..pattern import Pattern, kept_sites
+from .objective import Objective
 from .strategies.blocks import check_blocks
 from .strategies.race import STANDARD_ERRORS
 
@@ -32,20 +33,26 @@ class Method:
 
     Args:
         strategy: ``fast``, ``exact`` or ``blocks``.
+        objective: what chooses.
+        confidence: of intervals, of decided steps, and of what is held to a limit.
         pinned: sites that stay full.
         standard_errors: how much worse a candidate must be to leave a race early.
         blocks: number of blocks, for the strategy of that name.
         refine_rounds: swaps at most after the removals; 0 for none.
         order: sites in the order in which an earlier search removed them, tried first by ``fast``.
+        curve: whether baselines are measured at every number of full sites that the search reaches.
         overlap_matrix: ``[sites][sites]`` share of keys selected alike, to measure overlap patterns too.
     """
 
     strategy: str = "fast"
+    objective: Objective = "expected-loss"
+    confidence: float = 0.95
     pinned: tuple[int, ...] = ()
     standard_errors: float = STANDARD_ERRORS
     blocks: int = 1
     refine_rounds: int = 0
     order: tuple[int, ...] = ()
+    curve: bool = False
     overlap_matrix: Sequence[Sequence[float]] | None = None
 
     def always_full(self, sites: int) -> frozenset[int]:

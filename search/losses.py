@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..evaluate import WindowLoss
 from ..pattern import Pattern
+from .objective import ScoredWindow
 
 Measure = Callable[[Sequence[Pattern]], "list[Evaluation]"]
 """Measures patterns on one fixed set of windows."""
@@ -15,33 +17,64 @@ Measure = Callable[[Sequence[Pattern]], "list[Evaluation]"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The losses of one pattern, kept per window so that patterns compare in pairs.
+    """What was measured of one pattern, kept per window so that patterns compare in pairs.
 
     Args:
         pattern: what was measured.
-        window_losses: mean cross entropy in nats per label, one value per window; all windows have
-            the same number of labels.
+        windows: per label, one value per window; all windows have the same number of labels.
         documents: the document that each window is from, equal where windows share one; empty where no two
             windows share one.
     """
 
     pattern: Pattern
-    window_losses: tuple[float, ...]
+    windows: tuple[ScoredWindow, ...]
     documents: tuple[int, ...] = ()
+
+    @classmethod
+    def of_losses(
+        cls, pattern: Pattern, window_losses: Sequence[float], documents: tuple[int, ...] = ()
+    ) -> Evaluation:
+        """An evaluation in which the mean cross entropy of each window is what chooses."""
+        return cls(pattern, tuple(ScoredWindow(loss, WindowLoss(loss)) for loss in window_losses), documents)
+
+    @property
+    def window_losses(self) -> tuple[float, ...]:
+        """Mean cross entropy of each window in nats per label."""
+        return tuple(window.losses.loss for window in self.windows)
+
+    @property
+    def window_costs(self) -> tuple[float, ...]:
+        """What chooses, of each window: see ``search.objective``."""
+        return tuple(window.cost for window in self.windows)
 
     @property
     def loss(self) -> float:
         """Mean cross entropy in nats per label over all windows; not finite where a window's is not."""
         return _mean(self.window_losses)
 
+    @property
+    def cost(self) -> float:
+        """What chooses, over all windows; not finite where a window's is not."""
+        return _mean(self.window_costs)
+
+    def mean(self, figure: str) -> float | None:
+        """The mean of a figure of ``WindowLoss`` over all windows; None where it was not measured."""
+        mean = _mean([getattr(window.losses, figure) for window in self.windows])
+        return mean if math.isfinite(mean) else None
+
     def first(self, windows: int) -> Evaluation:
         """The evaluation on the first ``windows`` windows alone."""
-        return Evaluation(self.pattern, self.window_losses[:windows], self.documents[:windows])
+        return Evaluation(self.pattern, self.windows[:windows], self.documents[:windows])
+
+    def only(self, windows: Sequence[int]) -> Evaluation:
+        """The evaluation on the windows of these numbers alone."""
+        documents = tuple(self.documents[window] for window in windows) if self.documents else ()
+        return Evaluation(self.pattern, tuple(self.windows[window] for window in windows), documents)
 
     @property
     def finite(self) -> bool:
-        """Whether every window's loss is a number."""
-        return all(map(math.isfinite, self.window_losses))
+        """Whether every window's loss and cost is a number."""
+        return all(math.isfinite(window.cost) and math.isfinite(window.losses.loss) for window in self.windows)
 
 
 @dataclass(frozen=True)
@@ -58,8 +91,16 @@ class Difference:
 
 def paired_difference(evaluation: Evaluation, baseline: Evaluation) -> Difference:
     """How much higher the loss is than the baseline's on the same windows."""
-    pairs = zip(evaluation.window_losses, baseline.window_losses, strict=True)
-    return mean_difference([loss - baseline_loss for loss, baseline_loss in pairs], evaluation.documents)
+    return _paired(evaluation.window_losses, baseline.window_losses, evaluation.documents)
+
+
+def paired_cost(evaluation: Evaluation, other: Evaluation) -> Difference:
+    """How much dearer a pattern is than another on the same windows, in what chooses."""
+    return _paired(evaluation.window_costs, other.window_costs, evaluation.documents)
+
+
+def _paired(values: Sequence[float], baselines: Sequence[float], documents: Sequence[int]) -> Difference:
+    return mean_difference([value - other for value, other in zip(values, baselines, strict=True)], documents)
 
 
 def mean_difference(differences: Sequence[float], documents: Sequence[int] = ()) -> Difference:
@@ -107,12 +148,12 @@ def effective_documents(documents: Sequence[int], windows: int) -> float:
 
 
 def noise_floor(first: Evaluation, second: Evaluation) -> float:
-    """What rounding does to a mean loss, nats per label, from two measurements of the same pattern.
+    """What rounding does to a mean cost, per label, from two measurements of the same pattern.
 
     The larger of the change of the mean, and of its standard deviation if the windows' changes were
     independent, since a mean of a few may cancel by chance.
     """
-    changes = [a - b for a, b in zip(first.window_losses, second.window_losses, strict=True)]
+    changes = [a - b for a, b in zip(first.window_costs, second.window_costs, strict=True)]
     return max(abs(_mean(changes)), math.sqrt(math.fsum(change * change for change in changes)) / len(changes))
 
 
@@ -121,8 +162,8 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
 
 
-MeasureWindows = Callable[[Sequence[Pattern], Sequence[int]], "list[tuple[float, ...]]"]
-"""Mean loss per label of each pattern on each of the windows named by their numbers."""
+MeasureWindows = Callable[[Sequence[Pattern], Sequence[int]], "list[tuple[ScoredWindow, ...]]"]
+"""What was measured of each pattern on each of the windows named by their numbers."""
 
 
 class Measurements:
@@ -138,19 +179,19 @@ class Measurements:
         self.windows = windows
         self._documents = tuple(documents)
         self._measure = measure
-        self._losses: dict[str, tuple[float, ...]] = {}
+        self._measured: dict[str, tuple[ScoredWindow, ...]] = {}
 
     def __call__(self, patterns: Sequence[Pattern], windows: int | None = None) -> list[Evaluation]:
         """The patterns on the first ``windows`` windows, all by default."""
         count = self.windows if windows is None else min(windows, self.windows)
         missing: dict[int, list[Pattern]] = {}
         for pattern in dict.fromkeys(patterns):
-            known = len(self._losses.get(str(pattern), ()))
+            known = len(self._measured.get(str(pattern), ()))
             if known < count:
                 missing.setdefault(known, []).append(pattern)
         # Patterns that lack the same windows go together: they share the layers before they differ.
         for known, group in missing.items():
-            for pattern, losses in zip(group, self._measure(group, range(known, count)), strict=True):
-                self._losses[str(pattern)] = self._losses.get(str(pattern), ()) + losses
+            for pattern, scores in zip(group, self._measure(group, range(known, count)), strict=True):
+                self._measured[str(pattern)] = self._measured.get(str(pattern), ()) + scores
         documents = self._documents[:count]
-        return [Evaluation(pattern, self._losses[str(pattern)][:count], documents) for pattern in patterns]
+        return [Evaluation(pattern, self._measured[str(pattern)][:count], documents) for pattern in patterns]

@@ -1,15 +1,16 @@
-"""One search from start to end: baseline, noise floor, removals, refinement, baselines, held-out check."""
+"""One search: first what chooses (baseline, noise floor, removals, refinement), then what is measured beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import MeasurementError
-from ..evaluate import CALIBRATION, HELD_OUT, Evaluate
+from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate, WindowLoss
 from ..pattern import Pattern, kept_sites, layer_ranges
 from .goal import Goal, Method
 from .losses import Evaluation, Measurements, noise_floor, paired_difference
+from .objective import ScoredWindow, scored
 from .strategies.blocks import blocks_greedy
 from .strategies.fast import fast_greedy
 from .strategies.greedy import Step, candidate_evaluations, exact_greedy
@@ -32,27 +33,29 @@ class Findings:
 
     Args:
         baseline: all sites full.
-        noise_floor: nats per label, from measuring the baseline again in another shape.
+        noise_floor: in what chooses, per label, from measuring a pattern again in another shape.
         steps: the removals, from all full downwards.
         swaps: what refinement changed in the pattern picked, in order.
-        uniform: patterns spread evenly around the pinned sites, one per number of full sites that the steps reach.
-        overlap: the patterns that overlap alone would choose, likewise; empty unless asked for.
         chosen: the pattern picked, measured on the calibration windows.
-        heldout: the check on other windows; None where there are none.
         search_layer_windows: decoder-layer executions of the removals and swaps alone.
         algorithm_1_evaluations: of patterns on all windows, that Algorithm 1 takes for the same removals.
+        uniform: patterns spread evenly around the pinned sites, one per number of full sites that was asked for.
+        overlap: the patterns that overlap alone would choose, likewise; empty unless asked for.
+        heldout: the check on other windows; None where there are none.
+        probes: the check on the answers of probes; None where there are none.
     """
 
     baseline: Evaluation
     noise_floor: float
     steps: tuple[Step, ...]
     swaps: tuple[Swap, ...]
-    uniform: tuple[Evaluation, ...]
-    overlap: tuple[Evaluation, ...]
     chosen: Evaluation
-    heldout: Comparison | None
     search_layer_windows: int
     algorithm_1_evaluations: int
+    uniform: tuple[Evaluation, ...] = ()
+    overlap: tuple[Evaluation, ...] = ()
+    heldout: Comparison | None = None
+    probes: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -63,80 +66,148 @@ class SearchProgress:
     swap: Callable[[Swap], None] = lambda swap: None
 
 
-def run_search(
-    evaluate: Evaluate,
-    labels: int,
-    documents: Mapping[str, Sequence[int]],
-    sites: int,
-    goal: Goal,
-    method: Method,
-    progress: SearchProgress = SearchProgress(),
-    layer_windows: Callable[[], int] = lambda: 0,
-    site_layers: Sequence[int] | None = None,
-) -> Findings:
-    """Finds which of ``sites`` stay full.
+@dataclass(frozen=True)
+class Problem:
+    """What is searched, on which windows, and what measures them.
 
     Args:
         evaluate: losses of patterns on the windows.
-        labels: labels per window.
+        labels: of each group, how many labels each of its windows has.
         documents: of each group, the document that each of its windows is from.
         sites: how many sites the model has.
         goal: how far to go and what to pick.
         method: how to go about it.
-        progress: what is called as the search goes on.
         layer_windows: counts decoder-layer executions so far.
         site_layers: absolute ids of the sites, for errors that name some; site numbers by default.
+    """
+
+    evaluate: Evaluate
+    labels: Mapping[str, Sequence[int]]
+    documents: Mapping[str, Sequence[int]]
+    sites: int
+    goal: Goal
+    method: Method
+    layer_windows: Callable[[], int] = lambda: 0
+    site_layers: Sequence[int] | None = None
+
+    @property
+    def full(self) -> Pattern:
+        """All sites full."""
+        return Pattern.all_full(self.sites)
+
+    def has(self, group: str) -> bool:
+        """Whether there are windows of ``group``."""
+        return bool(self.labels.get(group))
+
+    def measure(
+        self, patterns: Sequence[Pattern], group: str, windows: Sequence[int], last_token: bool = False
+    ) -> list[tuple[WindowLoss, ...]]:
+        """The patterns on windows of ``group``, per label."""
+        labels = self.labels[group]
+        return [
+            tuple(loss.per(labels[window]) for window, loss in zip(windows, losses, strict=True))
+            for losses in self.evaluate(patterns, group, windows, last_token)
+        ]
+
+    def score(
+        self, patterns: Sequence[Pattern], group: str, windows: Sequence[int], last_token: bool = False
+    ) -> list[tuple[ScoredWindow, ...]]:
+        """The patterns on windows of text, with what chooses; for a mix, window i goes with probe i."""
+        objective, text = self.method.objective, self.measure(patterns, group, windows, last_token)
+        if objective != "mix":
+            return [tuple(scored(objective, loss) for loss in losses) for losses in text]
+        # Refinement's windows go with the probes behind those of the search.
+        first = len(self.labels[CALIBRATION]) if group == REFINEMENT else 0
+        probes = self.measure(patterns, PROBES, [first + window for window in windows], last_token)
+        return [
+            tuple(scored(objective, loss, probe) for loss, probe in zip(losses, answers, strict=True))
+            for losses, answers in zip(text, probes, strict=True)
+        ]
+
+    def measurements(self, group: str = CALIBRATION) -> Measurements:
+        """Measures patterns on the windows of ``group`` and remembers them."""
+        documents = self.documents[group]
+        return Measurements(
+            lambda patterns, windows: self.score(patterns, group, windows), len(documents), documents
+        )
+
+
+def run_search(problem: Problem, progress: SearchProgress = SearchProgress()) -> Findings:
+    """Chooses which sites stay full, and measures what stands beside the plan."""
+    measurements = problem.measurements()
+    return complete(problem, measurements, choose(problem, measurements, progress))
+
+
+def choose(problem: Problem, measurements: Measurements, progress: SearchProgress = SearchProgress()) -> Findings:
+    """Finds which sites stay full; nothing is measured that does not choose.
+
+    Args:
+        problem: what is searched.
+        measurements: of the calibration windows.
+        progress: what is called as the search goes on.
 
     Raises:
         MeasurementError: the model's own loss is not finite, or no candidate's is.
         SettingError: blocks or pinned sites that do not go with what is to be kept.
     """
+    goal, method, sites = problem.goal, problem.method, problem.sites
     method.check(goal, sites)
-
-    def measure(patterns: Sequence[Pattern], windows: Sequence[int]) -> list[tuple[float, ...]]:
-        return [_per_label(sums, labels) for sums in evaluate(patterns, CALIBRATION, windows)]
-
-    measurements = Measurements(measure, len(documents[CALIBRATION]), documents[CALIBRATION])
-    baseline, floor = _baseline(measurements, evaluate, labels, Pattern.all_full(sites))
-    layer_windows_before = layer_windows()
+    baseline, floor = _baseline(problem, measurements)
+    layer_windows_before = problem.layer_windows()
     try:
         steps = _remove(measurements, sites, goal, method, floor, progress)
     except MeasurementError as error:
-        raise _naming_layers(error, site_layers) from error
+        raise _naming_layers(error, problem.site_layers) from error
     chosen = _pick(baseline, steps, goal)
     swaps = _refine(measurements, chosen, method, floor, progress)
-    spent = layer_windows() - layer_windows_before
-    chosen = swaps[-1].evaluation if swaps else chosen
-    reached, pinned = [step.pattern.kept for step in steps], method.pinned
+    reached = [step.pattern.kept for step in steps]
     return Findings(
         baseline=baseline,
         noise_floor=floor,
         steps=tuple(steps),
         swaps=tuple(swaps),
-        uniform=tuple(measurements([Pattern.uniform(sites, kept, pinned) for kept in reached])),
-        overlap=tuple(measurements([overlap_pattern(method.overlap_matrix, kept, pinned) for kept in reached]))
-        if method.overlap_matrix is not None
-        else (),
-        chosen=chosen,
-        heldout=compare(evaluate, HELD_OUT, labels, documents[HELD_OUT], chosen.pattern, pinned)
-        if documents[HELD_OUT]
-        else None,
-        search_layer_windows=spent,
-        algorithm_1_evaluations=candidate_evaluations(sites, min(reached, default=sites), pinned),
+        chosen=swaps[-1].evaluation if swaps else chosen,
+        search_layer_windows=problem.layer_windows() - layer_windows_before,
+        algorithm_1_evaluations=candidate_evaluations(sites, min(reached, default=sites), method.pinned),
     )
 
 
-def _baseline(
-    measurements: Measurements, evaluate: Evaluate, labels: int, full: Pattern
-) -> tuple[Evaluation, float]:
-    """All full, and the noise floor from measuring it again in another shape."""
+def complete(problem: Problem, measurements: Measurements, findings: Findings) -> Findings:
+    """``findings`` with what does not choose: baselines at the budgets asked for, the held-out check, probes."""
+    method, chosen = problem.method, findings.chosen.pattern
+    budgets = [step.pattern.kept for step in findings.steps]
+    asked = budgets if method.curve else [kept for kept in budgets if kept == chosen.kept]
+    uniform = [Pattern.uniform(problem.sites, kept, method.pinned) for kept in asked]
+    overlap = [
+        overlap_pattern(method.overlap_matrix, kept, method.pinned)
+        for kept in (budgets if method.overlap_matrix is not None else ())
+        if method.overlap_matrix is not None
+    ]
+    findings = replace(
+        findings, heldout=compare(problem, HELD_OUT, chosen), probes=compare(problem, HELD_OUT_PROBES, chosen)
+    )
+    return replace(findings, uniform=tuple(measurements(uniform)), overlap=tuple(measurements(overlap)))
+
+
+def _baseline(problem: Problem, measurements: Measurements) -> tuple[Evaluation, float]:
+    """All full, and the noise floor from measuring a pattern again in another shape.
+
+    The pattern is all full for the loss. All full's divergence is zero in every shape, or nearly, so where that
+    chooses, the pattern shares one site in the middle.
+    """
     backwards = range(measurements.windows)[::-1]
-    baseline = measurements([full])[0]
-    if baseline.finite:
-        sums = evaluate([full], CALIBRATION, backwards, last_token=True)[0]
-        repetition = Evaluation(full, _per_label(sums[::-1], labels))
+    baseline = measurements([problem.full])[0]
+    candidates = [site for site in problem.full.full[1:] if site not in problem.method.pinned]
+    if not baseline.finite or problem.method.objective == "loss" or not candidates:
+        pattern = problem.full
+    else:
+        pattern = problem.full.share(candidates[len(candidates) // 2])
+    first = measurements([pattern])[0]
+    if baseline.finite and first.finite:
+        scores = problem.score([pattern], CALIBRATION, backwards, last_token=True)[0]
+        repetition = Evaluation(pattern, scores[::-1])
         if repetition.finite:
-            return baseline, noise_floor(baseline, repetition)
+            return baseline, noise_floor(first, repetition)
     raise MeasurementError(
         "the model's own loss on the calibration windows is NaN or infinite",
         hint="check the checkpoint, or load it with --dtype float32",
@@ -196,23 +267,16 @@ def _pick(baseline: Evaluation, steps: Sequence[Step], goal: Goal) -> Evaluation
     return min(within or [baseline], key=lambda evaluation: evaluation.pattern.kept)
 
 
-def compare(
-    evaluate: Evaluate,
-    group: str,
-    labels: int,
-    documents: Sequence[int],
-    chosen: Pattern,
-    pinned: Sequence[int] = (),
-) -> Comparison:
-    """Measures ``chosen``, all full and uniform interleaving around ``pinned`` on the windows of ``group``."""
-    sites = len(chosen)
-    patterns = [Pattern.all_full(sites), chosen, Pattern.uniform(sites, chosen.kept, pinned)]
-    evaluations = (
-        Evaluation(pattern, _per_label(sums, labels), tuple(documents))
-        for pattern, sums in zip(patterns, evaluate(patterns, group), strict=True)
+def compare(problem: Problem, group: str, chosen: Pattern) -> Comparison | None:
+    """Measures ``chosen``, all full and uniform interleaving around the pinned sites on all windows of ``group``."""
+    if not problem.has(group):
+        return None
+    patterns = [problem.full, chosen, Pattern.uniform(problem.sites, chosen.kept, problem.method.pinned)]
+    documents = tuple(problem.documents[group])
+    measured = problem.measure(patterns, group, range(len(documents)))
+    return Comparison(
+        *(
+            Evaluation(pattern, tuple(scored("expected-loss", loss) for loss in losses), documents)
+            for pattern, losses in zip(patterns, measured, strict=True)
+        )
     )
-    return Comparison(*evaluations)
-
-
-def _per_label(sums: Sequence[float], labels: int) -> tuple[float, ...]:
-    return tuple(total / labels for total in sums)

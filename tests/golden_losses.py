@@ -18,7 +18,8 @@ from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.commands.job.identity import processor
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
-from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
 
 TESTS = Path(__file__).resolve().parent

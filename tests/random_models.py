@@ -9,7 +9,7 @@ import transformers
 
 import indexcache
 from indexcache.dsa.checkpoint.sites import find_indexers
-from indexcache.dsa.model.losses import Window
+from indexcache.dsa.model.tail import Window
 
 ROOT = Path(indexcache.__file__).parent
 EMBEDDED = ROOT / "recipes" / "tiny"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...dsa.checkpoint.load import FETCHED
 from ...errors import IndexcacheError, JournalError, StoppedRunError
+from ...evaluate import WindowLoss
 from ...pattern import Pattern
 from ...search.plan.schema import RunIdentity
 from ...search.report.timing import Timing, now, timing_of
@@ -53,7 +54,7 @@ class Session:
         last_token: bool,
         windows: Sequence[int],
         patterns: Sequence[Pattern],
-        sums: Sequence[Sequence[float]],
+        sums: Sequence[Sequence[WindowLoss]],
     ) -> None:
         """Keeps losses that were just measured."""
         if self._journal is not None:

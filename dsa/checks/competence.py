@@ -10,7 +10,8 @@ import torch
 from ...pattern import Pattern
 from ..checkpoint.config import Checkpoint
 from ..checkpoint.stored.unread import shared_refusal
-from ..model.losses import PatternLosses, Window
+from ..model.losses import PatternLosses
+from ..model.tail import Window
 
 
 @dataclass(frozen=True)

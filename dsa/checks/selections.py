@@ -11,7 +11,8 @@ from ...pattern import Pattern
 from ..checkpoint.config import Checkpoint
 from ..checkpoint.sites import expected_indexers
 from ..long.scores import is_distinct, mark_distinct
-from ..model.losses import PatternLosses, Window
+from ..model.losses import PatternLosses
+from ..model.tail import Window
 from ..overrides import Overrides
 
 # Nats per label by which a random choice has to be worse than the last keys: less says nothing on one window.

@@ -12,7 +12,8 @@ from ...pattern import Pattern, layer_ranges
 from ..checkpoint.config import Checkpoint
 from ..chunks import out_of_memory
 from ..long.backends import Backends
-from ..model.losses import PatternLosses, Window, input_device
+from ..model.losses import PatternLosses, input_device
+from ..model.tail import Window
 from .competence import Guess, check_competence
 from .fastpath import check_fast_path
 from .finite import not_finite

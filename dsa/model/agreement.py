@@ -9,7 +9,8 @@ import torch
 
 from ...errors import ModelError
 from ...system import processes
-from .losses import PatternLosses, Window
+from .losses import PatternLosses
+from .tail import Window
 
 # Rows are compared in pieces whose masks take about this many bytes in fp32.
 _MASK_BYTES = 128 << 20

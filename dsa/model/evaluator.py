@@ -8,12 +8,13 @@ from itertools import zip_longest
 import torch
 
 from ...errors import MeasurementError
-from ...evaluate import CALIBRATION
+from ...evaluate import CALIBRATION, WindowLoss
 from ...pattern import Pattern
 from ...system import processes
 from ..chunks import out_of_memory
 from .agreement import selection_overlap
-from .losses import PatternLosses, Window
+from .losses import PatternLosses
+from .tail import Window
 
 
 class Evaluator:
@@ -21,7 +22,7 @@ class Evaluator:
 
     Args:
         losses: the model to measure.
-        groups: token ids ``[windows, length]`` by the group's name.
+        groups: windows by the group's name, each named by the group and its number.
         max_rows: how many rows, windows times patterns, go through the layers together at most.
         on_window: called with the number of patterns each time one window is measured here.
         on_shortage: called with a line for the user when memory runs out.
@@ -30,7 +31,7 @@ class Evaluator:
     def __init__(
         self,
         losses: PatternLosses,
-        groups: Mapping[str, Sequence[Sequence[int]]],
+        groups: Mapping[str, Sequence[Window]],
         max_rows: int = 1 << 30,
         on_window: Callable[[int], None] = lambda patterns: None,
         on_shortage: Callable[[str], None] = lambda line: None,
@@ -47,8 +48,8 @@ class Evaluator:
         group: str,
         windows: Sequence[int] | None = None,
         last_token: bool = False,
-    ) -> list[tuple[float, ...]]:
-        """Each pattern's summed losses in nats, one per window, in the order asked for.
+    ) -> list[tuple[WindowLoss, ...]]:
+        """Each pattern's summed losses, one per window, in the order asked for.
 
         Every process measures its share of the windows and returns the whole.
 
@@ -60,7 +61,7 @@ class Evaluator:
         """
         numbers = range(len(self._groups[group])) if windows is None else windows
         share = self._share(numbers, processes.process_index())
-        measured: dict[int, tuple[float, ...]] = {}
+        measured: dict[int, tuple[WindowLoss, ...]] = {}
         for portion in self._sweeps(share, len(patterns)):
             measured.update(zip(portion, self._sweep(patterns, group, portion, last_token), strict=True))
         losses = processes.merge(measured)
@@ -83,7 +84,7 @@ class Evaluator:
 
     def overlap(self, group: str, selection_width: int) -> list[list[float]]:
         """The share of keys that two sites select alike, ``[sites][sites]``, on the windows of ``group``."""
-        return selection_overlap(self._losses, self._groups[group], selection_width)
+        return selection_overlap(self._losses, [window.token_ids for window in self._groups[group]], selection_width)
 
     def layer_windows(self) -> int:
         """Decoder-layer executions so far, one per layer, window and branch, over all processes."""
@@ -101,9 +102,9 @@ class Evaluator:
 
     def _sweep(
         self, patterns: Sequence[Pattern], group: str, numbers: Sequence[int], last_token: bool
-    ) -> list[tuple[float, ...]]:
-        windows = [Window((group, number), self._groups[group][number]) for number in numbers]
-        window_losses: list[list[float]] = [[] for _ in numbers]
+    ) -> list[tuple[WindowLoss, ...]]:
+        windows = [self._groups[group][number] for number in numbers]
+        window_losses: list[list[WindowLoss]] = [[] for _ in numbers]
         # What is left over of many patterns, or of held-out windows, is not what candidates start from.
         keep = group == CALIBRATION and len(patterns) == 1
         first = 0
@@ -120,14 +121,14 @@ class Evaluator:
 
     def _measure(
         self, patterns: Sequence[Pattern], windows: Sequence[Window], last_token: bool, keep: bool
-    ) -> list[list[float]] | None:
+    ) -> list[list[WindowLoss]] | None:
         """None if memory ran out: fewer rows are then carried together from now on.
 
         Raises:
             MeasurementError: not even one row fits.
         """
         try:
-            return self._losses.measure(patterns, windows, last_token, keep)
+            return self._losses.compare(patterns, windows, last_token, keep)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

@@ -9,24 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...evaluate import WindowLoss
 from ...pattern import Pattern
-from ..chunks import ChunkBudget
+from .objectives import key_weights, short_pieces
 from .paths import PathMemory
 from .stack import LayerCalls, Stack, State
 from .switch import Switch
+from .tail import References, Tail, Window
 
-# Logits of as many positions are made at a time as take about this many bytes in fp32. A GPU gets more:
-# there a call of the model's tail takes longer to launch than to compute.
-_LOGITS_BYTES, _LOGITS_BYTES_ON_GPU = 256 << 20, 1 << 30
-_MOST_LOGITS_ROWS = 2048
-
-
-@dataclass(frozen=True)
-class Window:
-    """A window to measure: a name to remember it by, and its token ids."""
-
-    name: Hashable
-    token_ids: Sequence[int]
+# Key tokens are those that profit from a context eight times as long.
+_SHORT_CONTEXTS_IN_WINDOW = 8
+_SHORTEST_CONTEXT = 16
 
 
 @dataclass(frozen=True)
@@ -59,25 +52,33 @@ class PatternLosses:
             more keys than are selected; their logits are made once a window, of all full, so that no loss
             depends on what was measured before it.
         memory: where to keep the states of the pattern in force; none are kept without.
+        reference_budget: bytes of host memory for the last states of all full, see ``References``.
     """
 
     def __init__(
-        self, model: nn.Module, site_layers: Sequence[int], blind: int = 0, memory: PathMemory | None = None
+        self,
+        model: nn.Module,
+        site_layers: Sequence[int],
+        blind: int = 0,
+        memory: PathMemory | None = None,
+        reference_budget: int = 1 << 30,
     ) -> None:
         self.switch = Switch(model, site_layers)
         self._stack = Stack(model, self.switch.stack_name)
+        self._tail = Tail(self._stack)
         self._site_of = {layer: site for site, layer in enumerate(site_layers)}
+        self._full = Pattern.all_full(len(site_layers))
         self._device = input_device(model)
         self.dtype: torch.dtype = next(self._stack.layers[0].parameters()).dtype
         """What the layers compute in."""
-        self._logits_budget = ChunkBudget(_LOGITS_BYTES, _LOGITS_BYTES_ON_GPU)
         self._blind = blind
-        self._blind_loss: dict[Hashable, float] = {}
+        self._blind_loss: dict[Hashable, WindowLoss] = {}
+        self._references = References(reference_budget)
+        self._key_weights: dict[Hashable, torch.Tensor] = {}
         self.memory = memory
         self.layer_runs = 0
         """Decoder-layer executions so far, one per layer, window and branch."""
 
-    @torch.inference_mode()
     def measure(
         self,
         patterns: Sequence[Pattern],
@@ -94,17 +95,58 @@ class PatternLosses:
                 reach no other; the same losses in other shapes, without anything remembered.
             keep_states: of a single pattern, where there is a memory; others may start from them.
         """
+        measured = self._measure(patterns, windows, last_token, keep_states, compares=False)
+        return [[loss.loss for loss in losses] for losses in measured]
+
+    def compare(
+        self,
+        patterns: Sequence[Pattern],
+        windows: Sequence[Window],
+        last_token: bool = False,
+        keep_states: bool = True,
+    ) -> list[list[WindowLoss]]:
+        """The same losses, and beside them what compares each pattern with all full, which runs once a window."""
+        return self._measure(patterns, windows, last_token, keep_states, compares=True)
+
+    @torch.inference_mode()
+    def _measure(
+        self,
+        patterns: Sequence[Pattern],
+        windows: Sequence[Window],
+        last_token: bool,
+        keep_states: bool,
+        compares: bool,
+    ) -> list[list[WindowLoss]]:
         ids = [self._ids(window) for window in windows]
-        full = Pattern.all_full(len(self._site_of))
-        unknown = [window for window in windows if window.name not in self._blind_loss]
-        if unknown and self._blind and not last_token and full not in patterns:
-            self.measure([full], unknown, keep_states=False)
         try:
-            return self._sweep(patterns, windows, ids, last_token, keep_states and len(patterns) == 1)
+            references = self._references.of(windows) if compares else None
+            self._run_all_full(patterns, windows, last_token, references)
+            if references is not None:
+                self._weigh_keys(windows, ids, references)
+            return self._sweep(patterns, windows, ids, last_token, keep_states and len(patterns) == 1, references)
         finally:
             # Whatever happened, the model is left all full and holds on to no selection.
             self.switch.share_only(None)
             self.switch.forget()
+
+    def _run_all_full(
+        self,
+        patterns: Sequence[Pattern],
+        windows: Sequence[Window],
+        last_token: bool,
+        references: dict[Hashable, torch.Tensor] | None,
+    ) -> None:
+        """Runs all full on the windows of which something is needed that the coming sweep does not give."""
+        runs_now = self._full in patterns and not last_token
+
+        def lacks(window: Window) -> bool:
+            if references is not None and window.name not in references:
+                return not runs_now or window.weighs_keys
+            blind = self._blind and window.answers is None and not last_token
+            return bool(blind) and not runs_now and window.name not in self._blind_loss
+
+        if unknown := [window for window in windows if lacks(window)]:
+            self._sweep([self._full], unknown, [self._ids(window) for window in unknown], False, False, references)
 
     def _sweep(
         self,
@@ -113,7 +155,9 @@ class PatternLosses:
         ids: Sequence[torch.Tensor],
         last_token: bool,
         keep_states: bool,
-    ) -> list[list[float]]:
+        references: dict[Hashable, torch.Tensor] | None,
+    ) -> list[list[WindowLoss]]:
+        """Runs all rows through all layers; what is to be compared finds and puts all full in ``references``."""
         memory = None if last_token else self.memory
         calls = [self._stack.record(tokens if last_token else tokens[:, :-1]) for tokens in ids]
         entering: dict[int, list[_Row]] = {}
@@ -136,13 +180,19 @@ class PatternLosses:
         if memory is not None and keep_states:
             for window, states in zip(windows, states_to_keep, strict=True):
                 memory.keep(window.name, patterns[0], states)
-        losses = [[0.0] * len(patterns) for _ in windows]
-        # All full comes first, as its row gives the window's blind loss: other rows' differ by rounding, where
-        # experts group tokens.
-        all_full = {member for member, pattern in enumerate(patterns) if pattern.kept == len(pattern)}
+        losses = [[WindowLoss(0.0)] * len(patterns) for _ in windows]
+        # All full comes first: the others are compared with it, and its row gives the window's blind loss, as other
+        # rows' differ by rounding, where experts group tokens.
+        all_full = {member for member, pattern in enumerate(patterns) if pattern == self._full}
         for row in sorted(rows, key=lambda row: all_full.isdisjoint(row.members)):
-            name = None if last_token else windows[row.window].name
-            loss = self._loss(row.state.hidden, name, ids[row.window])
+            window, hidden = windows[row.window], row.state.hidden
+            reference = None
+            if references is not None:
+                if not (last_token or all_full.isdisjoint(row.members)):
+                    references.setdefault(window.name, hidden)
+                    self._references.keep(window.name, hidden)
+                reference = references[window.name]
+            loss = self._loss(hidden, window, ids[row.window], last_token, reference)
             for member in row.members:
                 losses[row.window][member] = loss
         return losses
@@ -168,14 +218,8 @@ class PatternLosses:
     def logits(self, pattern: Pattern, window: Window, positions: int) -> torch.Tensor:
         """Logits ``[1, positions, vocabulary]`` of a window's last positions under ``pattern``."""
         ids = self._ids(window)
-        calls = self._stack.record(ids)
-        state = State(calls.hidden)
-        for layer in range(len(self._stack)):
-            site = self._site_of.get(layer)
-            state = self._through(layer, state, site is None or pattern.is_full(site), calls)
-        self.switch.share_only(None)
-        self.switch.forget()
-        return self._stack.logits(state.hidden[:, -positions:], ids[:, -positions:])
+        hidden = self._through_all(ids, pattern)
+        return self._stack.logits(hidden[:, -positions:], ids[:, -positions:])
 
     def _ids(self, window: Window) -> torch.Tensor:
         return torch.as_tensor(window.token_ids, dtype=torch.long, device=self._device).unsqueeze(0)
@@ -202,34 +246,55 @@ class PatternLosses:
         hidden, carried = self._stack.run_layer(layer, state, calls)
         return State(hidden, self.switch.selection, carried)
 
-    def _loss(self, hidden: torch.Tensor, window: Hashable | None, ids: torch.Tensor) -> float:
-        """Summed cross entropy of a window's labels; a named window's blind positions are measured once."""
-        blind = min(self._blind, ids.shape[1] - 1)
-        if window is None:
-            return self._cross_entropy(hidden, ids, 0, ids.shape[1] - 1)
-        if window not in self._blind_loss:
-            self._blind_loss[window] = self._cross_entropy(hidden, ids, 0, blind)
-        return self._blind_loss[window] + self._cross_entropy(hidden, ids, blind, ids.shape[1] - 1)
+    def _loss(
+        self, hidden: torch.Tensor, window: Window, ids: torch.Tensor, last_token: bool, reference: torch.Tensor | None
+    ) -> WindowLoss:
+        """What a window's labels cost; its blind ones are measured once, of all full, unless ``last_token``."""
+        labels = ids.shape[1] - 1
+        weights = self._key_weights.get(window.name)
+        if window.answers is not None:
+            rows = torch.as_tensor(window.answers, device=ids.device)
+            return self._tail.loss(hidden, ids, rows, reference, weights)
+        rows, blind = torch.arange(labels, device=ids.device), min(self._blind, labels)
+        if last_token:
+            return self._tail.loss(hidden, ids, rows, reference, weights)
+        if window.name not in self._blind_loss:
+            alone = self._tail.loss(hidden, ids, rows[:blind])
+            self._blind_loss[window.name] = alone._replace(divergence=0.0, key_loss=0.0, agreement=float(blind))
+        beyond = self._tail.loss(hidden, ids, rows[blind:], reference, weights)
+        return WindowLoss(*map(sum, zip(self._blind_loss[window.name], beyond, strict=True)))
 
-    def _cross_entropy(self, hidden: torch.Tensor, ids: torch.Tensor, first: int, end: int) -> float:
-        """Of positions ``first`` to ``end - 1``; never holds the whole ``[tokens, vocabulary]`` matrix."""
-        sums: list[float] = []
+    def _weigh_keys(
+        self, windows: Sequence[Window], ids: Sequence[torch.Tensor], references: dict[Hashable, torch.Tensor]
+    ) -> None:
+        """Finds how much each label of a window profits from a long context, by one more pass with short ones."""
+        for window, tokens in zip(windows, ids, strict=True):
+            if not window.weighs_keys or window.name in self._key_weights:
+                continue
+            labels = tokens.shape[1] - 1
+            rows = torch.arange(labels, device=tokens.device)
+            long_losses = self._tail.losses(references[window.name], tokens, rows)
+            short_losses = long_losses.clone()
+            short = max(_SHORTEST_CONTEXT, labels // _SHORT_CONTEXTS_IN_WINDOW)
+            for start, first, end in short_pieces(labels, short):
+                piece = tokens[:, start : end + 1]
+                hidden = self._through_all(piece[:, :-1])
+                short_losses[first:end] = self._tail.losses(hidden, piece, rows[first - start : end - start])
+            # No pattern changes what is blind, so nothing there is worth a weight.
+            short_losses[: self._blind] = long_losses[: self._blind]
+            self._key_weights[window.name] = key_weights(long_losses, short_losses)
 
-        def measure(start: int, stop: int) -> torch.Tensor:
-            logits = self._stack.logits(hidden[:, start:stop], ids[:, start:stop])[0].float()
-            labels = ids[0, start + 1 : stop + 1].to(logits.device)
-            losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-            sums.append(float(losses.cpu().double().sum()))
-            return logits
-
-        def work(start: int, stop: int) -> None:
-            measure(first + 1 + start, first + 1 + stop)
-
-        if first < end:
-            probe = measure(first, first + 1)  # says how large the vocabulary is, and where logits are
-            least = self._logits_budget.bytes(probe.device) // _MOST_LOGITS_ROWS
-            self._logits_budget.run(end - first - 1, max(4 * probe.shape[-1], least), probe.device, work)
-        return sum(sums)
+    def _through_all(self, tokens: torch.Tensor, pattern: Pattern | None = None) -> torch.Tensor:
+        """What leaves the last layer under ``pattern``, all full by default, for ``tokens`` ``[1, tokens]``."""
+        calls = self._stack.record(tokens)
+        state = State(calls.hidden)
+        for layer in range(len(self._stack)):
+            site = self._site_of.get(layer)
+            full = pattern is None or site is None or pattern.is_full(site)
+            state = self._through(layer, state, full, calls)
+        self.switch.share_only(None)
+        self.switch.forget()
+        return state.hidden
 
 
 def input_device(model: Any) -> torch.device:

@@ -123,6 +123,8 @@ def _check_result(plan: Plan) -> None:
 
 
 def _check_heldout(plan: Plan) -> None:
+    if plan.probes is not None and plan.probes.pattern != plan.result.pattern:
+        raise ValueError("probes.pattern is not result.pattern")
     if plan.heldout is None:
         return
     if plan.heldout.plan.pattern != plan.result.pattern:

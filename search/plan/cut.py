@@ -34,7 +34,7 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
             )
     else:
         check_max_delta(max_delta)
-        kept = min(pattern.kept for pattern in measured.values() if pattern.delta <= (max_delta or 0.0))
+        kept = min(pattern.kept for pattern in measured.values() if within(pattern, max_delta or 0.0))
     spread = full if kept == sites else None
     uniform = next((pattern for pattern in plan.search.uniform if pattern.kept == kept), spread)
     # Refinement belongs to one number of full sites; a cut to that number keeps the refined pattern.
@@ -53,7 +53,7 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
         uniform=uniform,
     )
     same = plan.heldout is not None and plan.heldout.plan.pattern == result.pattern
-    document = plan.model_dump() | {"result": result.model_dump()} | ({} if same else {"heldout": None})
+    document = plan.model_dump() | {"result": result.model_dump()} | ({} if same else {"heldout": None, "probes": None})
     return check_plan(document, "the plan that is cut from")
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ...errors import PlanError
 from ...system.documents import first_fault, read_json
 from ...system.files import is_there, write_atomically
-from .schema import CHECKSUM, SCHEMA, Plan
+from .schema import CHECKSUM, SCHEMA, Plan, content_checksum
 from .upgrade import STEPS, upgraded
 
 _LARGEST_FILE = 8 << 20
@@ -40,13 +40,15 @@ def read_plan(path: Path) -> Plan:
         raise PlanError(f"plan {str(path)!r} does not exist", hint="indexcache search writes one") from None
     version: Any = document.get("schema_version") if isinstance(document, dict) else None
     older = type(version) is int and version in STEPS
-    checksum = None
-    if older:  # such a plan has no checksum: one that stands there is refused as a field that it never had
+    stated = computed = None
+    # Version 1 has no checksum: one that stands there is refused as a field that it never had.
+    if isinstance(document, dict) and version != 1:
+        stated = document.pop(CHECKSUM, None)
+        computed = content_checksum(document)
+    if older:
         document = upgraded(document, version)
-    elif isinstance(document, dict):
-        checksum = document.pop(CHECKSUM, None)
     plan = check_plan(document, repr(str(path)), hint="search again, or restore the file")
-    if not older and checksum != plan.checksum():
+    if stated != computed:
         raise PlanError(
             f"{str(path)!r}, field {CHECKSUM}: not that of its content, which was changed or damaged",
             hint="restore the file, or search again: a journal gives its plan back at once",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..cost import times_fewer
 from ..goal import Goal, Method
+from ..intervals import difference_interval
 from ..losses import Evaluation, paired_difference
 from ..search import Comparison, Findings
 from ..strategies.greedy import Step
@@ -18,20 +19,30 @@ from .schema import (
     ModelIdentity,
     PlanStep,
     PlanSwap,
+    ProbeRecord,
+    ProbeScores,
+    ProbesRecord,
     Result,
     SearchRecord,
 )
 
 
-def measured_pattern(evaluation: Evaluation, baseline: Evaluation) -> MeasuredPattern:
-    """A pattern's loss and its paired difference to all full."""
+def measured_pattern(evaluation: Evaluation, baseline: Evaluation, confidence: float) -> MeasuredPattern:
+    """A pattern's loss and its paired difference to all full, with the interval at ``confidence``."""
     difference = paired_difference(evaluation, baseline)
+    interval = difference_interval(difference, evaluation, confidence)
+    key_loss, key_baseline = evaluation.mean("key_loss"), baseline.mean("key_loss")
     return MeasuredPattern(
         kept=evaluation.pattern.kept,
         pattern=str(evaluation.pattern),
         loss=evaluation.loss,
         delta=difference.delta,
         standard_error=difference.standard_error,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        divergence=evaluation.mean("divergence"),
+        agreement=evaluation.mean("agreement"),
+        key_delta=None if key_loss is None or key_baseline is None else key_loss - key_baseline,
     )
 
 
@@ -39,8 +50,15 @@ def search_record(
     findings: Findings, method: Method, site_layers: Sequence[int], init: InitRecord | None
 ) -> SearchRecord:
     """The steps, with sites spelled as absolute layer ids too."""
+
+    def measured(evaluations: Sequence[Evaluation]) -> list[MeasuredPattern]:
+        finite = [evaluation for evaluation in evaluations if evaluation.finite]
+        return [measured_pattern(evaluation, findings.baseline, method.confidence) for evaluation in finite]
+
     return SearchRecord(
         strategy=method.strategy,
+        objective=method.objective,
+        confidence=method.confidence,
         standard_errors=method.standard_errors,
         blocks=method.blocks,
         refine_rounds=method.refine_rounds,
@@ -48,19 +66,15 @@ def search_record(
         init=init,
         baseline_loss=findings.baseline.loss,
         noise_floor=findings.noise_floor,
-        steps=[_step(step, findings.baseline, site_layers) for step in findings.steps],
-        swaps=[_swap(swap, findings.baseline, site_layers) for swap in findings.swaps],
-        uniform=[
-            measured_pattern(evaluation, findings.baseline) for evaluation in findings.uniform if evaluation.finite
-        ],
-        overlap=[
-            measured_pattern(evaluation, findings.baseline) for evaluation in findings.overlap if evaluation.finite
-        ],
+        steps=[_step(step, findings.baseline, site_layers, method.confidence) for step in findings.steps],
+        swaps=[_swap(swap, findings.baseline, site_layers, method.confidence) for swap in findings.swaps],
+        uniform=measured(findings.uniform),
+        overlap=measured(findings.overlap),
         overlap_matrix=[[round(share, 4) for share in row] for row in method.overlap_matrix or ()],
     )
 
 
-def result_record(findings: Findings, goal: Goal, model: ModelIdentity) -> Result:
+def result_record(findings: Findings, goal: Goal, model: ModelIdentity, confidence: float) -> Result:
     """The pattern picked, with uniform interleaving at the same number of full sites beside it."""
     chosen = findings.chosen
     kept = chosen.pattern.kept
@@ -68,30 +82,32 @@ def result_record(findings: Findings, goal: Goal, model: ModelIdentity) -> Resul
     if kept == len(chosen.pattern):
         uniform = findings.baseline
     return Result(
-        **measured_pattern(chosen, findings.baseline).model_dump(),
+        **measured_pattern(chosen, findings.baseline, confidence).model_dump(),
         keep=goal.keep,
         max_delta=goal.max_delta,
         sites=len(chosen.pattern),
         layers=model.layers,
         layer_pattern=chosen.pattern.over_layers(model.site_layers, model.layers, model.shared_layers),
-        uniform=measured_pattern(uniform, findings.baseline) if uniform is not None and uniform.finite else None,
+        uniform=measured_pattern(uniform, findings.baseline, confidence)
+        if uniform is not None and uniform.finite
+        else None,
     )
 
 
-def heldout_record(heldout: Comparison | None) -> HeldOutRecord | None:
+def heldout_record(heldout: Comparison | None, confidence: float) -> HeldOutRecord | None:
     """A comparison as the plan and eval tell it; None where it was not made or gave no numbers."""
     if heldout is None or not (heldout.full.finite and heldout.plan.finite and heldout.uniform.finite):
         return None
     return HeldOutRecord(
         baseline_loss=heldout.full.loss,
-        plan=measured_pattern(heldout.plan, heldout.full),
-        uniform=measured_pattern(heldout.uniform, heldout.full),
+        plan=measured_pattern(heldout.plan, heldout.full, confidence),
+        uniform=measured_pattern(heldout.uniform, heldout.full, confidence),
     )
 
 
-def _swap(swap: Swap, baseline: Evaluation, site_layers: Sequence[int]) -> PlanSwap:
+def _swap(swap: Swap, baseline: Evaluation, site_layers: Sequence[int], confidence: float) -> PlanSwap:
     return PlanSwap(
-        **measured_pattern(swap.evaluation, baseline).model_dump(),
+        **measured_pattern(swap.evaluation, baseline, confidence).model_dump(),
         removed_layer=site_layers[swap.removed],
         restored_layer=site_layers[swap.restored],
     )
@@ -122,13 +138,52 @@ def cost_record(
     )
 
 
-def _step(step: Step, baseline: Evaluation, site_layers: Sequence[int]) -> PlanStep:
+def _step(step: Step, baseline: Evaluation, site_layers: Sequence[int], confidence: float) -> PlanStep:
     return PlanStep(
-        **measured_pattern(step.evaluation, baseline).model_dump(),
+        **measured_pattern(step.evaluation, baseline, confidence).model_dump(),
         removed_site=step.removed,
         removed_layer=site_layers[step.removed],
         runner_up_layer=None if step.runner_up is None else site_layers[step.runner_up],
         margin=step.margin.delta if step.margin else None,
         margin_standard_error=step.margin.standard_error if step.margin else None,
         tied_layers=[site_layers[site] for site in step.tied],
+        undecided_layers=[site_layers[site] for site in step.undecided],
     )
+
+
+def probes_record(probes: Comparison | None, kinds: Sequence[str], confidence: float) -> ProbesRecord | None:
+    """The check on probes, by kind; None where it was not made or gave no numbers.
+
+    Args:
+        probes: all full, the plan and uniform, a window a probe, per answer token.
+        kinds: of each probe.
+        confidence: of the intervals.
+    """
+    if probes is None or not (probes.full.finite and probes.plan.finite and probes.uniform.finite):
+        return None
+
+    def record(kind: str, numbers: Sequence[int]) -> ProbeRecord:
+        full, plan, uniform = (part.only(numbers) for part in (probes.full, probes.plan, probes.uniform))
+        difference = paired_difference(plan, full)
+        interval = difference_interval(difference, plan, confidence)
+        return ProbeRecord(
+            kind=kind,
+            probes=len(numbers),
+            full=_probe_scores(full),
+            plan=_probe_scores(plan),
+            uniform=_probe_scores(uniform),
+            delta=difference.delta,
+            standard_error=difference.standard_error,
+            high=interval.high if interval else None,
+        )
+
+    of_kind = {kind: [number for number, other in enumerate(kinds) if other == kind] for kind in kinds}
+    return ProbesRecord(
+        pattern=str(probes.plan.pattern),
+        kinds=[record(kind, numbers) for kind, numbers in of_kind.items()],
+        all=record("all", range(len(kinds))),
+    )
+
+
+def _probe_scores(evaluation: Evaluation) -> ProbeScores:
+    return ProbeScores(loss=evaluation.loss, accuracy=evaluation.mean("correct") or 0.0)

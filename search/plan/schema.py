@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...pattern import Pattern
 from .consistency import check_consistency
 
-SCHEMA = 2
+SCHEMA: Final = 3
 CHECKSUM = "checksum"
 
 # No loss, share or time comes near a billion; larger ones would break figures.
@@ -19,6 +19,7 @@ LARGEST_DELTA = 1e9
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST_DELTA, le=LARGEST_DELTA)]
 NotNegative = Annotated[float, Field(allow_inf_nan=False, ge=0, le=LARGEST_DELTA)]
 Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1)]
 Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -84,17 +85,32 @@ class RunIdentity(_Section):
 
 
 class MeasuredPattern(_Section):
-    """A pattern with its loss in nats per label and the paired difference to all full."""
+    """A pattern with its loss in nats per label and the paired difference to all full.
+
+    ``low`` to ``high`` is the interval of ``delta`` at ``search.confidence``. ``divergence`` is KL(all full ||
+    pattern) in nats per label, ``agreement`` the share of labels at which the likeliest token is all full's,
+    ``key_delta`` the increase of the loss on key tokens; None where it was not measured.
+    """
 
     kept: Count
     pattern: str
     loss: Finite
     delta: Finite
     standard_error: NotNegative | None
+    low: Finite | None = None
+    high: Finite | None = None
+    divergence: Finite | None = None
+    agreement: Share | None = None
+    key_delta: Finite | None = None
 
 
 class PlanStep(MeasuredPattern):
-    """One removal, in the order of the search."""
+    """One removal, in the order of the search.
+
+    ``margin`` is how much dearer the runner-up was, in what ``search.objective`` measures. ``tied_layers`` were as
+    cheap but for rounding; ``undecided_layers`` were measured on all windows and are not told from the removed
+    one by these windows; the step is decided if there are none.
+    """
 
     removed_site: Count
     removed_layer: Count
@@ -102,6 +118,7 @@ class PlanStep(MeasuredPattern):
     margin: Finite | None
     margin_standard_error: Finite | None
     tied_layers: list[Count]
+    undecided_layers: list[Count] | None = None
 
 
 class PlanSwap(MeasuredPattern):
@@ -121,6 +138,7 @@ class InitRecord(_Section):
 class SearchRecord(_Section):
     """What the search did.
 
+    ``objective`` chose, ``confidence`` is that of intervals and of decided steps.
     ``pinned_layers`` had to stay full, in ``uniform`` and ``overlap`` too.
     ``overlap`` holds the patterns that overlap alone would choose, ``overlap_matrix`` the share of keys
     that two sites select alike; both are empty unless asked for. ``init.changed_steps`` lists the
@@ -128,6 +146,8 @@ class SearchRecord(_Section):
     """
 
     strategy: str
+    objective: str
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
     standard_errors: Finite
     blocks: Count
     refine_rounds: Count
@@ -165,6 +185,34 @@ class HeldOutRecord(_Section):
     uniform: MeasuredPattern
 
 
+class ProbeScores(_Section):
+    """The answers of probes under a pattern: mean loss in nats per answer token, and the share predicted."""
+
+    loss: Finite
+    accuracy: Share
+
+
+class ProbeRecord(_Section):
+    """Probes of one kind: ``delta`` is the plan's loss increase over all full, paired, per answer token."""
+
+    kind: str
+    probes: Count
+    full: ProbeScores
+    plan: ProbeScores
+    uniform: ProbeScores
+    delta: Finite
+    standard_error: NotNegative | None
+    high: Finite | None
+
+
+class ProbesRecord(_Section):
+    """The check on probes: of each kind, and ``all`` of them together, each probe counting alike."""
+
+    pattern: str
+    kinds: list[ProbeRecord]
+    all: ProbeRecord
+
+
 class Cost(_Section):
     """What the search takes; a layer-window is one decoder layer run on one window.
 
@@ -186,7 +234,7 @@ class Cost(_Section):
 class Plan(_Section):
     """A searched pattern with everything needed to check it, cut it again and serve it."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3] = SCHEMA
     indexcache: str
     model: ModelIdentity
     tokens: TokenIdentity
@@ -194,6 +242,7 @@ class Plan(_Section):
     search: SearchRecord
     result: Result
     heldout: HeldOutRecord | None
+    probes: ProbesRecord | None = None
     cost: Cost
 
     @property
@@ -221,10 +270,12 @@ class Plan(_Section):
 
     def as_json(self) -> str:
         """The file's text: stable key order, floats at full precision, and last a checksum over the rest."""
-        document = self.model_dump(mode="json") | {CHECKSUM: self.checksum()}
+        content = self.model_dump(mode="json")
+        document = content | {CHECKSUM: content_checksum(content)}
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def checksum(self) -> str:
-        """The first 16 digits of the SHA-256 over the content: a changed figure would look as good as any."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, allow_nan=False)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+def content_checksum(content: dict[str, Any]) -> str:
+    """The first 16 digits of the SHA-256 over a plan's content: a changed figure would look as good as any."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

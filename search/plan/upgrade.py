@@ -41,5 +41,15 @@ def _from_1(document: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 chose by the LM loss alone, and had no intervals, divergences or probes."""
+    new = {**document, "schema_version": 3}
+    search = document.get("search")
+    if isinstance(search, dict):
+        unexpected = {"objective (not of version 2)": search["objective"]} if "objective" in search else {}
+        new["search"] = search | {"objective": "loss"} | unexpected
+    return new
+
+
+STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """What takes a document from each older version to the next."""

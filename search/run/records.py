@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from ...evaluate import WindowLoss
 from ..plan.schema import Count, Finite, NotNegative, RunIdentity, Timestamp
 
-SCHEMA = 1
+SCHEMA = 2
 
 Identity = Mapping[str, object]
 
@@ -62,8 +64,16 @@ class SelfCheckRecord(_Record):
     kind: Literal["checked"] = "checked"
 
 
+Sums = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False)] | None],
+    Field(min_length=len(WindowLoss._fields), max_length=len(WindowLoss._fields)),
+]
+
+
 class LossesRecord(_Record):
-    """``sums[pattern][window]`` in nats, None for what is no number; ``at`` as for ``SessionEnd``."""
+    """``sums[pattern][window]``, each as ``WindowLoss`` lists it, None for what is no number; ``at`` as for
+    ``SessionEnd``.
+    """
 
     kind: Literal["losses"] = "losses"
     at: NotNegative
@@ -71,7 +81,7 @@ class LossesRecord(_Record):
     last_token: bool
     windows: list[Count]
     patterns: list[str]
-    sums: list[list[Annotated[float, Field(allow_inf_nan=False)] | None]]
+    sums: list[list[Sums]]
 
 
 Record = Header | SessionStart | SessionEnd | RunRecord | SelfCheckRecord | OverlapRecord | LossesRecord
@@ -90,7 +100,7 @@ class JournalContent:
         sessions: of each its start, the seconds that it is known to have worked, and its number of processes.
     """
 
-    losses: dict[tuple[str, bool], dict[str, dict[int, float]]] = field(default_factory=dict)
+    losses: dict[tuple[str, bool], dict[str, dict[int, WindowLoss]]] = field(default_factory=dict)
     run: RunIdentity | None = None
     checked: bool = False
     overlap_matrix: list[list[float]] | None = None
@@ -102,8 +112,8 @@ class JournalContent:
             group = self.losses.setdefault((record.group, record.last_token), {})
             for pattern, sums in zip(record.patterns, record.sums, strict=True):
                 measured = group.setdefault(pattern, {})
-                for window, loss in zip(record.windows, sums, strict=True):
-                    measured[window] = float("nan") if loss is None else loss
+                for window, numbers in zip(record.windows, sums, strict=True):
+                    measured[window] = WindowLoss(*(math.nan if sum_ is None else sum_ for sum_ in numbers))
         elif isinstance(record, RunRecord):
             self.run = record.run
         elif isinstance(record, SelfCheckRecord):
@@ -129,11 +139,11 @@ def losses_record(
     last_token: bool,
     windows: Sequence[int],
     patterns: Sequence[str],
-    sums: Sequence[Sequence[float]],
+    sums: Sequence[Sequence[WindowLoss]],
 ) -> LossesRecord:
     """A record of losses as they were measured, whether numbers or not."""
     # JSON knows no NaN and no infinity: None stands for both, which a search takes alike.
-    numbers = [[loss if abs(loss) < float("inf") else None for loss in losses] for losses in sums]
+    numbers = [[[sum_ if math.isfinite(sum_) else None for sum_ in loss] for loss in losses] for losses in sums]
     return LossesRecord(
         at=at, group=group, last_token=last_token, windows=list(windows), patterns=list(patterns), sums=numbers
     )

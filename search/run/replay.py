@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...evaluate import CALIBRATION, Model
+from ...evaluate import CALIBRATION, Model, WindowLoss
 from ...pattern import Pattern
 from ...system.signals import check_stop
 from ..cost import LayerCount
@@ -15,7 +15,7 @@ class MissingLoss(Exception):
     """A loss that the journal does not hold was asked for, and there is no model to measure it."""
 
 
-WriteLosses = Callable[[str, bool, Sequence[int], Sequence[Pattern], Sequence[Sequence[float]]], None]
+WriteLosses = Callable[[str, bool, Sequence[int], Sequence[Pattern], Sequence[Sequence[WindowLoss]]], None]
 """Writes losses down: group, last_token, windows, patterns and the sums ``[patterns][windows]``."""
 
 
@@ -55,8 +55,8 @@ class ReplayedEvaluator:
         group: str,
         windows: Sequence[int] | None = None,
         last_token: bool = False,
-    ) -> list[tuple[float, ...]]:
-        """Each pattern's summed losses in nats, one per window, in the order asked for.
+    ) -> list[tuple[WindowLoss, ...]]:
+        """Each pattern's summed losses, one per window, in the order asked for.
 
         Raises:
             MissingLoss: a loss is not known, and there is no model.

@@ -28,7 +28,7 @@ def blocks_greedy(
         sites: how many sites the model has.
         kept: full sites at the end.
         blocks: how many blocks of about equal size, in layer order.
-        noise_floor: losses that differ by no more than this count as tied, nats per label.
+        noise_floor: costs that differ by no more than this count as tied.
         pinned: further sites that stay full.
         on_step: told of each committed step.
 

@@ -43,7 +43,7 @@ def fast_greedy(
         measurements: of the calibration windows.
         sites: how many sites the model has.
         kept: full sites at the end, at least 1.
-        noise_floor: losses that differ by no more than this count as tied, nats per label.
+        noise_floor: costs that differ by no more than this count as tied.
         pinned: sites that stay full.
         order: sites in the order in which an earlier search removed them. Each step then measures the
             next of them first, and the first step has only a glance, at four windows, at the others.
@@ -144,7 +144,7 @@ class _LazySearch:
         return {
             site: result
             for site, result in zip(sites, results, strict=True)
-            if result.finite and len(result.window_losses) == self.measurements.windows
+            if result.finite and len(result.windows) == self.measurements.windows
         }
 
     def _behind(self, site: int, leader: Evaluation | None, current: Evaluation) -> float:
@@ -165,10 +165,10 @@ class _LazySearch:
 
 
 def _lowest(evaluations: Mapping[int, Evaluation]) -> Evaluation | None:
-    return min(evaluations.values(), key=lambda evaluation: evaluation.loss, default=None)
+    return min(evaluations.values(), key=lambda evaluation: evaluation.cost, default=None)
 
 
 def _increases(evaluation: Evaluation, current: Evaluation) -> tuple[float, ...]:
     """By how much the loss of each window rose from ``current``, on as many windows as were seen."""
-    pairs = zip(evaluation.window_losses, current.window_losses, strict=False)
+    pairs = zip(evaluation.window_costs, current.window_costs, strict=False)
     return tuple(after - before for after, before in pairs)

@@ -1,4 +1,4 @@
-"""Greedy layer retention: drop one indexer at a time, each time the one whose loss stays lowest."""
+"""Greedy layer retention: drop one indexer at a time, each time the one whose cost stays lowest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...errors import MeasurementError
 from ...pattern import Pattern
-from ..losses import Difference, Evaluation, Measure, paired_difference
+from ..losses import Difference, Evaluation, Measure, paired_cost
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Step:
         removed: the site that turned shared.
         evaluation: the pattern after it, measured on all windows.
         runner_up: the site that came second of those measured on all windows; None where it was the only one.
-        margin: how much higher the runner-up's loss is on the same windows.
-        tied: other sites measured on all windows whose loss is within the noise floor of the chosen one's.
+        margin: how much dearer the runner-up is on the same windows.
+        tied: other sites measured on all windows whose cost is within the noise floor of the chosen one's.
     """
 
     removed: int
@@ -45,13 +45,14 @@ def exact_greedy(
     """Algorithm 1 of arXiv 2603.12201, from all full down to ``kept`` full sites.
 
     At each step every remaining full site but the first is a candidate and is measured on all windows.
-    Of equal losses the earlier site is removed.
+    Of equal costs the earlier site is removed. With the objective ``loss`` a pattern's cost is its LM loss, as in the
+    paper; other objectives put theirs in its place.
 
     Args:
         measure: losses of patterns on the calibration windows.
         sites: how many sites the model has.
         kept: full sites at the end, at least 1.
-        noise_floor: losses that differ by no more than this count as tied, nats per label.
+        noise_floor: costs that differ by no more than this count as tied.
         pinned: sites that stay full.
         on_step: told of each committed step.
 
@@ -78,26 +79,26 @@ def candidate_evaluations(sites: int, kept: int, pinned: Collection[int] = ()) -
 
 
 def best_step(sites: Sequence[int], evaluations: Sequence[Evaluation], noise_floor: float) -> Step:
-    """The removal with the lowest loss of those measured on all windows; of equal ones the earlier site's.
+    """The removal with the lowest cost of those measured on all windows; of equal ones the earlier site's.
 
     Raises:
         MeasurementError: none has a finite loss.
     """
     ranked = sorted(
-        (evaluation.loss, site, evaluation)
+        (evaluation.cost, site, evaluation)
         for site, evaluation in zip(sites, evaluations, strict=True)
         if evaluation.finite
     )
     if not ranked:
         raise no_finite_loss(sites)
-    loss, site, evaluation = ranked[0]
+    cost, site, evaluation = ranked[0]
     second = ranked[1] if len(ranked) > 1 else None
     return Step(
         removed=site,
         evaluation=evaluation,
         runner_up=second[1] if second else None,
-        margin=paired_difference(second[2], evaluation) if second else None,
-        tied=tuple(other for other_loss, other, _ in ranked[1:] if other_loss - loss <= noise_floor),
+        margin=paired_cost(second[2], evaluation) if second else None,
+        tied=tuple(other for other_cost, other, _ in ranked[1:] if other_cost - cost <= noise_floor),
     )
 
 

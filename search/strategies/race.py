@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...pattern import Pattern
-from ..losses import Evaluation, Measurements, effective_documents, paired_difference
+from ..losses import Evaluation, Measurements, effective_documents, paired_cost
 
 FIRST_WINDOWS = 4
 STANDARD_ERRORS = 3.0
@@ -48,7 +48,7 @@ def race(
         field = [evaluation for evaluation in measured if evaluation.finite]
         if rival is not None:
             field.append(rival.first(count))
-        best = min(field, key=lambda evaluation: evaluation.loss, default=None)
+        best = min(field, key=lambda evaluation: evaluation.cost, default=None)
         alive = [
             evaluation.pattern
             for evaluation in measured
@@ -61,7 +61,7 @@ def race(
 def _clearly_worse(evaluation: Evaluation, best: Evaluation, standard_errors: float) -> bool:
     if not evaluation.finite:
         return True
-    if effective_documents(evaluation.documents, len(evaluation.window_losses)) < _FEWEST_DOCUMENTS:
+    if effective_documents(evaluation.documents, len(evaluation.windows)) < _FEWEST_DOCUMENTS:
         return False
-    difference = paired_difference(evaluation, best)
+    difference = paired_cost(evaluation, best)
     return difference.standard_error is not None and difference.delta > standard_errors * difference.standard_error

@@ -56,12 +56,12 @@ def refine(
         better = [
             Swap(removed, restored, result)
             for (removed, restored, _), result in zip(field, results, strict=True)
-            if len(result.window_losses) == measurements.windows and result.loss < current.loss - noise_floor
+            if len(result.windows) == measurements.windows and result.cost < current.cost - noise_floor
         ]
         if not better:
             break
         # The sites decide between equal losses, so that the same losses give the same swap everywhere.
-        swap = min(better, key=lambda swap: (swap.evaluation.loss, swap.removed, swap.restored))
+        swap = min(better, key=lambda swap: (swap.evaluation.cost, swap.removed, swap.restored))
         on_swap(swap)
         swaps.append(swap)
         current = swap.evaluation

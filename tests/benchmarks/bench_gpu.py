@@ -18,7 +18,8 @@ from indexcache.dsa.long.backends import Backends, install
 from indexcache.dsa.long.kernels.attention import fused_attention
 from indexcache.dsa.long.kernels.scores import fused_index_scores
 from indexcache.dsa.long.kernels.top import select_top
-from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.tail import Window
 from indexcache.dsa.model.prefill import PrefillClock
 from indexcache.pattern import Pattern
 

@@ -16,7 +16,8 @@ from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.long.capacity import path_budget
-from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.tail import Window
 from indexcache.dsa.model.paths import PathMemory
 from indexcache.evaluate import CALIBRATION
 from indexcache.pattern import Pattern, kept_sites

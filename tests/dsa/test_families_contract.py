@@ -17,7 +17,8 @@ from indexcache.dsa.checkpoint.load import Placement, load_model
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.agreement import selection_overlap
-from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.tail import Window
 from indexcache.dsa.model.paths import PathMemory
 from indexcache.dsa.model.switch import Switch
 from indexcache.errors import WindowError

@@ -21,7 +21,8 @@ from indexcache.dsa.long.scores import (
     select_tokens,
     without_repeats,
 )
-from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
 
 EVERY = [Backends("chunked", "stock"), Backends("stock", "sparse"), Backends("chunked", "sparse")]

@@ -5,7 +5,8 @@ import torch
 from random_models import build
 
 from indexcache.dsa.model.agreement import selection_overlap
-from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.tail import Window
 
 LAYERS, TOPK, LENGTH = 6, 16, 50
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from random_models import build, measure
 
-from indexcache.dsa.model import losses as losses_module
+from indexcache.dsa.model import tail as tail_module
 from indexcache.dsa.model.evaluator import Evaluator
-from indexcache.dsa.model.losses import PatternLosses, Window
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.tail import Window
 from indexcache.dsa.model.paths import PathMemory
 from indexcache.dsa.model.stack import State
 from indexcache.pattern import Pattern
@@ -57,7 +58,7 @@ def test_candidates_of_a_step_share_the_layers_before_their_flip():
 def test_logits_in_chunks_of_rows_give_the_same_loss(monkeypatch):
     ids = window(50)
     whole = measure(PatternLosses(build("glm_moe_dsa"), range(LAYERS)), ALL_PATTERNS[:3], ids)
-    monkeypatch.setattr(losses_module, "_LOGITS_BYTES", 4 * 4096 * 7)
+    monkeypatch.setattr(tail_module, "_LOGITS_BYTES", 4 * 4096 * 7)
     chunked = measure(PatternLosses(build("glm_moe_dsa"), range(LAYERS)), ALL_PATTERNS[:3], ids)
     assert chunked == pytest.approx(whole, rel=1e-6)
 
