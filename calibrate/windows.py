@@ -1,10 +1,10 @@
-"""Packs documents into fixed-length windows, calibration and held-out kept apart by document."""
+"""Packs documents into fixed-length windows; what a search sees and what checks it are kept apart by document."""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from typing import Any
@@ -13,37 +13,65 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DatasetError, WindowError
-from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
+from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT, REFINEMENT
 
 TokenArray = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """How many windows of which length: ``length`` tokens each, drawn under ``seed``."""
+    """How many windows of which length: ``length`` tokens each, drawn under ``seed``; refinement's apart."""
 
     length: int
     calibration: int
     heldout: int
     seed: int = 0
+    refinement: int = 0
+
+
+@dataclass(frozen=True)
+class WindowGroup:
+    """Windows that are measured together.
+
+    Args:
+        ids: token ids ``[windows, length]``.
+        documents: ``[windows]``, equal numbers for windows that share a document, or are linked by others that do:
+            the clusters of the standard error.
+        answers: ``[windows, length - 1]``, which labels count; None for all. Label t is token t + 1.
+        kinds: what each window probes; empty for text.
+    """
+
+    ids: TokenArray
+    documents: TokenArray
+    answers: npt.NDArray[np.bool_] | None = None
+    kinds: tuple[str, ...] = ()
+
+    def labels(self) -> list[int]:
+        """How many labels of each window count."""
+        if self.answers is None:
+            return [self.ids.shape[1] - 1] * len(self.ids)
+        return [int(count) for count in self.answers.sum(axis=1)]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Token ids that losses are measured on, and which document each window is from.
+    """Token ids that losses are measured on, by group; all windows have one length.
 
-    Args:
-        calibration: ids ``[windows, length]`` that the search sees.
-        heldout: ids ``[windows, length]`` from other documents, for checking the result.
-        calibration_documents: ``[windows]``, equal numbers for windows that share a document, or are linked by
-            others that do: the clusters of the standard error.
-        heldout_documents: likewise.
+    The groups of text are from different documents each: ``calibration`` is what the search sees, ``refinement``
+    what its swaps are judged on, ``heldout`` checks the result. Probes are made from the text of others.
     """
 
-    calibration: TokenArray
-    heldout: TokenArray
-    calibration_documents: TokenArray
-    heldout_documents: TokenArray
+    groups: Mapping[str, WindowGroup]
+
+    @property
+    def calibration(self) -> TokenArray:
+        """Ids ``[windows, length]`` that the search sees."""
+        return self.groups[CALIBRATION].ids
+
+    @property
+    def heldout(self) -> TokenArray:
+        """Ids ``[windows, length]`` for checking the result."""
+        return self.groups[HELD_OUT].ids
 
     @property
     def length(self) -> int:
@@ -51,17 +79,22 @@ class Windows:
         return int(self.calibration.shape[1])
 
     def group(self, name: str) -> TokenArray:
-        """The windows of a group."""
-        return self.calibration if name == CALIBRATION else self.heldout
+        """The windows of a group; none where there is no such group."""
+        group = self.groups.get(name)
+        return np.empty((0, self.length), np.int32) if group is None else group.ids
 
     def documents(self, name: str) -> tuple[int, ...]:
         """The document of each window of a group; the first of them where windows share or join several."""
-        documents = self.calibration_documents if name == CALIBRATION else self.heldout_documents
-        return tuple(documents.tolist())
+        group = self.groups.get(name)
+        return () if group is None else tuple(group.documents.tolist())
+
+    def with_groups(self, groups: Mapping[str, WindowGroup]) -> Windows:
+        """These windows and more; groups without windows are left out."""
+        return Windows({**self.groups, **{name: group for name, group in groups.items() if len(group.ids)}})
 
 
 def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Windows:
-    """Packs ``documents`` until both groups are full; the same input gives the same windows.
+    """Packs ``documents`` until all groups are full; the same input gives the same windows.
 
     Each document goes whole to the group that is further from full. A document that fills a window gives
     one, cut at random. Shorter documents are joined with the end-of-text token between them; each such window
@@ -74,6 +107,8 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
     """
     prefix = _prefix(tokenizer)
     groups = [_Group(CALIBRATION, request.calibration), _Group(HELD_OUT, request.heldout)]
+    if request.refinement:
+        groups.append(_Group(REFINEMENT, request.refinement))
     count = 0
     for number, text in enumerate(documents):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -82,10 +117,7 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
         count += 1
         if all(candidate.fill >= 1 for candidate in groups):
             break
-    (calibration, calibration_documents), (heldout, heldout_documents) = [
-        group.finish(request, prefix, count) for group in groups
-    ]
-    return Windows(calibration, heldout, calibration_documents, heldout_documents)
+    return Windows({group.name: group.finish(request, prefix, count) for group in groups})
 
 
 @dataclass
@@ -150,7 +182,7 @@ class _Group:
         cuts = [ids[start : start + body] for start in range(0, len(ids) - body + 1, body)]
         return [({number for number, _ in cut}, prefix + [token for _, token in cut]) for cut in cuts]
 
-    def finish(self, request: WindowRequest, prefix: list[int], read: int) -> tuple[TokenArray, TokenArray]:
+    def finish(self, request: WindowRequest, prefix: list[int], read: int) -> WindowGroup:
         """The group's windows ``[wanted, length]`` and their documents ``[wanted]``.
 
         Their order is random, so that the first few are as mixed as all.
@@ -170,7 +202,7 @@ class _Group:
         drawn = windows[: self.wanted]
         random.Random(f"{request.seed}/{self.name}").shuffle(drawn)
         ids = np.asarray([ids for _, ids in drawn], dtype=np.int32).reshape(self.wanted, request.length)
-        return ids, np.asarray(_clusters([origins for origins, _ in drawn]), dtype=np.int32)
+        return WindowGroup(ids, np.asarray(_clusters([origins for origins, _ in drawn]), dtype=np.int32))
 
 
 def _clusters(origins: list[set[int]]) -> list[int]:

@@ -95,6 +95,14 @@ class Recipe:
     ] = None
     windows: Annotated[Number, Option(TEXT, "calibration windows")] = 32
     heldout: Annotated[Count, Option(TEXT, "held-out windows, from other documents")] = 16
+    refine_windows: Annotated[
+        Count | None,
+        Option(TEXT, "windows for refinement alone, from other documents", "as many as calibration windows"),
+    ] = None
+    probes: Annotated[
+        Count,
+        Option(TEXT, "probes of each kind on which the plan is checked: recall from far away; 0 for none"),
+    ] = 4
     seed: Annotated[
         Annotated[int, Ge(0), Lt(1 << 63)], Option(TEXT, "order of documents and choice of windows")
     ] = 0
@@ -116,12 +124,29 @@ class Recipe:
             metavar="NATS",
         ),
     ] = None
+    objective: Annotated[
+        Literal["expected-loss", "loss", "key-loss", "mix"],
+        Option(
+            SEARCH,
+            "what chooses; expected-loss: KL(all full || pattern) of the next token; loss: LM loss, as Algorithm 1; "
+            "key-loss: LM loss on tokens that need the long context; mix: expected-loss and the answers of probes",
+        ),
+    ] = "expected-loss"
+    max_probe_delta: Annotated[
+        float | None,
+        Option(
+            SEARCH,
+            "exit 1 where the plan's loss increase on probes' answers is larger, nats per answer token",
+            parser=partial(decimal, "max-probe-delta", example="a loss increase in nats, e.g. 0.1"),
+            metavar="NATS",
+        ),
+    ] = None
     strategy: Annotated[
-        Literal["exact", "fast", "blocks"],
+        Literal["fast", "exact", "blocks", "dp"],
         Option(
             SEARCH,
             "fast: lazy re-evaluation and racing; exact: Algorithm 1, every candidate on every window; "
-            "blocks: the paper's pipeline variant",
+            "blocks: the paper's pipeline variant; dp: dynamic programming over layer costs, in seconds",
         ),
     ] = "fast"
     standard_errors: Annotated[
@@ -132,9 +157,29 @@ class Recipe:
     refine_rounds: Annotated[
         Count, Option(SEARCH, "swaps of a full for a shared site after the removals, at most; 0 for none")
     ] = 0
+    surrogate: Annotated[
+        Literal["fisher", "error", "none"],
+        Option(
+            SEARCH,
+            "layer costs for dp, for fast's first order and as a baseline; fisher: weighted by a backward pass; "
+            "error: of attention outputs, no gradient; none: not measured",
+        ),
+    ] = "error"
+    confidence: Annotated[
+        Annotated[float, Gt(0), Lt(1)],
+        Option(SEARCH, "of intervals, and of steps that count as decided"),
+    ] = 0.95
+    gate: Annotated[
+        Literal["interval", "estimate"],
+        Option(SEARCH, "what --max-delta holds: the upper end of the interval, or the point estimate"),
+    ] = "interval"
     baselines: Annotated[
-        Literal["uniform", "overlap"],
-        Option(SEARCH, "what the report compares with; overlap adds overlap patterns and the heatmap"),
+        Literal["uniform", "curve", "overlap"],
+        Option(
+            SEARCH,
+            "what the report compares with; uniform: at the budget asked for; curve: at all; overlap: also patterns "
+            "by overlap alone, and the heatmap",
+        ),
     ] = "uniform"
     init: Annotated[
         str | None, Option(SEARCH, "an older plan.json whose order gives the first priorities, for fast")

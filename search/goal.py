@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..errors import SettingError
 from ..pattern import Pattern, kept_sites
@@ -32,13 +32,17 @@ class Method:
     """How to search.
 
     Args:
-        strategy: ``fast``, ``exact`` or ``blocks``.
+        strategy: ``fast``, ``exact``, ``blocks`` or ``dp``.
         objective: what chooses.
+        surrogate: which layer costs are measured: ``fisher``, ``error`` or ``none``.
         confidence: of intervals, of decided steps, and of what is held to a limit.
         pinned: sites that stay full.
         standard_errors: how much worse a candidate must be to leave a race early.
         blocks: number of blocks, for the strategy of that name.
         refine_rounds: swaps at most after the removals; 0 for none.
+        older: patterns of an older plan by their number of full sites, from which refinement starts too.
+        layer_costs: ``[windows][sites][sites]``, what a later site costs under an earlier one's selection.
+        gates_interval: whether ``Goal.max_delta`` holds the upper end of the interval, or the estimate.
         order: sites in the order in which an earlier search removed them, tried first by ``fast``.
         curve: whether baselines are measured at every number of full sites that the search reaches.
         overlap_matrix: ``[sites][sites]`` share of keys selected alike, to measure overlap patterns too.
@@ -46,11 +50,15 @@ class Method:
 
     strategy: str = "fast"
     objective: Objective = "expected-loss"
+    surrogate: str = "none"
     confidence: float = 0.95
     pinned: tuple[int, ...] = ()
     standard_errors: float = STANDARD_ERRORS
     blocks: int = 1
     refine_rounds: int = 0
+    older: Mapping[int, Pattern] = field(default_factory=dict)
+    layer_costs: Sequence[Sequence[Sequence[float]]] | None = None
+    gates_interval: bool = True
     order: tuple[int, ...] = ()
     curve: bool = False
     overlap_matrix: Sequence[Sequence[float]] | None = None

@@ -9,13 +9,15 @@ from ..errors import MeasurementError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate, WindowLoss
 from ..pattern import Pattern, kept_sites, layer_ranges
 from .goal import Goal, Method
+from .intervals import difference_interval
 from .losses import Evaluation, Measurements, noise_floor, paired_difference
 from .objective import ScoredWindow, scored
 from .strategies.blocks import blocks_greedy
+from .strategies.dp import dp_patterns, mean_costs, removal_order
 from .strategies.fast import fast_greedy
 from .strategies.greedy import Step, candidate_evaluations, exact_greedy
 from .strategies.overlap import overlap_pattern
-from .strategies.refine import Swap, refine
+from .strategies.refine import Descent, Swap, refine
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,10 @@ class Findings:
         baseline: all sites full.
         noise_floor: in what chooses, per label, from measuring a pattern again in another shape.
         steps: the removals, from all full downwards.
-        swaps: what refinement changed in the pattern picked, in order.
+        descents: what refinement made of each start, on its own windows, the best first; empty without it.
+        swaps: of the best descent, measured on the calibration windows.
+        surrogate: the patterns that dynamic programming over layer costs gives, as far as measured.
+        kept_chances: how often dynamic programming keeps each site when documents are drawn anew.
         chosen: the pattern picked, measured on the calibration windows.
         search_layer_windows: decoder-layer executions of the removals and swaps alone.
         algorithm_1_evaluations: of patterns on all windows, that Algorithm 1 takes for the same removals.
@@ -48,12 +53,15 @@ class Findings:
     baseline: Evaluation
     noise_floor: float
     steps: tuple[Step, ...]
+    descents: tuple[Descent, ...]
     swaps: tuple[Swap, ...]
+    surrogate: tuple[Evaluation, ...]
     chosen: Evaluation
     search_layer_windows: int
     algorithm_1_evaluations: int
     uniform: tuple[Evaluation, ...] = ()
     overlap: tuple[Evaluation, ...] = ()
+    kept_chances: tuple[float, ...] = ()
     heldout: Comparison | None = None
     probes: Comparison | None = None
 
@@ -154,19 +162,28 @@ def choose(problem: Problem, measurements: Measurements, progress: SearchProgres
     method.check(goal, sites)
     baseline, floor = _baseline(problem, measurements)
     layer_windows_before = problem.layer_windows()
+    surrogate = dp_patterns(mean_costs(method.layer_costs), method.pinned) if method.layer_costs else {}
+    steps: list[Step] = []
     try:
-        steps = _remove(measurements, sites, goal, method, floor, progress)
+        if method.strategy != "dp":
+            steps = _remove(measurements, sites, goal, method, floor, surrogate, progress)
     except MeasurementError as error:
         raise _naming_layers(error, problem.site_layers) from error
-    chosen = _pick(baseline, steps, goal)
-    swaps = _refine(measurements, chosen, method, floor, progress)
+    by_dp = _by_dp(measurements, surrogate, goal, method, sites) if method.strategy == "dp" else []
+    chosen = _pick(baseline, [*(step.evaluation for step in steps), *by_dp], goal, method)
+    descents = _refine(problem, measurements, chosen.pattern, surrogate, progress)
+    swaps = _on_calibration(measurements, descents)
+    if descents:
+        chosen = measurements([descents[0].end.pattern])[0]
     reached = [step.pattern.kept for step in steps]
     return Findings(
         baseline=baseline,
         noise_floor=floor,
         steps=tuple(steps),
+        descents=tuple(descents),
         swaps=tuple(swaps),
-        chosen=swaps[-1].evaluation if swaps else chosen,
+        surrogate=tuple(by_dp),
+        chosen=chosen,
         search_layer_windows=problem.layer_windows() - layer_windows_before,
         algorithm_1_evaluations=candidate_evaluations(sites, min(reached, default=sites), method.pinned),
     )
@@ -175,7 +192,7 @@ def choose(problem: Problem, measurements: Measurements, progress: SearchProgres
 def complete(problem: Problem, measurements: Measurements, findings: Findings) -> Findings:
     """``findings`` with what does not choose: baselines at the budgets asked for, the held-out check, probes."""
     method, chosen = problem.method, findings.chosen.pattern
-    budgets = [step.pattern.kept for step in findings.steps]
+    budgets = [step.pattern.kept for step in findings.steps] or [chosen.kept]
     asked = budgets if method.curve else [kept for kept in budgets if kept == chosen.kept]
     uniform = [Pattern.uniform(problem.sites, kept, method.pinned) for kept in asked]
     overlap = [
@@ -186,7 +203,14 @@ def complete(problem: Problem, measurements: Measurements, findings: Findings) -
     findings = replace(
         findings, heldout=compare(problem, HELD_OUT, chosen), probes=compare(problem, HELD_OUT_PROBES, chosen)
     )
-    return replace(findings, uniform=tuple(measurements(uniform)), overlap=tuple(measurements(overlap)))
+    by_dp = dp_patterns(mean_costs(method.layer_costs), method.pinned) if method.layer_costs else {}
+    surrogate = findings.surrogate or tuple(measurements([by_dp[kept] for kept in asked if kept in by_dp]))
+    return replace(
+        findings,
+        uniform=tuple(measurements(uniform)),
+        overlap=tuple(measurements(overlap)),
+        surrogate=surrogate,
+    )
 
 
 def _baseline(problem: Problem, measurements: Measurements) -> tuple[Evaluation, float]:
@@ -223,7 +247,13 @@ def _naming_layers(error: MeasurementError, site_layers: Sequence[int] | None) -
 
 
 def _remove(
-    measurements: Measurements, sites: int, goal: Goal, method: Method, floor: float, progress: SearchProgress
+    measurements: Measurements,
+    sites: int,
+    goal: Goal,
+    method: Method,
+    floor: float,
+    surrogate: Mapping[int, Pattern],
+    progress: SearchProgress,
 ) -> list[Step]:
     kept = method.deepest(goal, sites)
     if method.strategy == "fast":
@@ -233,7 +263,7 @@ def _remove(
             kept,
             floor,
             method.pinned,
-            order=method.order,
+            order=method.order or removal_order(surrogate),
             standard_errors=method.standard_errors,
             on_step=progress.step,
         )
@@ -242,28 +272,64 @@ def _remove(
     return exact_greedy(measurements, sites, kept, floor, method.pinned, progress.step)
 
 
+def _by_dp(
+    measurements: Measurements, surrogate: Mapping[int, Pattern], goal: Goal, method: Method, sites: int
+) -> list[Evaluation]:
+    """The patterns of dynamic programming that the goal has to choose from, measured."""
+    deepest = method.deepest(goal, sites)
+    if goal.keep is not None and not goal.to_one:
+        return measurements([surrogate[deepest]])
+    return measurements([surrogate[kept] for kept in range(sites - 1, deepest - 1, -1)])
+
+
 def _refine(
-    measurements: Measurements, chosen: Evaluation, method: Method, floor: float, progress: SearchProgress
-) -> list[Swap]:
+    problem: Problem,
+    measurements: Measurements,
+    picked: Pattern,
+    surrogate: Mapping[int, Pattern],
+    progress: SearchProgress,
+) -> list[Descent]:
+    """Refines the pattern picked and others of as many full sites, on windows of its own where there are any."""
+    method = problem.method
+    if not method.refine_rounds:
+        return []
+    starts = {"searched": picked}
+    for name, patterns in (("dp", surrogate), ("older plan", method.older)):
+        if picked.kept in patterns:
+            starts[name] = patterns[picked.kept]
+    starts["uniform"] = Pattern.uniform(problem.sites, picked.kept, method.pinned)
     return refine(
-        measurements,
-        chosen.pattern,
+        problem.measurements(REFINEMENT) if problem.has(REFINEMENT) else measurements,
+        starts,
         method.refine_rounds,
-        floor,
+        method.confidence,
         method.pinned,
         method.standard_errors,
         progress.swap,
     )
 
 
-def _pick(baseline: Evaluation, steps: Sequence[Step], goal: Goal) -> Evaluation:
-    """The pattern, of all full and the steps, that keeps what was asked for, or the sparsest within max_delta."""
-    evaluations = [baseline, *(step.evaluation for step in steps)]
+def _on_calibration(measurements: Measurements, descents: Sequence[Descent]) -> list[Swap]:
+    """The swaps of the best descent, with what the calibration windows say of them."""
+    swaps = descents[0].swaps if descents else ()
+    evaluations = measurements([swap.evaluation.pattern for swap in swaps])
+    return [replace(swap, evaluation=evaluation) for swap, evaluation in zip(swaps, evaluations, strict=True)]
+
+
+def _pick(baseline: Evaluation, measured: Sequence[Evaluation], goal: Goal, method: Method) -> Evaluation:
+    """The pattern, of all full and those measured, that keeps what was asked for, or the sparsest within max_delta."""
+    evaluations = [baseline, *measured]
     if goal.keep is not None:
         kept = kept_sites(len(baseline.pattern), goal.keep)
         return next(evaluation for evaluation in evaluations if evaluation.pattern.kept == kept)
     limit = goal.max_delta or 0.0
-    within = [evaluation for evaluation in evaluations if paired_difference(evaluation, baseline).delta <= limit]
+
+    def increase(evaluation: Evaluation) -> float:
+        difference = paired_difference(evaluation, baseline)
+        interval = difference_interval(difference, evaluation, method.confidence) if method.gates_interval else None
+        return interval.high if interval else difference.delta
+
+    within = [evaluation for evaluation in evaluations if increase(evaluation) <= limit]
     return min(within or [baseline], key=lambda evaluation: evaluation.pattern.kept)
 
 

@@ -25,7 +25,7 @@ def losses(windows):
 
 
 def evaluation(name, losses):
-    return Evaluation(PATTERNS[name], tuple(losses[name]))
+    return Evaluation.of_losses(PATTERNS[name], tuple(losses[name]))
 
 
 def test_losses_are_the_frozen_ones(losses):
@@ -48,8 +48,8 @@ def test_uniform_costs_at_least_two_and_a_half_times_the_searched_pattern(losses
 
 def test_sparse_attention_costs_little_over_dense(losses, windows):
     """Dense is the same model with a selection as wide as the window."""
-    sparse = Evaluation(FULL, tuple(losses["full"]))
-    dense = Evaluation(FULL, tuple(golden_losses.measured([FULL], windows, index_topk=LENGTH)[0]))
+    sparse = Evaluation.of_losses(FULL, tuple(losses["full"]))
+    dense = Evaluation.of_losses(FULL, tuple(golden_losses.measured([FULL], windows, index_topk=LENGTH)[0]))
     assert sparse.loss != dense.loss
     assert paired_difference(sparse, dense).delta <= 0.03
 

@@ -12,6 +12,7 @@ from ...evaluate import WindowLoss
 # Below this the series of exp(-x) - 1 + x is exact to fp32, above it the plain form is: the terms that cancel are
 # then at most eight times as large as what remains of them.
 _SERIES_BELOW = 0.25
+_PLAIN_ABOVE = 2.0
 _MOST_GAIN = 5.0
 # A window whose labels gain less than this on average knows nothing from far away; its labels then count alike.
 _LEAST_MEAN_GAIN = 1e-3
@@ -37,11 +38,16 @@ def divergences(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     distance = reference - logits
     distance -= (shares * distance).sum(-1, keepdim=True)
     # exp(-x) - 1 + x = x^2/2 - x^3/6 + x^4/24 - ...
-    series = distance * distance * (
-        0.5 - distance * (1 / 6 - distance * (1 / 24 - distance * (1 / 120 - distance * (1 / 720 - distance / 5040))))
-    )
+    series = 1 / 120 - distance * (1 / 720 - distance / 5040)
+    series = distance * distance * (0.5 - distance * (1 / 6 - distance * (1 / 24 - distance * series)))
     excess = torch.where(distance.abs() < _SERIES_BELOW, series, torch.expm1(-distance) + distance)
-    return (shares * excess).sum(-1).log1p()
+    divergence = (shares * excess).sum(-1).log1p()
+    # Where the distributions have little in common, exp overflows, and the plain form has nothing to cancel.
+    apart = ~(divergence < _PLAIN_ABOVE)
+    if apart.any():
+        logs, other_logs = reference[apart].log_softmax(-1), logits[apart].log_softmax(-1)
+        divergence[apart] = (shares[apart] * (logs - other_logs)).sum(-1)
+    return divergence
 
 
 def window_loss(

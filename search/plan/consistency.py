@@ -60,6 +60,7 @@ def _measured_patterns(plan: Plan) -> Iterator[tuple[str, MeasuredPattern, float
     lists: dict[str, Sequence[MeasuredPattern]] = {
         "steps": search.steps,
         "swaps": search.swaps,
+        "dp": search.dp,
         "uniform": search.uniform,
         "overlap": search.overlap,
     }
@@ -109,10 +110,13 @@ def _check_result(plan: Plan) -> None:
         raise ValueError(f"result.layers is {result.layers}, but model.layers is {plan.model.layers}")
     if (result.keep is None) == (result.max_delta is None):
         raise ValueError("exactly one of result.keep and result.max_delta must be set")
-    losses = {step.pattern: step.loss for step in [*plan.search.steps, *plan.search.swaps]}
+    search = plan.search
+    # Refinement from a uniform start or an older plan may end where it began.
+    measured = [*search.steps, *search.swaps, *search.dp, *search.uniform]
+    losses = {pattern.pattern: pattern.loss for pattern in measured}
     losses["F" * sites] = plan.search.baseline_loss
     if losses.get(result.pattern) != result.loss:
-        raise ValueError("result.pattern and result.loss are those of no step, no swap and not of all full")
+        raise ValueError("result.pattern and result.loss are those of no step, swap or baseline and not of all full")
     if result.uniform is not None and result.uniform.kept != result.kept:
         raise ValueError("result.uniform.kept is not result.kept")
     spelled = Pattern(result.pattern).over_layers(

@@ -10,13 +10,14 @@ from ..intervals import difference_interval
 from ..losses import Evaluation, paired_difference
 from ..search import Comparison, Findings
 from ..strategies.greedy import Step
-from ..strategies.refine import Swap
+from ..strategies.refine import Descent, Swap
 from .schema import (
     Cost,
     HeldOutRecord,
     InitRecord,
     MeasuredPattern,
     ModelIdentity,
+    PlanStart,
     PlanStep,
     PlanSwap,
     ProbeRecord,
@@ -68,6 +69,10 @@ def search_record(
         noise_floor=findings.noise_floor,
         steps=[_step(step, findings.baseline, site_layers, method.confidence) for step in findings.steps],
         swaps=[_swap(swap, findings.baseline, site_layers, method.confidence) for swap in findings.swaps],
+        starts=[_start(descent) for descent in findings.descents],
+        surrogate=method.surrogate if method.layer_costs else None,
+        dp=measured(findings.surrogate),
+        kept_chances=[round(chance, 4) for chance in findings.kept_chances],
         uniform=measured(findings.uniform),
         overlap=measured(findings.overlap),
         overlap_matrix=[[round(share, 4) for share in row] for row in method.overlap_matrix or ()],
@@ -102,6 +107,17 @@ def heldout_record(heldout: Comparison | None, confidence: float) -> HeldOutReco
         baseline_loss=heldout.full.loss,
         plan=measured_pattern(heldout.plan, heldout.full, confidence),
         uniform=measured_pattern(heldout.uniform, heldout.full, confidence),
+    )
+
+
+def _start(descent: Descent) -> PlanStart:
+    return PlanStart(
+        name=descent.name,
+        start=str(descent.start.pattern),
+        start_cost=descent.start.cost,
+        end=str(descent.end.pattern),
+        end_cost=descent.end.cost,
+        swaps=len(descent.swaps),
     )
 
 

@@ -128,6 +128,17 @@ class PlanSwap(MeasuredPattern):
     restored_layer: Count
 
 
+class PlanStart(_Section):
+    """A pattern that refinement began from, where it ended, and what each costs on refinement's windows."""
+
+    name: str
+    start: str
+    start_cost: Finite
+    end: str
+    end_cost: Finite
+    swaps: Count
+
+
 class InitRecord(_Section):
     """The older plan that a search started from."""
 
@@ -143,6 +154,9 @@ class SearchRecord(_Section):
     ``overlap`` holds the patterns that overlap alone would choose, ``overlap_matrix`` the share of keys
     that two sites select alike; both are empty unless asked for. ``init.changed_steps`` lists the
     numbers of full sites at which another site was removed than in the older plan.
+    ``dp`` holds patterns that dynamic programming over layer costs gives, ``surrogate`` says which costs, and
+    ``kept_chances`` how often each site is kept by it when documents are drawn anew. ``starts`` are refinement's,
+    the best end first, from which ``swaps`` are.
     """
 
     strategy: str
@@ -157,6 +171,10 @@ class SearchRecord(_Section):
     noise_floor: NotNegative
     steps: list[PlanStep]
     swaps: list[PlanSwap]
+    starts: list[PlanStart] = Field(default_factory=list)
+    surrogate: str | None = None
+    dp: list[MeasuredPattern] = Field(default_factory=list)
+    kept_chances: list[Share] = Field(default_factory=list)
     uniform: list[MeasuredPattern]
     overlap: list[MeasuredPattern]
     overlap_matrix: list[list[Finite]]

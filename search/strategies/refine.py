@@ -1,11 +1,12 @@
-"""Refinement: swap one full site for a shared one while the loss falls."""
+"""Refinement: from several starts, swap one full site for a shared one while the cost falls for sure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ...pattern import Pattern
+from ..intervals import surely_lower
 from ..losses import Evaluation, Measurements
 from .greedy import candidates
 from .race import STANDARD_ERRORS, race
@@ -26,46 +27,89 @@ class Swap:
     evaluation: Evaluation
 
 
+@dataclass(frozen=True)
+class Descent:
+    """Where refinement came to from one start.
+
+    Args:
+        name: of the start.
+        start: the pattern that it began with, measured on the windows of refinement.
+        swaps: in order.
+    """
+
+    name: str
+    start: Evaluation
+    swaps: tuple[Swap, ...]
+
+    @property
+    def end(self) -> Evaluation:
+        """The pattern after the last swap."""
+        return self.swaps[-1].evaluation if self.swaps else self.start
+
+
 def refine(
     measurements: Measurements,
-    start: Pattern,
+    starts: Mapping[str, Pattern],
     rounds: int,
-    noise_floor: float = 0.0,
+    confidence: float,
     pinned: Collection[int] = (),
     standard_errors: float = STANDARD_ERRORS,
     on_swap: Callable[[Swap], None] = lambda swap: None,
-) -> list[Swap]:
-    """Swaps while that lowers the loss on all windows by more than ``noise_floor``.
-
-    Each round races all swaps of one full site, other than the first and the pinned, for one shared.
+) -> list[Descent]:
+    """Refines each start; the cheapest end comes first, of equal ones the earlier start's.
 
     Args:
-        measurements: of the calibration windows.
-        start: the pattern to refine.
-        rounds: swaps at most.
-        noise_floor: the smallest loss decrease that counts, nats per label.
+        measurements: of windows that the search did not use: on its own, the pattern it chose looks too good.
+        starts: patterns by name; those that are equal are refined once, under the first name.
+        rounds: swaps at most from each start.
+        confidence: with which a swap has to be better; a round that looks at many swaps asks for more.
         pinned: sites that stay full.
         standard_errors: of the race.
         on_swap: told of each committed swap.
     """
+    names = {pattern: name for name, pattern in reversed(starts.items())}
+    first = measurements(list(starts.values()))
+    descents = [
+        _descend(name, evaluation, measurements, rounds, confidence, pinned, standard_errors, on_swap)
+        for name, evaluation in zip(starts, first, strict=True)
+        if names[evaluation.pattern] == name and evaluation.finite
+    ]
+    return sorted(descents, key=lambda descent: descent.end.cost)
+
+
+def _descend(
+    name: str,
+    start: Evaluation,
+    measurements: Measurements,
+    rounds: int,
+    confidence: float,
+    pinned: Collection[int],
+    standard_errors: float,
+    on_swap: Callable[[Swap], None],
+) -> Descent:
+    """Swaps while one is better by a paired test: a race of all, then the cheapest of those that saw all windows."""
     swaps: list[Swap] = []
-    current = measurements([start])[0]
+    current = start
     while len(swaps) < rounds:
         field = _neighbours(current.pattern, pinned)
         results = race(measurements, [pattern for _, _, pattern in field], current, standard_errors)
-        better = [
-            Swap(removed, restored, result)
-            for (removed, restored, _), result in zip(field, results, strict=True)
-            if len(result.windows) == measurements.windows and result.cost < current.cost - noise_floor
-        ]
-        if not better:
+        swap = min(
+            (
+                Swap(removed, restored, result)
+                for (removed, restored, _), result in zip(field, results, strict=True)
+                if len(result.windows) == measurements.windows and result.finite
+            ),
+            # The sites decide between equal costs, so that the same costs give the same swap everywhere.
+            key=lambda swap: (swap.evaluation.cost, swap.removed, swap.restored),
+            default=None,
+        )
+        # The cheapest of many looks cheaper than it is: as many chances of error are shared out (Bonferroni).
+        if swap is None or not surely_lower(swap.evaluation, current, 1 - (1 - confidence) / len(field)):
             break
-        # The sites decide between equal losses, so that the same losses give the same swap everywhere.
-        swap = min(better, key=lambda swap: (swap.evaluation.cost, swap.removed, swap.restored))
         on_swap(swap)
         swaps.append(swap)
         current = swap.evaluation
-    return swaps
+    return Descent(name, start, tuple(swaps))
 
 
 def _neighbours(pattern: Pattern, pinned: Collection[int]) -> list[tuple[int, int, Pattern]]:

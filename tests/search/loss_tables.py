@@ -3,8 +3,15 @@
 import math
 import random
 
+from indexcache.evaluate import WindowLoss
 from indexcache.pattern import Pattern
 from indexcache.search.losses import Measurements
+from indexcache.search.objective import ScoredWindow
+
+
+def score(loss):
+    """A window whose loss is what chooses."""
+    return ScoredWindow(loss, WindowLoss(loss, divergence=loss))
 
 
 class LossTable:
@@ -21,7 +28,7 @@ class LossTable:
 
     def measure(self, patterns, windows):
         self.measured += [(pattern, window) for pattern in patterns for window in windows]
-        return [tuple(self.loss(pattern, window) for window in windows) for pattern in patterns]
+        return [tuple(score(self.loss(pattern, window)) for window in windows) for pattern in patterns]
 
     def measurements(self):
         return Measurements(self.measure, self.windows)

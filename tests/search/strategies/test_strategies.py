@@ -173,7 +173,7 @@ class TestRace:
             count = len(evaluation.window_losses)
             rivals = [other for other in results if len(other.window_losses) >= count and other is not evaluation]
             differences = [
-                paired_difference(evaluation, type(other)(other.pattern, other.window_losses[:count]))
+                paired_difference(evaluation, other.first(count))
                 for other in rivals
             ]
             assert any(difference.delta > 3.0 * difference.standard_error for difference in differences)
