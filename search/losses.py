@@ -89,18 +89,21 @@ class Difference:
     standard_error: float | None
 
 
+def loss_increases(evaluation: Evaluation, baseline: Evaluation) -> list[float]:
+    """By how much the loss of each window is higher than the baseline's."""
+    pairs = zip(evaluation.window_losses, baseline.window_losses, strict=True)
+    return [loss - baseline_loss for loss, baseline_loss in pairs]
+
+
 def paired_difference(evaluation: Evaluation, baseline: Evaluation) -> Difference:
     """How much higher the loss is than the baseline's on the same windows."""
-    return _paired(evaluation.window_losses, baseline.window_losses, evaluation.documents)
+    return mean_difference(loss_increases(evaluation, baseline), evaluation.documents)
 
 
 def paired_cost(evaluation: Evaluation, other: Evaluation) -> Difference:
     """How much dearer a pattern is than another on the same windows, in what chooses."""
-    return _paired(evaluation.window_costs, other.window_costs, evaluation.documents)
-
-
-def _paired(values: Sequence[float], baselines: Sequence[float], documents: Sequence[int]) -> Difference:
-    return mean_difference([value - other for value, other in zip(values, baselines, strict=True)], documents)
+    pairs = zip(evaluation.window_costs, other.window_costs, strict=True)
+    return mean_difference([cost - other_cost for cost, other_cost in pairs], evaluation.documents)
 
 
 def mean_difference(differences: Sequence[float], documents: Sequence[int] = ()) -> Difference:

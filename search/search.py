@@ -9,8 +9,8 @@ from ..errors import MeasurementError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate, WindowLoss
 from ..pattern import Pattern, kept_sites, layer_ranges
 from .goal import Goal, Method
-from .intervals import difference_interval
-from .losses import Evaluation, Measurements, noise_floor, paired_difference
+from .intervals import interval
+from .losses import Evaluation, Measurements, loss_increases, noise_floor
 from .objective import ScoredWindow, scored
 from .strategies.blocks import blocks_greedy
 from .strategies.dp import dp_patterns, mean_costs, removal_order
@@ -263,13 +263,16 @@ def _remove(
             kept,
             floor,
             method.pinned,
+            method.confidence,
             order=method.order or removal_order(surrogate),
             standard_errors=method.standard_errors,
             on_step=progress.step,
         )
     if method.strategy == "blocks":
-        return blocks_greedy(measurements, sites, kept, method.blocks, floor, method.pinned, progress.step)
-    return exact_greedy(measurements, sites, kept, floor, method.pinned, progress.step)
+        return blocks_greedy(
+            measurements, sites, kept, method.blocks, floor, method.pinned, method.confidence, progress.step
+        )
+    return exact_greedy(measurements, sites, kept, floor, method.pinned, method.confidence, progress.step)
 
 
 def _by_dp(
@@ -325,9 +328,9 @@ def _pick(baseline: Evaluation, measured: Sequence[Evaluation], goal: Goal, meth
     limit = goal.max_delta or 0.0
 
     def increase(evaluation: Evaluation) -> float:
-        difference = paired_difference(evaluation, baseline)
-        interval = difference_interval(difference, evaluation, method.confidence) if method.gates_interval else None
-        return interval.high if interval else difference.delta
+        if evaluation is baseline or not method.gates_interval:
+            return evaluation.loss - baseline.loss
+        return interval(loss_increases(evaluation, baseline), evaluation.documents, method.confidence).high
 
     within = [evaluation for evaluation in evaluations if increase(evaluation) <= limit]
     return min(within or [baseline], key=lambda evaluation: evaluation.pattern.kept)

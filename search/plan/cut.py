@@ -57,6 +57,12 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     return check_plan(document, "the plan that is cut from")
 
 
+def within(measured: MeasuredPattern, limit: float, by_estimate: bool = False) -> bool:
+    """Whether a pattern's loss increase is at most ``limit``: the upper end of its interval, where it has one."""
+    high = measured.delta if by_estimate or measured.high is None else measured.high
+    return high <= limit
+
+
 def check_max_delta(max_delta: float | None) -> None:
     """Refuses a loss increase that no pattern could be held to.
 

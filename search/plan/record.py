@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from ..cost import times_fewer
 from ..goal import Goal, Method
-from ..intervals import difference_interval
-from ..losses import Evaluation, paired_difference
+from ..intervals import interval
+from ..losses import Evaluation, loss_increases, paired_difference
 from ..search import Comparison, Findings
 from ..strategies.greedy import Step
 from ..strategies.refine import Descent, Swap
 from .schema import (
+    LARGEST_DELTA,
     Cost,
     HeldOutRecord,
     InitRecord,
@@ -31,7 +32,7 @@ from .schema import (
 def measured_pattern(evaluation: Evaluation, baseline: Evaluation, confidence: float) -> MeasuredPattern:
     """A pattern's loss and its paired difference to all full, with the interval at ``confidence``."""
     difference = paired_difference(evaluation, baseline)
-    interval = difference_interval(difference, evaluation, confidence)
+    low, high = _ends(evaluation, baseline, confidence)
     key_loss, key_baseline = evaluation.mean("key_loss"), baseline.mean("key_loss")
     return MeasuredPattern(
         kept=evaluation.pattern.kept,
@@ -39,12 +40,21 @@ def measured_pattern(evaluation: Evaluation, baseline: Evaluation, confidence: f
         loss=evaluation.loss,
         delta=difference.delta,
         standard_error=difference.standard_error,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
+        low=low,
+        high=high,
         divergence=evaluation.mean("divergence"),
         agreement=evaluation.mean("agreement"),
         key_delta=None if key_loss is None or key_baseline is None else key_loss - key_baseline,
     )
+
+
+def _ends(evaluation: Evaluation, baseline: Evaluation, confidence: float) -> tuple[float | None, float | None]:
+    """The ends of the interval of a loss increase; None where one document is all there is."""
+    if evaluation.pattern == baseline.pattern:
+        return 0.0, 0.0
+    ends = interval(loss_increases(evaluation, baseline), evaluation.documents, confidence)
+    low, high = (end if abs(end) < LARGEST_DELTA else None for end in (ends.low, ends.high))
+    return low, high
 
 
 def search_record(
@@ -181,7 +191,6 @@ def probes_record(probes: Comparison | None, kinds: Sequence[str], confidence: f
     def record(kind: str, numbers: Sequence[int]) -> ProbeRecord:
         full, plan, uniform = (part.only(numbers) for part in (probes.full, probes.plan, probes.uniform))
         difference = paired_difference(plan, full)
-        interval = difference_interval(difference, plan, confidence)
         return ProbeRecord(
             kind=kind,
             probes=len(numbers),
@@ -190,7 +199,7 @@ def probes_record(probes: Comparison | None, kinds: Sequence[str], confidence: f
             uniform=_probe_scores(uniform),
             delta=difference.delta,
             standard_error=difference.standard_error,
-            high=interval.high if interval else None,
+            high=_ends(plan, full, confidence)[1],
         )
 
     of_kind = {kind: [number for number, other in enumerate(kinds) if other == kind] for kind in kinds}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 from ...errors import SettingError
 from ...pattern import Pattern
+from ..intervals import CONFIDENCE
 from ..losses import Measurements
 from .greedy import Step, best_step, candidates
 
@@ -17,6 +18,7 @@ def blocks_greedy(
     blocks: int,
     noise_floor: float = 0.0,
     pinned: Collection[int] = (),
+    confidence: float = CONFIDENCE,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
     """Searches block after block and commits the best removal of each before the next (2603.12201).
@@ -30,6 +32,7 @@ def blocks_greedy(
         blocks: how many blocks of about equal size, in layer order.
         noise_floor: costs that differ by no more than this count as tied.
         pinned: further sites that stay full.
+        confidence: with which a step has to be told from its rivals to count as decided.
         on_step: told of each committed step.
 
     Raises:
@@ -45,7 +48,7 @@ def blocks_greedy(
             field = [site for site in candidates(pattern, fixed) if first <= site < end]
             if not field or pattern.kept == kept:
                 continue
-            step = best_step(field, measurements([pattern.share(site) for site in field]), noise_floor)
+            step = best_step(field, measurements([pattern.share(site) for site in field]), noise_floor, confidence)
             on_step(step)
             steps.append(step)
             pattern = step.pattern

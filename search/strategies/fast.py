@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...pattern import Pattern
+from ..intervals import CONFIDENCE
 from ..losses import Evaluation, Measurements, mean_difference
 from .greedy import Step, best_step, candidates, no_finite_loss
 from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
@@ -22,6 +23,7 @@ def fast_greedy(
     kept: int,
     noise_floor: float = 0.0,
     pinned: Collection[int] = (),
+    confidence: float = CONFIDENCE,
     order: Sequence[int] = (),
     standard_errors: float = STANDARD_ERRORS,
     on_step: Callable[[Step], None] = lambda step: None,
@@ -45,6 +47,7 @@ def fast_greedy(
         kept: full sites at the end, at least 1.
         noise_floor: costs that differ by no more than this count as tied.
         pinned: sites that stay full.
+        confidence: with which a step has to be told from its rivals to count as decided.
         order: sites in the order in which an earlier search removed them. Each step then measures the
             next of them first, and the first step has only a glance, at four windows, at the others.
         standard_errors: of the race.
@@ -53,7 +56,7 @@ def fast_greedy(
     Raises:
         MeasurementError: no candidate of a step has a finite loss.
     """
-    search = _LazySearch(measurements, frozenset(pinned), tuple(order), noise_floor, standard_errors)
+    search = _LazySearch(measurements, frozenset(pinned), tuple(order), noise_floor, confidence, standard_errors)
     current = measurements([Pattern.all_full(sites)])[0]
     steps: list[Step] = []
     while current.pattern.kept > kept and candidates(current.pattern, pinned):
@@ -75,6 +78,7 @@ class _LazySearch:
     pinned: frozenset[int]
     order: tuple[int, ...]
     noise_floor: float
+    confidence: float
     standard_errors: float
     seen: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
@@ -105,7 +109,7 @@ class _LazySearch:
             waiting.discard(site)
         if not finished:
             raise no_finite_loss(sites)
-        step = best_step(list(finished), list(finished.values()), self.noise_floor)
+        step = best_step(list(finished), list(finished.values()), self.noise_floor, self.confidence)
         self._forget_next(step.removed, current.pattern)
         return step
 

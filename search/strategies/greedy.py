@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...errors import MeasurementError
 from ...pattern import Pattern
+from ..intervals import CONFIDENCE, margin
 from ..losses import Difference, Evaluation, Measure, paired_cost
 
 
@@ -19,6 +20,7 @@ class Step:
         evaluation: the pattern after it, measured on all windows.
         runner_up: the site that came second of those measured on all windows; None where it was the only one.
         margin: how much dearer the runner-up is on the same windows.
+        undecided: other sites measured on all windows that these windows do not tell from the removed one.
         tied: other sites measured on all windows whose cost is within the noise floor of the chosen one's.
     """
 
@@ -27,6 +29,7 @@ class Step:
     runner_up: int | None
     margin: Difference | None
     tied: tuple[int, ...]
+    undecided: tuple[int, ...] = ()
 
     @property
     def pattern(self) -> Pattern:
@@ -40,6 +43,7 @@ def exact_greedy(
     kept: int,
     noise_floor: float = 0.0,
     pinned: Collection[int] = (),
+    confidence: float = CONFIDENCE,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
     """Algorithm 1 of arXiv 2603.12201, from all full down to ``kept`` full sites.
@@ -54,6 +58,7 @@ def exact_greedy(
         kept: full sites at the end, at least 1.
         noise_floor: costs that differ by no more than this count as tied.
         pinned: sites that stay full.
+        confidence: with which a step has to be told from its rivals to count as decided.
         on_step: told of each committed step.
 
     Raises:
@@ -61,7 +66,7 @@ def exact_greedy(
     """
     pattern, steps = Pattern.all_full(sites), list[Step]()
     while pattern.kept > kept and (field := candidates(pattern, pinned)):
-        step = best_step(field, measure([pattern.share(site) for site in field]), noise_floor)
+        step = best_step(field, measure([pattern.share(site) for site in field]), noise_floor, confidence)
         on_step(step)
         steps.append(step)
         pattern = step.pattern
@@ -78,7 +83,9 @@ def candidate_evaluations(sites: int, kept: int, pinned: Collection[int] = ()) -
     return sum(full - len({0, *pinned}) for full in range(kept + 1, sites + 1))
 
 
-def best_step(sites: Sequence[int], evaluations: Sequence[Evaluation], noise_floor: float) -> Step:
+def best_step(
+    sites: Sequence[int], evaluations: Sequence[Evaluation], noise_floor: float, confidence: float = CONFIDENCE
+) -> Step:
     """The removal with the lowest cost of those measured on all windows; of equal ones the earlier site's.
 
     Raises:
@@ -98,6 +105,11 @@ def best_step(sites: Sequence[int], evaluations: Sequence[Evaluation], noise_flo
         evaluation=evaluation,
         runner_up=second[1] if second else None,
         margin=paired_cost(second[2], evaluation) if second else None,
+        undecided=tuple(
+            other
+            for _, other, rival in ranked[1:]
+            if not margin(evaluation.window_costs, rival.window_costs, evaluation.documents, confidence).beyond(noise_floor)
+        ),
         tied=tuple(other for other_cost, other, _ in ranked[1:] if other_cost - cost <= noise_floor),
     )
 

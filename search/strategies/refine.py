@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ...pattern import Pattern
-from ..intervals import surely_lower
+from ..intervals import chance_of_no_gain
 from ..losses import Evaluation, Measurements
 from .greedy import candidates
 from .race import STANDARD_ERRORS, race
@@ -62,7 +62,7 @@ def refine(
         measurements: of windows that the search did not use: on its own, the pattern it chose looks too good.
         starts: patterns by name; those that are equal are refined once, under the first name.
         rounds: swaps at most from each start.
-        confidence: with which a swap has to be better; a round that looks at many swaps asks for more.
+        confidence: with which a swap has to be better.
         pinned: sites that stay full.
         standard_errors: of the race.
         on_swap: told of each committed swap.
@@ -103,8 +103,13 @@ def _descend(
             key=lambda swap: (swap.evaluation.cost, swap.removed, swap.restored),
             default=None,
         )
-        # The cheapest of many looks cheaper than it is: as many chances of error are shared out (Bonferroni).
-        if swap is None or not surely_lower(swap.evaluation, current, 1 - (1 - confidence) / len(field)):
+        if swap is None:
+            break
+        # The cheapest of many looks cheaper than it is, which the test takes into account.
+        doubt = chance_of_no_gain(
+            swap.evaluation.window_costs, current.window_costs, current.documents, choices=len(field)
+        )
+        if doubt > 1 - confidence:
             break
         on_swap(swap)
         swaps.append(swap)

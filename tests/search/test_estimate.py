@@ -62,7 +62,7 @@ def test_states_of_one_window_say_nothing_of_another():
 @pytest.mark.parametrize("strategy", ["exact", "blocks"])
 def test_what_does_not_depend_on_losses_is_counted_exactly(goal, strategy):
     """Evaluations of exact and blocks are the same whatever the losses are."""
-    from indexcache.search.search import run_search
+    from indexcache.search.search import Problem, run_search
 
     method, table = Method(strategy=strategy, blocks=2), LossTable(3, 5)
     done = []
@@ -70,9 +70,11 @@ def test_what_does_not_depend_on_losses_is_counted_exactly(goal, strategy):
     def evaluate(patterns, group, windows=None, last_token=False):
         numbers = range(3) if windows is None else windows
         done.append(len(patterns) * len(numbers))
-        return table.measure(patterns, numbers)
+        return [tuple(window.losses for window in windows) for windows in table.measure(patterns, numbers)]
 
-    run_search(evaluate, 1, {"calibration": range(6), "heldout": range(3)}, 5, goal, method)
+    documents = {"calibration": range(6), "heldout": range(3)}
+    labels = {group: [1] * len(numbers) for group, numbers in documents.items()}
+    run_search(Problem(evaluate, labels, documents, 5, goal, method))
     expected = expected_cost(SHAPE, goal, method)
     # A uniform pattern that the search came by is not measured again, and the losses say which it comes by.
     assert abs(expected.window_evaluations - sum(done)) <= 4 * SHAPE.windows

@@ -6,9 +6,10 @@ import random
 import pytest
 
 from indexcache.errors import MeasurementError, SettingError
+from indexcache.evaluate import WindowLoss
 from indexcache.pattern import Pattern
 from indexcache.search.goal import Goal, Method
-from indexcache.search.search import run_search
+from indexcache.search.search import Problem, run_search
 
 SITES, LABELS = 6, 10
 
@@ -24,7 +25,8 @@ class Table:
     def __call__(self, patterns, group, windows=None, last_token=False):
         self.calls.append((group, last_token, len(patterns)))
         losses = [self.windows(pattern, group, last_token) for pattern in patterns]
-        return [tuple(sums[number] for number in windows or range(4)) for sums in losses]
+        numbers = range(4) if windows is None else windows
+        return [tuple(WindowLoss(sums[number], sums[number] - LABELS) for number in numbers) for sums in losses]
 
     def windows(self, pattern, group, last_token):
         base = sum(cost for cost, role in zip(self.costs, pattern.roles, strict=True) if role == "S")
@@ -34,7 +36,8 @@ class Table:
 
 def run(goal, table=None, heldout=True, **method):
     documents = {"calibration": (0, 1, 2, 3), "heldout": (4, 5, 6, 7) if heldout else ()}
-    return run_search(table or Table(), LABELS, documents, SITES, goal, Method(**method))
+    labels = {group: [LABELS] * len(numbers) for group, numbers in documents.items()}
+    return run_search(Problem(table or Table(), labels, documents, SITES, goal, Method(**method)))
 
 
 def test_sites_go_in_the_order_of_what_they_cost():
@@ -99,7 +102,7 @@ def test_the_held_out_check_measures_other_windows():
 
 def test_a_model_without_a_loss_is_refused_at_once():
     def broken(patterns, group, windows=None, last_token=False):
-        return [(math.nan,) * 4 for _ in patterns]
+        return [(WindowLoss(math.nan),) * 4 for _ in patterns]
 
     with pytest.raises(MeasurementError, match="the model's own loss"):
         run(Goal(keep=0.5), broken)

@@ -15,7 +15,7 @@ from indexcache.dsa.model.stack import State
 from indexcache.pattern import Pattern
 from indexcache.search.cost import LayerCount, Shape
 from indexcache.search.goal import Goal, Method
-from indexcache.search.search import SearchProgress, run_search
+from indexcache.search.search import Problem, SearchProgress, run_search
 
 LAYERS, TOPK = 6, 16
 ALL_PATTERNS = [Pattern("F" + "".join(tail)) for tail in itertools.product("FS", repeat=LAYERS - 1)]
@@ -225,5 +225,6 @@ def test_the_estimate_counts_layers_as_they_are_run(strategy):
         evaluator.follow(step.pattern)
 
     method, documents = Method(strategy=strategy, blocks=2, refine_rounds=2), {name: range(6) for name in groups}
-    run_search(evaluate, 39, documents, LAYERS, Goal(keep=0.34), method, SearchProgress(step))
+    labels = {name: [39] * 6 for name in groups}
+    run_search(Problem(evaluate, labels, documents, LAYERS, Goal(keep=0.34), method), SearchProgress(step))
     assert evaluator.layer_windows() == count.layer_windows
