@@ -195,8 +195,8 @@ def evaluate(
         from .dsa.checkpoint.config import Trust
         from .dsa.checkpoint.load import Placement
 
-        planned = open_planned(plan, path, model, Trust(trust_remote_code, allow_pickle))
-        outcome = evaluation.evaluate(planned, on, max_delta, Placement(**fields), reporter)
+        planned = open_planned(plan, model, Trust(trust_remote_code, allow_pickle))
+        outcome = evaluation.evaluate(planned, path, on, max_delta, Placement(**fields), reporter)
     evaluation.show(outcome, as_json)
     if outcome.passed is False:
         raise GateError(f"the plan's loss increase {outcome.plan.delta:+.5f} is above --max-delta {max_delta:g}")
@@ -256,7 +256,7 @@ def export(
     written = None
     if write is not None:
         with working(quiet, loads_model=False) as reporter:
-            written = exporting.write(plan, path, exported, write, strip_weights, model, reporter)
+            written = exporting.write(plan, exported, write, strip_weights, model, reporter)
     exporting.show(plan, exported, written, strip_weights, as_json)
 
 
@@ -285,9 +285,9 @@ def apply(
         from .dsa.checkpoint.config import Trust
         from .dsa.checkpoint.load import Placement
 
-        planned = open_planned(plan, path, model, Trust(trust_remote_code, allow_pickle))
+        planned = open_planned(plan, model, Trust(trust_remote_code, allow_pickle))
         request = applying.PromptRequest(prompt, new_tokens)
-        continuation = applying.continue_prompt(planned, request, Placement(**fields), reporter)
+        continuation = applying.continue_prompt(planned, path, request, Placement(**fields), reporter)
     applying.show(continuation, as_json)
 
 
@@ -352,9 +352,9 @@ def bench(
         from .commands.job.planned import open_planned
         from .dsa.checkpoint.config import Trust
 
-        planned = open_planned(plan, path, model, Trust(trust_remote_code, allow_pickle))
+        planned = open_planned(plan, model, Trust(trust_remote_code, allow_pickle))
         request = timing.BenchRequest.from_fields(contexts, repeats, random_weights, fields)
-        record = timing.bench(planned, request, reporter)
+        record = timing.bench(planned, path, request, reporter)
     timing.show(record, path, as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..calibrate.windows import Windows
@@ -11,7 +12,7 @@ from ..dsa.long.backends import Backends
 from ..errors import DatasetError, MeasurementError, OutputError, PlanError
 from ..evaluate import GROUP_TITLES
 from ..search.plan.record import heldout_record
-from ..search.plan.schema import MeasuredPattern
+from ..search.plan.schema import MeasuredPattern, Plan
 from ..search.report.checks import Check, check_file, with_check
 from ..search.report.pages import increase
 from ..search.report.timing import now
@@ -44,9 +45,14 @@ class EvalOutcome:
 
 
 def evaluate(
-    planned: PlannedModel, group: str, max_delta: float | None, placement: Placement, reporter: Reporter
+    planned: PlannedModel,
+    path: Path,
+    group: str,
+    max_delta: float | None,
+    placement: Placement,
+    reporter: Reporter,
 ) -> EvalOutcome:
-    """Measures a plan on its own frozen tokens and holds it to ``max_delta``.
+    """Measures the plan in the file ``path`` on its own frozen tokens and holds it to ``max_delta``.
 
     What was measured is kept beside the plan and shown in its report, where there is one.
 
@@ -55,7 +61,7 @@ def evaluate(
         IndexcacheError: one of its other kinds.
     """
     plan, checkpoint = planned.plan, planned.checkpoint
-    windows = planned.windows()
+    windows = planned.windows(path.parent)
     if not len(windows.group(group)):
         raise DatasetError(
             f"the plan has no {GROUP_TITLES[group]} windows", hint="measure it with --on calibration"
@@ -81,7 +87,7 @@ def evaluate(
         passed=None if max_delta is None else losses.plan.delta <= max_delta,
         versions=run.versions,
     )
-    processes.run_on_main(lambda: _keep(planned, group, check, reporter))
+    processes.run_on_main(lambda: _keep(plan, path, group, check, reporter))
     return EvalOutcome(
         group=group,
         windows=check.windows,
@@ -102,12 +108,11 @@ def _loaded(
     backends = Backends(plan.run.indexer, plan.run.attention)
     running = running_on(checkpoint, plan.run.dtype, placement, backends, length)
     tried_on = windows.group(group).ravel().tolist()
-    return load(checkpoint, running, length, reporter, tried_on, planned.weights, plan.run)
+    return load(checkpoint, planned.weights, running, length, reporter, tried_on, plan.run)
 
 
-def _keep(planned: PlannedModel, group: str, check: Check, reporter: Reporter) -> None:
+def _keep(plan: Plan, path: Path, group: str, check: Check, reporter: Reporter) -> None:
     """Writes a check beside its plan and into the report; where that cannot be, its result is still printed."""
-    plan, path = planned.plan, planned.path
     try:
         write_atomically(check_file(path), with_check(plan, check_file(path), group, check).as_json())
         if has_report(path):

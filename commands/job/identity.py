@@ -13,6 +13,7 @@ import torch
 from ... import __version__
 from ...dsa.checkpoint.architectures import remote_code_sha256
 from ...dsa.checkpoint.config import Checkpoint, config_sha256, has_nested_config
+from ...dsa.checkpoint.dtypes import dtype_name
 from ...dsa.checkpoint.stored.weights import StoredWeights, WeightsHash, identify_weights
 from ...errors import IdentityError
 from ...search.plan.schema import ModelIdentity
@@ -46,10 +47,10 @@ _MODULES = (
 
 
 def model_identity(
-    checkpoint: Checkpoint, wanted: Literal["auto"] | WeightsHash, weights: StoredWeights | None = None
+    checkpoint: Checkpoint, weights: StoredWeights, hash_kind: Literal["auto"] | WeightsHash
 ) -> ModelIdentity:
-    """What a plan says of the checkpoint it is for; hashes its weights in the way ``wanted``."""
-    kind, digest = identify_weights(checkpoint, wanted, weights)
+    """What a plan says of the checkpoint it is for; its weights are hashed in the way ``hash_kind``."""
+    kind, digest = identify_weights(weights, hash_kind)
     return ModelIdentity(
         id=checkpoint.model_id,
         revision=checkpoint.revision,
@@ -108,7 +109,7 @@ def search_identity(job: Job) -> Identity:
         "heldout": len(windows.heldout),
         "seed": job.tokens.seed,
         "tokens": job.tokens.sha256,
-        "dtype": running.computes_in,
+        "dtype": dtype_name(running.computes_in),
         "device": device,
         "processor": processor() if device == "cpu" else None,
         "float32_products": float32_products(),
