@@ -28,6 +28,7 @@ from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
 from .job.measure import Running, running_on
 from .job.planned import PlannedModel
+from .job.settings import placement_of
 
 if TYPE_CHECKING:
     from ..dsa.model.prefill import PrefillClock
@@ -63,10 +64,9 @@ class BenchRequest:
         cls, contexts: Sequence[int], repeats: int, random_weights: bool, fields: Mapping[str, Any]
     ) -> BenchRequest:
         """Of the command's options; ``fields`` are those that recipes have too."""
-        placement = Placement(fields.get("device_map"), fields.get("offload_folder"))
         wanted = Backends(fields.get("indexer", "auto"), fields.get("attention", "auto"))
         beyond = fields.get("beyond_positions", False)
-        return cls(contexts, repeats, fields.get("dtype"), placement, wanted, random_weights, beyond)
+        return cls(contexts, repeats, fields.get("dtype"), placement_of(fields), wanted, random_weights, beyond)
 
 
 def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Reporter) -> PrefillRecord:

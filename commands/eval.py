@@ -14,15 +14,15 @@ from ..evaluate import GROUP_TITLES
 from ..search.plan.record import heldout_record
 from ..search.plan.schema import MeasuredPattern, Plan
 from ..search.report.checks import Check, check_file, with_check
-from ..search.report.pages import increase
 from ..search.report.timing import now
 from ..search.run.folder import has_report, render_beside
 from ..search.search import compare
 from ..system import processes
-from ..system.console import Reporter, loss_rows, new_console, print_line, print_table
+from ..system.console import Reporter, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.files import write_atomically
 from ..system.launching import speaks
+from .job.loss_table import loss_table
 from .job.measure import Loaded, evaluator, load, run_identity, running_on
 from .job.planned import PlannedModel
 from .job.prepare import announce
@@ -132,10 +132,8 @@ def show(outcome: EvalOutcome, as_json: bool) -> None:
 
 def eval_table(outcome: EvalOutcome) -> None:
     """Prints a plan's check, on stdout."""
-    table = loss_rows(heldout=False)
-    table.add_row("all full", str(len(outcome.plan.pattern)), f"{outcome.baseline_loss:.4f}", "")
-    for name, measured in (("this plan", outcome.plan), ("uniform", outcome.uniform)):
-        table.add_row(name, str(measured.kept), f"{measured.loss:.4f}", increase(measured))
+    patterns = {"this plan": outcome.plan, "uniform": outcome.uniform}
+    table = loss_table(len(outcome.plan.pattern), outcome.baseline_loss, patterns)
     console = new_console()
     print_line(console, f"{outcome.windows} {GROUP_TITLES[outcome.group]} windows, nats per token")
     print_table(console, table)
