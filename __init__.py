@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from .pattern import Pattern
+from .version import __version__
 
-__version__ = "0.1.0"
 __all__ = ["Pattern", "__version__", "apply", "load"]
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__
+from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
     JsonFlag,
@@ -25,7 +25,6 @@ from .commands.job.options import (
     place,
     recipe_options,
 )
-from .commands.job.sources import Application
 from .commands.job.start import leave_to_main, reach, share_cores, working
 from .errors import GateError, SettingError
 from .evaluate import GROUP_TITLES
@@ -34,6 +33,7 @@ from .recipes.schema import FIELDS, RUN, SEARCH
 from .system.exits import exit_code_of
 from .system.launching import work_apart
 from .system.signals import leave
+from .version import __version__
 
 app = Application(
     name="indexcache",
@@ -105,7 +105,7 @@ def search(
 
     An option wins over its variable INDEXCACHE_SEARCH_NAME, and that over the recipe. Prints the plan's path.
     """
-    from .commands.job.settings import check_resume, run_folder, search_settings
+    from .commands.job.settings import check_resume, run_folder, search_settings, trust_of
 
     settings, goal = search_settings(context, recipe, fields, to_one)
     folder = run_folder(out, recipe, settings.model, "model" in fields)
@@ -115,9 +115,8 @@ def search(
         from .commands import estimate as estimation
         from .commands import search as searching
         from .commands.job.prepare import prepare
-        from .dsa.checkpoint.config import Trust
 
-        trust = Trust(trust_remote_code, allow_pickle)
+        trust = trust_of(trust_remote_code, allow_pickle)
         if dry_run:
             estimated = estimation.estimate(prepare(settings, goal, folder, trust, reporter), True, reporter)
         else:
@@ -149,16 +148,15 @@ def estimate(
 
     Takes the options of search that change the cost, and needs no text. --no-time needs no weights.
     """
-    from .commands.job.settings import search_settings
+    from .commands.job.settings import search_settings, trust_of
 
     settings, goal = search_settings(context, recipe, fields, to_one)
     reach(settings.model, settings.revision)
     with working(quiet, loads_model=timed) as reporter:
         from .commands import estimate as estimation
         from .commands.job.prepare import intend
-        from .dsa.checkpoint.config import Trust
 
-        intent = intend(settings, goal, Trust(trust_remote_code, allow_pickle), reporter)
+        intent = intend(settings, goal, trust_of(trust_remote_code, allow_pickle), reporter)
         outcome = estimation.estimate(intent, timed, reporter)
     estimation.show(outcome, as_json)
 
@@ -180,6 +178,7 @@ def evaluate(
     Kept beside the plan, and in its report. With --max-delta, exits with 1 when the plan's loss increase is
     above it.
     """
+    from .commands.job.settings import placement_of, trust_of
     from .search.plan.cut import check_max_delta
     from .search.plan.file import plan_file, read_plan
 
@@ -192,11 +191,9 @@ def evaluate(
     with working(quiet) as reporter:
         from .commands import eval as evaluation
         from .commands.job.planned import open_planned
-        from .dsa.checkpoint.config import Trust
-        from .dsa.checkpoint.load import Placement
 
-        planned = open_planned(plan, path, model, Trust(trust_remote_code, allow_pickle))
-        outcome = evaluation.evaluate(planned, on, max_delta, Placement(**fields), reporter)
+        planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
+        outcome = evaluation.evaluate(planned, path, on, max_delta, placement_of(fields), reporter)
     evaluation.show(outcome, as_json)
     if outcome.passed is False:
         raise GateError(f"the plan's loss increase {outcome.plan.delta:+.5f} is above --max-delta {max_delta:g}")
@@ -256,7 +253,7 @@ def export(
     written = None
     if write is not None:
         with working(quiet, loads_model=False) as reporter:
-            written = exporting.write(plan, path, exported, write, strip_weights, model, reporter)
+            written = exporting.write(plan, exported, write, strip_weights, model, reporter)
     exporting.show(plan, exported, written, strip_weights, as_json)
 
 
@@ -275,6 +272,7 @@ def apply(
 ) -> None:
     """Run the checkpoint under the plan: continue a prompt, and the same with all indexers beside it."""
     leave_to_main()
+    from .commands.job.settings import placement_of, trust_of
     from .search.plan.file import plan_file, read_plan
 
     path = plan_file(plan_path)
@@ -282,12 +280,10 @@ def apply(
     with working(quiet) as reporter:
         from .commands import apply as applying
         from .commands.job.planned import open_planned
-        from .dsa.checkpoint.config import Trust
-        from .dsa.checkpoint.load import Placement
 
-        planned = open_planned(plan, path, model, Trust(trust_remote_code, allow_pickle))
+        planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
         request = applying.PromptRequest(prompt, new_tokens)
-        continuation = applying.continue_prompt(planned, request, Placement(**fields), reporter)
+        continuation = applying.continue_prompt(planned, path, request, placement_of(fields), reporter)
     applying.show(continuation, as_json)
 
 
@@ -343,6 +339,7 @@ def bench(
     Writes bench.json beside the plan and adds a figure and a table to its report.
     """
     leave_to_main()
+    from .commands.job.settings import trust_of
     from .search.plan.file import plan_file, read_plan
 
     path = plan_file(plan_path)
@@ -350,11 +347,10 @@ def bench(
     with working(quiet) as reporter:
         from .commands import bench as timing
         from .commands.job.planned import open_planned
-        from .dsa.checkpoint.config import Trust
 
-        planned = open_planned(plan, path, model, Trust(trust_remote_code, allow_pickle))
+        planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
         request = timing.BenchRequest.from_fields(contexts, repeats, random_weights, fields)
-        record = timing.bench(planned, request, reporter)
+        record = timing.bench(planned, path, request, reporter)
     timing.show(record, path, as_json)
 
 

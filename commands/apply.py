@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
+from ..dsa.checkpoint.config import Trust, load_tokenizer
+from ..dsa.checkpoint.dtypes import dtype_name
 from ..dsa.checkpoint.load import Placement, load_model
 from ..dsa.model.applied import AppliedPattern
 from ..dsa.model.losses import input_device
@@ -20,8 +21,7 @@ from ..search.plan.file import read_plan
 from ..search.plan.schema import Plan
 from ..system.console import Reporter, new_console, print_line
 from ..system.exits import print_result
-from .job.identity import check_same_model, model_identity
-from .job.planned import PlannedModel
+from .job.planned import PlannedModel, open_planned
 
 
 def load(
@@ -56,16 +56,13 @@ def load(
         IdentityError: it was made for another checkpoint; names what differs.
         ModelError: the checkpoint cannot be found or loaded.
     """
-    read = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    if revision is None and str(model) == read.model.id:
-        revision = read.model.revision
-    checkpoint = open_checkpoint(str(model), revision, Trust(trust_remote_code, allow_pickle))
+    plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    planned = open_planned(plan, str(model), Trust(trust_remote_code, allow_pickle), revision)
     if verify:
-        check_same_model(read.model, model_identity(checkpoint, read.model.weights_hash))
-    loaded = load_model(
-        checkpoint, str(dtype or read.run.dtype).removeprefix("torch."), Placement(device_map, offload_folder)
-    )
-    apply(loaded, read)
+        planned.check_weights()
+    placement = Placement(device_map, offload_folder)
+    loaded = load_model(planned.checkpoint, planned.weights, dtype_name(dtype or plan.run.dtype), placement)
+    apply(loaded, plan)
     return loaded
 
 
@@ -79,10 +76,10 @@ def apply(model: Any, plan: str | Path | Plan) -> AppliedPattern:
         PlanError: the plan cannot be read.
         ModelError: the model has its indexers elsewhere, or is none.
     """
-    read = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     if not hasattr(model, "named_modules"):
         raise ModelError(f"{model!r} is no loaded model", hint="indexcache.load takes a folder or a hub id")
-    return AppliedPattern(model, read.model.site_layers, read.pattern)
+    return AppliedPattern(model, plan.model.site_layers, plan.pattern)
 
 
 @dataclass(frozen=True)
@@ -124,9 +121,9 @@ class PromptRequest:
 
 
 def continue_prompt(
-    planned: PlannedModel, request: PromptRequest, placement: Placement, reporter: Reporter
+    planned: PlannedModel, path: Path, request: PromptRequest, placement: Placement, reporter: Reporter
 ) -> Continuation:
-    """Loads the plan's checkpoint under it and continues a prompt, under the plan and all full.
+    """Loads the checkpoint of the plan in the file ``path`` and continues a prompt, under the plan and all full.
 
     Raises:
         SettingError: an empty prompt, or one that with its continuation is longer than the model's positions.
@@ -135,10 +132,10 @@ def continue_prompt(
     """
     plan, checkpoint = planned.plan, planned.checkpoint
     tokenizer = load_tokenizer(checkpoint)
-    prompt = _prompt(planned, request, tokenizer)
+    prompt = _prompt(planned, path.parent, request, tokenizer)
     planned.check_weights(reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, plan.run.dtype, placement, planned.weights)
+    model = load_model(checkpoint, planned.weights, plan.run.dtype, placement)
     applied = apply(model, plan)
     reporter.doing(f"continuing {len(prompt)} tokens by {request.new_tokens}, under the plan and all full")
     under_plan = _generate(model, prompt, request.new_tokens, reporter.say)
@@ -154,11 +151,11 @@ def continue_prompt(
     )
 
 
-def _prompt(planned: PlannedModel, request: PromptRequest, tokenizer: Any) -> Sequence[int]:
+def _prompt(planned: PlannedModel, folder: Path, request: PromptRequest, tokenizer: Any) -> Sequence[int]:
     if request.text is not None:
         prompt = [int(token) for token in tokenizer(request.text)["input_ids"]]
     else:
-        windows = planned.windows()
+        windows = planned.windows(folder)
         group = HELD_OUT if len(windows.heldout) else CALIBRATION
         window = windows.group(group)[0].tolist()
         prompt = window[: max(len(window) - request.new_tokens, len(window) // 2)]

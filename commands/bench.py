@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from ..dsa.checkpoint.config import Checkpoint, config_sha256
+from ..dsa.checkpoint.dtypes import dtype_name
 from ..dsa.checkpoint.load import Placement, device_kinds, load_model, random_model
 from ..dsa.chunks import out_of_memory
 from ..dsa.long.backends import Backends, install
@@ -27,6 +28,7 @@ from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
 from .job.measure import Running, running_on
 from .job.planned import PlannedModel
+from .job.settings import placement_of
 
 if TYPE_CHECKING:
     from ..dsa.model.prefill import PrefillClock
@@ -62,14 +64,13 @@ class BenchRequest:
         cls, contexts: Sequence[int], repeats: int, random_weights: bool, fields: Mapping[str, Any]
     ) -> BenchRequest:
         """Of the command's options; ``fields`` are those that recipes have too."""
-        placement = Placement(fields.get("device_map"), fields.get("offload_folder"))
         wanted = Backends(fields.get("indexer", "auto"), fields.get("attention", "auto"))
         beyond = fields.get("beyond_positions", False)
-        return cls(contexts, repeats, fields.get("dtype"), placement, wanted, random_weights, beyond)
+        return cls(contexts, repeats, fields.get("dtype"), placement_of(fields), wanted, random_weights, beyond)
 
 
-def bench(planned: PlannedModel, request: BenchRequest, reporter: Reporter) -> PrefillRecord:
-    """Times prefills, writes them beside the plan and renders its report again.
+def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Reporter) -> PrefillRecord:
+    """Times prefills, writes them beside the plan in the file ``path`` and renders its report again.
 
     Raises:
         IdentityError: the model's sites are not the plan's.
@@ -78,15 +79,15 @@ def bench(planned: PlannedModel, request: BenchRequest, reporter: Reporter) -> P
     """
     if processes.process_count() > 1:
         raise SettingError("bench times one model on one process", hint="run it without accelerate launch")
-    plan, path, checkpoint = planned.plan, planned.path, planned.checkpoint
+    plan, checkpoint = planned.plan, planned.checkpoint
     planned.check_layout()
-    check_writable(planned.folder)
+    check_writable(path.parent)
     request = replace(request, contexts=_contexts(checkpoint, request))
     # One choice for all lengths, so that their times compare.
     dtype = request.dtype or plan.run.dtype
     running = running_on(checkpoint, dtype, request.placement, request.wanted, max(request.contexts))
     backends = running.backends
-    model = _model(checkpoint, running, request.random_weights, reporter)
+    model = _model(planned, running, request.random_weights, reporter)
     install(model, backends, reporter.warn)
     record = PrefillRecord(
         schema_version=1,
@@ -94,7 +95,7 @@ def bench(planned: PlannedModel, request: BenchRequest, reporter: Reporter) -> P
         config_sha256=config_sha256(checkpoint),
         pattern=plan.result.pattern,
         device=device_kinds(model),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=dtype_name(model.dtype),
         indexer=backends.indexer,
         attention=backends.attention,
         random_weights=request.random_weights,
@@ -130,7 +131,8 @@ def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:
     return wanted
 
 
-def _model(checkpoint: Checkpoint, running: Running, random_weights: bool, reporter: Reporter) -> Any:
+def _model(planned: PlannedModel, running: Running, random_weights: bool, reporter: Reporter) -> Any:
+    checkpoint = planned.checkpoint
     if random_weights:
         if running.placement != Placement():
             raise SettingError(
@@ -139,7 +141,7 @@ def _model(checkpoint: Checkpoint, running: Running, random_weights: bool, repor
         reporter.doing(f"making random weights for {checkpoint.model_id}")
         return random_model(checkpoint, running.dtype)
     reporter.doing(f"loading {checkpoint.model_id}")
-    return load_model(checkpoint, running.dtype, running.placement)
+    return load_model(checkpoint, planned.weights, running.dtype, running.placement)
 
 
 def _points(

@@ -91,7 +91,7 @@ def _time_layers(intent: Intent, reporter: Reporter) -> tuple[float, float]:
         weights = (
             intent.weights if isinstance(intent, Job) else processes.run_on_main(lambda: find_weights(checkpoint))
         )
-        model = load(checkpoint, intent.running, length, reporter, weights=weights).model
+        model = load(checkpoint, weights, intent.running, length, reporter).model
     except ModelError as error:
         error.hint = error.hint or "--no-time counts without weights"
         raise

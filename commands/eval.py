@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..calibrate.windows import Windows
@@ -11,17 +12,17 @@ from ..dsa.long.backends import Backends
 from ..errors import DatasetError, MeasurementError, OutputError, PlanError
 from ..evaluate import GROUP_TITLES
 from ..search.plan.record import heldout_record
-from ..search.plan.schema import MeasuredPattern
+from ..search.plan.schema import MeasuredPattern, Plan
 from ..search.report.checks import Check, check_file, with_check
-from ..search.report.pages import increase
 from ..search.report.timing import now
 from ..search.run.folder import has_report, render_beside
 from ..search.search import compare
 from ..system import processes
-from ..system.console import Reporter, loss_rows, new_console, print_line, print_table
+from ..system.console import Reporter, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.files import write_atomically
 from ..system.launching import speaks
+from .job.loss_table import loss_table
 from .job.measure import Loaded, evaluator, load, run_identity, running_on
 from .job.planned import PlannedModel
 from .job.prepare import announce
@@ -44,9 +45,14 @@ class EvalOutcome:
 
 
 def evaluate(
-    planned: PlannedModel, group: str, max_delta: float | None, placement: Placement, reporter: Reporter
+    planned: PlannedModel,
+    path: Path,
+    group: str,
+    max_delta: float | None,
+    placement: Placement,
+    reporter: Reporter,
 ) -> EvalOutcome:
-    """Measures a plan on its own frozen tokens and holds it to ``max_delta``.
+    """Measures the plan in the file ``path`` on its own frozen tokens and holds it to ``max_delta``.
 
     What was measured is kept beside the plan and shown in its report, where there is one.
 
@@ -55,7 +61,7 @@ def evaluate(
         IndexcacheError: one of its other kinds.
     """
     plan, checkpoint = planned.plan, planned.checkpoint
-    windows = planned.windows()
+    windows = planned.windows(path.parent)
     if not len(windows.group(group)):
         raise DatasetError(
             f"the plan has no {GROUP_TITLES[group]} windows", hint="measure it with --on calibration"
@@ -81,7 +87,7 @@ def evaluate(
         passed=None if max_delta is None else losses.plan.delta <= max_delta,
         versions=run.versions,
     )
-    processes.run_on_main(lambda: _keep(planned, group, check, reporter))
+    processes.run_on_main(lambda: _keep(plan, path, group, check, reporter))
     return EvalOutcome(
         group=group,
         windows=check.windows,
@@ -102,12 +108,11 @@ def _loaded(
     backends = Backends(plan.run.indexer, plan.run.attention)
     running = running_on(checkpoint, plan.run.dtype, placement, backends, length)
     tried_on = windows.group(group).ravel().tolist()
-    return load(checkpoint, running, length, reporter, tried_on, planned.weights, plan.run)
+    return load(checkpoint, planned.weights, running, length, reporter, tried_on, plan.run)
 
 
-def _keep(planned: PlannedModel, group: str, check: Check, reporter: Reporter) -> None:
+def _keep(plan: Plan, path: Path, group: str, check: Check, reporter: Reporter) -> None:
     """Writes a check beside its plan and into the report; where that cannot be, its result is still printed."""
-    plan, path = planned.plan, planned.path
     try:
         write_atomically(check_file(path), with_check(plan, check_file(path), group, check).as_json())
         if has_report(path):
@@ -127,10 +132,8 @@ def show(outcome: EvalOutcome, as_json: bool) -> None:
 
 def eval_table(outcome: EvalOutcome) -> None:
     """Prints a plan's check, on stdout."""
-    table = loss_rows(heldout=False)
-    table.add_row("all full", str(len(outcome.plan.pattern)), f"{outcome.baseline_loss:.4f}", "")
-    for name, measured in (("this plan", outcome.plan), ("uniform", outcome.uniform)):
-        table.add_row(name, str(measured.kept), f"{measured.loss:.4f}", increase(measured))
+    patterns = {"this plan": outcome.plan, "uniform": outcome.uniform}
+    table = loss_table(len(outcome.plan.pattern), outcome.baseline_loss, patterns)
     console = new_console()
     print_line(console, f"{outcome.windows} {GROUP_TITLES[outcome.group]} windows, nats per token")
     print_table(console, table)

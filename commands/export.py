@@ -36,7 +36,7 @@ def settings_for(plan: Plan, engine: str, serving: Serving, force: bool) -> Expo
 
 
 def write(
-    plan: Plan, path: Path, exported: Export, folder: Path, strip: bool, model_id: str | None, reporter: Reporter
+    plan: Plan, exported: Export, folder: Path, strip: bool, model_id: str | None, reporter: Reporter
 ) -> Path:
     """Writes config.json with the settings to ``folder``, on request with the stripped weights; its path.
 
@@ -47,7 +47,7 @@ def write(
     from ..dsa.checkpoint.config import Trust
     from .job.planned import open_planned
 
-    planned = open_planned(plan, path, model_id, Trust())
+    planned = open_planned(plan, model_id, Trust())
     if strip:
         return write_stripped(planned, exported, folder, reporter)
     return write_config(planned, exported, folder)

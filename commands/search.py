@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import __version__
 from ..calibrate.frozen import frozen_bytes
 from ..calibrate.guess import unigram_loss
 from ..calibrate.windows import Windows
@@ -28,7 +27,6 @@ from ..search.goal import Goal, Method
 from ..search.plan.older import changed_steps
 from ..search.plan.record import cost_record, heldout_record, result_record, search_record
 from ..search.plan.schema import InitRecord, Plan
-from ..search.report.pages import increase
 from ..search.report.timing import Timing
 from ..search.run.folder import PLAN_FILE, save_run
 from ..search.run.replay import MissingLoss, ReplayedEvaluator
@@ -36,13 +34,15 @@ from ..search.search import Findings, SearchProgress, run_search
 from ..search.strategies.greedy import Step
 from ..search.strategies.refine import Swap
 from ..system import processes
-from ..system.console import Reporter, loss_rows, new_console, print_line, print_table
+from ..system.console import Reporter, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.launching import speaks
+from ..version import __version__
 from .job.identity import search_identity
+from .job.loss_table import loss_table
 from .job.measure import evaluator, load, run_identity
 from .job.prepare import Job, prepare
-from .job.session import Session, session, stops_told
+from .job.session import Session, resumable_stops, session
 
 # Of the first window, enough for a mean loss.
 _FEW_TOKENS = 1024
@@ -67,9 +67,9 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong; StoppedRunError where a signal came.
     """
-    with stops_told(out, resume):
+    with resumable_stops(out, resume):
         job = prepare(recipe, goal, out, trust, reporter)
-        with session(out, search_identity(job), resume, reporter) as run_session:
+        with session(out, search_identity(job.model, job.tokens, job.running), resume, reporter) as run_session:
             return _written(job, run_session, reporter)
 
 
@@ -130,7 +130,7 @@ def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
     # A journal that says so is of the same weights, tokens, code and versions.
     to_check = job.self_checks and not session.content.checked
     tokens = job.windows.calibration.flatten().tolist() if to_check else ()
-    loaded = load(job.checkpoint, job.running, job.length, reporter, tokens, job.weights)
+    loaded = load(job.checkpoint, job.weights, job.running, job.length, reporter, tokens)
     session.ran(run_identity(loaded))
     if to_check:
         reporter.doing("checking on a short window that sharing works")
@@ -223,15 +223,10 @@ def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, repor
 def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
     """Prints what a search found, on stderr."""
     result, tokens = plan.result, plan.tokens
-    table = loss_rows(plan.heldout is not None)
+    patterns = {"this plan": result} | ({"uniform": result.uniform} if result.uniform else {})
     held = plan.heldout
-    full = ["all full", str(result.sites), f"{plan.search.baseline_loss:.4f}", ""]
-    table.add_row(*full, *([""] if held else []))
-    chosen = ["this plan", str(result.kept), f"{result.loss:.4f}", increase(result)]
-    table.add_row(*chosen, *([increase(held.plan)] if held else []))
-    if result.uniform:
-        even = ["uniform", str(result.kept), f"{result.uniform.loss:.4f}", increase(result.uniform)]
-        table.add_row(*even, *([increase(held.uniform)] if held else []))
+    heldout = None if held is None else {"this plan": held.plan, "uniform": held.uniform}
+    table = loss_table(result.sites, plan.search.baseline_loss, patterns, heldout)
     console = new_console(stderr=True)
     print_line(
         console,

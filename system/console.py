@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 
-from rich import box
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
@@ -205,15 +204,6 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def loss_rows(heldout: bool) -> Table:
-    """An empty table of patterns and their losses; with a column for held-out windows where they are measured."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("pattern")
-    for name in ["kept", "loss", "increase", *(["increase, held out"] if heldout else [])]:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 class _Console(Console):

@@ -121,7 +121,7 @@ def merge(part: dict[int, T]) -> dict[int, T]:
 
     if process_count() == 1:
         return part
-    with _loss_as_error():
+    with _lost_process_as_error():
         return {number: value for share in gather_object([part]) for number, value in share.items()}
 
 
@@ -144,7 +144,7 @@ def run_on_main(job: Callable[[], T]) -> T:
             outcome[1] = IndexcacheError(f"unexpected {type(error).__name__}: {error}")
             if os.environ.get("INDEXCACHE_TRACEBACK"):
                 traceback.print_exception(error)
-    with _loss_as_error():
+    with _lost_process_as_error():
         broadcast_object_list(outcome)
     if outcome[1] is not None:
         outcome[1].shared = True
@@ -154,7 +154,7 @@ def run_on_main(job: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _loss_as_error() -> Iterator[None]:
+def _lost_process_as_error() -> Iterator[None]:
     """Within it, where processes wait for each other, the end of one ends the others in a line.
 
     Raises:

@@ -13,11 +13,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 import transformers
+from random_models import load_checkpoint
 
 from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.commands.job.identity import processor
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
@@ -55,7 +55,7 @@ def windows():
 
 def measured(patterns, windows, **config):
     """Losses in nats per label, [pattern][window], in float32; ``config`` changes attributes of all modules."""
-    model = load_model(open_checkpoint(str(EMBEDDED)), "float32")
+    model = load_checkpoint(open_checkpoint(str(EMBEDDED)), "float32")
     for module in model.modules():
         for name, value in config.items():
             if hasattr(module, name):

@@ -8,7 +8,9 @@ import torch
 import transformers
 
 import indexcache
+from indexcache.dsa.checkpoint.load import Placement, load_model
 from indexcache.dsa.checkpoint.sites import find_indexers
+from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.tail import Window
 
 ROOT = Path(indexcache.__file__).parent
@@ -374,3 +376,8 @@ def randomised(model):
 def measure(losses, patterns, ids):
     """Each pattern's summed loss on one window."""
     return losses.measure(patterns, [Window(tuple(ids), ids)])[0]
+
+
+def load_checkpoint(checkpoint, dtype="auto", placement=Placement()):
+    """A checkpoint's model, its weights looked for and loaded."""
+    return load_model(checkpoint, find_weights(checkpoint), dtype, placement)

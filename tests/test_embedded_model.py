@@ -4,10 +4,9 @@ import golden_losses
 import pytest
 import torch
 from golden_losses import LENGTH, PATTERNS
-from random_models import EMBEDDED
+from random_models import EMBEDDED, load_checkpoint
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
 from indexcache.search.losses import Evaluation, paired_difference
 
 FULL = PATTERNS["full"]
@@ -56,4 +55,4 @@ def test_sparse_attention_costs_little_over_dense(losses, windows):
 
 def test_the_folder_is_small_and_needs_no_code_of_ours():
     assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) <= 12_000_000
-    assert load_model(open_checkpoint(str(EMBEDDED))).dtype == torch.bfloat16
+    assert load_checkpoint(open_checkpoint(str(EMBEDDED))).dtype == torch.bfloat16

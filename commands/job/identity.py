@@ -6,23 +6,21 @@ import hashlib
 import os
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
-from ... import __version__
 from ...dsa.checkpoint.architectures import remote_code_sha256
 from ...dsa.checkpoint.config import Checkpoint, config_sha256, has_nested_config
+from ...dsa.checkpoint.dtypes import dtype_name
 from ...dsa.checkpoint.stored.weights import StoredWeights, WeightsHash, identify_weights
 from ...errors import IdentityError
-from ...search.plan.schema import ModelIdentity
+from ...search.plan.schema import ModelIdentity, TokenIdentity
 from ...search.run.records import Identity
 from ...system import processes
 from ...system.versions import computing_versions
-
-if TYPE_CHECKING:
-    from .prepare import Job
-
+from ...version import __version__
+from .measure import Running
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 # Whatever a loss passes through between the text and the journal.
@@ -46,10 +44,10 @@ _MODULES = (
 
 
 def model_identity(
-    checkpoint: Checkpoint, wanted: Literal["auto"] | WeightsHash, weights: StoredWeights | None = None
+    checkpoint: Checkpoint, weights: StoredWeights, hash_kind: Literal["auto"] | WeightsHash
 ) -> ModelIdentity:
-    """What a plan says of the checkpoint it is for; hashes its weights in the way ``wanted``."""
-    kind, digest = identify_weights(checkpoint, wanted, weights)
+    """What a plan says of the checkpoint it is for; its weights are hashed in the way ``hash_kind``."""
+    kind, digest = identify_weights(weights, hash_kind)
     return ModelIdentity(
         id=checkpoint.model_id,
         revision=checkpoint.revision,
@@ -88,14 +86,13 @@ def _short(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def search_identity(job: Job) -> Identity:
+def search_identity(model: ModelIdentity, tokens: TokenIdentity, running: Running) -> Identity:
     """The fields that have to be the same for a journal to be gone on with, those first that explain most.
 
     Not among them is what a search is after: budget, strategy, pins, baselines. Those decide which losses are
     asked for and change none, so that one journal serves several. Which devices a model is spread over is known
     once it is loaded, and compared then.
     """
-    model, windows, running = job.model, job.windows, job.running
     device = processes.process_device().type
     return {
         "config": model.config_sha256,
@@ -103,12 +100,12 @@ def search_identity(job: Job) -> Identity:
         "weights": model.weights_sha256,
         "remote_code": model.code_sha256,
         "selection_width": model.selection_width,
-        "window": windows.length,
-        "windows": len(windows.calibration),
-        "heldout": len(windows.heldout),
-        "seed": job.tokens.seed,
-        "tokens": job.tokens.sha256,
-        "dtype": running.computes_in,
+        "window": tokens.window,
+        "windows": tokens.windows,
+        "heldout": tokens.heldout_windows,
+        "seed": tokens.seed,
+        "tokens": tokens.sha256,
+        "dtype": dtype_name(running.computes_in),
         "device": device,
         "processor": processor() if device == "cpu" else None,
         "float32_products": float32_products(),

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ...calibrate.windows import Windows
 from ...dsa.checkpoint.config import Checkpoint
-from ...dsa.checkpoint.load import FETCHED, Placement, compute_dtype, device_kinds, load_model
+from ...dsa.checkpoint.dtypes import compute_dtype, dtype_name
+from ...dsa.checkpoint.load import FETCHED, Placement, device_kinds, load_model
 from ...dsa.checkpoint.stored.weights import StoredWeights, weights_bytes
 from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
@@ -33,14 +36,14 @@ class Running:
 
     Args:
         dtype: as asked for, ``auto`` included.
-        computes_in: the type that comes of it, e.g. ``bfloat16``.
+        computes_in: the type that comes of it.
         placement: where weights go.
         backends: what runs indexers and attention.
         max_rows: windows x patterns in memory together; None leaves it to the free memory.
     """
 
     dtype: str
-    computes_in: str
+    computes_in: torch.dtype
     placement: Placement
     backends: Backends
     max_rows: int | None = None
@@ -68,38 +71,38 @@ def running_on(
     Raises:
         SettingError: a backend that the family does not have.
     """
-    computes_in = str(compute_dtype(checkpoint, dtype)).removeprefix("torch.")
+    computes_in = compute_dtype(checkpoint, dtype)
     backends = choose(wanted, checkpoint.selects_tokens, length, processes.process_device().type)
     return Running(dtype, computes_in, placement, backends, max_rows)
 
 
 def load(
     checkpoint: Checkpoint,
+    weights: StoredWeights,
     running: Running,
     length: int,
     reporter: Reporter,
     tried_on: Sequence[int] = (),
-    weights: StoredWeights | None = None,
     ran: RunIdentity | None = None,
 ) -> Loaded:
     """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
 
     Args:
         checkpoint: what to load.
+        weights: of it, looked for once.
         running: how it is to run.
         length: tokens per window.
         reporter: told of progress.
         tried_on: tokens on which what is to run is held against the model's own code; none to leave that out.
-        weights: of the checkpoint, where they were looked for already.
         ran: how it ran when this was tried before; not tried again where device and versions are the same.
 
     Raises:
         WindowError: such windows do not fit; names the length that would.
         ModelError: see ``load_model``.
     """
-    check_fits_here(checkpoint, running, length, reporter, weights)
+    check_fits_here(checkpoint, weights, running, length, reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model, backends = load_model(checkpoint, running.dtype, running.placement, weights), running.backends
+    model, backends = load_model(checkpoint, weights, running.dtype, running.placement), running.backends
     if tried_on and backends != Backends() and not (ran is not None and _runs_as(ran, model)):
         tokens = _tried_length(checkpoint, model, length)
         reporter.doing(
@@ -139,7 +142,7 @@ def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
 
 
 def check_fits_here(
-    checkpoint: Checkpoint, running: Running, length: int, reporter: Reporter, weights: StoredWeights | None
+    checkpoint: Checkpoint, weights: StoredWeights, running: Running, length: int, reporter: Reporter
 ) -> None:
     """Checks that windows of ``length`` tokens fit here; warns where memory grows fast.
 
@@ -147,10 +150,10 @@ def check_fits_here(
         WindowError: they do not fit; names the length that would.
     """
     device = processes.process_device()
-    on_gpu, size = device.type == "cuda", compute_dtype(checkpoint, running.dtype).itemsize
+    on_gpu, size = device.type == "cuda", running.computes_in.itemsize
     free = free_memory(device) // (1 if on_gpu else processes.process_count())
     if running.placement.device_map is None:  # with one, accelerate places weights where there is room
-        free -= weights_bytes(checkpoint, size, weights)
+        free -= weights_bytes(checkpoint, weights, size)
     check_fits(checkpoint.config, length, size, running.backends, free, on_gpu)
     if not checkpoint.selects_tokens:
         longest = longest_window(checkpoint.config, 1 << 24, size, running.backends, free, on_gpu)
@@ -181,7 +184,7 @@ def evaluator(loaded: Loaded, windows: Windows, reporter: Reporter) -> Evaluator
 def run_identity(loaded: Loaded) -> RunIdentity:
     """What a plan says of how its model ran."""
     return RunIdentity(
-        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        dtype=dtype_name(loaded.model.dtype),
         device=device_kinds(loaded.model),
         threads=processes.thread_count(),
         indexer=loaded.running.backends.indexer,

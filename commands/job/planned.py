@@ -24,18 +24,11 @@ class PlannedModel:
 
     Args:
         plan: as read.
-        path: of its file; its tokens stand beside it.
         checkpoint: found, its config read; whether its weights are the plan's is asked by ``check_weights``.
     """
 
     plan: Plan
-    path: Path
     checkpoint: Checkpoint
-
-    @property
-    def folder(self) -> Path:
-        """Where the plan and its tokens are."""
-        return self.path.parent
 
     @cached_property
     def weights(self) -> StoredWeights:
@@ -46,15 +39,16 @@ class PlannedModel:
         """
         return processes.run_on_main(lambda: find_weights(self.checkpoint))
 
-    def check_weights(self, reporter: Reporter) -> None:
-        """Compares config, weights and brought code with the plan's.
+    def check_weights(self, reporter: Reporter | None = None) -> None:
+        """Compares config, weights and brought code with the plan's; ``reporter`` is told of it.
 
         Raises:
             IdentityError: names the first field that differs, and both values.
         """
-        reporter.doing(f"hashing the weights of {self.checkpoint.model_id}")
-        wanted = self.plan.model.weights_hash
-        present = processes.run_on_main(lambda: model_identity(self.checkpoint, wanted, self.weights))
+        if reporter is not None:
+            reporter.doing(f"hashing the weights of {self.checkpoint.model_id}")
+        weights, hash_kind = self.weights, self.plan.model.weights_hash
+        present = processes.run_on_main(lambda: model_identity(self.checkpoint, weights, hash_kind))
         check_same_model(self.plan.model, present)
 
     def check_layout(self) -> None:
@@ -72,15 +66,15 @@ class PlannedModel:
                 hint="give the plan's model, or one of the same layout, with --model",
             )
 
-    def windows(self) -> Windows:
-        """The plan's frozen tokens.
+    def windows(self, folder: Path) -> Windows:
+        """The plan's frozen tokens, which stand in ``folder`` beside its file.
 
         Raises:
             IdentityError: they are others than the plan's; names what differs.
             DatasetError: they cannot be read, or hold ids that the model does not know.
         """
         planned = self.plan.tokens
-        windows = thaw(self.folder / planned.file, planned.sha256)
+        windows = thaw(folder / planned.file, planned.sha256)
         sizes = (windows.length, len(windows.calibration), len(windows.heldout))
         for name, size in zip(("window", "windows", "heldout_windows"), sizes, strict=True):
             if getattr(planned, name) != size:
@@ -95,17 +89,24 @@ class PlannedModel:
         return windows
 
 
-def open_planned(plan: Plan, path: Path, model_id: str | None, trust: Trust) -> PlannedModel:
-    """``plan``, of the file ``path``, and the checkpoint that it names or that ``model_id`` says has its place.
+def open_planned(plan: Plan, model_id: str | None, trust: Trust, revision: str | None = None) -> PlannedModel:
+    """``plan`` and its checkpoint.
+
+    Args:
+        plan: as read.
+        model_id: what has the place of the checkpoint that the plan names; None for that one itself.
+        trust: what of the checkpoint may run.
+        revision: of a hub model; that of the plan if not given and the model has the plan's name.
 
     Raises:
         ModelError: nothing there; the hint says how to name another place.
     """
+    name = model_id or plan.model.id
+    if revision is None and name == plan.model.id:
+        revision = plan.model.revision
     try:
-        revision = plan.model.revision if model_id is None else None
-        checkpoint = open_checkpoint(model_id or plan.model.id, revision, trust)
+        return PlannedModel(plan, open_checkpoint(name, revision, trust))
     except ModelError as error:
         if model_id is None:
             error.hint = "the plan names it so: say where the checkpoint is now with --model"
         raise
-    return PlannedModel(plan, path, checkpoint)

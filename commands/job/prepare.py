@@ -158,7 +158,7 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     weights = processes.run_on_main(lambda: find_weights(checkpoint))
     processes.run_on_main(lambda: check_stored(checkpoint, weights))
-    model = processes.run_on_main(lambda: model_identity(checkpoint, recipe.weights_hash, weights))
+    model = processes.run_on_main(lambda: model_identity(checkpoint, weights, recipe.weights_hash))
     reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {intent.length} tokens")
     return Job(
         **{field.name: getattr(intent, field.name) for field in fields(Intent)},

@@ -155,7 +155,7 @@ def session(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
 
 
 @contextmanager
-def stops_told(folder: Path, resume: str) -> Iterator[None]:
+def resumable_stops(folder: Path, resume: str) -> Iterator[None]:
     """Within it a stop ends in what of the run in ``folder`` is kept, where anything is.
 
     Raises:

@@ -1,10 +1,10 @@
-"""A search's settings: the recipe with the options laid over it, how far to go, and where the run is written."""
+"""Settings of commands: the recipe with the options laid over it, how far to go, where to write, what to trust."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,6 +13,10 @@ from ...pattern import kept_sites
 from ...recipes.schema import Recipe, read_recipe, with_options
 from ...search.goal import Goal
 from ...search.plan.cut import check_max_delta
+
+if TYPE_CHECKING:
+    from ...dsa.checkpoint.config import Trust
+    from ...dsa.checkpoint.load import Placement
 
 RESUME = ("auto", "required", "never")
 
@@ -75,3 +79,17 @@ def run_folder(out: Path | None, recipe: str | None, model: str | None, model_gi
     else:
         name = Path(model or "").resolve().name or "run"
     return Path("outputs") / name
+
+
+def trust_of(remote_code: bool, pickles: bool) -> Trust:
+    """What a checkpoint may do here, of the flags that ask for it. Imports torch."""
+    from ...dsa.checkpoint.config import Trust
+
+    return Trust(remote_code, pickles)
+
+
+def placement_of(fields: Mapping[str, Any]) -> Placement:
+    """Where weights go, of the options that say so. Imports torch."""
+    from ...dsa.checkpoint.load import Placement
+
+    return Placement(fields.get("device_map"), fields.get("offload_folder"))

@@ -11,12 +11,12 @@ from typing import Any
 from ...errors import ModelError, SettingError, first_line
 from .architectures import build, model_class, skeleton
 from .config import Checkpoint
+from .dtypes import compute_dtype
 from .stored.quantised import check_format, check_tensors, dequantises
 from .stored.shards import Tensor
 from .stored.unread import check_complete, load_reported
-from .stored.weights import StoredWeights, find_weights
+from .stored.weights import StoredWeights
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Torch's names for what safetensors headers call the types.
 _STORED = {
     "BF16": "bfloat16", "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
@@ -41,9 +41,9 @@ class Placement:
 
 def load_model(
     checkpoint: Checkpoint,
+    weights: StoredWeights,
     dtype: str = "auto",
     placement: Placement = Placement(),
-    weights: StoredWeights | None = None,
 ) -> Any:
     """The model in evaluation mode, gradients off.
 
@@ -52,13 +52,13 @@ def load_model(
 
     Args:
         checkpoint: what to load.
+        weights: of it, as ``find_weights`` gives them.
         dtype: "auto" keeps the checkpoint's; else "float32", "bfloat16" or "float16".
         placement: where its weights go.
-        weights: of it, where they were looked for already.
 
     Raises:
-        ModelError: weights missing, unreadable, or without the indexers that the config promises.
-        SettingError: a dtype that is not one of ``DTYPES``.
+        ModelError: weights unreadable, or without the indexers that the config promises.
+        SettingError: a dtype that is not one of ``dtypes.DTYPES``.
     """
     from ...system.processes import process_device
 
@@ -71,7 +71,6 @@ def load_model(
             f"dtype is {dtype!r}, but under a device map transformers dequantises to the checkpoint's type only",
             hint="leave --dtype or --device-map out",
         )
-    weights = weights or find_weights(checkpoint)
     stored = _stored_tensors(checkpoint, weights)
     check_tensors(checkpoint, stored, quantiser)
     _rehearse(checkpoint, stored, torch_dtype)
@@ -115,18 +114,14 @@ def _load(checkpoint: Checkpoint, weights: StoredWeights, dtype: Any, placement:
     return model
 
 
-def check_stored(checkpoint: Checkpoint, weights: StoredWeights | None = None) -> None:
+def check_stored(checkpoint: Checkpoint, weights: StoredWeights) -> None:
     """Checks the format of a checkpoint's tensors by their headers, before anything is done with them.
 
-    Args:
-        checkpoint: whose they are.
-        weights: of it, where they were looked for already.
-
     Raises:
-        ModelError: see ``find_weights`` and ``check_tensors``.
+        ModelError: see ``check_tensors``.
     """
     quantiser = check_format(checkpoint)
-    check_tensors(checkpoint, _stored_tensors(checkpoint, weights or find_weights(checkpoint)), quantiser)
+    check_tensors(checkpoint, _stored_tensors(checkpoint, weights), quantiser)
 
 
 def _stored_tensors(checkpoint: Checkpoint, weights: StoredWeights) -> dict[str, Tensor]:
@@ -204,26 +199,6 @@ def _cannot_load(checkpoint: Checkpoint, error: Exception, cause: str | None) ->
         )
     reason = first_line(error) if cause is None else cause[:300]
     return ModelError(f"the weights of {checkpoint.model_id!r} cannot be loaded: {reason}")
-
-
-def compute_dtype(checkpoint: Checkpoint, dtype: str) -> Any:
-    """The torch dtype that ``dtype`` means for this checkpoint; fp32 where its config names none.
-
-    Raises:
-        SettingError: not one of ``DTYPES``.
-        ModelError: the config names one that torch does not have.
-    """
-    import torch
-
-    if dtype not in DTYPES:
-        raise SettingError(f"dtype is {dtype!r}", hint=f"give one of {', '.join(DTYPES)}")
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    named = checkpoint.text.dtype or checkpoint.config.dtype
-    torch_dtype = getattr(torch, named, None) if isinstance(named, str) else named or torch.float32
-    if not isinstance(torch_dtype, torch.dtype):
-        raise ModelError(f"the config of {checkpoint.model_id!r} names a dtype {named!r}", hint="give --dtype")
-    return torch_dtype
 
 
 def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:

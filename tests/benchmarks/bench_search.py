@@ -15,6 +15,7 @@ from indexcache.calibrate.sources import Documents, TextSource
 from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
+from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.long.capacity import path_budget
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.tail import Window
@@ -146,7 +147,7 @@ def main():
     documents = Documents(TextSource(options.text), tokenizer, request.seed)
     packed = pack(documents, tokenizer, request)
     windows, origins = packed.calibration.tolist(), packed.documents(CALIBRATION)
-    model = load_model(checkpoint, "float32")
+    model = load_model(checkpoint, find_weights(checkpoint), "float32")
     sites = len(checkpoint.site_layers)
     keeps = [kept_sites(sites, keep) for keep in options.keep]
     print(

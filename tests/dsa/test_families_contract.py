@@ -7,13 +7,22 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from random_models import FAMILIES, LAYERS, MULTIMODAL, build, build_multimodal, measure, site_layers
+from random_models import (
+    FAMILIES,
+    LAYERS,
+    MULTIMODAL,
+    build,
+    build_multimodal,
+    load_checkpoint,
+    measure,
+    site_layers,
+)
 
 from indexcache.calibrate.windows import check_length
 from indexcache.dsa.checkpoint.config import measure_sizes, open_checkpoint
 from indexcache.dsa.checkpoint.families import FAMILIES as TABLE
 from indexcache.dsa.checkpoint.families import family_of
-from indexcache.dsa.checkpoint.load import Placement, load_model
+from indexcache.dsa.checkpoint.load import Placement
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.agreement import selection_overlap
@@ -219,9 +228,11 @@ class TestEveryFamily:
     @pytest.mark.reliability("R23")
     def test_layers_on_disk_give_the_same_losses(self, family, sites, checkpoints, tmp_path, patterns):
         checkpoint = open_checkpoint(str(checkpoints[family]))
-        there = load_model(checkpoint, "float32")
+        there = load_checkpoint(checkpoint, "float32")
         name = find_indexers(there)[0]
-        away = load_model(checkpoint, "float32", Placement(all_but_the_first_on_disk(there, name), str(tmp_path)))
+        away = load_checkpoint(
+            checkpoint, "float32", Placement(all_but_the_first_on_disk(there, name), str(tmp_path))
+        )
         assert next(away.get_submodule(f"{name}.3").parameters()).device.type == "meta", "nothing was offloaded"
         ids = window(40)
         untouched = logits(away, ids)
@@ -252,7 +263,7 @@ class TestEveryFamily:
 
     def test_the_self_check_passes_and_leaves_the_model_alone(self, family, checkpoints):
         checkpoint = open_checkpoint(str(checkpoints[family]))
-        loaded, ids = load_model(checkpoint, "float32"), window(64)
+        loaded, ids = load_checkpoint(checkpoint, "float32"), window(64)
         stock = logits(loaded, ids)
         self_check(loaded, checkpoint, window(90, seed=2))
         assert torch.equal(logits(loaded, ids), stock)
@@ -260,7 +271,7 @@ class TestEveryFamily:
 
     def test_sizes_are_those_of_the_loaded_model(self, family, checkpoints):
         checkpoint = open_checkpoint(str(checkpoints[family]))
-        loaded, sizes = load_model(checkpoint), measure_sizes(checkpoint)
+        loaded, sizes = load_checkpoint(checkpoint), measure_sizes(checkpoint)
         assert sizes.parameters == sum(weight.numel() for weight in loaded.parameters())
         assert 0 < sizes.indexer_parameters < sizes.parameters
         assert (sizes.idle_parameters > 0) is (not checkpoint.text_only)
@@ -325,7 +336,7 @@ def test_a_multimodal_checkpoint_is_measured_on_its_text(family, tmp_path):
     assert checkpoint.family is TABLE[family]
     assert (checkpoint.layers, checkpoint.vocabulary, checkpoint.longest) == (LAYERS, 4096, 512)
     assert checkpoint.site_layers == site_layers(family)
-    loaded = load_model(checkpoint, "float32")
+    loaded = load_checkpoint(checkpoint, "float32")
     assert torch.equal(logits(loaded, ids), logits(whole, ids))
     towers = sum(weight.numel() for weight in whole.parameters()) - sum(w.numel() for w in loaded.parameters())
     assert (towers > 0) is checkpoint.text_only

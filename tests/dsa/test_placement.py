@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from random_models import load_checkpoint
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.load import Placement, device_kinds, load_model
+from indexcache.dsa.checkpoint.load import Placement, device_kinds
 
 
 def spread_over(*names, fetched_to=None):
@@ -35,8 +36,8 @@ def test_devices_are_counted_by_kind(model, kinds, monkeypatch):
 
 def test_a_model_on_the_disk_computes_on_the_cpu(checkpoints, tmp_path):
     checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
-    assert device_kinds(load_model(checkpoint)) == "cpu"
+    assert device_kinds(load_checkpoint(checkpoint)) == "cpu"
     placed = {"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu", "model.rotary_emb": "cpu"}
     placed |= {f"model.layers.{number}": "disk" if number else "cpu" for number in range(checkpoint.layers)}
     placement = Placement(placed, str(tmp_path / "offload"))
-    assert device_kinds(load_model(checkpoint, placement=placement)) == "cpu, offloaded"
+    assert device_kinds(load_checkpoint(checkpoint, placement=placement)) == "cpu, offloaded"

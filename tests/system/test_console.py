@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.table import Table
 
 from indexcache.errors import wrapped
 from indexcache.system import console
@@ -111,7 +112,10 @@ def test_figures_of_a_table_are_whole_on_a_narrow_terminal(monkeypatch, columns)
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("sys.stdout", Terminal())
     figures = ["2.34567 ± 0.00012", "+0.12345", "+0.23456"]
-    table = console.loss_rows(True)
+    table = Table()
+    table.add_column("pattern")
+    for name in ("kept", "loss", "increase", "increase, held out"):
+        table.add_column(name, no_wrap=True)
     table.add_row("this plan", "12", *figures)
     table.add_row("all full", "16", "2.1", "", "")
     console.print_table(console.new_console(), table)

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from random_models import load_checkpoint
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.load import Placement, load_model
+from indexcache.dsa.checkpoint.load import Placement
 from indexcache.errors import DatasetError, IndexcacheError, SettingError
 from indexcache.system import processes
 
@@ -89,4 +90,4 @@ def test_another_process_raises_what_the_main_process_sent(monkeypatch):
 def test_several_processes_cannot_each_have_a_device_map(monkeypatch, checkpoints):
     monkeypatch.setattr(processes, "process_count", lambda: 2)
     with pytest.raises(SettingError, match="device map"):
-        load_model(open_checkpoint(str(checkpoints["glm_moe_dsa"])), placement=Placement("auto"))
+        load_checkpoint(open_checkpoint(str(checkpoints["glm_moe_dsa"])), placement=Placement("auto"))

@@ -75,7 +75,7 @@ def on_paper(patch, model=None):
     # Syncing takes most of the time of a run that has no model, and no test here can cut the power.
     patch.setattr(os, "fsync", lambda handle: None)
 
-    def load(checkpoint, running, *_, **__):
+    def load(checkpoint, weights, running, *_, **__):
         return Loaded(NoWeights(), checkpoint, running)
 
     patch.setattr("indexcache.commands.search.load", load)

@@ -11,7 +11,7 @@ from random_models import ROOT
 
 from indexcache.calibrate.frozen import thaw
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.stored.weights import identify_weights
+from indexcache.dsa.checkpoint.stored.weights import find_weights, identify_weights
 from indexcache.errors import PlanError
 from indexcache.search.export.settings import export
 from indexcache.search.plan import schema as plan
@@ -76,7 +76,7 @@ def test_a_plan_of_version_1_knows_its_weights_by_their_files(tmp_path, checkpoi
     folder = shutil.copytree(checkpoints["eight"], tmp_path / "eight")
     content = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     written = hashlib.sha256(f"model.safetensors:{content}\n".encode()).hexdigest()
-    assert identify_weights(open_checkpoint(str(folder)), "files") == ("files", written)
+    assert identify_weights(find_weights(open_checkpoint(str(folder))), "files") == ("files", written)
 
 
 def test_a_plan_of_version_1_for_another_model_is_refused_by_field(run_cli, old_run, checkpoints):

@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 import torch
+from random_models import load_checkpoint
 from safetensors.torch import load_file, save_file
 from sealed_plans import sealed
 
 from indexcache.dsa.checkpoint.config import Trust, config_sha256, open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
-from indexcache.dsa.checkpoint.stored.weights import identify_weights
+from indexcache.dsa.checkpoint.stored.weights import find_weights, identify_weights
 from indexcache.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
@@ -23,7 +23,7 @@ def opened(folder, trust=Trust()):
 
 
 def identity(folder, wanted="auto"):
-    return identify_weights(opened(folder), wanted)
+    return identify_weights(find_weights(opened(folder)), wanted)
 
 
 def with_weights(tensors, folder, source):
@@ -48,7 +48,7 @@ def test_neither_the_place_nor_the_files_matter(checkpoints, tmp_path, cases, ki
     cases.check(identity(moved, kind) == original, "another folder gave another identity")
     cases.check(config_sha256(opened(moved)) == config_sha256(opened(checkpoints["glm_moe_dsa"])), "config")
     sharded = tmp_path / "sharded"
-    load_model(opened(moved)).save_pretrained(sharded, max_shard_size="300KB")
+    load_checkpoint(opened(moved)).save_pretrained(sharded, max_shard_size="300KB")
     cases.check(len(list(sharded.glob("*.safetensors"))) > 2, "the checkpoint was not sharded")
     cases.check(identity(sharded, kind) == original, "another sharding gave another identity")
     tensors = load_file(moved / "model.safetensors")
@@ -181,38 +181,38 @@ def test_a_damaged_file_is_named(checkpoints, tmp_path, cases):
 
 
 def test_a_broken_or_incomplete_set_of_shards_is_one_line(checkpoints, tmp_path):
-    load_model(opened(checkpoints["glm_moe_dsa"])).save_pretrained(tmp_path, max_shard_size="300KB")
+    load_checkpoint(opened(checkpoints["glm_moe_dsa"])).save_pretrained(tmp_path, max_shard_size="300KB")
     checkpoint = opened(tmp_path)
     names = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
     kept = (tmp_path / names[1]).read_bytes()
     (tmp_path / names[1]).write_bytes((tmp_path / names[0]).read_bytes())
     with pytest.raises(ModelError, match=rf"holds tensor .* which '{names[0]}' holds too"):
-        identify_weights(checkpoint)
+        find_weights(checkpoint)
     (tmp_path / names[1]).write_bytes(kept)
     outside = {"weight_map": {"a": "../model.safetensors"}}
     for content in ("{", "{}", "[]", '{"weight_map": 1}', '{"weight_map": {}}', json.dumps(outside)):
         index = (tmp_path / INDEX).read_text()
         (tmp_path / INDEX).write_text(content)
         with pytest.raises(ModelError, match="is broken"):
-            identify_weights(checkpoint)
+            find_weights(checkpoint)
         (tmp_path / INDEX).write_text(index)
     (tmp_path / names[1]).unlink()
     with pytest.raises(ModelError, match=f"lacks '{names[1]}'"):
-        identify_weights(checkpoint)
+        find_weights(checkpoint)
     os.mkfifo(tmp_path / names[1])
     with pytest.raises(ModelError, match=f"lacks '{names[1]}'"):
-        identify_weights(checkpoint)
+        find_weights(checkpoint)
 
 
 @pytest.mark.reliability("R8")
 def test_what_is_hashed_is_what_is_loaded(checkpoints, tmp_path):
     both = tmp_path / "both"
-    load_model(opened(checkpoints["glm_moe_dsa"])).save_pretrained(both, max_shard_size="300KB")
+    load_checkpoint(opened(checkpoints["glm_moe_dsa"])).save_pretrained(both, max_shard_size="300KB")
     tensors = load_file(checkpoints["glm_moe_dsa"] / "model.safetensors")
     halved = {name: tensor * 0.5 for name, tensor in tensors.items()}
     save_file(halved, both / "model.safetensors", metadata={"format": "pt"})
     assert (both / INDEX).exists()
-    assert torch.equal(load_model(opened(both)).lm_head.weight, halved["lm_head.weight"])
+    assert torch.equal(load_checkpoint(opened(both)).lm_head.weight, halved["lm_head.weight"])
     alone = with_weights(halved, tmp_path / "alone", checkpoints["glm_moe_dsa"])
     assert identity(both) == identity(alone)
 
@@ -221,13 +221,13 @@ def test_what_is_hashed_is_what_is_loaded(checkpoints, tmp_path):
 def test_weights_that_would_be_loaded_unseen_are_refused(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["glm_moe_dsa"], tmp_path / "model")
     (folder / "adapter_config.json").write_text("{}")
-    for job in (identify_weights, load_model):
+    for job in (find_weights, load_checkpoint):
         with pytest.raises(ModelError, match=r"holds an adapter, adapter_config\.json"):
             job(opened(folder))
     (folder / "adapter_config.json").unlink()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "other.safetensors"}))
-    for job in (identify_weights, load_model):
+    for job in (find_weights, load_checkpoint):
         with pytest.raises(ModelError, match=r"transformers_weights 'other\.safetensors'"):
             job(opened(folder))
 
@@ -242,16 +242,16 @@ def pickled(checkpoints, tmp_path):
 
 
 def test_pickles_are_refused_unless_asked_for(pickled, checkpoints):
-    for job in (identify_weights, load_model):
+    for job in (find_weights, load_checkpoint):
         with pytest.raises(ModelError, match="holds pickled weights only") as caught:
             job(opened(pickled))
         assert "--allow-pickle" in caught.value.line()
     allowed = opened(pickled, Trust(pickles=True))
-    assert identify_weights(allowed)[0] == "whole"
+    assert identify_weights(find_weights(allowed))[0] == "whole"
     tokens = torch.arange(40)[None]
     with torch.no_grad():
-        logits = load_model(allowed)(tokens).logits
-        assert torch.equal(logits, load_model(opened(checkpoints["glm_moe_dsa"]))(tokens).logits)
+        logits = load_checkpoint(allowed)(tokens).logits
+        assert torch.equal(logits, load_checkpoint(opened(checkpoints["glm_moe_dsa"]))(tokens).logits)
 
 
 def test_a_pickle_that_is_a_program_does_not_run(pickled, tmp_path):
@@ -259,12 +259,12 @@ def test_a_pickle_that_is_a_program_does_not_run(pickled, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "it ran"),)
 
-    before = identify_weights(opened(pickled, Trust(pickles=True)))
+    before = identify_weights(find_weights(opened(pickled, Trust(pickles=True))))
     torch.save({"a": Program()}, pickled / "pytorch_model.bin")
     allowed = opened(pickled, Trust(pickles=True))
-    assert identify_weights(allowed) != before
+    assert identify_weights(find_weights(allowed)) != before
     with pytest.raises(ModelError, match="cannot be loaded: they hold more than tensors") as caught:
-        load_model(allowed)
+        load_checkpoint(allowed)
     assert caught.value.line().isprintable()
     assert not (tmp_path / "it ran").exists()
 
@@ -272,9 +272,9 @@ def test_a_pickle_that_is_a_program_does_not_run(pickled, tmp_path):
 def test_pickles_are_not_read_where_there_are_safetensors(pickled, checkpoints):
     shutil.copy(checkpoints["glm_moe_dsa"] / "model.safetensors", pickled)
     allowed = opened(pickled, Trust(pickles=True))
-    assert identify_weights(allowed) == identity(checkpoints["glm_moe_dsa"])
+    assert identify_weights(find_weights(allowed)) == identity(checkpoints["glm_moe_dsa"])
     (pickled / "pytorch_model.bin").write_bytes(b"nothing")
-    load_model(allowed)
+    load_checkpoint(allowed)
 
 
 def test_a_pickled_checkpoint_is_searched_on_request(run_cli, pickled, text_file, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from typing import BinaryIO, Literal, TypeAlias
 
 from ....errors import ModelError
 from ..config import Checkpoint, file_sha256
+from ..dtypes import config_dtype
 from ..hub import fetch_weights
 from .shards import Shard, Tensor, are_pickled, read_shards, weight_files
 
@@ -65,27 +66,18 @@ def find_weights(checkpoint: Checkpoint) -> StoredWeights:
     return StoredWeights(folder, tuple(files), shards, pickled)
 
 
-def weights_bytes(checkpoint: Checkpoint, element_size: int, weights: StoredWeights | None = None) -> int:
+def weights_bytes(checkpoint: Checkpoint, weights: StoredWeights, element_size: int) -> int:
     """About what the weights take in memory, at ``element_size`` bytes a value, by their files' sizes.
 
-    Args:
-        checkpoint: whose they are.
-        element_size: bytes of a value of the compute type.
-        weights: of it, where they were looked for already.
-
-    Raises:
-        ModelError: see ``find_weights``.
+    Files are taken to hold values of the type that the config names: tensors of fewer bits are quantised, and
+    most of them stay so in memory.
     """
-    weights = weights or find_weights(checkpoint)
-    named = str(checkpoint.text.dtype or checkpoint.config.dtype or "float32")
-    stored_size = 4 if "32" in named else 2
-    return weights.size * element_size // stored_size
+    stored = config_dtype(checkpoint)
+    return weights.size * element_size // (stored.itemsize if stored is not None else 2)
 
 
 def identify_weights(
-    checkpoint: Checkpoint,
-    kind: Literal["auto"] | WeightsHash = "auto",
-    weights: StoredWeights | None = None,
+    weights: StoredWeights, kind: Literal["auto"] | WeightsHash = "auto"
 ) -> tuple[WeightsHash, str]:
     """The kind of hash, and a SHA-256 over name, dtype, shape and content of every tensor.
 
@@ -94,15 +86,9 @@ def identify_weights(
     reads everything, and ``auto`` does where that is 2 GiB at most. Of pickles, whole files are hashed.
     ``files`` alone depends on files' names: it is a hash over them and whole files.
 
-    Args:
-        checkpoint: whose they are.
-        kind: of hash.
-        weights: of it, where they were looked for already.
-
     Raises:
-        ModelError: there are no weights, or a file is damaged.
+        ModelError: a file cannot be read.
     """
-    weights = weights or find_weights(checkpoint)
     if kind == "files":
         parts = "".join(f"{name}:{file_sha256(weights.folder / name)}\n" for name in weights.files)
         return kind, hashlib.sha256(parts.encode()).hexdigest()

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 import transformers
-from random_models import DIMENSIONS, EMBEDDED
+from random_models import DIMENSIONS, EMBEDDED, load_checkpoint
 from safetensors.torch import load_file, save_file
 
 from indexcache.dsa.checkpoint.config import has_nested_config, load_tokenizer, measure_sizes, open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
 from indexcache.errors import ModelError, SettingError
 
 
@@ -34,7 +33,7 @@ def test_only_full_layers_of_a_sharing_checkpoint_are_sites(tmp_path):
 
 def test_sizes_are_those_of_the_real_model():
     checkpoint = open_checkpoint(str(EMBEDDED))
-    model = load_model(checkpoint)
+    model = load_checkpoint(checkpoint)
     sizes = measure_sizes(checkpoint)
     assert sizes.parameters == sum(weight.numel() for weight in model.parameters())
     named = model.named_parameters()
@@ -77,7 +76,7 @@ def test_missing_weights_and_tokenizer_are_said(checkpoints, tmp_path):
     (tmp_path / "config.json").write_text((checkpoints["glm_moe_dsa"] / "config.json").read_text())
     checkpoint = open_checkpoint(str(tmp_path))
     with pytest.raises(ModelError, match="holds no weights"):
-        load_model(checkpoint)
+        load_checkpoint(checkpoint)
     with pytest.raises(ModelError, match="tokenizer"):
         load_tokenizer(checkpoint)
 
@@ -90,7 +89,7 @@ def test_weights_that_are_not_there_are_refused_and_not_made_up(checkpoints, tmp
     assert len(left) < len(weights)
     save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=part):
-        load_model(open_checkpoint(str(folder)))
+        load_checkpoint(open_checkpoint(str(folder)))
 
 
 def test_a_revision_of_a_local_folder_is_refused(checkpoints):
@@ -107,14 +106,14 @@ def test_the_packages_folders_are_no_models(name, tmp_path, monkeypatch):
 
 def test_an_unknown_dtype_is_refused(checkpoints):
     with pytest.raises(SettingError, match="int8"):
-        load_model(open_checkpoint(str(checkpoints["glm_moe_dsa"])), dtype="int8")
+        load_checkpoint(open_checkpoint(str(checkpoints["glm_moe_dsa"])), dtype="int8")
 
 
 def test_the_dtype_is_the_checkpoints_unless_asked_otherwise():
     checkpoint = open_checkpoint(str(EMBEDDED))
     assert json.loads((EMBEDDED / "config.json").read_text())["dtype"] == "bfloat16"
-    assert str(load_model(checkpoint).dtype) == "torch.bfloat16"
-    assert str(load_model(checkpoint, "float32").dtype) == "torch.float32"
+    assert str(load_checkpoint(checkpoint).dtype) == "torch.bfloat16"
+    assert str(load_checkpoint(checkpoint, "float32").dtype) == "torch.float32"
 
 
 def test_a_config_that_nests_the_text_model_is_told_apart(checkpoints, tmp_path):

@@ -5,11 +5,10 @@ import inspect
 
 import pytest
 import torch
-from random_models import TOKEN_INDEX_FAMILIES, build, site_layers
+from random_models import TOKEN_INDEX_FAMILIES, build, load_checkpoint, site_layers
 
 from indexcache.dsa.caches import CacheArgument, cache_in
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checks import fastpath as fastcheck
 from indexcache.dsa.checks.fastpath import check_fast_path
@@ -133,7 +132,7 @@ class TestNumbersThatAreNone:
 
     def test_the_advice_of_the_check_is_kept(self, checkpoints):
         checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
-        model = load_model(checkpoint, "float32")
+        model = load_checkpoint(checkpoint, "float32")
         with torch.no_grad():
             model.model.layers[1].self_attn.o_proj.weight[0, 0] = float("nan")
         for run in (
@@ -203,7 +202,7 @@ class TestRefuses:
         checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
         monkeypatch.setattr(chunked.ChunkedIndexers, "_forward", lambda self, rows, stock_forward: stock_forward)
         with pytest.raises(ModelError, match=r"the self-check of .* failed: the indexer of layer 0") as caught:
-            check_backends(load_model(checkpoint, "float32"), checkpoint, BOTH, IDS, TOKENS)
+            check_backends(load_checkpoint(checkpoint, "float32"), checkpoint, BOTH, IDS, TOKENS)
         assert "--indexer stock" in caught.value.hint
 
     def test_shorter_windows_follow_where_the_models_own_code_runs_out_of_memory(self, checkpoints, monkeypatch):

@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from random_models import EMBEDDED
+from random_models import EMBEDDED, load_checkpoint
 
 from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checks.selections import unskilled_indexers
 from indexcache.dsa.long.backends import Backends, install
@@ -30,7 +29,7 @@ def windows(checkpoint):
 
 @pytest.fixture
 def model(checkpoint):
-    return load_model(checkpoint, "float32")
+    return load_checkpoint(checkpoint, "float32")
 
 
 def broken(model):

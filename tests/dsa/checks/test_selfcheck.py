@@ -3,11 +3,10 @@
 import pytest
 import torch
 import transformers
-from random_models import EMBEDDED, LAYERS, build, measure, randomised, settings_of, site_layers
+from random_models import EMBEDDED, LAYERS, build, load_checkpoint, measure, randomised, settings_of, site_layers
 from torch import nn
 
 from indexcache.dsa.checkpoint.config import measure_sizes, open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checks.selfcheck import check_tokens, self_check
 from indexcache.dsa.model import stack
@@ -52,7 +51,7 @@ def loaded(checkpoints):
 
     def load(family):
         checkpoint = open_checkpoint(str(checkpoints[family]))
-        return load_model(checkpoint, "float32"), checkpoint
+        return load_checkpoint(checkpoint, "float32"), checkpoint
 
     return load
 
@@ -120,7 +119,9 @@ class TestRefuses:
         model.save_pretrained(tmp_path)
         checkpoint = open_checkpoint(str(tmp_path))
         assert (checkpoint.site_layers, checkpoint.shared_layers) == ((1, 2), (4, 5))
-        refused(load_model(checkpoint, "float32"), checkpoint, "it raises ValueError: Shared DSA layers require")
+        refused(
+            load_checkpoint(checkpoint, "float32"), checkpoint, "it raises ValueError: Shared DSA layers require"
+        )
 
     def test_logits_that_are_no_numbers(self, loaded):
         model, checkpoint = loaded("glm_moe_dsa")
@@ -142,7 +143,7 @@ def test_flips_are_all_tried_on_an_unknown_family_and_some_on_a_known_one(monkey
         return measure(self, patterns, *args, **kwargs)
 
     monkeypatch.setattr(PatternLosses, "measure", watched)
-    self_check(load_model(checkpoint), checkpoint, TOKENS)
+    self_check(load_checkpoint(checkpoint), checkpoint, TOKENS)
     flips = {pattern for pattern in tried if pattern.kept == 15}
     assert len(flips) == 8
     assert {Pattern.all_full(16).share(site) for site in (1, 15)} <= flips
@@ -168,21 +169,21 @@ class TestUnknownFamilies:
         assert len(checkpoint.assumed) == 3
         assert "index_topk" in checkpoint.assumed[2]
         assert measure_sizes(checkpoint).indexer_parameters > 0
-        self_check(load_model(checkpoint, "float32"), checkpoint, TOKENS)
+        self_check(load_checkpoint(checkpoint, "float32"), checkpoint, TOKENS)
 
     def test_may_share_already(self, tmp_path):
         settings = settings_of("glm_moe_dsa", indexer_types=["full", "full", "shared", "full", "shared", "full"])
         checkpoint = self.save(UnheardOfConfig, UnheardOfForCausalLM, settings, tmp_path)
         assert (checkpoint.site_layers, checkpoint.shared_layers) == ((0, 1, 3, 5), (2, 4))
         assert "indexer_types" in checkpoint.assumed[1]
-        self_check(load_model(checkpoint, "float32"), checkpoint, TOKENS)
+        self_check(load_checkpoint(checkpoint, "float32"), checkpoint, TOKENS)
 
     def test_need_no_known_width(self, tmp_path):
         checkpoint = self.save(UnsaidConfig, UnsaidForCausalLM, settings_of("qwen4_exp"), tmp_path)
         assert checkpoint.site_layers == site_layers("qwen4_exp")
         assert checkpoint.selection_width == 0
         assert "no index_topk" in checkpoint.assumed[2]
-        self_check(load_model(checkpoint, "float32"), checkpoint, TOKENS)
+        self_check(load_checkpoint(checkpoint, "float32"), checkpoint, TOKENS)
 
     def test_without_indexers_are_refused_as_before(self, llama):
         with pytest.raises(ModelError, match="no lightning indexer"):

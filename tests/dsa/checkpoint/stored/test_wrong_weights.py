@@ -9,15 +9,14 @@ import eight_bit
 import pytest
 import torch
 import transformers
-from random_models import EMBEDDED, build, measure
+from random_models import EMBEDDED, build, load_checkpoint, measure
 from safetensors.torch import load_file, save_file
 
 from indexcache.dsa.checkpoint import load as loading
 from indexcache.dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.stored import quantised
 from indexcache.dsa.checkpoint.stored.shards import Tensor
-from indexcache.dsa.checkpoint.stored.weights import identify_weights
+from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.errors import IndexcacheError, ModelError
@@ -54,7 +53,7 @@ def refusal(folder, dtype="auto", read=True):
         if not read:
             patch.setattr(loading, "_load", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
         with pytest.raises(ModelError) as caught:
-            load_model(checkpoint, dtype)
+            load_checkpoint(checkpoint, dtype)
     line = caught.value.line()
     assert "report" not in line
     assert "--no-selfcheck" not in line
@@ -62,7 +61,7 @@ def refusal(folder, dtype="auto", read=True):
 
 
 def losses(folder, dtype="auto"):
-    model = load_model(open_checkpoint(str(folder)), dtype)
+    model = load_checkpoint(open_checkpoint(str(folder)), dtype)
     return measure(PatternLosses(model, (0, 1)), [Pattern("FF"), Pattern("FS")], IDS)
 
 
@@ -205,7 +204,7 @@ class TestEightBits:
         del document["quantization_config"]
         (folder / "config.json").write_text(json.dumps(document))
         with pytest.raises(ModelError, match="holds F8_E4M3 tensors"):
-            load_model(open_checkpoint(str(folder), trust=Trust(pickles=True)))
+            load_checkpoint(open_checkpoint(str(folder), trust=Trust(pickles=True)))
 
     @pytest.mark.parametrize(
         ("method", "package"), [("gptq", "optimum gptqmodel"), ("awq", "gptqmodel"), ("quanto", "optimum-quanto")]
@@ -250,14 +249,14 @@ class TestPlainTensors:
             ):
                 tensors[name] = torch.ones(3)
 
-        load_model(open_checkpoint(str(rewritten(more, plain=True))))
+        load_checkpoint(open_checkpoint(str(rewritten(more, plain=True))))
 
     def test_indexers_of_layers_that_share(self, tmp_path):
         build("glm_moe_dsa", layers=3).save_pretrained(tmp_path)
         document = json.loads((tmp_path / "config.json").read_text())
         document["indexer_types"] = ["full", "shared", "full"]
         (tmp_path / "config.json").write_text(json.dumps(document))
-        load_model(open_checkpoint(str(tmp_path)))
+        load_checkpoint(open_checkpoint(str(tmp_path)))
 
     def test_missing_ones_and_what_stands_in_their_place(self, rewritten):
         def renamed(tensors):
@@ -296,7 +295,7 @@ class TestGitLfsPointers:
             with pytest.raises(ModelError, match=says):
                 open_checkpoint(str(folder))
             return
-        for job in (load_model, identify_weights) if name == "model.safetensors" else (load_tokenizer,):
+        for job in (load_checkpoint, find_weights) if name == "model.safetensors" else (load_tokenizer,):
             with pytest.raises(ModelError, match=says):
                 job(open_checkpoint(str(folder)))
 
@@ -306,7 +305,7 @@ class TestGitLfsPointers:
         for name in ("pytorch_model.bin", "model.safetensors.index.json"):
             (folder / name).write_bytes(self.POINTER)
             with pytest.raises(ModelError, match=f"{name}' is a Git LFS pointer"):
-                load_model(open_checkpoint(str(folder), trust=Trust(pickles=True)))
+                load_checkpoint(open_checkpoint(str(folder), trust=Trust(pickles=True)))
 
     @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".txt", ".csv", ".jsonl.gz", ".json", ".bin"])
     def test_of_text(self, run_cli, checkpoints, tmp_path, suffix):
@@ -363,7 +362,7 @@ class TestAModelNoBetterThanAGuess:
 )
 def test_the_self_check_gives_no_advice_that_cannot_help(checkpoints, error, hint):
     checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
-    model = load_model(checkpoint, "float32")
+    model = load_checkpoint(checkpoint, "float32")
 
     def fail(*args):
         raise error
