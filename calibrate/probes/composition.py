@@ -99,8 +99,8 @@ def check_room(planted: int, length: int, kind: str) -> None:
     """
     if planted > most_planted(length):
         raise WindowError(
-            f"windows of {length} tokens are too short for {kind} probes: they plant and ask up to {planted} tokens, "
-            "and half as many must be filler",
+            f"windows of {length} tokens are too short for {kind} probes: up to {planted} tokens are planted and "
+            "asked, and half as many must be filler",
             hint=f"give {-(-3 * planted // 2)} tokens or more, or leave this kind out",
         )
 
