@@ -1,9 +1,9 @@
-"""The search command: from checked input to a written plan, and the table that sums it up."""
+"""The search command: from checked input to a written plan, and what stands beside it."""
 
 from __future__ import annotations
 
 import hashlib
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,30 +19,27 @@ from ..dsa.checks.selections import unskilled_indexers
 from ..dsa.checks.selfcheck import check_tokens as tokens_of_check
 from ..dsa.checks.selfcheck import self_check
 from ..dsa.model.evaluator import Evaluator
-from ..evaluate import CALIBRATION, HELD_OUT
-from ..pattern import layer_ranges
+from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES
 from ..recipes.schema import Recipe
 from ..search.cost import LayerCount, Shape
 from ..search.goal import Goal, Method
 from ..search.plan.older import changed_steps
-from ..search.plan.record import cost_record, heldout_record, result_record, search_record
+from ..search.plan.record import cost_record, heldout_record, probes_record, result_record, search_record
 from ..search.plan.schema import InitRecord, Plan
 from ..search.report.timing import Timing
-from ..search.run.folder import PLAN_FILE, save_run
+from ..search.run.folder import PLAN_FILE, save_choice, save_run
 from ..search.run.replay import MissingLoss, ReplayedEvaluator
-from ..search.search import Findings, SearchProgress, run_search
-from ..search.strategies.greedy import Step
-from ..search.strategies.refine import Swap
+from ..search.search import Findings, Problem, SearchProgress, choose, complete
 from ..system import processes
-from ..system.console import Reporter, new_console, print_line, print_table
+from ..system.console import Reporter
 from ..system.exits import print_result
 from ..system.launching import speaks
 from ..version import __version__
 from .job.identity import search_identity
-from .job.loss_table import loss_table
 from .job.measure import evaluator, load, run_identity
 from .job.prepare import Job, prepare
 from .job.session import Session, resumable_stops, session
+from .search_table import search_summary, silent_progress, spoken_progress
 
 # Of the first window, enough for a mean loss.
 _FEW_TOKENS = 1024
@@ -69,60 +66,107 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
     """
     with resumable_stops(out, resume):
         job = prepare(recipe, goal, out, trust, reporter)
-        with session(out, search_identity(job.model, job.tokens, job.running), resume, reporter) as run_session:
+        identity = search_identity(job.model, job.tokens, job.running, job.weighs_keys)
+        with session(out, identity, resume, reporter) as run_session:
             return _written(job, run_session, reporter)
 
 
 def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
-    """Searches, and writes what came of it."""
-    checkpoint, windows = job.checkpoint, job.windows
-    method, findings, measure = _searched(job, session, reporter)
-    evaluations = measure.window_evaluations
+    """Searches and writes the plan as soon as it is chosen, then measures what stands beside it and writes again."""
+
+    def save(run: _Run, findings: Findings) -> Plan:
+        plan = _plan(job, session, run, findings, complete=False)
+        processes.run_on_main(lambda: save_choice(job.folder, plan, frozen_bytes(job.windows)))
+        return plan
+
+    run, findings = _searched(job, session, reporter, save)
+    plan, timing = _plan(job, session, run, findings, complete=True), session.timing()
+    moved = processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(job.windows), timing))
+    return SearchOutcome(plan, job.folder / PLAN_FILE, moved, timing)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A search in progress: how it goes about it, and what measures."""
+
+    method: Method
+    measure: ReplayedEvaluator
+
+
+def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: bool) -> Plan:
+    checkpoint, windows, confidence = job.checkpoint, job.windows, job.method.confidence
+    evaluations = run.measure.window_evaluations
     overlap_layers = len(windows.calibration) * checkpoint.layers if job.measures_overlap else 0
-    plan = Plan(
-        schema_version=2,
+    probes = windows.groups.get(HELD_OUT_PROBES)
+    return Plan(
         indexcache=__version__,
+        complete=complete,
         model=job.model,
         tokens=job.tokens,
         run=session.how_it_ran(),
-        search=search_record(findings, method, checkpoint.site_layers, _init_record(job.older, findings)),
-        result=result_record(findings, job.goal, job.model),
-        heldout=heldout_record(findings.heldout),
+        search=search_record(findings, run.method, checkpoint.site_layers, _init_record(job.older, findings)),
+        result=result_record(findings, job.goal, job.model, confidence),
+        heldout=heldout_record(findings.heldout, confidence),
+        probes=probes_record(findings.probes, () if probes is None else probes.kinds, confidence),
         cost=cost_record(
             findings,
             evaluations,
-            measure.count.layer_windows + overlap_layers,
+            run.measure.count.layer_windows + overlap_layers,
             evaluations * windows.length,
             len(windows.calibration),
             checkpoint.layers,
         ),
     )
-    timing = session.timing()
-    moved = processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(windows), timing))
-    return SearchOutcome(plan, job.folder / PLAN_FILE, moved, timing)
 
 
-def _searched(job: Job, session: Session, reporter: Reporter) -> tuple[Method, Findings, ReplayedEvaluator]:
+def _searched(
+    job: Job, session: Session, reporter: Reporter, save: Callable[[_Run, Findings], Plan]
+) -> tuple[_Run, Findings]:
     """Goes through the search on what the journal holds; the model is loaded only for what it lacks."""
     content = session.content
-    checked = content.checked or not job.self_checks
-    if content.window_evaluations and checked and (content.overlap_matrix is not None or not job.measures_overlap):
+    if content.window_evaluations and (content.checked or not job.self_checks) and _measured_beside(job, session):
         with suppress(MissingLoss):
-            method = replace(job.method, overlap_matrix=content.overlap_matrix if job.measures_overlap else None)
-            measure = _replay(job, session)
-            return method, _run(job, measure, method, _silent(measure)), measure
+            run = _Run(_method(job, session), _replay(job, session))
+            return run, _run(job, run, silent_progress(run.measure.follow), save)
     if content.run is not None:
         processes.use_threads(content.run.threads)
     model = _loaded(job, session, reporter)
-    method = job.method
-    if job.measures_overlap:
-        if content.overlap_matrix is None:
-            session.overlaps(model.overlap(CALIBRATION, job.checkpoint.selection_width))
-        method = replace(method, overlap_matrix=content.overlap_matrix)
+    _measure_beside(job, session, model, reporter)
+    method = _method(job, session)
     expected = replace(job, method=method).expected(reporter)
     reporter.begin(expected.window_evaluations, "window evaluations", guessed=True)
-    measure = _replay(job, session, model, reporter)
-    return method, _run(job, measure, method, _spoken(job, reporter, measure)), measure
+    run = _Run(method, _replay(job, session, model, reporter))
+    layers = job.checkpoint.site_layers
+    removals = len(layers) - method.deepest(job.goal, len(layers))
+    return run, _run(job, run, spoken_progress(layers, removals, reporter, run.measure.follow), save)
+
+
+def _measured_beside(job: Job, session: Session) -> bool:
+    """Whether the journal holds what is measured of the model itself, of no pattern."""
+    content, surrogate = session.content, job.method.surrogate
+    has_costs = surrogate == "none" or surrogate in content.layer_costs
+    return has_costs and (content.overlap_matrix is not None or not job.measures_overlap)
+
+
+def _measure_beside(job: Job, session: Session, model: Evaluator, reporter: Reporter) -> None:
+    """Measures what the journal lacks of the model itself: layer costs, and the overlap of selections."""
+    content, surrogate = session.content, job.method.surrogate
+    if surrogate != "none" and surrogate not in content.layer_costs:
+        reporter.doing("measuring what each layer costs under earlier layers' selections")
+        session.costs(surrogate, model.layer_costs(CALIBRATION, surrogate))
+    if job.measures_overlap and content.overlap_matrix is None:
+        reporter.doing("measuring how far selections overlap")
+        session.overlaps(model.overlap(CALIBRATION, job.checkpoint.selection_width))
+
+
+def _method(job: Job, session: Session) -> Method:
+    """The job's method with what was measured of the model itself."""
+    content = session.content
+    return replace(
+        job.method,
+        overlap_matrix=content.overlap_matrix if job.measures_overlap else None,
+        layer_costs=content.layer_costs.get(job.method.surrogate),
+    )
 
 
 def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
@@ -141,7 +185,7 @@ def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
             if (line := unskilled_indexers(loaded.model, job.checkpoint, first)) is not None:
                 reporter.warn(line)
         session.checked()
-    return evaluator(loaded, job.windows, reporter)
+    return evaluator(loaded, job.windows, reporter, tuple(job.windows.groups) if job.weighs_keys else (HELD_OUT,))
 
 
 def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:
@@ -155,25 +199,29 @@ def _replay(
     job: Job, session: Session, model: Evaluator | None = None, reporter: Reporter | None = None
 ) -> ReplayedEvaluator:
     checkpoint = job.checkpoint
-    groups = {name: len(job.windows.group(name)) for name in (CALIBRATION, HELD_OUT)}
-    shape = Shape(checkpoint.site_layers, checkpoint.layers, groups[CALIBRATION], groups[HELD_OUT])
+    sizes = {name: len(group.ids) for name, group in job.windows.groups.items()}
+    shape = Shape(checkpoint.site_layers, checkpoint.layers, sizes[CALIBRATION], sizes[HELD_OUT])
     skip = reporter.skip if reporter is not None else lambda losses: None
-    return ReplayedEvaluator(session.content, groups, LayerCount(shape), model, session.write, skip)
+    return ReplayedEvaluator(session.content, sizes, LayerCount(shape), model, session.write, skip)
 
 
-def _run(job: Job, measure: ReplayedEvaluator, method: Method, progress: SearchProgress) -> Findings:
-    windows, site_layers = job.windows, job.checkpoint.site_layers
-    return run_search(
-        measure,
-        labels=windows.length - 1,
-        documents={name: windows.documents(name) for name in (CALIBRATION, HELD_OUT)},
+def _run(job: Job, run: _Run, progress: SearchProgress, save: Callable[[_Run, Findings], Plan]) -> Findings:
+    """Chooses, has the choice saved, and completes it."""
+    site_layers = job.checkpoint.site_layers
+    problem = Problem(
+        run.measure,
+        labels={name: group.labels() for name, group in job.windows.groups.items()},
+        documents={name: job.windows.documents(name) for name in job.windows.groups},
         sites=len(site_layers),
         goal=job.goal,
-        method=method,
-        progress=progress,
-        layer_windows=lambda: measure.count.layer_windows,
+        method=run.method,
+        layer_windows=lambda: run.measure.count.layer_windows,
         site_layers=site_layers,
     )
+    measurements = problem.measurements()
+    findings = choose(problem, measurements, progress)
+    save(run, findings)
+    return complete(problem, measurements, findings)
 
 
 def _init_record(older: Plan | None, findings: Findings) -> InitRecord | None:
@@ -181,32 +229,6 @@ def _init_record(older: Plan | None, findings: Findings) -> InitRecord | None:
         return None
     digest = hashlib.sha256(older.as_json().encode()).hexdigest()
     return InitRecord(plan_sha256=digest, changed_steps=changed_steps(older, findings.steps))
-
-
-def _silent(measure: ReplayedEvaluator) -> SearchProgress:
-    return SearchProgress(step=lambda step: measure.follow(step.pattern))
-
-
-def _spoken(job: Job, reporter: Reporter, measure: ReplayedEvaluator) -> SearchProgress:
-    layers = job.checkpoint.site_layers
-    last, began = len(layers) - job.method.deepest(job.goal, len(layers)), time.monotonic()
-
-    def step(step: Step) -> None:
-        number = len(layers) - step.pattern.kept
-        tie = f", tied with {len(step.tied)} more" if step.tied else ""
-        reporter.say(
-            f"step {number}/{last}: dropped layer {layers[step.removed]}, loss {step.evaluation.loss:.4f}{tie}, "
-            f"{time.monotonic() - began:.0f} s"
-        )
-        measure.follow(step.pattern)
-
-    def swap(swap: Swap) -> None:
-        reporter.say(
-            f"refined: layer {layers[swap.restored]} full instead of {layers[swap.removed]}, "
-            f"loss {swap.evaluation.loss:.5f}"
-        )
-
-    return SearchProgress(step, swap)
 
 
 def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, reporter: Reporter) -> None:
@@ -220,31 +242,3 @@ def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, repor
     print_result(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
 
 
-def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
-    """Prints what a search found, on stderr."""
-    result, tokens = plan.result, plan.tokens
-    patterns = {"this plan": result} | ({"uniform": result.uniform} if result.uniform else {})
-    held = plan.heldout
-    heldout = None if held is None else {"this plan": held.plan, "uniform": held.uniform}
-    table = loss_table(result.sites, plan.search.baseline_loss, patterns, heldout)
-    console = new_console(stderr=True)
-    print_line(
-        console,
-        f"{plan.model.id}: {result.kept} of {result.sites} indexers kept, in {result.layers} layers; "
-        "losses in nats per token",
-    )
-    print_table(console, table)
-    print_line(console, f"pattern  {result.layer_pattern}")
-    if plan.search.pinned_layers:
-        print_line(console, f"pinned   layers {layer_ranges(plan.search.pinned_layers)}, in uniform too")
-    print_line(
-        console,
-        f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
-        f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sessions" if timing.sittings > 1 else ""),
-    )
-    cost = plan.cost
-    print_line(
-        console,
-        f"{cost.search_layer_windows} layer-windows to choose, {cost.fewer:.1f} times fewer than Algorithm 1",
-    )
-    print_line(console, f"report   {folder / 'report.html'}")

@@ -86,7 +86,7 @@ def _short(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def search_identity(model: ModelIdentity, tokens: TokenIdentity, running: Running) -> Identity:
+def search_identity(model: ModelIdentity, tokens: TokenIdentity, running: Running, weighs_keys: bool) -> Identity:
     """The fields that have to be the same for a journal to be gone on with, those first that explain most.
 
     Not among them is what a search is after: budget, strategy, pins, baselines. Those decide which losses are
@@ -105,6 +105,7 @@ def search_identity(model: ModelIdentity, tokens: TokenIdentity, running: Runnin
         "heldout": tokens.heldout_windows,
         "seed": tokens.seed,
         "tokens": tokens.sha256,
+        "key_tokens": weighs_keys,
         "dtype": dtype_name(running.computes_in),
         "device": device,
         "processor": processor() if device == "cpu" else None,

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ...calibrate.windows import Windows
+from ...calibrate.windows import WindowGroup, Windows
 from ...dsa.checkpoint.config import Checkpoint
 from ...dsa.checkpoint.dtypes import compute_dtype, dtype_name
 from ...dsa.checkpoint.load import FETCHED, Placement, device_kinds, load_model
 from ...dsa.checkpoint.stored.weights import StoredWeights, weights_bytes
 from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
-from ...dsa.long.capacity import check_fits, free_memory, longest_window, path_budget, row_bytes, rows_that_fit
+from ...dsa.long.capacity import check_fits, free_memory, longest_window, path_budget, reference_budget, row_bytes, rows_that_fit
 from ...dsa.model.evaluator import Evaluator
 from ...dsa.model.losses import PatternLosses
 from ...dsa.model.paths import PathMemory
+from ...dsa.model.tail import Window
 from ...errors import ModelError
-from ...evaluate import CALIBRATION, HELD_OUT
+from ...evaluate import HELD_OUT
 from ...search.plan.schema import RunIdentity
 from ...system import processes
 from ...system.console import Reporter
@@ -164,8 +165,17 @@ def check_fits_here(
             )
 
 
-def evaluator(loaded: Loaded, windows: Windows, reporter: Reporter) -> Evaluator:
-    """Measures patterns on ``windows``, keeping as many states as the free memory allows."""
+def evaluator(
+    loaded: Loaded, windows: Windows, reporter: Reporter, key_groups: Collection[str] = (HELD_OUT,)
+) -> Evaluator:
+    """Measures patterns on ``windows``, keeping as many states as the free memory allows.
+
+    Args:
+        loaded: the model.
+        windows: of all groups.
+        reporter: told of progress.
+        key_groups: whose windows' loss on key tokens is measured too, which takes two more passes a window.
+    """
     checkpoint, model, together = loaded.checkpoint, loaded.model, processes.process_count()
     width = checkpoint.selection_width
     device = processes.process_device()
@@ -173,12 +183,26 @@ def evaluator(loaded: Loaded, windows: Windows, reporter: Reporter) -> Evaluator
     memory = PathMemory(checkpoint.site_layers, share, path_budget(device, together))
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
     return Evaluator(
-        PatternLosses(model, checkpoint.site_layers, blind=width, memory=memory),
-        {name: windows.group(name).tolist() for name in (CALIBRATION, HELD_OUT)},
+        PatternLosses(
+            model,
+            checkpoint.site_layers,
+            blind=width,
+            memory=memory,
+            reference_budget=reference_budget(together),
+        ),
+        {name: _windows(name, group, name in key_groups) for name, group in windows.groups.items()},
         loaded.running.max_rows or rows_that_fit(device, size, together),
         on_window=lambda patterns: reporter.advance(patterns * together),
         on_shortage=reporter.warn,
     )
+
+
+def _windows(name: str, group: WindowGroup, weighs_keys: bool) -> list[Window]:
+    answers = [None] * len(group.ids) if group.answers is None else [row.nonzero()[0].tolist() for row in group.answers]
+    return [
+        Window((name, number), ids, labels, weighs_keys)
+        for number, (ids, labels) in enumerate(zip(group.ids.tolist(), answers, strict=True))
+    ]
 
 
 def run_identity(loaded: Loaded) -> RunIdentity:

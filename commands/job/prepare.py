@@ -6,38 +6,29 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ...calibrate.frozen import token_sha256
-from ...calibrate.sources import Documents, TextSource
-from ...calibrate.windows import (
-    WindowRequest,
-    Windows,
-    check_length,
-    informative_positions,
-    informative_share,
-    pack,
-)
-from ...dsa.checkpoint.config import Checkpoint, Trust, load_tokenizer, open_checkpoint
+from ...calibrate.sources import TextSource
+from ...calibrate.windows import WindowRequest, Windows, check_length, informative_share
+from ...dsa.checkpoint.config import Checkpoint, Trust, open_checkpoint
 from ...dsa.checkpoint.load import Placement, check_stored
 from ...dsa.checkpoint.stored.quantised import check_format
 from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
 from ...dsa.long.backends import Backends
 from ...errors import ModelError, SettingError, WindowError
-from ...evaluate import CALIBRATION, HELD_OUT
 from ...pattern import kept_sites
 from ...recipes.schema import Recipe
 from ...search.cost import Shape
 from ...search.estimate import ExpectedCost, expected_cost
 from ...search.goal import Goal, Method
 from ...search.plan.file import read_plan
-from ...search.plan.older import old_order
+from ...search.plan.older import old_order, old_patterns
 from ...search.plan.schema import ModelIdentity, Plan, TokenIdentity
-from ...search.run.folder import TOKENS_FILE
 from ...search.stages import pinned_sites, stage_sizes
 from ...system import processes
 from ...system.console import Reporter
 from ...system.files import check_writable
 from .identity import model_identity
 from .measure import Running, running_on
+from .windows import build_windows, token_identity
 
 _SMALL_SHARE = 0.5
 _DEFAULT_WINDOW_IN_SELECTIONS = 4
@@ -70,6 +61,11 @@ class Intent:
     self_checks: bool
     expects_training: bool
     older: Plan | None
+
+    @property
+    def weighs_keys(self) -> bool:
+        """Whether the loss on key tokens chooses, and so is measured on all windows."""
+        return self.method.objective == "key-loss"
 
     def expected(self, reporter: Reporter) -> ExpectedCost:
         """What the search will cost."""
@@ -152,9 +148,13 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     checkpoint = intent.checkpoint
     check_format(checkpoint)
     processes.run_on_main(lambda: check_writable(folder))
-    request = WindowRequest(intent.length, recipe.windows, recipe.heldout, recipe.seed)
+    refinement = refinement_windows(recipe)
+    request = WindowRequest(intent.length, recipe.windows, recipe.heldout, recipe.seed, refinement)
+    mixes_probes = recipe.objective == "mix"
     reporter.doing(f"reading {source.dataset}")
-    windows = processes.run_on_main(lambda: _build_windows(checkpoint, source, request, reporter))
+    windows = processes.run_on_main(
+        lambda: build_windows(checkpoint, source, request, recipe.probes, mixes_probes, reporter)
+    )
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     weights = processes.run_on_main(lambda: find_weights(checkpoint))
     processes.run_on_main(lambda: check_stored(checkpoint, weights))
@@ -163,11 +163,18 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     return Job(
         **{field.name: getattr(intent, field.name) for field in fields(Intent)},
         windows=windows,
-        tokens=_token_identity(source, recipe.seed, windows, checkpoint.selection_width),
+        tokens=token_identity(source, recipe.seed, windows, checkpoint.selection_width),
         model=model,
         weights=weights,
         folder=folder,
     )
+
+
+def refinement_windows(recipe: Recipe) -> int:
+    """How many windows refinement has of its own: as many as the search by default, none without refinement."""
+    if not recipe.refine_rounds:
+        return 0
+    return recipe.windows if recipe.refine_windows is None else recipe.refine_windows
 
 
 def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[Plan | None, Method]:
@@ -178,6 +185,10 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
         PlanError: the older plan is for a model with other sites.
     """
     older = read_plan(Path(recipe.init)) if recipe.init else None
+    if recipe.strategy == "dp" and recipe.surrogate == "none":
+        raise SettingError(
+            "--strategy dp needs layer costs, but --surrogate is none", hint="give --surrogate error or fisher"
+        )
     if older is not None and recipe.strategy != "fast":
         raise SettingError(
             f"an older plan gives no head start to the {recipe.strategy} strategy",
@@ -185,6 +196,12 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
         )
     method = Method(
         strategy=recipe.strategy,
+        objective=recipe.objective,
+        surrogate=recipe.surrogate,
+        confidence=recipe.confidence,
+        gates_interval=recipe.gate == "interval",
+        curve=recipe.baselines != "uniform",
+        older=old_patterns(older) if older else {},
         pinned=pinned_sites(
             recipe.pin or (),
             stage_sizes(checkpoint.layers, recipe.pp_size, recipe.pp_layers),
@@ -275,41 +292,4 @@ def text_source(recipe: Recipe) -> TextSource:
         split=recipe.dataset_split,
         column=recipe.column,
         revision=recipe.dataset_revision,
-    )
-
-
-def _build_windows(
-    checkpoint: Checkpoint, source: TextSource, request: WindowRequest, reporter: Reporter
-) -> Windows:
-    tokenizer = load_tokenizer(checkpoint)
-    documents = Documents(source, tokenizer, request.seed)
-    windows = pack(documents, tokenizer, request)
-    for note in documents.notes:
-        reporter.say(f"dataset {source.dataset!r}: {note}")
-    largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
-    if largest >= checkpoint.vocabulary:
-        raise ModelError(
-            f"the tokenizer of {checkpoint.model_id!r} gives id {largest}, but the model knows "
-            f"{checkpoint.vocabulary}",
-            hint="the tokenizer files are of another model",
-        )
-    return windows
-
-
-def _token_identity(source: TextSource, seed: int, windows: Windows, width: int) -> TokenIdentity:
-    return TokenIdentity(
-        sha256=token_sha256(windows),
-        file=TOKENS_FILE,
-        dataset=source.dataset,
-        subset=source.subset,
-        split=source.split,
-        column=source.column,
-        revision=source.revision,
-        seed=seed,
-        window=windows.length,
-        windows=len(windows.calibration),
-        heldout_windows=len(windows.heldout),
-        informative_positions=informative_positions(windows.length, width),
-        labels=windows.length - 1,
-        informative_share=round(informative_share(windows.length, width), 6),
     )

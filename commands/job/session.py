@@ -18,6 +18,7 @@ from ...search.run.journal import JOURNAL_FILE, Journal, check_same, read_journa
 from ...search.run.records import (
     Identity,
     JournalContent,
+    LayerCostsRecord,
     OverlapRecord,
     RunRecord,
     SelfCheckRecord,
@@ -96,6 +97,12 @@ class Session:
         self.content.overlap_matrix = matrix
         if self._journal is not None:
             self._journal.append(OverlapRecord(matrix=matrix))
+
+    def costs(self, surrogate: str, costs: list[list[list[float]]]) -> None:
+        """Keeps layer costs."""
+        self.content.layer_costs[surrogate] = costs
+        if self._journal is not None:
+            self._journal.append(LayerCostsRecord(surrogate=surrogate, costs=costs))
 
     def timing(self) -> Timing:
         """Of all sessions, this one up to now."""

@@ -50,6 +50,11 @@ def path_budget(device: torch.device, processes: int = 1) -> int:
     return int(_SHARE_FOR_PATHS * _process_share(device, processes))
 
 
+def reference_budget(processes: int = 1) -> int:
+    """Bytes of host memory for the last states of all full."""
+    return int(_SHARE_FOR_PATHS * free_memory(torch.device("cpu")) / processes)
+
+
 def _process_share(device: torch.device, processes: int) -> float:
     # Every process has a GPU to itself; CPU memory is shared by all.
     return free_memory(device) / (processes if device.type == "cpu" else 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import PlanError
+from ...pattern import Pattern
 from ..strategies.greedy import Step
 from .schema import Plan
 
@@ -24,6 +25,11 @@ def old_order(old: Plan, site_layers: Sequence[int]) -> tuple[int, ...]:
     if not old.search.steps:
         raise PlanError("the plan to start from has no steps", hint="start from one that was searched further")
     return tuple(step.removed_site for step in old.search.steps)
+
+
+def old_patterns(old: Plan) -> dict[int, Pattern]:
+    """What an older plan's search reached, by the number of full sites; the pattern it picked before its step's."""
+    return {step.kept: Pattern(step.pattern) for step in old.search.steps} | {old.result.kept: old.pattern}
 
 
 def changed_steps(old: Plan, steps: Sequence[Step]) -> list[int]:

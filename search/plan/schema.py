@@ -65,6 +65,8 @@ class TokenIdentity(_Section):
     window: Count
     windows: Count
     heldout_windows: Count
+    refinement_windows: Count = 0
+    probes: Count = 0
     informative_positions: Count
     labels: Count
     informative_share: Finite
@@ -250,10 +252,15 @@ class Cost(_Section):
 
 
 class Plan(_Section):
-    """A searched pattern with everything needed to check it, cut it again and serve it."""
+    """A searched pattern with everything needed to check it, cut it again and serve it.
+
+    It is written as soon as it is chosen, and again once baselines, held-out check and probes are measured:
+    ``complete`` says whether they are.
+    """
 
     schema_version: Literal[3] = SCHEMA
     indexcache: str
+    complete: bool = True
     model: ModelIdentity
     tokens: TokenIdentity
     run: RunIdentity

@@ -37,10 +37,31 @@ _RUN_FILES = frozenset({PLAN_FILE, TOKENS_FILE, TIMING_FILE, *_BESIDE})
 _CUT_FILE = re.compile(rf"plan(-\d+of\d+)+(\.json|-({'|'.join(map(re.escape, _BESIDE))}))")
 
 
+def save_choice(folder: Path, plan: Plan, tokens: bytes) -> None:
+    """Writes a plan that has just been chosen, and its tokens; a finished plan that stands there is left alone.
+
+    Raises:
+        PlanError: the plan contradicts itself; nothing is written.
+        OutputError: a file cannot be written.
+    """
+    if is_there(folder / PLAN_FILE) and not _begun(folder / PLAN_FILE):
+        return
+    write_atomically(folder / TOKENS_FILE, tokens)
+    write_plan(folder / PLAN_FILE, plan)
+
+
+def _begun(path: Path) -> bool:
+    """Whether the plan in ``path`` was chosen by a search that was stopped before it measured the rest."""
+    try:
+        return not read_plan(path).complete
+    except PlanError:
+        return False
+
+
 def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | None:
     """Writes a run to ``folder``, the plan last.
 
-    A plan of other content that stands there is moved aside, tokens and all, so that it can still be
+    A finished plan of other content that stands there is moved aside, tokens and all, so that it can still be
     evaluated; the journal stays. Without a plan, what stands there is this run's own: ``begin_anew`` saw to that.
     Returns the folder the old plan was moved to.
 
@@ -49,7 +70,8 @@ def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | 
         OutputError: a file cannot be written.
     """
     content = plan_text(plan).encode()
-    other = is_there(folder / PLAN_FILE) and not _holds(folder / PLAN_FILE, content)
+    stands = is_there(folder / PLAN_FILE)
+    other = stands and not _holds(folder / PLAN_FILE, content) and not _begun(folder / PLAN_FILE)
     moved = _move_aside(folder) if other else None
     write_atomically(folder / TOKENS_FILE, tokens)
     try:

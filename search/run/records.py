@@ -58,6 +58,14 @@ class OverlapRecord(_Record):
     matrix: list[list[Finite]]
 
 
+class LayerCostsRecord(_Record):
+    """What each site costs under an earlier one's selection: ``costs[window][earlier][later]``."""
+
+    kind: Literal["layer_costs"] = "layer_costs"
+    surrogate: str
+    costs: list[list[list[Finite]]]
+
+
 class SelfCheckRecord(_Record):
     """The self-check of this model passed."""
 
@@ -84,7 +92,7 @@ class LossesRecord(_Record):
     sums: list[list[Sums]]
 
 
-Record = Header | SessionStart | SessionEnd | RunRecord | SelfCheckRecord | OverlapRecord | LossesRecord
+Record = Header | SessionStart | SessionEnd | RunRecord | SelfCheckRecord | OverlapRecord | LayerCostsRecord | LossesRecord
 RECORDS: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -97,6 +105,7 @@ class JournalContent:
         run: how the model ran; None until a session has loaded it.
         checked: whether the model passed its self-check.
         overlap_matrix: ``[sites][sites]`` share of keys selected alike; None until a session has measured it.
+        layer_costs: ``[windows][sites][sites]``, by the surrogate.
         sessions: of each its start, the seconds that it is known to have worked, and its number of processes.
     """
 
@@ -104,6 +113,7 @@ class JournalContent:
     run: RunIdentity | None = None
     checked: bool = False
     overlap_matrix: list[list[float]] | None = None
+    layer_costs: dict[str, list[list[list[float]]]] = field(default_factory=dict)
     sessions: list[tuple[str, float, int]] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
@@ -120,6 +130,8 @@ class JournalContent:
             self.checked = True
         elif isinstance(record, OverlapRecord):
             self.overlap_matrix = record.matrix
+        elif isinstance(record, LayerCostsRecord):
+            self.layer_costs[record.surrogate] = record.costs
         elif isinstance(record, SessionStart):
             self.sessions.append((record.when, 0.0, record.processes))
         # A killed session writes no end: it is known to have worked until its last losses.
