@@ -72,17 +72,20 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
 
 
 def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
-    """Searches and writes the plan as soon as it is chosen, then measures what stands beside it and writes again."""
+    """Searches; writes the plan as soon as it is chosen, and again with what is measured beside it."""
 
-    def save(run: _Run, findings: Findings) -> Plan:
+    moved: list[Path | None] = []
+
+    def save(run: _Run, findings: Findings) -> None:
         plan = _plan(job, session, run, findings, complete=False)
-        processes.run_on_main(lambda: save_choice(job.folder, plan, frozen_bytes(job.windows)))
-        return plan
+        moved.append(processes.run_on_main(lambda: save_choice(job.folder, plan, frozen_bytes(job.windows))))
+        reporter.doing("measuring baselines, the held-out windows and probes")
 
     run, findings = _searched(job, session, reporter, save)
     plan, timing = _plan(job, session, run, findings, complete=True), session.timing()
-    moved = processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(job.windows), timing))
-    return SearchOutcome(plan, job.folder / PLAN_FILE, moved, timing)
+    moved.append(processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(job.windows), timing)))
+    aside = next((folder for folder in moved if folder is not None), None)
+    return SearchOutcome(plan, job.folder / PLAN_FILE, aside, timing)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
 
 
 def _searched(
-    job: Job, session: Session, reporter: Reporter, save: Callable[[_Run, Findings], Plan]
+    job: Job, session: Session, reporter: Reporter, save: Callable[[_Run, Findings], None]
 ) -> tuple[_Run, Findings]:
     """Goes through the search on what the journal holds; the model is loaded only for what it lacks."""
     content = session.content
@@ -205,7 +208,7 @@ def _replay(
     return ReplayedEvaluator(session.content, sizes, LayerCount(shape), model, session.write, skip)
 
 
-def _run(job: Job, run: _Run, progress: SearchProgress, save: Callable[[_Run, Findings], Plan]) -> Findings:
+def _run(job: Job, run: _Run, progress: SearchProgress, save: Callable[[_Run, Findings], None]) -> Findings:
     """Chooses, has the choice saved, and completes it."""
     site_layers = job.checkpoint.site_layers
     problem = Problem(
@@ -240,5 +243,3 @@ def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, repor
     if not quiet:
         search_summary(outcome.plan, folder, outcome.timing)
     print_result(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
-
-

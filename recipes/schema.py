@@ -128,7 +128,7 @@ class Recipe:
         Literal["expected-loss", "loss", "key-loss", "mix"],
         Option(
             SEARCH,
-            "what chooses; expected-loss: KL(all full || pattern) of the next token; loss: LM loss, as Algorithm 1; "
+            "what chooses; expected-loss: KL(all full || pattern) of next tokens; loss: LM loss, as Algorithm 1; "
             "key-loss: LM loss on tokens that need the long context; mix: expected-loss and the answers of probes",
         ),
     ] = "expected-loss"
@@ -177,8 +177,8 @@ class Recipe:
         Literal["uniform", "curve", "overlap"],
         Option(
             SEARCH,
-            "what the report compares with; uniform: at the budget asked for; curve: at all; overlap: also patterns "
-            "by overlap alone, and the heatmap",
+            "what the report compares with; uniform: at the budget asked for; curve: at all; overlap: also "
+            "patterns by overlap alone, and the heatmap",
         ),
     ] = "uniform"
     init: Annotated[

@@ -1,4 +1,4 @@
-"""One search: first what chooses (baseline, noise floor, removals, refinement), then what is measured beside it."""
+"""One search: what chooses (baseline, noise floor, removals, refinement), then what is measured beside it."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def _on_calibration(measurements: Measurements, descents: Sequence[Descent]) -> 
 
 
 def _pick(baseline: Evaluation, measured: Sequence[Evaluation], goal: Goal, method: Method) -> Evaluation:
-    """The pattern, of all full and those measured, that keeps what was asked for, or the sparsest within max_delta."""
+    """Of all full and the patterns measured, the one that keeps what was asked for, or the sparsest in max_delta."""
     evaluations = [baseline, *measured]
     if goal.keep is not None:
         kept = kept_sites(len(baseline.pattern), goal.keep)
@@ -337,7 +337,7 @@ def _pick(baseline: Evaluation, measured: Sequence[Evaluation], goal: Goal, meth
 
 
 def compare(problem: Problem, group: str, chosen: Pattern) -> Comparison | None:
-    """Measures ``chosen``, all full and uniform interleaving around the pinned sites on all windows of ``group``."""
+    """Measures ``chosen``, all full and uniform around the pinned sites on all windows of ``group``."""
     if not problem.has(group):
         return None
     patterns = [problem.full, chosen, Pattern.uniform(problem.sites, chosen.kept, problem.method.pinned)]

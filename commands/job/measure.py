@@ -15,7 +15,15 @@ from ...dsa.checkpoint.load import FETCHED, Placement, device_kinds, load_model
 from ...dsa.checkpoint.stored.weights import StoredWeights, weights_bytes
 from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
-from ...dsa.long.capacity import check_fits, free_memory, longest_window, path_budget, reference_budget, row_bytes, rows_that_fit
+from ...dsa.long.capacity import (
+    check_fits,
+    free_memory,
+    longest_window,
+    path_budget,
+    reference_budget,
+    row_bytes,
+    rows_that_fit,
+)
 from ...dsa.model.evaluator import Evaluator
 from ...dsa.model.losses import PatternLosses
 from ...dsa.model.paths import PathMemory
@@ -198,7 +206,9 @@ def evaluator(
 
 
 def _windows(name: str, group: WindowGroup, weighs_keys: bool) -> list[Window]:
-    answers = [None] * len(group.ids) if group.answers is None else [row.nonzero()[0].tolist() for row in group.answers]
+    answers = (
+        [None] * len(group.ids) if group.answers is None else [row.nonzero()[0].tolist() for row in group.answers]
+    )
     return [
         Window((name, number), ids, labels, weighs_keys)
         for number, (ids, labels) in enumerate(zip(group.ids.tolist(), answers, strict=True))

@@ -84,7 +84,9 @@ class Evaluator:
 
     def overlap(self, group: str, selection_width: int) -> list[list[float]]:
         """The share of keys that two sites select alike, ``[sites][sites]``, on the windows of ``group``."""
-        return selection_overlap(self._losses, [window.token_ids for window in self._groups[group]], selection_width)
+        return selection_overlap(
+            self._losses, [window.token_ids for window in self._groups[group]], selection_width
+        )
 
     def layer_windows(self) -> int:
         """Decoder-layer executions so far, one per layer, window and branch, over all processes."""

@@ -181,8 +181,8 @@ class PatternLosses:
             for window, states in zip(windows, states_to_keep, strict=True):
                 memory.keep(window.name, patterns[0], states)
         losses = [[WindowLoss(0.0)] * len(patterns) for _ in windows]
-        # All full comes first: the others are compared with it, and its row gives the window's blind loss, as other
-        # rows' differ by rounding, where experts group tokens.
+        # All full comes first: the others are compared with it, and its row gives the window's blind loss, as
+        # other rows' differ by rounding, where experts group tokens.
         all_full = {member for member, pattern in enumerate(patterns) if pattern == self._full}
         for row in sorted(rows, key=lambda row: all_full.isdisjoint(row.members)):
             window, hidden = windows[row.window], row.state.hidden
@@ -247,7 +247,12 @@ class PatternLosses:
         return State(hidden, self.switch.selection, carried)
 
     def _loss(
-        self, hidden: torch.Tensor, window: Window, ids: torch.Tensor, last_token: bool, reference: torch.Tensor | None
+        self,
+        hidden: torch.Tensor,
+        window: Window,
+        ids: torch.Tensor,
+        last_token: bool,
+        reference: torch.Tensor | None,
     ) -> WindowLoss:
         """What a window's labels cost; its blind ones are measured once, of all full, unless ``last_token``."""
         labels = ids.shape[1] - 1

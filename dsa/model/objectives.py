@@ -1,4 +1,4 @@
-"""What logits under a pattern say beside all full's: loss, expected loss, agreement; and which labels are key tokens."""
+"""What logits under a pattern say beside all full's: loss, divergence, agreement; and which labels are key tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEAST_MEAN_GAIN = 1e-3
 
 
 def label_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy ``[rows]`` in nats of ``labels`` ``[rows]`` under ``logits`` ``[rows, vocabulary]`` in fp32."""
+    """Cross entropy ``[rows]`` in nats of ``labels`` ``[rows]`` under fp32 ``logits`` ``[rows, vocabulary]``."""
     return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 

@@ -1,4 +1,4 @@
-"""From the states that leave the last layer to losses: of labels or answers, beside all full's, in chunks of rows."""
+"""From the states that leave the last layer to losses, beside all full's, in chunks of rows."""
 
 from __future__ import annotations
 

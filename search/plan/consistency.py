@@ -116,7 +116,7 @@ def _check_result(plan: Plan) -> None:
     losses = {pattern.pattern: pattern.loss for pattern in measured}
     losses["F" * sites] = plan.search.baseline_loss
     if losses.get(result.pattern) != result.loss:
-        raise ValueError("result.pattern and result.loss are those of no step, swap or baseline and not of all full")
+        raise ValueError("result.pattern and result.loss are those of no step, swap or baseline, nor of all full")
     if result.uniform is not None and result.uniform.kept != result.kept:
         raise ValueError("result.uniform.kept is not result.kept")
     spelled = Pattern(result.pattern).over_layers(

@@ -28,7 +28,7 @@ def old_order(old: Plan, site_layers: Sequence[int]) -> tuple[int, ...]:
 
 
 def old_patterns(old: Plan) -> dict[int, Pattern]:
-    """What an older plan's search reached, by the number of full sites; the pattern it picked before its step's."""
+    """What an older plan's search reached, by the number of full sites; what it picked goes before the step."""
     return {step.kept: Pattern(step.pattern) for step in old.search.steps} | {old.result.kept: old.pattern}
 
 

@@ -37,17 +37,34 @@ _RUN_FILES = frozenset({PLAN_FILE, TOKENS_FILE, TIMING_FILE, *_BESIDE})
 _CUT_FILE = re.compile(rf"plan(-\d+of\d+)+(\.json|-({'|'.join(map(re.escape, _BESIDE))}))")
 
 
-def save_choice(folder: Path, plan: Plan, tokens: bytes) -> None:
-    """Writes a plan that has just been chosen, and its tokens; a finished plan that stands there is left alone.
+def save_choice(folder: Path, plan: Plan, tokens: bytes) -> Path | None:
+    """Writes a plan that has just been chosen, and its tokens, before the rest is measured.
+
+    A finished plan that stands there is left alone where the same was chosen, and moved aside otherwise.
+    Returns the folder it was moved to.
 
     Raises:
         PlanError: the plan contradicts itself; nothing is written.
         OutputError: a file cannot be written.
     """
+    moved = None
     if is_there(folder / PLAN_FILE) and not _begun(folder / PLAN_FILE):
-        return
+        if _same_choice(folder / PLAN_FILE, plan):
+            return None
+        moved = _move_aside(folder)
     write_atomically(folder / TOKENS_FILE, tokens)
     write_plan(folder / PLAN_FILE, plan)
+    return moved
+
+
+def _same_choice(path: Path, plan: Plan) -> bool:
+    """Whether the plan in ``path`` says the same of what chose as ``plan``, which lacks the rest."""
+    try:
+        old = read_plan(path)
+    except PlanError:
+        return False
+    same_search = old.search.steps == plan.search.steps and old.result.pattern == plan.result.pattern
+    return same_search and (old.model, old.tokens, old.run) == (plan.model, plan.tokens, plan.run)
 
 
 def _begun(path: Path) -> bool:

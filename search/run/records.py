@@ -92,7 +92,16 @@ class LossesRecord(_Record):
     sums: list[list[Sums]]
 
 
-Record = Header | SessionStart | SessionEnd | RunRecord | SelfCheckRecord | OverlapRecord | LayerCostsRecord | LossesRecord
+Record = (
+    Header
+    | SessionStart
+    | SessionEnd
+    | RunRecord
+    | SelfCheckRecord
+    | OverlapRecord
+    | LayerCostsRecord
+    | LossesRecord
+)
 RECORDS: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 

@@ -49,8 +49,8 @@ def exact_greedy(
     """Algorithm 1 of arXiv 2603.12201, from all full down to ``kept`` full sites.
 
     At each step every remaining full site but the first is a candidate and is measured on all windows.
-    Of equal costs the earlier site is removed. With the objective ``loss`` a pattern's cost is its LM loss, as in the
-    paper; other objectives put theirs in its place.
+    Of equal costs the earlier site is removed. With the objective ``loss`` a pattern's cost is its LM loss, as
+    in the paper; other objectives put theirs in its place.
 
     Args:
         measure: losses of patterns on the calibration windows.
@@ -108,10 +108,17 @@ def best_step(
         undecided=tuple(
             other
             for _, other, rival in ranked[1:]
-            if not margin(evaluation.window_costs, rival.window_costs, evaluation.documents, confidence).beyond(noise_floor)
+            if not margin(evaluation.window_costs, rival.window_costs, evaluation.documents, confidence).beyond(
+                noise_floor
+            )
         ),
         tied=tuple(other for other_cost, other, _ in ranked[1:] if other_cost - cost <= noise_floor),
     )
+
+
+def _told_apart(rival: Evaluation, winner: Evaluation, noise_floor: float, confidence: float) -> bool:
+    """Whether these windows tell that ``rival`` is dearer than ``winner``."""
+    return margin(winner.window_costs, rival.window_costs, winner.documents, confidence).beyond(noise_floor)
 
 
 def no_finite_loss(sites: Sequence[int]) -> MeasurementError:

@@ -87,7 +87,7 @@ def _descend(
     standard_errors: float,
     on_swap: Callable[[Swap], None],
 ) -> Descent:
-    """Swaps while one is better by a paired test: a race of all, then the cheapest of those that saw all windows."""
+    """Swaps while one is better by a paired test: a race of all, then the cheapest that saw all windows."""
     swaps: list[Swap] = []
     current = start
     while len(swaps) < rounds:

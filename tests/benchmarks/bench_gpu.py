@@ -19,8 +19,8 @@ from indexcache.dsa.long.kernels.attention import fused_attention
 from indexcache.dsa.long.kernels.scores import fused_index_scores
 from indexcache.dsa.long.kernels.top import select_top
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.tail import Window
 from indexcache.dsa.model.prefill import PrefillClock
+from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
 
 CONFIG = Path(__file__).parent / "glm_moe_dsa_30b"

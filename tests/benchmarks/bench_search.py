@@ -18,8 +18,8 @@ from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.long.capacity import path_budget
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.tail import Window
 from indexcache.dsa.model.paths import PathMemory
+from indexcache.dsa.model.tail import Window
 from indexcache.evaluate import CALIBRATION
 from indexcache.pattern import Pattern, kept_sites
 from indexcache.search.losses import Evaluation, Measurements, paired_difference

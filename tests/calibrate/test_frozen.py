@@ -17,7 +17,9 @@ def two_groups(calibration, heldout):
 
 
 WINDOWS = two_groups(WindowGroup(IDS, DOCUMENTS), WindowGroup(np.zeros((0, 4), dtype=np.int32), NONE))
-PROBES = WindowGroup(IDS, DOCUMENTS, np.array([[0, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=bool), ("one", "two", "one"))
+PROBES = WindowGroup(
+    IDS, DOCUMENTS, np.array([[0, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=bool), ("one", "two", "one")
+)
 
 
 def test_probes_keep_answers_and_kinds(tmp_path):

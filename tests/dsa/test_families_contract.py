@@ -27,9 +27,9 @@ from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.agreement import selection_overlap
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.tail import Window
 from indexcache.dsa.model.paths import PathMemory
 from indexcache.dsa.model.switch import Switch
+from indexcache.dsa.model.tail import Window
 from indexcache.errors import WindowError
 from indexcache.pattern import Pattern, indexer_types
 

@@ -16,8 +16,8 @@ from indexcache.dsa.long.backends import Backends, choose, install
 from indexcache.dsa.long.capacity import check_fits, layer_bytes, longest_window
 from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.tail import Window
 from indexcache.dsa.model.prefill import PrefillClock
+from indexcache.dsa.model.tail import Window
 from indexcache.errors import MeasurementError, SettingError, WindowError
 from indexcache.evaluate import CALIBRATION
 from indexcache.pattern import Pattern

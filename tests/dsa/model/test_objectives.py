@@ -1,4 +1,4 @@
-"""Expected loss, agreement and key loss against float64 on whole logits, and on a model against stock transformers."""
+"""Divergence, agreement and key loss against float64 on whole logits, and on a model against transformers."""
 
 import math
 
@@ -39,7 +39,9 @@ def test_a_shift_of_all_logits_changes_nothing():
 def test_a_certain_token_that_is_lost_costs_what_it_should():
     reference, logits = torch.zeros(1, 10), torch.zeros(1, 10)
     reference[0, 3], logits[0, 3] = 40.0, -40.0
-    assert float(divergences(reference, logits)) == pytest.approx(float(exact_divergence(reference, logits)), rel=1e-6)
+    assert float(divergences(reference, logits)) == pytest.approx(
+        float(exact_divergence(reference, logits)), rel=1e-6
+    )
 
 
 def test_what_is_counted_of_a_window():
@@ -107,7 +109,9 @@ def test_only_answers_count_where_a_window_has_some(model, ids):
     measured = losses.compare([pattern], [Window("p", ids.tolist(), answers)])[0][0]
     logits, full = (stock_logits(model, ids, str(p))[list(answers)] for p in (pattern, "F" * SITES))
     labels = ids[1:][list(answers)]
-    assert measured.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum")), rel=1e-5)
+    assert measured.loss == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum")), rel=1e-5
+    )
     assert measured.divergence == pytest.approx(float(exact_divergence(full, logits).sum()), rel=1e-4)
 
 
@@ -123,9 +127,11 @@ def test_key_loss_weighs_labels_by_what_short_contexts_lack(model, ids):
             logits = model(input_ids=ids[None, start:end]).logits[0, first - start :]
         near[first:end] = torch.nn.functional.cross_entropy(logits, labels[first:end], reduction="none")
     gains = (near - full).clamp(0, 5).double()
-    own = torch.nn.functional.cross_entropy(stock_logits(model, ids, str(pattern)).double(), labels, reduction="none")
+    own = torch.nn.functional.cross_entropy(
+        stock_logits(model, ids, str(pattern)).double(), labels, reduction="none"
+    )
     assert gains.sum() > 0, "the test needs labels that gain"
-    assert measured.key_loss == pytest.approx(float((own * gains / gains.mean()).sum()), rel=1e-4)
+    assert measured.key_loss == pytest.approx(float((losses_of_labels * gains / gains.mean()).sum()), rel=1e-4)
 
 
 def test_states_are_kept_as_far_as_there_is_room():

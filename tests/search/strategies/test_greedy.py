@@ -60,7 +60,9 @@ def test_greedy_equals_brute_force_on_a_random_model():
 
     def evaluate(patterns):
         sums = [measure(losses, patterns, row.tolist()) for row in windows]
-        return [Evaluation.of_losses(pattern, tuple(row[i] / 39 for row in sums)) for i, pattern in enumerate(patterns)]
+        return [
+            Evaluation.of_losses(pattern, tuple(row[i] / 39 for row in sums)) for i, pattern in enumerate(patterns)
+        ]
 
     steps = exact_greedy(evaluate, 8, 1)
     assert [step.removed for step in steps] == [site for site, _ in expected]
@@ -82,7 +84,9 @@ def test_what_is_kept_between_steps_changes_no_choice(cases, full):
 
         def alone(patterns, model=model, row=row):
             losses = [measure(PatternLosses(model, range(6)), [pattern], row) for pattern in patterns]
-            return [Evaluation.of_losses(pattern, tuple(loss)) for pattern, loss in zip(patterns, losses, strict=True)]
+            return [
+                Evaluation.of_losses(pattern, tuple(loss)) for pattern, loss in zip(patterns, losses, strict=True)
+            ]
 
         fast, slow = (
             [(step.removed, step.evaluation.window_losses) for step in exact_greedy(way, 6, 1)]

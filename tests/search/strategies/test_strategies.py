@@ -172,10 +172,7 @@ class TestRace:
         for evaluation in dropped:
             count = len(evaluation.window_losses)
             rivals = [other for other in results if len(other.window_losses) >= count and other is not evaluation]
-            differences = [
-                paired_difference(evaluation, other.first(count))
-                for other in rivals
-            ]
+            differences = [paired_difference(evaluation, other.first(count)) for other in rivals]
             assert any(difference.delta > 3.0 * difference.standard_error for difference in differences)
 
     def test_a_rival_outside_the_field_can_empty_it(self):
