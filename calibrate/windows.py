@@ -50,6 +50,11 @@ class Windows:
         """Tokens per window."""
         return int(self.calibration.shape[1])
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id of all windows, which the model has to know."""
+        return max(int(tokens.max(initial=0)) for tokens in (self.calibration, self.heldout))
+
     def group(self, name: str) -> TokenArray:
         """The windows of a group."""
         return self.calibration if name == CALIBRATION else self.heldout

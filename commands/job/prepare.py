@@ -22,7 +22,6 @@ from ...dsa.checkpoint.stored.quantised import check_format
 from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
 from ...dsa.long.backends import Backends
 from ...errors import ModelError, SettingError, WindowError
-from ...evaluate import CALIBRATION, HELD_OUT
 from ...pattern import kept_sites
 from ...recipes.schema import Recipe
 from ...search.cost import Shape
@@ -37,7 +36,7 @@ from ...system import processes
 from ...system.console import Reporter
 from ...system.files import check_writable
 from .identity import model_identity
-from .measure import Running, running_on
+from .measure import Running, check_positions, running_on
 
 _SMALL_SHARE = 0.5
 _DEFAULT_WINDOW_IN_SELECTIONS = 4
@@ -241,7 +240,7 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
         )
     length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
     check_length(length, width)
-    check_positions(checkpoint, length, recipe.beyond_positions, reporter)
+    _check_positions(checkpoint, length, recipe.beyond_positions, reporter)
     share = informative_share(length, width)
     if share < _SMALL_SHARE:
         reporter.warn(
@@ -252,19 +251,19 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
     return length
 
 
-def check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter: Reporter) -> None:
-    """Refuses windows longer than the model's positions, or warns of them where they were asked for.
+def _check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter: Reporter) -> None:
+    """Warns of windows longer than the model's positions where they were asked for.
 
     Raises:
         WindowError: too long, and not asked for.
     """
-    longest = checkpoint.longest
-    if longest is None or length <= longest:
-        return
-    what = f"windows of {length} tokens are longer than the model's {longest} positions"
-    if not beyond:
-        raise WindowError(what, hint="lower --window, or allow it with --beyond-positions")
-    reporter.warn(f"{what}: losses at the end of them are not what the model was trained for")
+    hint = "lower --window, or allow it with --beyond-positions"
+    try:
+        check_positions(checkpoint, length, f"windows of {length} tokens are", hint)
+    except WindowError as error:
+        if not beyond:
+            raise
+        reporter.warn(f"{error}: losses at the end of them are not what the model was trained for")
 
 
 def text_source(recipe: Recipe) -> TextSource:
@@ -286,10 +285,9 @@ def _build_windows(
     windows = pack(documents, tokenizer, request)
     for note in documents.notes:
         reporter.say(f"dataset {source.dataset!r}: {note}")
-    largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
-    if largest >= checkpoint.vocabulary:
+    if windows.largest_id >= checkpoint.vocabulary:
         raise ModelError(
-            f"the tokenizer of {checkpoint.model_id!r} gives id {largest}, but the model knows "
+            f"the tokenizer of {checkpoint.model_id!r} gives id {windows.largest_id}, but the model knows "
             f"{checkpoint.vocabulary}",
             hint="the tokenizer files are of another model",
         )
