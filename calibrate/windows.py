@@ -78,6 +78,11 @@ class Windows:
         """Tokens per window."""
         return int(self.calibration.shape[1])
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id of all windows, which the model has to know."""
+        return max(int(group.ids.max(initial=0)) for group in self.groups.values())
+
     def group(self, name: str) -> TokenArray:
         """The windows of a group; none where there is no such group."""
         group = self.groups.get(name)

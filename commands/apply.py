@@ -21,6 +21,7 @@ from ..search.plan.file import read_plan
 from ..search.plan.schema import Plan
 from ..system.console import Reporter, new_console, print_line
 from ..system.exits import print_result
+from .job.measure import check_positions
 from .job.planned import PlannedModel, open_planned
 
 
@@ -126,7 +127,8 @@ def continue_prompt(
     """Loads the checkpoint of the plan in the file ``path`` and continues a prompt, under the plan and all full.
 
     Raises:
-        SettingError: an empty prompt, or one that with its continuation is longer than the model's positions.
+        SettingError: an empty prompt.
+        WindowError: prompt and continuation are longer than the model's positions.
         IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
         IndexcacheError: one of its other kinds.
     """
@@ -161,12 +163,9 @@ def _prompt(planned: PlannedModel, folder: Path, request: PromptRequest, tokeniz
         prompt = window[: max(len(window) - request.new_tokens, len(window) // 2)]
     if not prompt:
         raise SettingError("the prompt holds no tokens", hint="give one with --prompt")
-    longest = planned.checkpoint.longest
-    if longest is not None and len(prompt) + request.new_tokens > longest:
-        raise SettingError(
-            f"{len(prompt)} tokens and {request.new_tokens} more do not go into the model's {longest} positions",
-            hint="shorten --prompt, or lower --new-tokens",
-        )
+    subject = f"a prompt of {len(prompt)} tokens and {request.new_tokens} more are"
+    length = len(prompt) + request.new_tokens
+    check_positions(planned.checkpoint, length, subject, "shorten --prompt, or lower --new-tokens")
     return prompt
 
 

@@ -17,7 +17,7 @@ from ..dsa.checkpoint.load import Placement, device_kinds, load_model, random_mo
 from ..dsa.chunks import out_of_memory
 from ..dsa.long.backends import Backends, install
 from ..dsa.long.capacity import free_memory, layer_bytes, longest_window
-from ..errors import MeasurementError, SettingError, WindowError
+from ..errors import MeasurementError, SettingError
 from ..pattern import Pattern
 from ..search.report.prefills import PrefillPoint, PrefillRecord, PrefillTime, prefill_file
 from ..search.run.folder import render_beside
@@ -26,7 +26,7 @@ from ..system.console import Reporter, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
-from .job.measure import Running, running_on
+from .job.measure import Running, check_positions, running_on
 from .job.planned import PlannedModel
 from .job.settings import placement_of
 
@@ -46,7 +46,7 @@ class BenchRequest:
         repeats: prefills per length and pattern, after one that warms up.
         dtype: to compute in; None for the plan's.
         placement: where weights go.
-        wanted: what runs indexers and attention, ``auto`` included.
+        backends: what runs indexers and attention, ``auto`` included.
         random_weights: build the model from its config alone.
         beyond_positions: allow lengths above the model's positions.
     """
@@ -55,7 +55,7 @@ class BenchRequest:
     repeats: int
     dtype: str | None
     placement: Placement
-    wanted: Backends
+    backends: Backends
     random_weights: bool
     beyond_positions: bool
 
@@ -64,9 +64,9 @@ class BenchRequest:
         cls, contexts: Sequence[int], repeats: int, random_weights: bool, fields: Mapping[str, Any]
     ) -> BenchRequest:
         """Of the command's options; ``fields`` are those that recipes have too."""
-        wanted = Backends(fields.get("indexer", "auto"), fields.get("attention", "auto"))
+        backends = Backends(fields.get("indexer", "auto"), fields.get("attention", "auto"))
         beyond = fields.get("beyond_positions", False)
-        return cls(contexts, repeats, fields.get("dtype"), placement_of(fields), wanted, random_weights, beyond)
+        return cls(contexts, repeats, fields.get("dtype"), placement_of(fields), backends, random_weights, beyond)
 
 
 def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Reporter) -> PrefillRecord:
@@ -85,12 +85,11 @@ def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Re
     request = replace(request, contexts=_contexts(checkpoint, request))
     # One choice for all lengths, so that their times compare.
     dtype = request.dtype or plan.run.dtype
-    running = running_on(checkpoint, dtype, request.placement, request.wanted, max(request.contexts))
+    running = running_on(checkpoint, dtype, request.placement, request.backends, max(request.contexts))
     backends = running.backends
     model = _model(planned, running, request.random_weights, reporter)
     install(model, backends, reporter.warn)
     record = PrefillRecord(
-        schema_version=1,
         model=checkpoint.model_id,
         config_sha256=config_sha256(checkpoint),
         pattern=plan.result.pattern,
@@ -121,14 +120,12 @@ def _check_something_fits(record: PrefillRecord, checkpoint: Checkpoint, model: 
 
 
 def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:
-    longest = checkpoint.longest
-    wanted = list(request.contexts) or [min(_DEFAULT_CONTEXT, longest or _DEFAULT_CONTEXT)]
-    if longest is not None and max(wanted) > longest and not request.beyond_positions:
-        raise WindowError(
-            f"a context of {max(wanted)} tokens is longer than the model's {longest} positions",
-            hint="lower --context, or allow it with --beyond-positions",
-        )
-    return wanted
+    default = min(_DEFAULT_CONTEXT, checkpoint.longest or _DEFAULT_CONTEXT)
+    contexts = list(request.contexts) or [default]
+    if not request.beyond_positions:
+        hint = "lower --context, or allow it with --beyond-positions"
+        check_positions(checkpoint, max(contexts), f"a context of {max(contexts)} tokens is", hint)
+    return contexts
 
 
 def _model(planned: PlannedModel, running: Running, random_weights: bool, reporter: Reporter) -> Any:

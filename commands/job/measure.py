@@ -17,9 +17,9 @@ from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
 from ...dsa.long.capacity import (
     check_fits,
-    free_memory,
     longest_window,
     path_budget,
+    process_memory,
     reference_budget,
     row_bytes,
     rows_that_fit,
@@ -28,7 +28,7 @@ from ...dsa.model.evaluator import Evaluator
 from ...dsa.model.losses import PatternLosses
 from ...dsa.model.paths import PathMemory
 from ...dsa.model.tail import Window
-from ...errors import ModelError
+from ...errors import ModelError, WindowError
 from ...evaluate import HELD_OUT
 from ...search.plan.schema import RunIdentity
 from ...system import processes
@@ -141,8 +141,8 @@ def _runs_as(ran: RunIdentity, model: Any) -> bool:
 def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
     """The window's, or as much as the model's own code has memory and, on a CPU, time for on every process."""
     device = processes.process_device()
-    on_gpu, together = device.type == "cuda", processes.process_count()
-    free = free_memory(device) // (1 if on_gpu else together) // 2
+    on_gpu = device.type == "cuda"
+    free = process_memory(device, processes.process_count()) // 2
     fits = longest_window(checkpoint.config, length + 1, model.dtype.itemsize, Backends(), free, on_gpu)
     if not on_gpu:
         fits = min(fits, _MOST_TRIED_ON_CPU)
@@ -160,7 +160,7 @@ def check_fits_here(
     """
     device = processes.process_device()
     on_gpu, size = device.type == "cuda", running.computes_in.itemsize
-    free = free_memory(device) // (1 if on_gpu else processes.process_count())
+    free = process_memory(device, processes.process_count())
     if running.placement.device_map is None:  # with one, accelerate places weights where there is room
         free -= weights_bytes(checkpoint, weights, size)
     check_fits(checkpoint.config, length, size, running.backends, free, on_gpu)
@@ -171,6 +171,23 @@ def check_fits_here(
                 f"{checkpoint.text.model_type} has transformers' own indexers and attention only: windows of "
                 f"up to about {longest} tokens fit here"
             )
+
+
+def check_positions(checkpoint: Checkpoint, length: int, subject: str, hint: str) -> None:
+    """Refuses more tokens than the model has positions, where its config says how many.
+
+    Args:
+        checkpoint: whose positions they are.
+        length: in tokens.
+        subject: what has that length, with its verb: "windows of 8192 tokens are".
+        hint: how to mend it.
+
+    Raises:
+        WindowError: they are more.
+    """
+    longest = checkpoint.longest
+    if longest is not None and length > longest:
+        raise WindowError(f"{subject} longer than the model's {longest} positions", hint=hint)
 
 
 def evaluator(

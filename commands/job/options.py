@@ -12,10 +12,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 
 from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, field_hints, option_name, option_of, with_options
+from ...search.export.engines import ENGINES as _ENGINES
 
-ENGINES = (
-    "transformers, vllm, sglang, tensorrt-llm, vllm-ascend, atom, xllm, llama.cpp, lmdeploy, mlx-vlm or prime-rl"
-)
+ENGINES = "{} or {}".format(", ".join([*_ENGINES][:-1]), [*_ENGINES][-1])
+"""The names of all engines, as a sentence lists them."""
 
 
 def described(help_text: str, group: str | None = None) -> Any:

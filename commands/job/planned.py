@@ -11,7 +11,6 @@ from ...calibrate.windows import Windows
 from ...dsa.checkpoint.config import Checkpoint, Trust, open_checkpoint
 from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
 from ...errors import DatasetError, IdentityError, ModelError
-from ...evaluate import CALIBRATION, HELD_OUT
 from ...search.plan.schema import Plan
 from ...system import processes
 from ...system.console import Reporter
@@ -81,10 +80,9 @@ class PlannedModel:
                 raise IdentityError(
                     f"the frozen tokens have a {name} of {size}, the plan {getattr(planned, name)}"
                 )
-        largest = max(int(windows.group(name).max(initial=0)) for name in (CALIBRATION, HELD_OUT))
-        if largest >= self.checkpoint.vocabulary:
+        if windows.largest_id >= self.checkpoint.vocabulary:
             raise DatasetError(
-                f"the frozen tokens hold id {largest}, but the model knows {self.checkpoint.vocabulary}"
+                f"the frozen tokens hold id {windows.largest_id}, but the model knows {self.checkpoint.vocabulary}"
             )
         return windows
 

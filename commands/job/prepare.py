@@ -27,7 +27,7 @@ from ...system import processes
 from ...system.console import Reporter
 from ...system.files import check_writable
 from .identity import model_identity
-from .measure import Running, running_on
+from .measure import Running, check_positions, running_on
 from .windows import build_windows, token_identity
 
 _SMALL_SHARE = 0.5
@@ -258,7 +258,7 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
         )
     length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
     check_length(length, width)
-    check_positions(checkpoint, length, recipe.beyond_positions, reporter)
+    _check_positions(checkpoint, length, recipe.beyond_positions, reporter)
     share = informative_share(length, width)
     if share < _SMALL_SHARE:
         reporter.warn(
@@ -269,19 +269,19 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
     return length
 
 
-def check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter: Reporter) -> None:
-    """Refuses windows longer than the model's positions, or warns of them where they were asked for.
+def _check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter: Reporter) -> None:
+    """Warns of windows longer than the model's positions where they were asked for.
 
     Raises:
         WindowError: too long, and not asked for.
     """
-    longest = checkpoint.longest
-    if longest is None or length <= longest:
-        return
-    what = f"windows of {length} tokens are longer than the model's {longest} positions"
-    if not beyond:
-        raise WindowError(what, hint="lower --window, or allow it with --beyond-positions")
-    reporter.warn(f"{what}: losses at the end of them are not what the model was trained for")
+    hint = "lower --window, or allow it with --beyond-positions"
+    try:
+        check_positions(checkpoint, length, f"windows of {length} tokens are", hint)
+    except WindowError as error:
+        if not beyond:
+            raise
+        reporter.warn(f"{error}: losses at the end of them are not what the model was trained for")
 
 
 def text_source(recipe: Recipe) -> TextSource:

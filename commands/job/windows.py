@@ -55,23 +55,13 @@ def build_windows(
     windows = pack(documents, tokenizer, request)
     for note in documents.notes:
         reporter.say(f"dataset {source.dataset!r}: {note}")
-    check_ids(checkpoint, windows)
-    return windows.with_groups(_probe_groups(tokenizer, windows, request, probes, mixes_probes, reporter))
-
-
-def check_ids(checkpoint: Checkpoint, windows: Windows) -> None:
-    """Refuses token ids that the model does not know.
-
-    Raises:
-        ModelError: names the largest.
-    """
-    largest = max(int(group.ids.max(initial=0)) for group in windows.groups.values())
-    if largest >= checkpoint.vocabulary:
+    if windows.largest_id >= checkpoint.vocabulary:
         raise ModelError(
-            f"the tokenizer of {checkpoint.model_id!r} gives id {largest}, but the model knows "
+            f"the tokenizer of {checkpoint.model_id!r} gives id {windows.largest_id}, but the model knows "
             f"{checkpoint.vocabulary}",
             hint="the tokenizer files are of another model",
         )
+    return windows.with_groups(_probe_groups(tokenizer, windows, request, probes, mixes_probes, reporter))
 
 
 def _probe_groups(

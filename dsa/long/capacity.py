@@ -28,6 +28,11 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def process_memory(device: torch.device, processes: int) -> int:
+    """Bytes that one of ``processes`` can have: each has a GPU to itself, and all share the CPU's memory."""
+    return free_memory(device) // (1 if device.type == "cuda" else processes)
+
+
 def row_bytes(config: Any, tokens: int, element_size: int, selection_width: int) -> int:
     """Memory of one window of ``tokens`` in one state, between and within layers."""
     text = text_config(config)
@@ -42,22 +47,17 @@ def _streams(text: Any) -> int:
 
 def rows_that_fit(device: torch.device, bytes_per_row: int, processes: int = 1) -> int:
     """How many rows a sweep may carry, at least one; ``processes`` share this machine's memory."""
-    return max(1, int(_SHARE_FOR_ROWS * _process_share(device, processes) // bytes_per_row))
+    return max(1, int(_SHARE_FOR_ROWS * process_memory(device, processes) // bytes_per_row))
 
 
 def path_budget(device: torch.device, processes: int = 1) -> int:
     """Bytes for keeping states of the pattern in force."""
-    return int(_SHARE_FOR_PATHS * _process_share(device, processes))
+    return int(_SHARE_FOR_PATHS * process_memory(device, processes))
 
 
 def reference_budget(processes: int = 1) -> int:
     """Bytes of host memory for the last states of all full."""
-    return int(_SHARE_FOR_PATHS * free_memory(torch.device("cpu")) / processes)
-
-
-def _process_share(device: torch.device, processes: int) -> float:
-    # Every process has a GPU to itself; CPU memory is shared by all.
-    return free_memory(device) / (processes if device.type == "cpu" else 1)
+    return int(_SHARE_FOR_PATHS * process_memory(torch.device("cpu"), processes))
 
 
 def layer_bytes(config: Any, tokens: int, element_size: int, backends: Backends, on_gpu: bool) -> int:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ...errors import PlanError
-from ...system.documents import first_fault, read_json
-from ..plan.file import prefix_beside
 from ..plan.schema import Finite, HeldOutRecord, Plan, Sha256, Timestamp
-
-_LARGEST_FILE = 1 << 20
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+from .beside import Record, Section, file_beside, read_record
 
 
-class Check(_Section):
+class Check(Section):
     """One measurement of a plan's pattern, all full and uniform interleaving on one group of its windows."""
 
     when: Timestamp
@@ -35,10 +27,9 @@ class Check(_Section):
     versions: dict[str, str]
 
 
-class CheckRecord(_Section):
+class CheckRecord(Record):
     """The latest check on each group of windows of the plan whose content has the hash ``plan_sha256``."""
 
-    schema_version: Literal[1] = 1
     plan_sha256: Sha256
     pattern: str
     heldout: Check | None = None
@@ -51,14 +42,10 @@ class CheckRecord(_Section):
                 raise ValueError("losses.plan.pattern is not pattern")
         return self
 
-    def as_json(self) -> str:
-        """The file's text."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
 
 def check_file(plan: Path) -> Path:
     """Where the checks of the plan in the file ``plan`` are: evaluation.json for plan.json."""
-    return plan.with_name(f"{prefix_beside(plan.stem)}evaluation.json")
+    return file_beside(plan, "evaluation.json")
 
 
 def plan_sha256(plan: Plan) -> str:
@@ -72,16 +59,7 @@ def read_checks(path: Path) -> CheckRecord | None:
     Raises:
         PlanError: it cannot be read, or is not what eval writes.
     """
-    try:
-        return CheckRecord.model_validate(read_json(path, PlanError, _LARGEST_FILE))
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        field, fault = first_fault(error)
-        raise PlanError(
-            f"{str(path)!r} is not what eval writes: {field or 'it'}: {fault}",
-            hint="run eval again once it is moved elsewhere",
-        ) from None
+    return read_record(path, CheckRecord, "eval", "run eval again once it is moved elsewhere")
 
 
 def checks_of(plan: Plan, path: Path) -> tuple[CheckRecord | None, str]:

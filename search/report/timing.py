@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from ...errors import PlanError
-from ...system.documents import read_bytes
 from ..plan.schema import Count, NotNegative, Timestamp
+from .beside import Record, read_record
 
 TIMING_FILE = "timing.json"
-_LARGEST_FILE = 1 << 16
 
 
-class Timing(BaseModel):
+class Timing(Record):
     """The time of all sessions that the journal knows; a search that was stopped has several.
 
     ``sittings`` is how many there were.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    schema_version: Literal[1] = 1
     started: Timestamp
     finished: Timestamp
     seconds: NotNegative
     processes: Count
     sittings: Count
-
-    def as_json(self) -> str:
-        """The file's text."""
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
 def now() -> str:
@@ -65,10 +52,4 @@ def read_timing(path: Path) -> Timing | None:
     Raises:
         PlanError: it cannot be read, or is not what search writes.
     """
-    try:
-        return Timing.model_validate_json(read_bytes(path, PlanError, _LARGEST_FILE))
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise PlanError(f"{str(path)!r} is not what search writes: {problem}", hint="remove it") from None
+    return read_record(path, Timing, "search", "remove it")

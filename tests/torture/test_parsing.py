@@ -24,7 +24,9 @@ from indexcache.search.export.engines import ENGINES
 from indexcache.search.export.settings import export
 from indexcache.search.plan.cut import cut
 from indexcache.search.plan.file import read_plan
+from indexcache.search.report.checks import read_checks
 from indexcache.search.report.prefills import read_prefills
+from indexcache.search.report.timing import read_timing
 from indexcache.search.run.folder import write_report
 
 NASTY = [
@@ -299,6 +301,8 @@ WRONG_YAML = {
     [
         ("plan.json", read_plan, PlanError, WRONG_JSON),
         ("bench.json", lambda path: read_prefills(path, "FS"), PlanError, WRONG_JSON),
+        ("evaluation.json", read_checks, PlanError, WRONG_JSON),
+        ("timing.json", read_timing, PlanError, WRONG_JSON),
         ("recipe.yaml", lambda path: read_recipe(str(path)), SettingError, WRONG_YAML),
     ],
 )
