@@ -8,7 +8,7 @@ from itertools import groupby, islice
 
 import numpy as np
 import pytest
-from random_models import EMBEDDED
+from random_models import EMBEDDED, ROOT
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -363,3 +363,10 @@ def test_the_least_length_that_is_named_does(kind):
 def test_training_windows_that_nothing_fits_are_refused_at_once():
     with pytest.raises(WindowError, match="100 tokens are too short"):
         probe_mixture(Characters(), [sentences(400)], 100)
+
+
+def test_each_kind_is_explained():
+    page = (ROOT / "docs" / "probes.md").read_text("utf-8")
+    assert tuple(re.findall(r"^### (\S+)$", page, re.MULTILINE)) == KINDS
+    assert "0.1, 0.3, 0.5, 0.7\n  and 0.9" in page
+    assert DEPTHS == (0.1, 0.3, 0.5, 0.7, 0.9)
