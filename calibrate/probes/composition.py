@@ -59,7 +59,9 @@ def encode(script: Script, encoder: Encoder) -> EncodedScript:
     for piece in script.question:
         ids = _ids(piece, encoder)
         if piece.answers:
-            answers += range(len(question), len(question) + len(ids))
+            # Tokenizers that part numbers from their space give that away: what follows "is" is a space always.
+            blank = isinstance(piece.content, str) and encoder.is_blank(ids[0])
+            answers += range(len(question) + blank, len(question) + len(ids))
         question += ids
     return EncodedScript(tuple(lines), tuple(question), tuple(answers))
 

@@ -77,7 +77,7 @@ def order(cast: Cast, depth: float, sizes: Sizes) -> Script:
     depths = spread(depth, len(replies))
     facts = [Fact(where, sentence(phrasing.fact, reply)) for where, reply in zip(depths, replies, strict=True)]
     for count in range(sizes.others):
-        # In turn another form about the same name, and the same form about another name.
+        # In turn the same form about another name, and another form about the same name.
         other = {"form": draw.choice(others), "name": name} if count % 2 else {"form": form, "name": cast.name()}
         facts.append(Fact(draw.random(), sentence(phrasing.fact, {**other, "value": cast.number()})))
     number = draw.randrange(len(replies))
@@ -111,8 +111,8 @@ def variables(cast: Cast, depth: float, sizes: Sizes) -> Script:
         value = cast.number()
         depths = spread(cast.draw.random() if chain else depth, len(names))
         facts.append(Fact(depths[0], sentence(phrasing.fact, {"name": names[0], "value": value})))
-        for where, name, following in zip(depths[1:], names, names[1:], strict=False):
-            facts.append(Fact(where, sentence(phrasing.second, {"name": name, "next": following})))
+        for where, name, successor in zip(depths[1:], names, names[1:], strict=False):
+            facts.append(Fact(where, sentence(phrasing.second, {"name": name, "next": successor})))
         slots.append({"name": names[-1], "value": value})
     question = sentence(phrasing.asking, slots[0], answer="value")
     return Script(facts, question)
