@@ -97,8 +97,8 @@ def make_probes(
             drafts.append(_Draft(draw, volume, depth, encode(script, encoder)))
         opening = encoder.opening
         # All at once, so that the least length that is told does for all of them.
-        planted = max((draft.script.tokens for draft in drafts), default=0)
-        check_room(len(opening) + planted, length, kind)
+        tokens = len(opening) + max((draft.script.tokens for draft in drafts), default=0)
+        check_room(tokens, length, kind)
         for draft in drafts:
             window = compose([draft.script], opening, draft.volume, length, draft.draw)
             document = draft.volume.document

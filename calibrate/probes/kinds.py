@@ -26,7 +26,7 @@ def recall(cast: Cast, depth: float, sizes: Sizes) -> Script:
     pairs = _pairs(cast, sizes.pairs)
     facts = _pair_facts([depth, *(cast.draw.random() for _ in pairs[1:])], pairs)
     asking = f"\nQuestion: What is the {{noun}} of {{name}}?\nAnswer: {_STATEMENT}"
-    question = [piece for pair in pairs[: sizes.questions] for piece in sentence(asking, pair, scored="value")]
+    question = [piece for pair in pairs[: sizes.questions] for piece in sentence(asking, pair, answer="value")]
     return Script(facts, question)
 
 
@@ -40,7 +40,7 @@ def needles(cast: Cast, depth: float, sizes: Sizes) -> Script:
         question += sentence(", {name}" if number else " {name}", pair)
     question.append(Piece("?\nAnswer:"))
     for number, pair in enumerate(pairs):
-        question += sentence(f"{'.' if number else ''} {_STATEMENT}", pair, scored="value")
+        question += sentence(f"{'.' if number else ''} {_STATEMENT}", pair, answer="value")
     return Script(facts, question)
 
 
@@ -77,13 +77,13 @@ def order(cast: Cast, depth: float, sizes: Sizes) -> Script:
     depths = spread(depth, len(replies))
     facts = [Fact(where, sentence(phrasing.fact, reply)) for where, reply in zip(depths, replies, strict=True)]
     for count in range(sizes.others):
-        # In turn another form about the same name, and the same form about another name.
+        # In turn the same form about another name, and another form about the same name.
         other = {"form": draw.choice(others), "name": name} if count % 2 else {"form": form, "name": cast.name()}
         facts.append(Fact(draw.random(), sentence(phrasing.fact, {**other, "value": cast.number()})))
-    asked = draw.randrange(len(replies))
-    last = asked == len(replies) - 1 and draw.random() < 0.5
-    slots = {**replies[asked], "ordinal": "last" if last else _ORDINALS[asked]}
-    question = sentence(phrasing.asking, slots, scored="value")
+    number = draw.randrange(len(replies))
+    last = number == len(replies) - 1 and draw.random() < 0.5
+    slots = {**replies[number], "ordinal": "last" if last else _ORDINALS[number]}
+    question = sentence(phrasing.asking, slots, answer="value")
     return Script(facts, question)
 
 
@@ -111,10 +111,10 @@ def variables(cast: Cast, depth: float, sizes: Sizes) -> Script:
         value = cast.number()
         depths = spread(cast.draw.random() if chain else depth, len(names))
         facts.append(Fact(depths[0], sentence(phrasing.fact, {"name": names[0], "value": value})))
-        for where, name, following in zip(depths[1:], names, names[1:], strict=False):
-            facts.append(Fact(where, sentence(phrasing.second, {"name": name, "next": following})))
+        for where, name, successor in zip(depths[1:], names, names[1:], strict=False):
+            facts.append(Fact(where, sentence(phrasing.second, {"name": name, "next": successor})))
         slots.append({"name": names[-1], "value": value})
-    question = sentence(phrasing.asking, slots[0], scored="value")
+    question = sentence(phrasing.asking, slots[0], answer="value")
     return Script(facts, question)
 
 
@@ -145,7 +145,7 @@ def two_hop(cast: Cast, depth: float, sizes: Sizes) -> Script:
         depths = spread(draw.random() if person else depth, 2)
         facts += [Fact(where, sentence(text, slots)) for where, text in zip(depths, templates, strict=True)]
         people.append(slots)
-    question = sentence(phrasing.asking, people[0], scored="value")
+    question = sentence(phrasing.asking, people[0], answer="value")
     return Script(facts, question)
 
 
@@ -160,7 +160,7 @@ def copy(cast: Cast, depth: float, sizes: Sizes) -> Script:
     question = (
         *sentence("\nPassage {name}:", slots),
         Piece(tokens[:lead]),
-        Piece(tokens[lead:], scored=True),
+        Piece(tokens[lead:], answers=True),
     )
     return Script([fact], question)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .composition import EncodedScript, ProbeWindow, check_room, compose, encode, most_planted
+from .composition import EncodedScript, ProbeWindow, check_room, compose, encode, room
 from .evaluation import KINDS, check_kinds
 from .filler import Document, read_filler
 from .kinds import SCRIPTS
@@ -75,19 +75,19 @@ class _Stage:
 
     def scripts(self, cast: Cast) -> list[EncodedScript]:
         """Random scripts, as many as a random number says and as fit; smaller ones where large ones do not."""
-        wanted = cast.draw.randint(1, _MOST_SCRIPTS)
-        room = most_planted(self.length) - len(self.encoder.opening)
+        count = cast.draw.randint(1, _MOST_SCRIPTS)
+        left = room(self.length) - len(self.encoder.opening)
         scripts: list[EncodedScript] = []
         share = 1.0
         misfits = 0
         # One of some kind fits always, as all were checked, but for a name that takes more tokens than another.
-        while not scripts or (len(scripts) < wanted and misfits < _MOST_MISFITS):
+        while not scripts or (len(scripts) < count and misfits < _MOST_MISFITS):
             kind = cast.draw.choice(self.kinds)
             sizes = random_sizes(cast.draw, share)
             script = encode(SCRIPTS[kind](cast, cast.draw.random(), sizes), self.encoder)
-            if script.tokens <= room:
+            if script.tokens <= left:
                 scripts.append(script)
-                room -= script.tokens
+                left -= script.tokens
             else:
                 misfits += 1
                 share = share / 2 if share > 1 / 16 else 0.0

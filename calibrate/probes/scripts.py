@@ -19,11 +19,11 @@ class Piece:
 
     Args:
         content: text, or token ids where a probe is about tokens.
-        scored: whether its tokens are an answer.
+        answers: whether its tokens are an answer, and so are scored.
     """
 
     content: str | tuple[int, ...]
-    scored: bool = False
+    answers: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Cast:
         self.draw = draw
         self.token_ids = token_ids
         self._vocabulary = vocabulary
-        self._used: set[str] = set()
+        self._words: set[str] = set()
 
     def name(self) -> str:
         """A name that the window does not hold yet."""
@@ -106,16 +106,16 @@ class Cast:
         return self._new(self._vocabulary.number)
 
     def _new(self, make: Callable[[random.Random], str]) -> str:
-        while (word := make(self.draw)) in self._used:
+        while (word := make(self.draw)) in self._words:
             pass
-        self._used.add(word)
+        self._words.add(word)
         return word
 
 
-def sentence(template: str, slots: Slots, scored: str = "") -> tuple[Piece, ...]:
-    """The pieces of a template; a slot takes the space before it along, as tokenizers do."""
+def sentence(template: str, slots: Slots, answer: str = "") -> tuple[Piece, ...]:
+    """The pieces of a template; a slot takes the space before it along, as tokenizers do; ``answer`` names one."""
     return tuple(
-        Piece(part.format_map(slots), bool(scored) and part.strip() == f"{{{scored}}}")
+        Piece(part.format_map(slots), bool(answer) and part.strip() == f"{{{answer}}}")
         if part.endswith("}")
         else Piece(part)
         for part in _parts(template)
