@@ -11,6 +11,7 @@ from rich.table import Table
 from ..dsa.checkpoint.stored.weights import find_weights
 from ..dsa.model.evaluator import Evaluator
 from ..dsa.model.losses import PatternLosses
+from ..dsa.model.tail import Window
 from ..errors import ModelError
 from ..evaluate import CALIBRATION
 from ..pattern import Pattern
@@ -97,8 +98,8 @@ def _time_layers(intent: Intent, reporter: Reporter) -> tuple[float, float]:
         raise
     reporter.doing("timing a window")
     losses = PatternLosses(model, checkpoint.site_layers)
-    tokens = [number % checkpoint.vocabulary for number in range(length)]
-    measure, sites = Evaluator(losses, {CALIBRATION: [tokens]}), len(checkpoint.site_layers)
+    window = Window((CALIBRATION, 0), [number % checkpoint.vocabulary for number in range(length)])
+    measure, sites = Evaluator(losses, {CALIBRATION: [window]}), len(checkpoint.site_layers)
 
     def seconds(pattern: Pattern) -> float:
         measure([pattern], CALIBRATION)

@@ -11,6 +11,9 @@ from ..dsa.checkpoint.load import Placement
 from ..dsa.long.backends import Backends
 from ..errors import DatasetError, MeasurementError, OutputError, PlanError
 from ..evaluate import GROUP_TITLES
+from ..search.goal import Goal, Method
+from ..search.intervals import CONFIDENCE
+from ..search.plan.cut import within
 from ..search.plan.record import heldout_record
 from ..search.plan.schema import MeasuredPattern, Plan
 from ..search.report.checks import Check, check_file, with_check
@@ -26,6 +29,7 @@ from .job.loss_table import loss_table
 from .job.measure import Loaded, evaluator, load, run_identity, running_on
 from .job.planned import PlannedModel
 from .job.prepare import announce
+from .job.windows import windows_problem
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ def evaluate(
     loaded = _loaded(planned, windows, group, placement, reporter)
     measure = evaluator(loaded, windows, reporter)
     reporter.begin(3 * len(windows.group(group)), "window evaluations")
-    labels, documents = windows.length - 1, windows.documents(group)
-    losses = heldout_record(compare(measure, group, labels, documents, plan.pattern, plan.pinned_sites))
+    method = Method(pinned=plan.pinned_sites)
+    problem = windows_problem(measure, windows, len(plan.model.site_layers), Goal(keep=1.0), method)
+    losses = heldout_record(compare(problem, group, plan.pattern), CONFIDENCE)
     if losses is None:
         raise MeasurementError(f"a loss on the {GROUP_TITLES[group]} windows is NaN or infinite")
     run = run_identity(loaded)
@@ -84,7 +89,7 @@ def evaluate(
         windows=len(windows.group(group)),
         losses=losses,
         max_delta=max_delta,
-        passed=None if max_delta is None else losses.plan.delta <= max_delta,
+        passed=None if max_delta is None else within(losses.plan, max_delta),
         versions=run.versions,
     )
     processes.run_on_main(lambda: _keep(plan, path, group, check, reporter))

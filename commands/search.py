@@ -29,7 +29,7 @@ from ..search.plan.schema import InitRecord, Plan
 from ..search.report.timing import Timing
 from ..search.run.folder import PLAN_FILE, save_choice, save_run
 from ..search.run.replay import MissingLoss, ReplayedEvaluator
-from ..search.search import Findings, Problem, SearchProgress, choose, complete
+from ..search.search import Findings, SearchProgress, choose, complete
 from ..system import processes
 from ..system.console import Reporter
 from ..system.exits import print_result
@@ -39,6 +39,7 @@ from .job.identity import search_identity
 from .job.measure import evaluator, load, run_identity
 from .job.prepare import Job, prepare
 from .job.session import Session, resumable_stops, session
+from .job.windows import windows_problem
 from .search_table import search_summary, silent_progress, spoken_progress
 
 # Of the first window, enough for a mean loss.
@@ -203,7 +204,7 @@ def _replay(
 ) -> ReplayedEvaluator:
     checkpoint = job.checkpoint
     sizes = {name: len(group.ids) for name, group in job.windows.groups.items()}
-    shape = Shape(checkpoint.site_layers, checkpoint.layers, sizes[CALIBRATION], sizes[HELD_OUT])
+    shape = Shape(checkpoint.site_layers, checkpoint.layers, *job.window_counts)
     skip = reporter.skip if reporter is not None else lambda losses: None
     return ReplayedEvaluator(session.content, sizes, LayerCount(shape), model, session.write, skip)
 
@@ -211,15 +212,14 @@ def _replay(
 def _run(job: Job, run: _Run, progress: SearchProgress, save: Callable[[_Run, Findings], None]) -> Findings:
     """Chooses, has the choice saved, and completes it."""
     site_layers = job.checkpoint.site_layers
-    problem = Problem(
+    problem = windows_problem(
         run.measure,
-        labels={name: group.labels() for name, group in job.windows.groups.items()},
-        documents={name: job.windows.documents(name) for name in job.windows.groups},
-        sites=len(site_layers),
-        goal=job.goal,
-        method=run.method,
-        layer_windows=lambda: run.measure.count.layer_windows,
-        site_layers=site_layers,
+        job.windows,
+        len(site_layers),
+        job.goal,
+        run.method,
+        lambda: run.measure.count.layer_windows,
+        site_layers,
     )
     measurements = problem.measurements()
     findings = choose(problem, measurements, progress)

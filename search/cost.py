@@ -22,6 +22,9 @@ class Shape:
         layers: decoder layers of the model.
         windows: calibration windows.
         heldout: held-out windows.
+        refinement: windows of refinement.
+        probes: held-out probes.
+        mixed_probes: probes that choose, one beside every window of calibration and refinement.
         max_rows: patterns that share a sweep, at most.
     """
 
@@ -29,6 +32,9 @@ class Shape:
     layers: int
     windows: int
     heldout: int
+    refinement: int = 0
+    probes: int = 0
+    mixed_probes: int = 0
     max_rows: int | None = None
 
 

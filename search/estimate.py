@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..evaluate import CALIBRATION, HELD_OUT, WindowLoss
+from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, WindowLoss
 from ..pattern import Pattern
 from .cost import LayerCount, Shape, times_fewer
 from .goal import Goal, Method
@@ -17,6 +17,7 @@ from .search import Problem, SearchProgress, run_search
 _NOISE = 1.5
 _MOST_WINDOWS = 32  # gone through; more cost in proportion, if anything less
 _FARTHER = 0.3
+_GROUPS = ("windows", "heldout", "refinement", "probes", "mixed_probes")
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,21 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
         overlap: overlap patterns are to be measured too.
     """
     sites, times = len(shape.site_layers), max(1.0, shape.windows / _MOST_WINDOWS)
-    small = replace(shape, windows=round(shape.windows / times), heldout=round(shape.heldout / times))
+    sizes = {name: round(getattr(shape, name) / times) for name in _GROUPS}
+    small = replace(shape, **sizes)
     evaluate = _InventedLosses(small, method)
     if overlap:
         # Any matrix would do: it decides which overlap patterns are measured, and hardly what they cost.
         nearness = [[1 / (1 + abs(row - column)) for column in range(sites)] for row in range(sites)]
         method = replace(method, overlap_matrix=nearness)
     count = evaluate.count
-    windows = {CALIBRATION: range(small.windows), HELD_OUT: range(small.heldout)}
+    windows = {
+        CALIBRATION: range(small.windows),
+        HELD_OUT: range(small.heldout),
+        REFINEMENT: range(small.refinement),
+        HELD_OUT_PROBES: range(small.probes),
+        PROBES: range(small.mixed_probes),
+    }
     findings = run_search(
         Problem(
             evaluate,
@@ -99,7 +107,7 @@ class _InventedLosses:
             order.sort(key=lambda site: method.order.index(site) if site in method.order else sites)
         # Increases of measured models are spread about exponentially: a few sites cost most.
         self._weights = {site: -math.log(1 - (rank + 0.5) / sites) for rank, site in enumerate(order)}
-        windows = max(shape.windows, shape.heldout)
+        windows = max(getattr(shape, name) for name in _GROUPS)
         self._scatter = [[1 + _NOISE * draw.gauss(0, 1) for _ in range(windows)] for _ in range(sites)]
 
     def __call__(
@@ -109,7 +117,7 @@ class _InventedLosses:
         windows: Sequence[int] | None = None,
         last_token: bool = False,
     ) -> list[tuple[WindowLoss, ...]]:
-        numbers = range(self._shape.heldout) if windows is None else windows
+        numbers = () if windows is None else windows
         self.window_evaluations += len(patterns) * len(numbers)
         rows = self._shape.max_rows or len(patterns)
         for first in range(0, len(patterns), rows):

@@ -221,8 +221,9 @@ def _baseline(problem: Problem, measurements: Measurements) -> tuple[Evaluation,
     """
     backwards = range(measurements.windows)[::-1]
     baseline = measurements([problem.full])[0]
+    kept = problem.method.deepest(problem.goal, problem.sites)
     candidates = [site for site in problem.full.full[1:] if site not in problem.method.pinned]
-    if not baseline.finite or problem.method.objective == "loss" or not candidates:
+    if not baseline.finite or problem.method.objective == "loss" or kept == problem.sites or not candidates:
         pattern = problem.full
     else:
         pattern = problem.full.share(candidates[len(candidates) // 2])
@@ -320,7 +321,7 @@ def _on_calibration(measurements: Measurements, descents: Sequence[Descent]) -> 
 
 
 def _pick(baseline: Evaluation, measured: Sequence[Evaluation], goal: Goal, method: Method) -> Evaluation:
-    """Of all full and the patterns measured, the one that keeps what was asked for, or the sparsest in max_delta."""
+    """The pattern that keeps what was asked for, or the sparsest within the limit."""
     evaluations = [baseline, *measured]
     if goal.keep is not None:
         kept = kept_sites(len(baseline.pattern), goal.keep)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ...calibrate.probes import KINDS
 from ...calibrate.sources import TextSource
 from ...calibrate.windows import WindowRequest, Windows, check_length, informative_share
 from ...dsa.checkpoint.config import Checkpoint, Trust, open_checkpoint
@@ -41,7 +42,7 @@ class Intent:
     Args:
         checkpoint: whose indexers are searched.
         length: tokens per window.
-        window_counts: windows that the search sees, and held-out ones.
+        window_counts: of calibration, held-out, refinement, held-out probes, and probes that choose.
         running: how the model is run.
         goal: how far to go and what to pick.
         method: how to go about it.
@@ -53,7 +54,7 @@ class Intent:
 
     checkpoint: Checkpoint
     length: int
-    window_counts: tuple[int, int]
+    window_counts: tuple[int, int, int, int, int]
     running: Running
     goal: Goal
     method: Method
@@ -112,7 +113,7 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     return Intent(
         checkpoint=checkpoint,
         length=length,
-        window_counts=(recipe.windows, recipe.heldout),
+        window_counts=window_counts(recipe),
         running=running_on(checkpoint, recipe.dtype, placement, wanted, length, recipe.max_rows),
         goal=goal,
         method=method,
@@ -168,6 +169,14 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
         weights=weights,
         folder=folder,
     )
+
+
+def window_counts(recipe: Recipe) -> tuple[int, int, int, int, int]:
+    """How many windows each group will have, in the order of ``Shape``'s fields."""
+    refinement = refinement_windows(recipe)
+    mixed = recipe.windows + refinement if recipe.objective == "mix" else 0
+    probes = recipe.probes * len(KINDS) if recipe.heldout else 0
+    return recipe.windows, recipe.heldout, refinement, probes, mixed
 
 
 def refinement_windows(recipe: Recipe) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ from ...calibrate.windows import (
 )
 from ...dsa.checkpoint.config import Checkpoint, load_tokenizer
 from ...errors import DatasetError, ModelError, WindowError
-from ...evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT
+from ...evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate
+from ...search.goal import Goal, Method
 from ...search.plan.schema import TokenIdentity
 from ...search.run.folder import TOKENS_FILE
+from ...search.search import Problem
 from ...system.console import Reporter
 
 
@@ -130,4 +132,26 @@ def token_identity(source: TextSource, seed: int, windows: Windows, width: int) 
         informative_positions=informative_positions(windows.length, width),
         labels=windows.length - 1,
         informative_share=round(informative_share(windows.length, width), 6),
+    )
+
+
+def windows_problem(
+    evaluate: Evaluate,
+    windows: Windows,
+    sites: int,
+    goal: Goal,
+    method: Method,
+    layer_windows: Callable[[], int] = lambda: 0,
+    site_layers: Sequence[int] | None = None,
+) -> Problem:
+    """What is to be searched, or measured again, on ``windows``; see ``Problem``."""
+    return Problem(
+        evaluate,
+        labels={name: group.labels() for name, group in windows.groups.items()},
+        documents={name: windows.documents(name) for name in windows.groups},
+        sites=sites,
+        goal=goal,
+        method=method,
+        layer_windows=layer_windows,
+        site_layers=site_layers,
     )

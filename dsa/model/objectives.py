@@ -1,4 +1,4 @@
-"""What logits under a pattern say beside all full's: loss, divergence, agreement; and which labels are key tokens."""
+"""What logits under a pattern say beside all full's: loss, divergence, agreement; and which labels are key."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def refine(
         standard_errors: of the race.
         on_swap: told of each committed swap.
     """
-    names = {pattern: name for name, pattern in reversed(starts.items())}
+    names = {pattern: name for name, pattern in reversed(list(starts.items()))}
     first = measurements(list(starts.values()))
     descents = [
         _descend(name, evaluation, measurements, rounds, confidence, pinned, standard_errors, on_swap)

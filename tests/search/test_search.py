@@ -61,10 +61,10 @@ def test_max_delta_picks_the_sparsest_step_within_it(limit, kept):
     assert run(Goal(max_delta=limit)).chosen.pattern.kept == kept
 
 
-def test_uniform_is_measured_at_every_number_of_full_sites():
-    findings = run(Goal(keep=0.5))
+def test_uniform_is_measured_at_the_budget_asked_for_and_on_request_at_all():
     uniform = [Pattern.uniform(SITES, kept) for kept in (5, 4, 3)]
-    assert [evaluation.pattern for evaluation in findings.uniform] == uniform
+    assert [evaluation.pattern for evaluation in run(Goal(keep=0.5), curve=True).uniform] == uniform
+    assert [evaluation.pattern for evaluation in run(Goal(keep=0.5)).uniform] == uniform[2:]
 
 
 def test_losses_are_per_label():
@@ -133,7 +133,7 @@ def test_keeping_fewer_than_are_pinned_is_refused_before_anything_is_measured(wi
 
 def test_every_pattern_that_the_plan_is_compared_with_keeps_the_pinned_sites():
     overlap = [[1.0 if a == b else 0.1 * b for b in range(SITES)] for a in range(SITES)]
-    findings = run(Goal(keep=0.5), pinned=(5,), refine_rounds=9, overlap_matrix=overlap)
+    findings = run(Goal(keep=0.5), pinned=(5,), refine_rounds=9, overlap_matrix=overlap, curve=True)
     compared = [*findings.uniform, *findings.overlap, findings.heldout.uniform, findings.heldout.plan]
     assert len(compared) == 8
     assert all(evaluation.pattern.is_full(5) for evaluation in compared)

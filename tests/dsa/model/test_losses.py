@@ -170,19 +170,23 @@ def test_blind_positions_measured_once_give_the_same_loss():
     assert measure(same_model(blind=TOPK + 8), ALL_PATTERNS[::3], ids) != pytest.approx(stock, rel=1e-6)
 
 
+def windows_of(group, count):
+    return [Window((group, seed), window(40, seed + len(group))) for seed in range(count)]
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5, 100])
 def test_bounded_rows_give_the_same_losses(rows):
-    groups = {"calibration": [window(40, seed) for seed in range(3)]}
+    groups = {"calibration": windows_of("calibration", 3)}
     free = Evaluator(same_model(), groups)(ALL_PATTERNS[::4], "calibration")
     bounded = Evaluator(same_model(), groups, max_rows=rows)(ALL_PATTERNS[::4], "calibration")
-    assert bounded == free
+    assert repr(bounded) == repr(free)  # key losses are NaN
 
 
 def test_some_windows_are_measured_in_their_order():
-    groups = {"calibration": [window(40, seed) for seed in range(4)]}
+    groups = {"calibration": windows_of("calibration", 4)}
     everyone = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration")
     portion = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration", windows=[3, 1])
-    assert portion == [(losses[3], losses[1]) for losses in everyone]
+    assert repr(portion) == repr([(losses[3], losses[1]) for losses in everyone])
 
 
 def test_another_shape_gives_the_same_losses_and_remembers_nothing():
@@ -210,7 +214,7 @@ def test_losses_carry_no_graph():
 @pytest.mark.parametrize("strategy", ["exact", "fast", "blocks"])
 def test_the_estimate_counts_layers_as_they_are_run(strategy):
     """With the model's own losses in place of made-up ones, the estimate's count is the evaluator's."""
-    groups = {name: [window(40, seed + len(name)) for seed in range(6)] for name in ("calibration", "heldout")}
+    groups = {name: windows_of(name, 6) for name in ("calibration", "heldout")}
     memory = PathMemory(range(LAYERS), windows=6, budget=1 << 30)
     evaluator = Evaluator(same_model(memory=memory), groups)
     count = LayerCount(Shape(range(LAYERS), LAYERS, 6, 6))

@@ -127,7 +127,7 @@ def test_key_loss_weighs_labels_by_what_short_contexts_lack(model, ids):
             logits = model(input_ids=ids[None, start:end]).logits[0, first - start :]
         near[first:end] = torch.nn.functional.cross_entropy(logits, labels[first:end], reduction="none")
     gains = (near - full).clamp(0, 5).double()
-    own = torch.nn.functional.cross_entropy(
+    losses_of_labels = torch.nn.functional.cross_entropy(
         stock_logits(model, ids, str(pattern)).double(), labels, reduction="none"
     )
     assert gains.sum() > 0, "the test needs labels that gain"

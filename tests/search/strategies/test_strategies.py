@@ -131,17 +131,14 @@ class TestFast:
 
 
 class TestRace:
-    def test_windows_of_three_documents_drop_nobody(self):
-        table = DistanceTable(4, SITES, windows=32)
-        measurements = Measurements(table.measure, 32, [window % 3 for window in range(32)])
-        field = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)]
-        assert {len(evaluation.window_losses) for evaluation in race(measurements, field)} == {32}
-
-    def test_windows_mostly_of_one_document_drop_nobody(self):
-        table = DistanceTable(4, SITES, windows=32)
-        measurements = Measurements(table.measure, 32, [0 if window % 4 else window for window in range(32)])
-        field = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)]
-        assert {len(evaluation.window_losses) for evaluation in race(measurements, field)} == {32}
+    @pytest.mark.parametrize("documents", [[w % 3 for w in range(32)], [0 if w % 4 else w for w in range(32)]])
+    def test_few_documents_or_one_with_most_windows_hardly_drop_equals(self, documents):
+        """Of patterns that cost the same, 3 standard errors of a normal let one in 740 seem worse."""
+        field, dropped = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)], 0
+        for seed in range(50):
+            measurements = Measurements(LossTable(seed, SITES, windows=32).measure, 32, documents)
+            dropped += sum(len(evaluation.windows) < 32 for evaluation in race(measurements, field))
+        assert dropped <= 0.02 * 50 * len(field), "a normal quantile would drop many more"
 
     def test_a_pattern_alone_is_measured_in_one_go(self):
         calls = []
@@ -188,21 +185,36 @@ class TestRefine:
             table = kind(seed, SITES)
             start = Pattern.uniform(SITES, 3)
             losses = [table.measurements()([start])[0].loss]
-            swaps = refine(table.measurements(), start, rounds=50)
-            losses += [swap.evaluation.loss for swap in swaps]
+            (descent,) = refine(table.measurements(), {"uniform": start}, 50, 0.95)
+            losses += [swap.evaluation.loss for swap in descent.swaps]
             assert losses == sorted(losses, reverse=True)
-            assert all(swap.evaluation.pattern.kept == 3 for swap in swaps)
+            assert all(swap.evaluation.pattern.kept == 3 for swap in descent.swaps)
 
-    def test_rounds_and_noise_floor_bound_it(self):
-        table = LossTable(2, SITES)
-        start = Pattern.uniform(SITES, 3)
-        assert len(refine(table.measurements(), start, rounds=1)) == 1
-        assert refine(table.measurements(), start, rounds=0) == []
-        assert refine(table.measurements(), start, rounds=9, noise_floor=10.0) == []
+    def test_rounds_bound_it(self):
+        table, start = DistanceTable(2, SITES), {"uniform": Pattern.uniform(SITES, 3)}
+        assert len(refine(table.measurements(), start, 9, 0.95)[0].swaps) > 1
+        assert len(refine(table.measurements(), start, 1, 0.95)[0].swaps) == 1
+        assert refine(table.measurements(), start, 0, 0.95)[0].swaps == ()
+
+    def test_what_these_windows_cannot_tell_is_left_as_it_is(self):
+        """All patterns cost the same but for noise: the cheapest of many neighbours looks better, and is not."""
+        moved = 0
+        for seed in range(40):
+            table = LossTable(seed, SITES, windows=8)
+            moved += bool(refine(table.measurements(), {"uniform": Pattern.uniform(SITES, 3)}, 9, 0.95)[0].swaps)
+        assert moved <= 6, "more than one in twenty, by more than chance"
+
+    def test_the_best_end_of_several_starts_comes_first(self):
+        table = DistanceTable(7, SITES)
+        starts = {"uniform": Pattern.uniform(SITES, 3), "last": Pattern("F" + "S" * (SITES - 3) + "FF")}
+        descents = refine(table.measurements(), starts | {"again": starts["last"]}, 9, 0.95)
+        assert {descent.name for descent in descents} == {"uniform", "last"}
+        assert descents[0].end.cost <= descents[1].end.cost
 
     def test_pinned_sites_stay_full(self):
         for seed in range(20):
-            for swap in refine(LossTable(seed, SITES).measurements(), Pattern.uniform(SITES, 3), 9, pinned=(3,)):
+            start = {"uniform": Pattern.uniform(SITES, 3)}
+            for swap in refine(DistanceTable(seed, SITES).measurements(), start, 9, 0.95, pinned=(3,))[0].swaps:
                 assert {0, 3} <= set(swap.evaluation.pattern.full)
 
 
