@@ -22,11 +22,12 @@ from .strategies.refine import Descent, Swap, refine
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pattern beside all full and uniform interleaving, on the same windows."""
+    """A pattern beside all full and baselines, on the same windows; ``surrogate`` is that of layer costs, if any."""
 
     full: Evaluation
     plan: Evaluation
     uniform: Evaluation
+    surrogate: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -200,9 +201,6 @@ def complete(problem: Problem, measurements: Measurements, findings: Findings) -
         for kept in (budgets if method.overlap_matrix is not None else ())
         if method.overlap_matrix is not None
     ]
-    findings = replace(
-        findings, heldout=compare(problem, HELD_OUT, chosen), probes=compare(problem, HELD_OUT_PROBES, chosen)
-    )
     by_dp = dp_patterns(mean_costs(method.layer_costs), method.pinned) if method.layer_costs else {}
     surrogate = findings.surrogate or tuple(measurements([by_dp[kept] for kept in asked if kept in by_dp]))
     return replace(
@@ -210,6 +208,8 @@ def complete(problem: Problem, measurements: Measurements, findings: Findings) -
         uniform=tuple(measurements(uniform)),
         overlap=tuple(measurements(overlap)),
         surrogate=surrogate,
+        heldout=compare(problem, HELD_OUT, chosen, by_dp.get(chosen.kept)),
+        probes=compare(problem, HELD_OUT_PROBES, chosen, by_dp.get(chosen.kept)),
     )
 
 
@@ -337,11 +337,12 @@ def _pick(baseline: Evaluation, measured: Sequence[Evaluation], goal: Goal, meth
     return min(within or [baseline], key=lambda evaluation: evaluation.pattern.kept)
 
 
-def compare(problem: Problem, group: str, chosen: Pattern) -> Comparison | None:
+def compare(problem: Problem, group: str, chosen: Pattern, surrogate: Pattern | None = None) -> Comparison | None:
     """Measures ``chosen``, all full and uniform around the pinned sites on all windows of ``group``."""
     if not problem.has(group):
         return None
     patterns = [problem.full, chosen, Pattern.uniform(problem.sites, chosen.kept, problem.method.pinned)]
+    patterns += [surrogate] if surrogate is not None else []
     documents = tuple(problem.documents[group])
     measured = problem.measure(patterns, group, range(len(documents)))
     return Comparison(

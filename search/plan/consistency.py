@@ -73,6 +73,8 @@ def _measured_patterns(plan: Plan) -> Iterator[tuple[str, MeasuredPattern, float
     if plan.heldout is not None:
         yield "heldout.plan", plan.heldout.plan, plan.heldout.baseline_loss
         yield "heldout.uniform", plan.heldout.uniform, plan.heldout.baseline_loss
+        if plan.heldout.dp is not None:
+            yield "heldout.dp", plan.heldout.dp, plan.heldout.baseline_loss
 
 
 def _check_measured(field: str, measured: MeasuredPattern, baseline: float, plan: Plan) -> None:

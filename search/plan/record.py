@@ -113,10 +113,12 @@ def heldout_record(heldout: Comparison | None, confidence: float) -> HeldOutReco
     """A comparison as the plan and eval tell it; None where it was not made or gave no numbers."""
     if heldout is None or not (heldout.full.finite and heldout.plan.finite and heldout.uniform.finite):
         return None
+    surrogate = heldout.surrogate
     return HeldOutRecord(
         baseline_loss=heldout.full.loss,
         plan=measured_pattern(heldout.plan, heldout.full, confidence),
         uniform=measured_pattern(heldout.uniform, heldout.full, confidence),
+        dp=measured_pattern(surrogate, heldout.full, confidence) if surrogate and surrogate.finite else None,
     )
 
 
@@ -188,6 +190,8 @@ def probes_record(probes: Comparison | None, kinds: Sequence[str], confidence: f
     if probes is None or not (probes.full.finite and probes.plan.finite and probes.uniform.finite):
         return None
 
+    surrogate = probes.surrogate
+
     def record(kind: str, numbers: Sequence[int]) -> ProbeRecord:
         full, plan, uniform = (part.only(numbers) for part in (probes.full, probes.plan, probes.uniform))
         difference = paired_difference(plan, full)
@@ -197,6 +201,7 @@ def probes_record(probes: Comparison | None, kinds: Sequence[str], confidence: f
             full=_probe_scores(full),
             plan=_probe_scores(plan),
             uniform=_probe_scores(uniform),
+            dp=_probe_scores(surrogate.only(numbers)) if surrogate and surrogate.finite else None,
             delta=difference.delta,
             standard_error=difference.standard_error,
             high=_ends(plan, full, confidence)[1],

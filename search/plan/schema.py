@@ -203,6 +203,7 @@ class HeldOutRecord(_Section):
     baseline_loss: Finite
     plan: MeasuredPattern
     uniform: MeasuredPattern
+    dp: MeasuredPattern | None = None
 
 
 class ProbeScores(_Section):
@@ -220,6 +221,7 @@ class ProbeRecord(_Section):
     full: ProbeScores
     plan: ProbeScores
     uniform: ProbeScores
+    dp: ProbeScores | None = None
     delta: Finite
     standard_error: NotNegative | None
     high: Finite | None
