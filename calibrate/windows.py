@@ -20,13 +20,17 @@ TokenArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """How many windows of which length: ``length`` tokens each, drawn under ``seed``; refinement's apart."""
+    """How many windows of which length: ``length`` tokens each, drawn under ``seed``; refinement's apart.
+
+    With ``as_many_as_there_are``, fewer calibration windows will do.
+    """
 
     length: int
     calibration: int
     heldout: int
     seed: int = 0
     refinement: int = 0
+    as_many_as_there_are: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,8 @@ class _Group:
         joined_windows = chain(*(windows for _, windows in sorted(self.rest_windows.items())))
         tail_windows = self._tail_windows(prefix, request.length - len(prefix))
         windows = [*self.windows, *spare_windows, *joined_windows, *tail_windows]
-        if len(windows) < self.wanted:
+        fewer_do = request.as_many_as_there_are and self.name == CALIBRATION and windows
+        if len(windows) < self.wanted and not fewer_do:
             raise DatasetError(
                 f"{self.wanted} {GROUP_TITLES[self.name]} windows of {request.length} tokens were asked for, but "
                 f"of the dataset's {read} documents {self.documents} fall to them, which give {len(windows)}",
@@ -206,7 +211,7 @@ class _Group:
             )
         drawn = windows[: self.wanted]
         random.Random(f"{request.seed}/{self.name}").shuffle(drawn)
-        ids = np.asarray([ids for _, ids in drawn], dtype=np.int32).reshape(self.wanted, request.length)
+        ids = np.asarray([ids for _, ids in drawn], dtype=np.int32).reshape(len(drawn), request.length)
         return WindowGroup(ids, np.asarray(_clusters([origins for origins, _ in drawn]), dtype=np.int32))
 
 

@@ -70,7 +70,7 @@ def estimate(intent: Intent, timed: bool, reporter: Reporter) -> EstimateOutcome
         f"about {expected.search_layer_windows:,} layer-windows of {length} tokens to choose, where Algorithm 1 "
         f"takes {expected.algorithm_1_layer_windows:,}; about {expected.layer_windows:,} in all"
     )
-    windows, heldout = intent.window_counts
+    windows, heldout, *_ = intent.window_counts
     return EstimateOutcome(
         model=checkpoint.model_id,
         sites=len(checkpoint.site_layers),

@@ -221,10 +221,9 @@ def _run(job: Job, run: _Run, progress: SearchProgress, save: Callable[[_Run, Fi
         lambda: run.measure.count.layer_windows,
         site_layers,
     )
-    measurements = problem.measurements()
-    findings = choose(problem, measurements, progress)
+    findings = choose(problem, progress)
     save(run, findings)
-    return complete(problem, measurements, findings)
+    return complete(problem, findings)
 
 
 def _init_record(older: Plan | None, findings: Findings) -> InitRecord | None:

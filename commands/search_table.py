@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..pattern import Pattern, layer_ranges
-from ..search.plan.schema import Plan
+from ..search.plan.schema import Plan, ProbesRecord
 from ..search.report.timing import Timing
 from ..search.search import SearchProgress
 from ..search.strategies.greedy import Step

@@ -40,6 +40,20 @@ def numbers(option: str, text: str) -> list[int]:
         ) from None
 
 
+def window_count(text: str) -> int | str:
+    """``32`` as a number of windows, or ``auto``.
+
+    Raises:
+        SettingError: neither.
+    """
+    written = text.strip().lower()
+    if written == "auto":
+        return written
+    if not written.isdecimal() or not 1 <= int(written[:9]) <= 1_000_000:
+        raise SettingError(f"--windows is {text!r}", hint="give a number of windows, e.g. 32, or auto")
+    return int(written)
+
+
 def decimal(option: str, text: str, example: str) -> float:
     """``0.25`` or ``0,25`` as a number.
 

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from ..errors import SettingError
 from ..system.documents import check_showable, first_fault
 from ..system.files import home_expanded, is_there
-from .numbers import decimal, fraction, numbers
+from .numbers import decimal, fraction, numbers, window_count
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -93,7 +93,15 @@ class Recipe:
         Annotated[int, Ge(2), Le(1 << 24)] | None,
         Option(TEXT, "tokens per window", "4 x the selection width"),
     ] = None
-    windows: Annotated[Number, Option(TEXT, "calibration windows")] = 32
+    windows: Annotated[
+        Number | Literal["auto"],
+        Option(
+            TEXT,
+            "calibration windows; auto: 8, and twice as many until the plan is decided, up to 128",
+            parser=window_count,
+            metavar="COUNT",
+        ),
+    ] = 32
     heldout: Annotated[Count, Option(TEXT, "held-out windows, from other documents")] = 16
     refine_windows: Annotated[
         Count | None,

@@ -43,6 +43,7 @@ class Method:
         older: patterns of an older plan by their number of full sites, from which refinement starts too.
         layer_costs: ``[windows][sites][sites]``, what a later site costs under an earlier one's selection.
         gates_interval: whether ``Goal.max_delta`` holds the upper end of the interval, or the estimate.
+        auto_windows: whether the search begins with few windows and takes more until the plan is decided.
         order: sites in the order in which an earlier search removed them, tried first by ``fast``.
         curve: whether baselines are measured at every number of full sites that the search reaches.
         overlap_matrix: ``[sites][sites]`` share of keys selected alike, to measure overlap patterns too.
@@ -59,6 +60,7 @@ class Method:
     older: Mapping[int, Pattern] = field(default_factory=dict)
     layer_costs: Sequence[Sequence[Sequence[float]]] | None = None
     gates_interval: bool = True
+    auto_windows: bool = False
     order: tuple[int, ...] = ()
     curve: bool = False
     overlap_matrix: Sequence[Sequence[float]] | None = None

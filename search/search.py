@@ -9,20 +9,25 @@ from ..errors import MeasurementError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate, WindowLoss
 from ..pattern import Pattern, kept_sites, layer_ranges
 from .goal import Goal, Method
-from .intervals import interval
-from .losses import Evaluation, Measurements, loss_increases, noise_floor
+from .intervals import interval, margin
+from .losses import Evaluation, Measurements, effective_documents, loss_increases, noise_floor
 from .objective import ScoredWindow, scored
+from .resamples import kept_chances
+from .sample_size import Choice, Outlook, Tie, look_confidence, look_count, outlook
 from .strategies.blocks import blocks_greedy
-from .strategies.dp import dp_patterns, mean_costs, removal_order
+from .strategies.dp import Costs, dp_patterns, mean_costs, removal_order
 from .strategies.fast import fast_greedy
 from .strategies.greedy import Step, candidate_evaluations, exact_greedy
 from .strategies.overlap import overlap_pattern
 from .strategies.refine import Descent, Swap, refine
 
+# Windows at first, where more are taken until the plan is decided.
+_FIRST_LOOK = 8
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pattern beside all full and baselines, on the same windows; ``surrogate`` is that of layer costs, if any."""
+    """A pattern beside all full, uniform interleaving and, if known, that of layer costs, on the same windows."""
 
     full: Evaluation
     plan: Evaluation
@@ -41,7 +46,9 @@ class Findings:
         descents: what refinement made of each start, on its own windows, the best first; empty without it.
         swaps: of the best descent, measured on the calibration windows.
         surrogate: the patterns that dynamic programming over layer costs gives, as far as measured.
-        kept_chances: how often dynamic programming keeps each site when documents are drawn anew.
+        kept_chances: how often each site stays full when documents are drawn anew; empty where it is not known.
+        windows: calibration windows that were used.
+        ties: of a removed and a kept site, which these windows do not tell apart.
         chosen: the pattern picked, measured on the calibration windows.
         search_layer_windows: decoder-layer executions of the removals and swaps alone.
         algorithm_1_evaluations: of patterns on all windows, that Algorithm 1 takes for the same removals.
@@ -63,6 +70,8 @@ class Findings:
     uniform: tuple[Evaluation, ...] = ()
     overlap: tuple[Evaluation, ...] = ()
     kept_chances: tuple[float, ...] = ()
+    windows: int | None = None
+    ties: tuple[Tie, ...] = ()
     heldout: Comparison | None = None
     probes: Comparison | None = None
 
@@ -133,9 +142,9 @@ class Problem:
             for losses, answers in zip(text, probes, strict=True)
         ]
 
-    def measurements(self, group: str = CALIBRATION) -> Measurements:
-        """Measures patterns on the windows of ``group`` and remembers them."""
-        documents = self.documents[group]
+    def measurements(self, group: str = CALIBRATION, windows: int | None = None) -> Measurements:
+        """Measures patterns on the windows of ``group``, the first ``windows`` of them, and remembers them."""
+        documents = self.documents[group][:windows]
         return Measurements(
             lambda patterns, windows: self.score(patterns, group, windows), len(documents), documents
         )
@@ -143,33 +152,69 @@ class Problem:
 
 def run_search(problem: Problem, progress: SearchProgress = SearchProgress()) -> Findings:
     """Chooses which sites stay full, and measures what stands beside the plan."""
-    measurements = problem.measurements()
-    return complete(problem, measurements, choose(problem, measurements, progress))
+    return complete(problem, choose(problem, progress))
 
 
-def choose(problem: Problem, measurements: Measurements, progress: SearchProgress = SearchProgress()) -> Findings:
+def choose(problem: Problem, progress: SearchProgress = SearchProgress()) -> Findings:
     """Finds which sites stay full; nothing is measured that does not choose.
 
     Args:
         problem: what is searched.
-        measurements: of the calibration windows.
         progress: what is called as the search goes on.
 
     Raises:
         MeasurementError: the model's own loss is not finite, or no candidate's is.
         SettingError: blocks or pinned sites that do not go with what is to be kept.
     """
+    problem.method.check(problem.goal, problem.sites)
+    available = len(problem.documents[CALIBRATION])
+    count: int | None = min(_FIRST_LOOK, available) if problem.method.auto_windows else available
+    looks = look_count(count or 1, available)
+    while count is not None:
+        findings = _choose(problem, problem.measurements(windows=count), progress)
+        prospect = _prospect(problem, findings, count, looks)
+        findings = replace(findings, windows=count, ties=prospect.ties)
+        count = prospect.windows if problem.method.auto_windows else None
+    return findings
+
+
+def _prospect(problem: Problem, findings: Findings, windows: int, looks: int) -> Outlook:
+    """Whether the plan at the budget picked is decided, and how many windows to look at next."""
+    confidence = look_confidence(problem.method.confidence, looks)
+    documents = problem.documents[CALIBRATION][:windows]
+    choices = [
+        Choice(
+            step.removed,
+            {
+                site: margin(step.evaluation.window_costs, rival.window_costs, documents, confidence)
+                for site, rival in step.rivals.items()
+            },
+        )
+        for step in findings.steps
+        if step.pattern.kept >= findings.chosen.pattern.kept
+    ]
+    return outlook(
+        choices,
+        windows,
+        effective_documents(documents, windows),
+        len(problem.documents[CALIBRATION]),
+        findings.noise_floor,
+        confidence,
+    )
+
+
+def _choose(problem: Problem, measurements: Measurements, progress: SearchProgress) -> Findings:
     goal, method, sites = problem.goal, problem.method, problem.sites
-    method.check(goal, sites)
     baseline, floor = _baseline(problem, measurements)
     layer_windows_before = problem.layer_windows()
-    surrogate = dp_patterns(mean_costs(method.layer_costs), method.pinned) if method.layer_costs else {}
+    costs = mean_costs(method.layer_costs) if method.layer_costs else []
     steps: list[Step] = []
     try:
         if method.strategy != "dp":
-            steps = _remove(measurements, sites, goal, method, floor, surrogate, progress)
+            steps = _remove(measurements, sites, goal, method, floor, costs, progress)
     except MeasurementError as error:
         raise _naming_layers(error, problem.site_layers) from error
+    surrogate = dp_patterns(costs, method.pinned) if costs else {}
     by_dp = _by_dp(measurements, surrogate, goal, method, sites) if method.strategy == "dp" else []
     chosen = _pick(baseline, [*(step.evaluation for step in steps), *by_dp], goal, method)
     descents = _refine(problem, measurements, chosen.pattern, surrogate, progress)
@@ -184,15 +229,40 @@ def choose(problem: Problem, measurements: Measurements, progress: SearchProgres
         descents=tuple(descents),
         swaps=tuple(swaps),
         surrogate=tuple(by_dp),
+        kept_chances=_kept_chances(problem, measurements.windows, baseline, steps, chosen.pattern.kept),
         chosen=chosen,
         search_layer_windows=problem.layer_windows() - layer_windows_before,
         algorithm_1_evaluations=candidate_evaluations(sites, min(reached, default=sites), method.pinned),
     )
 
 
-def complete(problem: Problem, measurements: Measurements, findings: Findings) -> Findings:
+def _kept_chances(
+    problem: Problem, windows: int, baseline: Evaluation, steps: Sequence[Step], kept: int
+) -> tuple[float, ...]:
+    """How often each site is still full at the budget picked when documents are drawn anew; empty if unknown."""
+    documents = problem.documents[CALIBRATION][:windows]
+    before, increases = baseline, list[dict[int, tuple[float, ...]]]()
+    for step in steps:
+        if step.pattern.kept < kept:
+            break
+        measured = {step.removed: step.evaluation, **step.rivals}
+        increases.append(
+            {
+                site: tuple(
+                    after - cost for after, cost in zip(rival.window_costs, before.window_costs, strict=True)
+                )
+                for site, rival in measured.items()
+            }
+        )
+        before = step.evaluation
+    chances = kept_chances(increases, documents) if increases else {}
+    return tuple(chances.get(site, 1.0) for site in range(problem.sites)) if chances else ()
+
+
+def complete(problem: Problem, findings: Findings) -> Findings:
     """``findings`` with what does not choose: baselines at the budgets asked for, the held-out check, probes."""
     method, chosen = problem.method, findings.chosen.pattern
+    measurements = problem.measurements(windows=findings.windows)
     budgets = [step.pattern.kept for step in findings.steps] or [chosen.kept]
     asked = budgets if method.curve else [kept for kept in budgets if kept == chosen.kept]
     uniform = [Pattern.uniform(problem.sites, kept, method.pinned) for kept in asked]
@@ -253,7 +323,7 @@ def _remove(
     goal: Goal,
     method: Method,
     floor: float,
-    surrogate: Mapping[int, Pattern],
+    costs: Costs,
     progress: SearchProgress,
 ) -> list[Step]:
     kept = method.deepest(goal, sites)
@@ -265,7 +335,7 @@ def _remove(
             floor,
             method.pinned,
             method.confidence,
-            order=method.order or removal_order(surrogate),
+            order=method.order or (removal_order(costs, method.pinned) if costs else ()),
             standard_errors=method.standard_errors,
             on_step=progress.step,
         )

@@ -33,6 +33,8 @@ from .windows import build_windows, token_identity
 
 _SMALL_SHARE = 0.5
 _DEFAULT_WINDOW_IN_SELECTIONS = 4
+MOST_AUTO_WINDOWS = 128
+_DEFAULT_REFINE_WINDOWS = 32
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,9 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     check_format(checkpoint)
     processes.run_on_main(lambda: check_writable(folder))
     refinement = refinement_windows(recipe)
-    request = WindowRequest(intent.length, recipe.windows, recipe.heldout, recipe.seed, refinement)
+    request = WindowRequest(
+        intent.length, *intent.window_counts[:2], recipe.seed, refinement, recipe.windows == "auto"
+    )
     mixes_probes = recipe.objective == "mix"
     reporter.doing(f"reading {source.dataset}")
     windows = processes.run_on_main(
@@ -160,7 +164,9 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     weights = processes.run_on_main(lambda: find_weights(checkpoint))
     processes.run_on_main(lambda: check_stored(checkpoint, weights))
     model = processes.run_on_main(lambda: model_identity(checkpoint, weights, recipe.weights_hash))
-    reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {intent.length} tokens")
+    reporter.say(
+        f"{len(windows.calibration)} calibration and {recipe.heldout} held-out windows of {intent.length} tokens"
+    )
     return Job(
         **{field.name: getattr(intent, field.name) for field in fields(Intent)},
         windows=windows,
@@ -173,17 +179,20 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
 
 def window_counts(recipe: Recipe) -> tuple[int, int, int, int, int]:
     """How many windows each group will have, in the order of ``Shape``'s fields."""
+    windows = MOST_AUTO_WINDOWS if recipe.windows == "auto" else recipe.windows
     refinement = refinement_windows(recipe)
-    mixed = recipe.windows + refinement if recipe.objective == "mix" else 0
+    mixed = windows + refinement if recipe.objective == "mix" else 0
     probes = recipe.probes * len(KINDS) if recipe.heldout else 0
-    return recipe.windows, recipe.heldout, refinement, probes, mixed
+    return windows, recipe.heldout, refinement, probes, mixed
 
 
 def refinement_windows(recipe: Recipe) -> int:
     """How many windows refinement has of its own: as many as the search by default, none without refinement."""
     if not recipe.refine_rounds:
         return 0
-    return recipe.windows if recipe.refine_windows is None else recipe.refine_windows
+    if recipe.refine_windows is not None:
+        return recipe.refine_windows
+    return _DEFAULT_REFINE_WINDOWS if recipe.windows == "auto" else recipe.windows
 
 
 def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[Plan | None, Method]:
@@ -210,6 +219,7 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
         confidence=recipe.confidence,
         gates_interval=recipe.gate == "interval",
         curve=recipe.baselines != "uniform",
+        auto_windows=recipe.windows == "auto",
         older=old_patterns(older) if older else {},
         pinned=pinned_sites(
             recipe.pin or (),

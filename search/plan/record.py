@@ -8,6 +8,7 @@ from ..cost import times_fewer
 from ..goal import Goal, Method
 from ..intervals import interval
 from ..losses import Evaluation, loss_increases, paired_difference
+from ..sample_size import Tie
 from ..search import Comparison, Findings
 from ..strategies.greedy import Step
 from ..strategies.refine import Descent, Swap
@@ -21,6 +22,7 @@ from .schema import (
     PlanStart,
     PlanStep,
     PlanSwap,
+    PlanTie,
     ProbeRecord,
     ProbeScores,
     ProbesRecord,
@@ -80,6 +82,8 @@ def search_record(
         steps=[_step(step, findings.baseline, site_layers, method.confidence) for step in findings.steps],
         swaps=[_swap(swap, findings.baseline, site_layers, method.confidence) for swap in findings.swaps],
         starts=[_start(descent) for descent in findings.descents],
+        windows=findings.windows,
+        ties=[_tie(tie, site_layers) for tie in findings.ties],
         surrogate=method.surrogate if method.layer_costs else None,
         dp=measured(findings.surrogate),
         kept_chances=[round(chance, 4) for chance in findings.kept_chances],
@@ -120,6 +124,11 @@ def heldout_record(heldout: Comparison | None, confidence: float) -> HeldOutReco
         uniform=measured_pattern(heldout.uniform, heldout.full, confidence),
         dp=measured_pattern(surrogate, heldout.full, confidence) if surrogate and surrogate.finite else None,
     )
+
+
+def _tie(tie: Tie, site_layers: Sequence[int]) -> PlanTie:
+    windows = int(tie.windows) if tie.windows < LARGEST_DELTA else None
+    return PlanTie(removed_layer=site_layers[tie.removed], kept_layer=site_layers[tie.kept], windows=windows)
 
 
 def _start(descent: Descent) -> PlanStart:

@@ -141,6 +141,17 @@ class PlanStart(_Section):
     swaps: Count
 
 
+class PlanTie(_Section):
+    """A removed layer and one that stays, which these windows do not tell apart; how many would is a guess.
+
+    ``windows`` is None where no number is expected to.
+    """
+
+    removed_layer: Count
+    kept_layer: Count
+    windows: Count | None
+
+
 class InitRecord(_Section):
     """The older plan that a search started from."""
 
@@ -157,8 +168,9 @@ class SearchRecord(_Section):
     that two sites select alike; both are empty unless asked for. ``init.changed_steps`` lists the
     numbers of full sites at which another site was removed than in the older plan.
     ``dp`` holds patterns that dynamic programming over layer costs gives, ``surrogate`` says which costs, and
-    ``kept_chances`` how often each site is kept by it when documents are drawn anew. ``starts`` are refinement's,
-    the best end first, from which ``swaps`` are.
+    ``kept_chances`` how often each site stays full when documents are drawn anew. ``starts`` are refinement's,
+    the best end first, from which ``swaps`` are. ``windows`` is how many calibration windows were used, and
+    ``ties`` says what they leave open.
     """
 
     strategy: str
@@ -175,6 +187,8 @@ class SearchRecord(_Section):
     swaps: list[PlanSwap]
     starts: list[PlanStart] = Field(default_factory=list)
     surrogate: str | None = None
+    windows: Count | None = None
+    ties: list[PlanTie] = Field(default_factory=list)
     dp: list[MeasuredPattern] = Field(default_factory=list)
     kept_chances: list[Share] = Field(default_factory=list)
     uniform: list[MeasuredPattern]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ...errors import MeasurementError
 from ...pattern import Pattern
@@ -20,6 +20,7 @@ class Step:
         evaluation: the pattern after it, measured on all windows.
         runner_up: the site that came second of those measured on all windows; None where it was the only one.
         margin: how much dearer the runner-up is on the same windows.
+        rivals: the other sites measured on all windows, the cheapest first.
         undecided: other sites measured on all windows that these windows do not tell from the removed one.
         tied: other sites measured on all windows whose cost is within the noise floor of the chosen one's.
     """
@@ -30,6 +31,7 @@ class Step:
     margin: Difference | None
     tied: tuple[int, ...]
     undecided: tuple[int, ...] = ()
+    rivals: Mapping[int, Evaluation] = field(default_factory=dict)
 
     @property
     def pattern(self) -> Pattern:
@@ -105,6 +107,7 @@ def best_step(
         evaluation=evaluation,
         runner_up=second[1] if second else None,
         margin=paired_cost(second[2], evaluation) if second else None,
+        rivals={other: rival for _, other, rival in ranked[1:]},
         undecided=tuple(
             other
             for _, other, rival in ranked[1:]
