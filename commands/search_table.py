@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..pattern import Pattern, layer_ranges
 from ..search.plan.schema import Plan, ProbesRecord
+from ..search.report.pages import shorter_window
 from ..search.report.timing import Timing
 from ..search.search import SearchProgress
 from ..search.strategies.greedy import Step
@@ -82,6 +83,8 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
         f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sessions" if timing.sittings > 1 else ""),
     )
+    if line := shorter_window(plan):
+        print_line(console, f"length   {line}")
     cost = plan.cost
     print_line(
         console,

@@ -103,7 +103,7 @@ def load(
         length: tokens per window.
         reporter: told of progress.
         tried_on: tokens on which what is to run is held against the model's own code; none to leave that out.
-        ran: how it ran when this was tried before; not tried again where device and versions are the same.
+        ran: how it ran when this was tried before; not tried again where code, device and versions are the same.
 
     Raises:
         WindowError: such windows do not fit; names the length that would.
@@ -112,7 +112,7 @@ def load(
     check_fits_here(checkpoint, weights, running, length, reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
     model, backends = load_model(checkpoint, weights, running.dtype, running.placement), running.backends
-    if tried_on and backends != Backends() and not (ran is not None and _runs_as(ran, model)):
+    if tried_on and backends != Backends() and not (ran is not None and _runs_as(ran, model, backends)):
         tokens = _tried_length(checkpoint, model, length)
         reporter.doing(
             f"holding {backends.indexer} indexers and {backends.attention} attention against the model's own"
@@ -120,7 +120,9 @@ def load(
         try:
             check_backends(model, checkpoint, backends, tried_on, tokens)
         except ModelError as error:
-            if ran is not None and "--indexer" in error.hint:  # what ran is the plan's, and no option here
+            if ran is not None and "--indexer" in error.hint and not _ran_on(ran, backends):
+                error.hint = "lower --window: shorter windows run as the search ran"
+            elif ran is not None and "--indexer" in error.hint:  # what ran is the plan's, and no option here
                 versions = f"transformers {ran.versions.get('transformers')} and torch {ran.versions.get('torch')}"
                 error.hint = (
                     f"the plan ran with {versions} on {ran.device}: measure it there, or search again here"
@@ -130,12 +132,18 @@ def load(
     return Loaded(model, checkpoint, running)
 
 
-def _runs_as(ran: RunIdentity, model: Any) -> bool:
-    """Whether ``model`` is computed by the device and the versions of an earlier run."""
+def _ran_on(ran: RunIdentity, backends: Backends) -> bool:
+    """Whether an earlier run had the same code for indexers and attention."""
+    return (ran.indexer, ran.attention) == (backends.indexer, backends.attention)
+
+
+def _runs_as(ran: RunIdentity, model: Any, backends: Backends) -> bool:
+    """Whether ``model`` is computed by the code, the device and the versions of an earlier run."""
     same_versions = all(
         ran.versions.get(name) == number for name, number in computing_versions().items() if name != "python"
     )
-    return same_versions and ran.device.removesuffix(FETCHED) == device_kinds(model).removesuffix(FETCHED)
+    same_code = _ran_on(ran, backends) and same_versions
+    return same_code and ran.device.removesuffix(FETCHED) == device_kinds(model).removesuffix(FETCHED)
 
 
 def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:

@@ -33,7 +33,8 @@ class ModelIdentity(_Section):
 
     ``nested_config`` says whether its config.json keeps the text model's settings under text_config;
     older plans do not say. ``weights_hash`` is "files" in a plan of version 1. ``code_sha256`` is of the model
-    code that the checkpoint itself brings, null where transformers' own runs.
+    code that the checkpoint itself brings, null where transformers' own runs. ``positions`` is how many tokens the
+    model takes; null where its config does not say, or the plan is older.
     """
 
     id: str
@@ -49,6 +50,7 @@ class ModelIdentity(_Section):
     weights_sha256: Sha256
     code_sha256: Sha256 | None
     nested_config: bool | None = None
+    positions: Annotated[int, Field(gt=0)] | None = None
 
 
 class TokenIdentity(_Section):
@@ -228,7 +230,10 @@ class ProbeScores(_Section):
 
 
 class ProbeRecord(_Section):
-    """Probes of one kind: ``delta`` is the plan's loss increase over all full, paired, per answer token."""
+    """Probes of one kind: ``delta`` is the plan's loss increase over all full, paired, per answer token.
+
+    ``low`` to ``high`` is its interval at ``search.confidence``.
+    """
 
     kind: str
     probes: Count
@@ -238,6 +243,7 @@ class ProbeRecord(_Section):
     dp: ProbeScores | None = None
     delta: Finite
     standard_error: NotNegative | None
+    low: Finite | None = None
     high: Finite | None
 
 

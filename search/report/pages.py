@@ -10,6 +10,7 @@ from urllib.parse import quote
 from ...errors import one_line
 from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
 from ...pattern import layer_ranges
+from ..plan.gate import LossIncrease
 from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, PlanStep
 from .checks import CheckRecord
 from .figures import loss_curve, overlap_heatmap, prefill_bars
@@ -49,6 +50,14 @@ def signed(value: float, error: float | None) -> str:
     return f"{value:+.4f}" if error is None else f"{value:+.4f} ± {error:.4f}"
 
 
+def interval_of(increase: LossIncrease, confidence: float | None) -> str:
+    """The ends of a loss increase's interval, ``+0.0040 to +0.0440 at 95 %``, as far as they are known."""
+    if increase.high is None:
+        return "no interval: all is of one document"
+    low = "up to" if increase.low is None else f"{increase.low:+.4f} to"
+    return f"{low} {increase.high:+.4f}" + ("" if confidence is None else f" at {100 * confidence:g} %")
+
+
 def increase(measured: MeasuredPattern | None) -> str:
     """A pattern's loss increase with its standard error, for tables."""
     return "not measured" if measured is None else signed(measured.delta, measured.standard_error)
@@ -57,6 +66,17 @@ def increase(measured: MeasuredPattern | None) -> str:
 def margin(step: PlanStep) -> str:
     """How far the runner-up was behind, with the standard error of that difference."""
     return "" if step.margin is None else signed(step.margin, step.margin_standard_error)
+
+
+def shorter_window(plan: Plan) -> str:
+    """Where a plan's windows are shorter than what the model takes, that they are; else nothing."""
+    positions, window = plan.model.positions, plan.tokens.window
+    if positions is None or window >= positions:
+        return ""
+    return (
+        f"made on windows of {window:,} tokens; the model takes {positions:,}: eval --window measures a plan on "
+        "longer ones"
+    )
 
 
 def _template(name: str, escape: bool) -> Any:
@@ -72,6 +92,8 @@ def _template(name: str, escape: bool) -> Any:
     )
     environment.filters["increase"] = increase
     environment.filters["margin"] = margin
+    environment.filters["signed"] = signed
+    environment.filters["interval_of"] = interval_of
     environment.filters["cell"] = _markdown_cell
     environment.filters["target"] = quote
     return environment.get_template(name)
@@ -108,6 +130,8 @@ def _context(plan: Plan, pictures: dict[str, str], checks: CheckRecord | None) -
         "headline": _headline(plan, heldout),
         "heldout": heldout,
         "checks": [(group, check) for group, check in checks_by_group if check is not None],
+        "evaluation": checks,
+        "shorter_window": shorter_window(plan),
         "pictures": list(pictures.values()),
         "picture_files": list(pictures),
         "title": f"indexcache plan for {plan.model.id}",
