@@ -70,13 +70,13 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
     with resumable_stops(out, resume):
         job = prepare(recipe, goal, out, trust, reporter)
         with session(out, search_identity(job.model, job.tokens, job.running), resume, reporter) as run_session:
-            return _written(job, run_session, reporter)
+            return _outcome(job, run_session, reporter)
 
 
-def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
+def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
     """Searches, and writes what came of it."""
     checkpoint, windows = job.checkpoint, job.windows
-    method, findings, measure = _searched(job, session, reporter)
+    method, findings, measure = _findings(job, session, reporter)
     evaluations = measure.window_evaluations
     overlap_layers = len(windows.calibration) * checkpoint.layers if job.measures_overlap else 0
     plan = Plan(
@@ -84,7 +84,7 @@ def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
         indexcache=__version__,
         model=job.model,
         tokens=job.tokens,
-        run=session.how_it_ran(),
+        run=session.run_identity(),
         search=search_record(findings, method, checkpoint.site_layers, _init_record(job.older, findings)),
         result=result_record(findings, job.goal, job.model),
         heldout=heldout_record(findings.heldout),
@@ -102,36 +102,37 @@ def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
     return SearchOutcome(plan, job.folder / PLAN_FILE, moved, timing)
 
 
-def _searched(job: Job, session: Session, reporter: Reporter) -> tuple[Method, Findings, ReplayedEvaluator]:
+def _findings(job: Job, session: Session, reporter: Reporter) -> tuple[Method, Findings, ReplayedEvaluator]:
     """Goes through the search on what the journal holds; the model is loaded only for what it lacks."""
     content = session.content
-    checked = content.checked or not job.self_checks
-    if content.window_evaluations and checked and (content.overlap_matrix is not None or not job.measures_overlap):
+    is_checked = content.checked or not job.self_checks
+    has_overlap = content.overlap_matrix is not None or not job.measures_overlap
+    if content.window_evaluations and is_checked and has_overlap:
         with suppress(MissingLoss):
             method = replace(job.method, overlap_matrix=content.overlap_matrix if job.measures_overlap else None)
             measure = _replay(job, session)
-            return method, _run(job, measure, method, _silent(measure)), measure
+            return method, _run(job, measure, method, _replay_progress(measure)), measure
     if content.run is not None:
         processes.use_threads(content.run.threads)
-    model = _loaded(job, session, reporter)
+    model = _model(job, session, reporter)
     method = job.method
     if job.measures_overlap:
         if content.overlap_matrix is None:
-            session.overlaps(model.overlap(CALIBRATION, job.checkpoint.selection_width))
+            session.keep_overlap(model.overlap(CALIBRATION, job.checkpoint.selection_width))
         method = replace(method, overlap_matrix=content.overlap_matrix)
     expected = replace(job, method=method).expected(reporter)
     reporter.begin(expected.window_evaluations, "window evaluations", guessed=True)
     measure = _replay(job, session, model, reporter)
-    return method, _run(job, measure, method, _spoken(job, reporter, measure)), measure
+    return method, _run(job, measure, method, _search_progress(job, reporter, measure)), measure
 
 
-def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
+def _model(job: Job, session: Session, reporter: Reporter) -> Evaluator:
     """The model, tried out and ready to measure patterns."""
     # A journal that says so is of the same weights, tokens, code and versions.
     to_check = job.self_checks and not session.content.checked
     tokens = job.windows.calibration.flatten().tolist() if to_check else ()
     loaded = load(job.checkpoint, job.weights, job.running, job.length, reporter, tokens)
-    session.ran(run_identity(loaded))
+    session.keep_run(run_identity(loaded))
     if to_check:
         reporter.doing("checking on a short window that sharing works")
         guess = _guess(job.checkpoint, job.windows) if job.expects_training else None
@@ -140,7 +141,7 @@ def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
             first = job.windows.calibration[0].tolist()
             if (line := unskilled_indexers(loaded.model, job.checkpoint, first)) is not None:
                 reporter.warn(line)
-        session.checked()
+        session.keep_self_check()
     return evaluator(loaded, job.windows, reporter)
 
 
@@ -183,11 +184,11 @@ def _init_record(older: Plan | None, findings: Findings) -> InitRecord | None:
     return InitRecord(plan_sha256=digest, changed_steps=changed_steps(older, findings.steps))
 
 
-def _silent(measure: ReplayedEvaluator) -> SearchProgress:
+def _replay_progress(measure: ReplayedEvaluator) -> SearchProgress:
     return SearchProgress(step=lambda step: measure.follow(step.pattern))
 
 
-def _spoken(job: Job, reporter: Reporter, measure: ReplayedEvaluator) -> SearchProgress:
+def _search_progress(job: Job, reporter: Reporter, measure: ReplayedEvaluator) -> SearchProgress:
     layers = job.checkpoint.site_layers
     last, began = len(layers) - job.method.deepest(job.goal, len(layers)), time.monotonic()
 

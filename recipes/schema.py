@@ -270,11 +270,11 @@ def _validated(document: dict[str, Any], recipe: str = "") -> Recipe:
             check_showable(value)
         except ValueError as error:
             raise SettingError(f"{_field_place(field, recipe)}: {error}") from None
-    if isinstance(written := document.get("keep"), str):  # YAML takes 25% and 1/4 for words
+    if isinstance(keep := document.get("keep"), str):  # YAML takes 25% and 1/4 for words
         try:
-            document = {**document, "keep": fraction(written)}
+            document = {**document, "keep": fraction(keep)}
         except SettingError:
-            what = f"{_field_place('keep', recipe)} is {written!r}: it should be a fraction"
+            what = f"{_field_place('keep', recipe)} is {keep!r}: it should be a fraction"
             raise SettingError(what, hint=option_of("keep").help) from None
     try:
         return Recipe(**dict(_document_model().model_validate(document)))

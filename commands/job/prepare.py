@@ -111,12 +111,12 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     older, method = search_method(recipe, checkpoint, goal)
     _warn_of_nothing_to_drop(method, goal, len(checkpoint.site_layers), reporter)
     placement = Placement(recipe.device_map, recipe.offload_folder)
-    wanted = Backends(recipe.indexer, recipe.attention)
+    backends = Backends(recipe.indexer, recipe.attention)
     return Intent(
         checkpoint=checkpoint,
         length=length,
         window_counts=(recipe.windows, recipe.heldout),
-        running=running_on(checkpoint, recipe.dtype, placement, wanted, length, recipe.max_rows),
+        running=running_on(checkpoint, recipe.dtype, placement, backends, length, recipe.max_rows),
         goal=goal,
         method=method,
         measures_overlap=recipe.baselines == "overlap",

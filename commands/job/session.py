@@ -60,7 +60,7 @@ class Session:
             names = [str(pattern) for pattern in patterns]
             self._journal.append(losses_record(self._seconds(), group, last_token, windows, names, sums))
 
-    def ran(self, run: RunIdentity) -> None:
+    def keep_run(self, run: RunIdentity) -> None:
         """Keeps how the model runs, or compares it with how it ran before.
 
         Raises:
@@ -74,7 +74,7 @@ class Session:
             return
         processes.run_on_main(lambda: check_same(_compared(before), _compared(run), self.path))
 
-    def how_it_ran(self) -> RunIdentity:
+    def run_identity(self) -> RunIdentity:
         """How the model ran: known as soon as a loss is, in whichever session that was.
 
         Raises:
@@ -84,13 +84,13 @@ class Session:
             raise JournalError(f"journal {str(self.path)!r} does not say how the model ran", hint="begin anew")
         return self.content.run
 
-    def checked(self) -> None:
+    def keep_self_check(self) -> None:
         """Keeps that the model passed its self-check."""
         self.content.checked = True
         if self._journal is not None:
             self._journal.append(SelfCheckRecord())
 
-    def overlaps(self, matrix: list[list[float]]) -> None:
+    def keep_overlap(self, matrix: list[list[float]]) -> None:
         """Keeps the overlap of selections."""
         self.content.overlap_matrix = matrix
         if self._journal is not None:

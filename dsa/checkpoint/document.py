@@ -308,8 +308,8 @@ def read_config_document(folder: Path, model_id: str) -> ConfigDocument:
     """
     what = f"the config of {model_id!r}"
     try:
-        written = (folder / "config.json").read_bytes()
-        text = written.decode("utf-8")
+        data = (folder / "config.json").read_bytes()
+        text = data.decode("utf-8")
         if not text.strip():
             raise ModelError(f"{what} is an empty file")
         if text.startswith("\ufeff"):

@@ -364,9 +364,9 @@ def check_against_stock(model: Any, window: int, seed: int) -> dict[str, float]:
     return figures
 
 
-def differing_rows(indexer: Any, given: Any, stock_best: Tensor) -> int:
+def differing_rows(indexer: Any, arguments: Any, stock_best: Tensor) -> int:
     """Rows that this script and stock select otherwise; asserts a near-tie at the k-th place of each."""
-    hidden, latent, rotary, *_ = given
+    hidden, latent, rotary, *_ = arguments
     causal = causal_mask(hidden.shape[1], hidden.device)
     scores = index_scores(indexer, hidden, latent, rotary)
     stock = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, stock_best.long(), True) & causal

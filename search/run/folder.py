@@ -89,12 +89,12 @@ def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
 def _check_place(target: Path, source: Path) -> None:
     """Refuses to put a plan where other files, or a search's own plan, stand or will stand."""
     name = target.name
-    reserved = any(name == taken or name.endswith(f"-{taken}") for taken in (*_BESIDE, TIMING_FILE))
+    reserved = any(name == file or name.endswith(f"-{file}") for file in (*_BESIDE, TIMING_FILE))
     if not name.endswith(".json") or reserved:
         raise OutputError(f"{str(target)!r} is no name for a plan", hint="give --out one such as plan-half.json")
     if is_there(target):
-        searched = name == PLAN_FILE and is_there(target.with_name(JOURNAL_FILE))
-        if searched or target.samefile(source):
+        is_of_search = name == PLAN_FILE and is_there(target.with_name(JOURNAL_FILE))
+        if is_of_search or target.samefile(source):
             raise OutputError(f"{str(target)!r} is a search's own plan", hint="give --out another name")
         try:
             read_plan(target)

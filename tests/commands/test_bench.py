@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from indexcache.commands import bench as benching
+from indexcache.commands import bench as bench_command
 from indexcache.errors import PlanError
 from indexcache.search.plan.file import read_plan
 from indexcache.search.report.pages import render
@@ -48,14 +48,14 @@ def test_random_weights_and_the_table(run, run_cli, checkpoints, tmp_path):
 
 
 def test_a_length_that_does_not_fit_is_said_and_the_others_stay(run, run_cli, monkeypatch):
-    own = benching._timed
-    monkeypatch.setattr(benching, "_timed", lambda *args: None if len(args[2]) == 64 else own(*args))
+    own = bench_command._timed
+    monkeypatch.setattr(bench_command, "_timed", lambda *args: None if len(args[2]) == 64 else own(*args))
     code, out, err = run_cli("bench", run / "plan.json", "--context", "48,64", "--repeats", 1)
     assert code == 0
     assert "a prefill of 64 tokens does not fit here" in err
     assert "does not fit" in out
     assert "does not fit" in (run / "report.html").read_text()
-    monkeypatch.setattr(benching, "_timed", lambda *args: None)
+    monkeypatch.setattr(bench_command, "_timed", lambda *args: None)
     before = (run / "bench.json").read_text()
     code, _, err = run_cli("bench", run / "plan.json", "--context", "48", "--repeats", 1)
     assert code == 2

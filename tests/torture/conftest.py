@@ -6,7 +6,7 @@ import pytest
 from paper_model import without_a_model
 
 from indexcache.cli import main
-from indexcache.commands import search as workflow
+from indexcache.commands import search as search_command
 from indexcache.commands.job.prepare import prepare
 from indexcache.dsa.checkpoint.config import Trust
 from indexcache.recipes.schema import with_options
@@ -45,7 +45,7 @@ def search_on_paper(asked):
     def run(out, keep=0.34, resume="auto"):
         def search():
             with Reporter(quiet=True) as reporter:
-                workflow.search(recipe, Goal(keep=keep), out, resume, Trust(), reporter)
+                search_command.search(recipe, Goal(keep=keep), out, resume, Trust(), reporter)
 
         return exit_code_of(search, as_json=False)
 

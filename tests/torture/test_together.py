@@ -7,7 +7,7 @@ import signal
 import pytest
 from children import one_line, run_together
 
-from indexcache.commands import search as workflow
+from indexcache.commands import search as search_command
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.search.run.journal import Journal
 
@@ -42,7 +42,11 @@ CASES = {
     "the main one is stopped": ((0, PatternLosses, "measure", 6, stop), 75, "error: stopped by SIGTERM"),
     "the other one is stopped": ((1, PatternLosses, "measure", 6, stop), 75, "error: another process of this run"),
     "the other one is killed": ((1, PatternLosses, "measure", 6, kill), 75, "error: another process of this run"),
-    "the main one is stopped as it writes": ((0, workflow, "save_run", 1, stop), 75, "error: stopped by SIGTERM"),
+    "the main one is stopped as it writes": (
+        (0, search_command, "save_run", 1, stop),
+        75,
+        "error: stopped by SIGTERM",
+    ),
     "the disk is full": ((0, Journal, "append", 9, lambda: after(os, "write", 1, fail)), 2, "error: '"),
 }
 
