@@ -91,7 +91,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members:
-            raise ValueError(f"key {name!r} stands there twice")
+            raise ValueError(f"key {name!r} is given twice")
         members[name] = value
     return members
 

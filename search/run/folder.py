@@ -40,9 +40,9 @@ _CUT_FILE = re.compile(rf"plan(-\d+of\d+)+(\.json|-({'|'.join(map(re.escape, _BE
 def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | None:
     """Writes a run to ``folder``, the plan last.
 
-    A plan of other content that stands there is moved aside, tokens and all, so that it can still be
-    evaluated; the journal stays. Without a plan, what stands there is this run's own: ``begin_anew`` saw to that.
-    Returns the folder the old plan was moved to.
+    If the folder holds another plan, that plan is moved aside with its tokens and its report, so that it can still
+    be evaluated. The journal stays: it serves both. If it holds no plan, its files are this run's, because
+    ``begin_anew`` moved all others when the run began. Returns the folder that the old plan was moved to.
 
     Raises:
         PlanError: the plan contradicts itself; nothing is written or moved.

@@ -315,7 +315,7 @@ def test_documents_that_are_wrong_on_purpose(tmp_path, cases, name, read, kind, 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("window: 8\nseed: 1\nwindow: 9", "line 3: key 'window' stands there twice"),
+        ("window: 8\nseed: 1\nwindow: 9", "line 3: key 'window' is given twice"),
         ("a: &a [x]", "line 1: anchors and aliases are not allowed"),
         ("model: a\n  b: [", "line 2: "),
         ("window: 1" + "0" * 5000, "line 1: a number of 5001 digits"),
