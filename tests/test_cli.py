@@ -36,7 +36,7 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     document = json.loads(out)
     plan = json.loads((searched / "plan.json").read_text())
     assert (code, document["pattern"], document["written"]) == (0, plan["result"]["layer_pattern"], None)
-    assert [each["text"] for each in document["warnings"]] == [line.partition(": ")[2] for line in lines(err)]
+    assert [remark["text"] for remark in document["warnings"]] == [line.partition(": ")[2] for line in lines(err)]
     failing = [remark["text"] for remark in document["warnings"] if remark["severity"] == "error"]
     assert len(failing) == 1
     assert "get no selection" in failing[0]
@@ -47,10 +47,10 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
 def test_inspect_reads_a_config_without_weights(run_cli, tmp_path):
     shutil.copy(EMBEDDED / "config.json", tmp_path)
     code, out, _ = run_cli("inspect", tmp_path, "--json")
-    found = json.loads(out)
+    document = json.loads(out)
     assert code == 0
-    assert (found["sites"], found["selection_width"], found["kept_at_quarter"]) == (16, 64, 4)
-    assert 3_500_000 < found["parameters"] < 4_500_000
+    assert (document["sites"], document["selection_width"], document["kept_at_quarter"]) == (16, 64, 4)
+    assert 3_500_000 < document["parameters"] < 4_500_000
     code, out, _ = run_cli("inspect", tmp_path)
     assert "16, 16 of them sites" in out
 

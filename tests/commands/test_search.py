@@ -52,7 +52,8 @@ class TestSearch:
         plan = json.loads(out)
         assert plan["search"]["pinned_layers"] == [0, 2, 5]
         measured = [*plan["search"]["uniform"], *plan["search"]["overlap"], *plan["search"]["steps"]]
-        assert {each["pattern"][site] for each in [*measured, plan["result"]] for site in (0, 2, 5)} == {"F"}
+        patterns = [pattern["pattern"] for pattern in [*measured, plan["result"]]]
+        assert {roles[site] for roles in patterns for site in (0, 2, 5)} == {"F"}
         assert "pinned   layers 0, 2, 5" in err
         assert "Pinned to stay full, in the uniform patterns too: layers 0, 2, 5" in (
             (tmp_path / "report.md").read_text()
@@ -103,7 +104,7 @@ class TestSearch:
         assert code == 0, err
         plan = json.loads(out)
         assert plan["search"]["strategy"] == strategy
-        assert [each["kept"] for each in plan["search"]["overlap"]] == [5, 4, 3]
+        assert [pattern["kept"] for pattern in plan["search"]["overlap"]] == [5, 4, 3]
         assert len(plan["search"]["overlap_matrix"]) == 6
         assert plan["cost"]["algorithm_1_layer_windows"] == 12 * 8 * 6
 
@@ -151,8 +152,8 @@ class TestSearch:
         fresh = search_arguments(checkpoints, text_file, tmp_path / "fresh", keep=0.3)
         assert run_cli(*fresh, "-q")[0] == 0
         assert (tmp_path / "plan.json").read_bytes() == (tmp_path / "fresh" / "plan.json").read_bytes()
-        found = [read_journal(folder / "journal.jsonl").content for folder in (tmp_path, tmp_path / "fresh")]
-        assert first < found[1].window_evaluations <= found[0].window_evaluations
+        contents = [read_journal(folder / "journal.jsonl").content for folder in (tmp_path, tmp_path / "fresh")]
+        assert first < contents[1].window_evaluations <= contents[0].window_evaluations
 
     @pytest.mark.usefixtures("paper")
     def test_a_finished_journal_gives_its_plan_without_the_model(
@@ -189,7 +190,7 @@ class TestSearch:
         from indexcache.cli import app
 
         command = typer.main.get_command(app).commands["search"]
-        trust = next(each for each in command.params if each.name == "trust_remote_code")
+        trust = next(option for option in command.params if option.name == "trust_remote_code")
         assert not trust.allow_from_autoenv
 
     @pytest.mark.usefixtures("paper")

@@ -23,7 +23,7 @@ def real(checkpoints, text_file, tmp_path_factory):
     arguments += ["--windows", 4, "--heldout", 2, "--keep", 0.34, "-q"]
     # In this process, so that what it imports on the way is there in every child that is forked later.
     with pytest.raises(SystemExit) as stop:
-        main([str(each) for each in [*arguments, "--out", folder / "run"]])
+        main([str(word) for word in [*arguments, "--out", folder / "run"]])
     assert not stop.value.code
     return arguments, folder / "run"
 

@@ -173,13 +173,13 @@ def test_an_interrupt_while_it_starts_is_no_traceback(tmp_path):
 
 
 def test_an_ignored_signal_stays_ignored():
-    own = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals.stops_raised():
             os.kill(os.getpid(), signal.SIGHUP)
             signals.check_stop()
     finally:
-        signal.signal(signal.SIGHUP, own)
+        signal.signal(signal.SIGHUP, handler)
 
 
 def test_a_stop_waits_for_what_is_held_and_comes_after_it():

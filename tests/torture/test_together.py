@@ -63,7 +63,7 @@ def test_the_others_end_too(case, real, full, tmp_path):
     assert (ended[0].code, one_line(ended[0].err)) == (code, True), ended
     assert ended[0].err.startswith(words)
     assert not ended[1].err, ended
-    assert all(each.code in (code, 75, -9) for each in ended), ended
+    assert all(process.code in (code, 75, -9) for process in ended), ended
     again = run_together(command, tmp_path, 2)
-    assert [each.code for each in again] == [0, 0], again
+    assert [process.code for process in again] == [0, 0], again
     assert (tmp_path / "run" / "plan.json").read_bytes() == (reference / "plan.json").read_bytes()
