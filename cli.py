@@ -357,6 +357,7 @@ def bench(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits; ``system.exits`` says with which code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    # OpenMP reads its setting as torch is imported. What an earlier command in this process left behind is undone.
     share_cores()
     work_apart(False)
 

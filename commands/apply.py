@@ -193,6 +193,7 @@ def _generate(
 
 def _is_of_uncounted_cache(error: Exception) -> bool:
     """Whether a cache that cannot say how much it holds raised ``error``, to the pattern or to transformers."""
+    # Both ask a cache for its length by this name; one that counts nothing raises from within it.
     is_of_cache = any(frame.name == "get_seq_length" for frame in traceback.extract_tb(error.__traceback__))
     return is_of_cache or isinstance(error, CacheError)
 

@@ -97,6 +97,7 @@ def _time_layers(intent: Intent, reporter: Reporter) -> tuple[float, float]:
         raise
     reporter.doing("timing a window")
     losses = PatternLosses(model, checkpoint.site_layers)
+    # Which tokens they are makes no difference to the time.
     tokens = [number % checkpoint.vocabulary for number in range(length)]
     measure, sites = Evaluator(losses, {CALIBRATION: [tokens]}), len(checkpoint.site_layers)
 
@@ -106,6 +107,7 @@ def _time_layers(intent: Intent, reporter: Reporter) -> tuple[float, float]:
         measure([pattern], CALIBRATION)
         return (time.perf_counter() - began) / checkpoint.layers
 
+    # The two ends between which all patterns lie.
     return seconds(Pattern.all_full(sites)), seconds(Pattern.from_full(sites, [0]))
 
 

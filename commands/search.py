@@ -108,11 +108,13 @@ def _findings(job: Job, session: Session, reporter: Reporter) -> tuple[Method, F
     is_checked = content.checked or not job.self_checks
     has_overlap = content.overlap_matrix is not None or not job.measures_overlap
     if content.window_evaluations and is_checked and has_overlap:
+        # The whole search may be in the journal. If a loss is missing after all, the model is loaded below.
         with suppress(MissingLoss):
             method = replace(job.method, overlap_matrix=content.overlap_matrix if job.measures_overlap else None)
             measure = _replay(job, session)
             return method, _run(job, measure, method, _replay_progress(measure)), measure
     if content.run is not None:
+        # Sums are rounded as in the session that measured what is there.
         processes.use_threads(content.run.threads)
     model = _model(job, session, reporter)
     method = job.method
@@ -148,6 +150,7 @@ def _model(job: Job, session: Session, reporter: Reporter) -> Evaluator:
 def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:
     """What the tokens' frequencies in all other windows say of the first one's beginning."""
     first = windows.calibration[0][: max(_FEW_TOKENS, tokens_of_check(checkpoint.selection_width))]
+    # Without the first window, whose words would predict themselves.
     others = np.concatenate([windows.calibration[1:].ravel(), windows.heldout.ravel()])
     return Guess(first.tolist(), unigram_loss(first[1:], others, checkpoint.vocabulary))
 

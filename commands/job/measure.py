@@ -140,6 +140,7 @@ def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
     if not on_gpu:
         fits = min(fits, _MOST_TRIED_ON_CPU)
     tokens = min(length, max(fits, check_tokens(checkpoint.selection_width)))
+    # The least of all processes: they compare on one window, so that all of them agree or none does.
     return min(processes.merge({processes.process_index(): tokens}).values())
 
 
@@ -158,6 +159,7 @@ def check_fits_here(
         free -= weights_bytes(checkpoint, weights, size)
     check_fits(checkpoint.config, length, size, running.backends, free, on_gpu)
     if not checkpoint.selects_tokens:
+        # 1 << 24 tokens, more than any window has.
         longest = longest_window(checkpoint.config, 1 << 24, size, running.backends, free, on_gpu)
         if longest < 2 * length:
             reporter.warn(

@@ -97,6 +97,7 @@ def recipe_options(
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        # Annotations are strings until they are evaluated, and typer reads types.
         signature = inspect.signature(command, eval_str=True)
         field_parameters = [
             _parameter(name, (defaults or {}).get(name), (helps or {}).get(name))
@@ -104,6 +105,7 @@ def recipe_options(
             if name in names
         ]
         others = [parameter for name, parameter in signature.parameters.items() if name != "fields"]
+        # By kind, as a signature wants it; within a kind sorting keeps the order.
         parameters = sorted([*others, *field_parameters], key=lambda parameter: parameter.kind)
 
         @wraps(command)
@@ -127,6 +129,7 @@ def _parameter(name: str, default: str | None, help_text: str | None) -> inspect
     default = default or option.default or _in_words(FIELDS[name].default)
     sentence = help_text or option.help
     sentence = sentence[0].upper() + sentence[1:] if " " in sentence.partition(":")[0] else sentence
+    # Only what is on by default needs a flag that turns it off.
     flags = f"{flag}/--no-{flag[2:]}" if FIELDS[name].default is True else flag
     declaration = typer.Option(
         flags,

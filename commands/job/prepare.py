@@ -145,6 +145,7 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
+    # By their cost: settings and config, the folder, the text, and last the weights, which take longest to hash.
     required(recipe.model, "model")  # named before the text, if both are missing
     source = text_source(recipe)
     intent = intend(recipe, goal, trust, reporter)

@@ -135,12 +135,14 @@ def session(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
             if resume == "required" and not path.exists():
                 raise _nothing_to_resume(path)
             stack.enter_context(locked(folder, reporter.warn))
+            # A signal in between would leave a journal open that nothing closes.
             with stops_held():
                 journal, content = _open(folder, identity, resume, reporter)
                 journals.append(journal)
                 stack.callback(journal.close)
             return content
 
+        # Only the main process runs ``begin``, so that it alone has a journal to write.
         run_session = Session(path, processes.run_on_main(begin), journals[0] if journals else None)
         try:
             yield run_session
@@ -191,6 +193,7 @@ def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> 
     if resume == "required" and (stored is None or stored.identity is None):
         raise _nothing_to_resume(path)
     if stored is not None and stored.identity is not None:
+        # Before anything is written: a journal that is refused stays as it was.
         check_same(stored.identity, identity, path)
     if stored is not None and stored.torn:
         reporter.warn(f"the end of {path} was cut off or damaged: its last {stored.torn} bytes are left out")

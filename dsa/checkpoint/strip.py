@@ -72,6 +72,7 @@ def strip_indexers(
         _write_index(source, unfinished, omissions, result)
         _write(unfinished / "config.json", iter([config]))
         _share_mode(unfinished)
+        # The folder gets its name last: whoever finds it finds all of it.
         unfinished.replace(target)
     except OSError as error:
         raise _unwritable(target, error) from error
