@@ -212,6 +212,7 @@ def _json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_object(line: str) -> bool:
+    # An array is never a row: it is a document, if of one line.
     if line.lstrip().startswith("["):
         return False
     try:

@@ -239,6 +239,7 @@ def with_options(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
         SettingError: names the option that has an impossible value.
     """
     base = {name: value for name, value in vars(recipe).items() if value is not None} if recipe else {}
+    # Both say the stages: what an option says of them replaces whichever of the two the recipe has.
     if options.keys() & {"pp_size", "pp_layers"}:
         base = {name: value for name, value in base.items() if name not in ("pp_size", "pp_layers")}
     return _validated(base | options)
