@@ -53,6 +53,9 @@ MAY_IMPORT_IN_DSA = {
 # And inside search, whose parts are files and folders.
 MAY_IMPORT_IN_SEARCH = {
     "losses": set(),
+    "intervals": {"losses"},
+    "resamples": set(),
+    "sample_size": {"intervals"},
     "cost": set(),
     "stages": set(),
     "strategies": {"losses"},
