@@ -304,7 +304,7 @@ def inspect(
     from .commands import inspect as inspection
 
     reach(model, fields.get("revision"))
-    with working(quiet=False, loads_model=False) as reporter:
+    with working(quiet=False, loads_model=False, loads_libraries=False) as reporter:
         document = inspection.inspect(model, fields.get("revision"), trust_remote_code, reporter)
     inspection.show(document, as_json)
 

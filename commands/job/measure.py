@@ -81,6 +81,7 @@ def load(
     tried_on: Sequence[int] = (),
     weights: StoredWeights | None = None,
     ran: RunIdentity | None = None,
+    quantiser: Any = None,
 ) -> Loaded:
     """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
 
@@ -92,6 +93,7 @@ def load(
         tried_on: tokens on which what is to run is held against the model's own code; none to leave that out.
         weights: of the checkpoint, where they were looked for already.
         ran: how it ran when this was tried before; not tried again where device and versions are the same.
+        quantiser: for the format of the weights, where that was checked already.
 
     Raises:
         WindowError: such windows do not fit; names the length that would.
@@ -99,7 +101,8 @@ def load(
     """
     check_fits_here(checkpoint, running, length, reporter, weights)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model, backends = load_model(checkpoint, running.dtype, running.placement, weights), running.backends
+    backends = running.backends
+    model = load_model(checkpoint, running.dtype, running.placement, weights, quantiser)
     if tried_on and backends != Backends() and not (ran is not None and _runs_as(ran, model)):
         tokens = _tried_length(checkpoint, model, length)
         reporter.doing(

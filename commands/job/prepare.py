@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ...calibrate.frozen import token_sha256
 from ...calibrate.sources import Documents, TextSource
@@ -88,6 +89,7 @@ class Job(Intent):
         tokens: what the plan says of them.
         model: what the plan says of the checkpoint.
         weights: as they lie on disk, looked for once.
+        quantiser: transformers' for the format of the weights, checked once; None where they are plain.
         folder: of the run.
     """
 
@@ -95,6 +97,7 @@ class Job(Intent):
     tokens: TokenIdentity
     model: ModelIdentity
     weights: StoredWeights
+    quantiser: Any
     folder: Path
 
 
@@ -150,14 +153,14 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     source = text_source(recipe)
     intent = intend(recipe, goal, trust, reporter)
     checkpoint = intent.checkpoint
-    check_format(checkpoint)
+    quantiser = check_format(checkpoint)
     processes.run_on_main(lambda: check_writable(folder))
     request = WindowRequest(intent.length, recipe.windows, recipe.heldout, recipe.seed)
     reporter.doing(f"reading {source.dataset}")
     windows = processes.run_on_main(lambda: _build_windows(checkpoint, source, request, reporter))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     weights = processes.run_on_main(lambda: find_weights(checkpoint))
-    processes.run_on_main(lambda: check_stored(checkpoint, weights))
+    processes.run_on_main(lambda: check_stored(checkpoint, weights, quantiser))
     model = processes.run_on_main(lambda: model_identity(checkpoint, recipe.weights_hash, weights))
     reporter.say(f"{recipe.windows} calibration and {recipe.heldout} held-out windows of {intent.length} tokens")
     return Job(
@@ -166,6 +169,7 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
         tokens=_token_identity(source, recipe.seed, windows, checkpoint.selection_width),
         model=model,
         weights=weights,
+        quantiser=quantiser,
         folder=folder,
     )
 

@@ -44,6 +44,7 @@ def load_model(
     dtype: str = "auto",
     placement: Placement = Placement(),
     weights: StoredWeights | None = None,
+    quantiser: Any = None,
 ) -> Any:
     """The model in evaluation mode, gradients off.
 
@@ -55,6 +56,7 @@ def load_model(
         dtype: "auto" keeps the checkpoint's; else "float32", "bfloat16" or "float16".
         placement: where its weights go.
         weights: of it, where they were looked for already.
+        quantiser: for its format, where ``check_format`` gave one already.
 
     Raises:
         ModelError: weights missing, unreadable, or without the indexers that the config promises.
@@ -64,7 +66,7 @@ def load_model(
 
     _refuse_map_of_several(placement)
     torch_dtype = dtype if dtype == "auto" else compute_dtype(checkpoint, dtype)
-    quantiser = check_format(checkpoint)
+    quantiser = quantiser or check_format(checkpoint)
     cast = quantiser is not None and dequantises(quantiser) and dtype != "auto"
     if cast and placement.device_map is not None:
         raise SettingError(
@@ -115,18 +117,18 @@ def _load(checkpoint: Checkpoint, weights: StoredWeights, dtype: Any, placement:
     return model
 
 
-def check_stored(checkpoint: Checkpoint, weights: StoredWeights | None = None) -> None:
+def check_stored(checkpoint: Checkpoint, weights: StoredWeights, quantiser: Any) -> None:
     """Checks the format of a checkpoint's tensors by their headers, before anything is done with them.
 
     Args:
         checkpoint: whose they are.
-        weights: of it, where they were looked for already.
+        weights: of it.
+        quantiser: for its format, from ``check_format``.
 
     Raises:
-        ModelError: see ``find_weights`` and ``check_tensors``.
+        ModelError: see ``check_tensors``.
     """
-    quantiser = check_format(checkpoint)
-    check_tensors(checkpoint, _stored_tensors(checkpoint, weights or find_weights(checkpoint)), quantiser)
+    check_tensors(checkpoint, _stored_tensors(checkpoint, weights), quantiser)
 
 
 def _stored_tensors(checkpoint: Checkpoint, weights: StoredWeights) -> dict[str, Tensor]:

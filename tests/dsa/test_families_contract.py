@@ -10,11 +10,12 @@ import torch
 from random_models import FAMILIES, LAYERS, MULTIMODAL, build, build_multimodal, measure, site_layers
 
 from indexcache.calibrate.windows import check_length
-from indexcache.dsa.checkpoint.config import measure_sizes, open_checkpoint
+from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.families import FAMILIES as TABLE
 from indexcache.dsa.checkpoint.families import family_of
 from indexcache.dsa.checkpoint.load import Placement, load_model
 from indexcache.dsa.checkpoint.sites import find_indexers
+from indexcache.dsa.checkpoint.sizes.count import count_sizes, measure_sizes
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.agreement import selection_overlap
 from indexcache.dsa.model.losses import PatternLosses, Window
@@ -260,6 +261,7 @@ class TestEveryFamily:
     def test_sizes_are_those_of_the_loaded_model(self, family, checkpoints):
         checkpoint = open_checkpoint(str(checkpoints[family]))
         loaded, sizes = load_model(checkpoint), measure_sizes(checkpoint)
+        assert count_sizes(checkpoint) == sizes
         assert sizes.parameters == sum(weight.numel() for weight in loaded.parameters())
         assert 0 < sizes.indexer_parameters < sizes.parameters
         assert (sizes.idle_parameters > 0) is (not checkpoint.text_only)
