@@ -130,9 +130,7 @@ def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
     # A journal that says so is of the same weights, tokens, code and versions.
     to_check = job.self_checks and not session.content.checked
     tokens = job.windows.calibration.flatten().tolist() if to_check else ()
-    loaded = load(
-        job.checkpoint, job.running, job.length, reporter, tokens, job.weights, quantiser=job.quantiser
-    )
+    loaded = load(job.checkpoint, job.running, job.length, reporter, tokens, job.weights, quantiser=job.quantiser)
     session.ran(run_identity(loaded))
     if to_check:
         reporter.doing("checking on a short window that sharing works")

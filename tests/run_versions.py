@@ -26,7 +26,10 @@ TESTS = [
 ]
 # About a minute: every family's chunks and sizes, the names of caches, and two kinds of selections.
 _FAMILIES = "(glm_moe_dsa or qwen4_exp)"
-QUICK = f"mixed or Names or every_family_is_counted or (test_applied and {_FAMILIES}) or (test_families_contract and {_FAMILIES})"
+QUICK = (
+    f"mixed or Names or every_family_is_counted or (test_applied and {_FAMILIES}) or "
+    f"(test_families_contract and {_FAMILIES})"
+)
 _LOWEST_PYTHON, NEWEST_PYTHON = TESTED["python"]
 
 

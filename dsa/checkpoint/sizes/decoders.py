@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any
 
 from packaging.version import Version
 
 from ....system.versions import library_versions
 from .parts import (
+    Numbers,
     dense_or_experts,
     experts,
     gated_mlp,
@@ -25,7 +25,7 @@ from .parts import (
     linear,
 )
 
-OfLayer = Callable[[Any, int], int]
+OfLayer = Callable[[Numbers, int], int]
 """Parameters in one layer, by the config of the language model and the layer's id."""
 
 
@@ -45,18 +45,18 @@ class Decoder:
     indexer: OfLayer
     feed_forward: OfLayer = dense_or_experts
     beside: OfLayer = lambda config, layer: 2 * config.hidden_size
-    behind: Callable[[Any], int] = lambda config: int(config.hidden_size)
+    behind: Callable[[Numbers], int] = lambda config: config.hidden_size
 
 
-def _latent(config: Any, layer: int) -> int:
+def _latent(config: Numbers, layer: int) -> int:
     return latent_attention(config)
 
 
-def _lightning(config: Any, layer: int) -> int:
+def _lightning(config: Numbers, layer: int) -> int:
     return lightning_indexer(config)
 
 
-def _axk2_attention(config: Any, layer: int) -> int:
+def _axk2_attention(config: Numbers, layer: int) -> int:
     """One projection makes queries and gates of values, from both halves of what the others halve."""
     heads, queries = config.num_attention_heads, config.q_lora_rank
     key_width = config.qk_nope_head_dim + config.qk_rope_head_dim
@@ -64,31 +64,31 @@ def _axk2_attention(config: Any, layer: int) -> int:
     return latent_attention(config) - linear(queries, heads * key_width) + gated
 
 
-def _axk2_norms(config: Any, layer: int) -> int:
+def _axk2_norms(config: Numbers, layer: int) -> int:
     """Norms gated through a low rank: before attention, and before experts."""
     gated_norms = 2 if config.mlp_layer_types[layer] == "sparse" else 1
     return 2 * config.hidden_size + gated_norms * 2 * linear(config.hidden_size, config.gated_norm_rank)
 
 
-def _hy_v4_attention(config: Any, layer: int) -> int:
+def _hy_v4_attention(config: Numbers, layer: int) -> int:
     heads = config.num_attention_heads
     gate, sinks = linear(config.hidden_size, heads * config.v_head_dim), heads
     return latent_attention(config) + gate + sinks
 
 
-def _two_way_connections(config: Any, layer: int) -> int:
+def _two_way_connections(config: Numbers, layer: int) -> int:
     return 2 * config.hidden_size + 2 * hyper_connection(config, 2 * config.hc_mult, 2)
 
 
-def _three_way_connections(config: Any, layer: int) -> int:
+def _three_way_connections(config: Numbers, layer: int) -> int:
     return 2 * config.hidden_size + 2 * hyper_connection(config, (2 + config.hc_mult) * config.hc_mult, 3)
 
 
-def _weighted_head(config: Any) -> int:
-    return int(config.hidden_size) + hyper_connection(config, config.hc_mult, 1)
+def _weighted_head(config: Numbers) -> int:
+    return config.hidden_size + hyper_connection(config, config.hc_mult, 1)
 
 
-def _mistral_attention(config: Any, layer: int) -> int:
+def _mistral_attention(config: Numbers, layer: int) -> int:
     """Queries of full rank; layers without rotation keep no rotated key, and some read another layer's keys."""
     hidden, heads, bias = config.hidden_size, config.num_attention_heads, config.attention_bias
     keys, rotated, plain = config.kv_lora_rank, config.qk_rope_head_dim, config.qk_nope_head_dim
@@ -104,24 +104,24 @@ def _mistral_attention(config: Any, layer: int) -> int:
     )
 
 
-def _mistral_behind(config: Any) -> int:
+def _mistral_behind(config: Numbers) -> int:
     # 5.24 learns a factor for each frequency, which 5.23 kept as a constant.
     learns_rotation = Version(library_versions()["transformers"]).release >= (5, 24)
-    return int(config.hidden_size) + (config.qk_rope_head_dim // 2 if learns_rotation else 0)
+    return config.hidden_size + (config.qk_rope_head_dim // 2 if learns_rotation else 0)
 
 
-def _dots_attention(config: Any, layer: int) -> int:
+def _dots_attention(config: Numbers, layer: int) -> int:
     """Sliding layers have widths of their own; the rotated key has a norm, and each head a gate."""
     config = config.per_layer_config[layer]
     gates = linear(config.hidden_size, config.num_attention_heads)
     return latent_attention(config) + config.qk_rope_head_dim + gates
 
 
-def _dots_indexer(config: Any, layer: int) -> int:
+def _dots_indexer(config: Numbers, layer: int) -> int:
     return lightning_indexer(config.per_layer_config[layer])
 
 
-def _glm5_next_attention(config: Any, layer: int) -> int:
+def _glm5_next_attention(config: Numbers, layer: int) -> int:
     if config.layer_types[layer] != "linear_attention":
         return latent_attention(config)
     hidden, heads, head_width = config.hidden_size, config.linear_num_heads, config.linear_head_dim
@@ -140,17 +140,17 @@ def _glm5_next_attention(config: Any, layer: int) -> int:
     )
 
 
-def _pooling_indexer(config: Any, layer: int) -> int:
+def _pooling_indexer(config: Numbers, layer: int) -> int:
     pooling = config.index_kpool * config.index_head_dim + linear(config.hidden_size, config.index_head_dim)
     return lightning_indexer(config) + pooling
 
 
-def _compressor(config: Any, width: int, rate: int) -> int:
+def _compressor(config: Numbers, width: int, rate: int) -> int:
     """Keys and gates of ``rate`` tokens each, and a bias for their positions in it; the norm is not counted."""
     return 2 * linear(config.hidden_size, width) + rate * width
 
 
-def _deepseek_v4_attention(config: Any, layer: int) -> int:
+def _deepseek_v4_attention(config: Numbers, layer: int) -> int:
     hidden, heads, width = config.hidden_size, config.num_attention_heads, config.head_dim
     queries, grouped = config.q_lora_rank, config.o_groups * config.o_lora_rank
     kind, rates = config.layer_types[layer], config.compress_rates
@@ -172,37 +172,37 @@ def _deepseek_v4_attention(config: Any, layer: int) -> int:
     )
 
 
-def _compressing_indexer(config: Any, layer: int) -> int:
+def _compressing_indexer(config: Numbers, layer: int) -> int:
     heads, width = config.index_n_heads, config.index_head_dim
     compressor = _compressor(config, 2 * width, config.compress_rates["compressed_sparse_attention"]) + width
     return compressor + linear(config.q_lora_rank, heads * width) + linear(config.hidden_size, heads)
 
 
-def _deepseek_v4_experts(config: Any, layer: int) -> int:
+def _deepseek_v4_experts(config: Numbers, layer: int) -> int:
     """Experts in every layer; those of the first are looked up by token, beside a router all the same."""
     shared = gated_mlp(config.hidden_size, config.intermediate_size, config.mlp_bias)
     return experts(config, config.num_local_experts, config.intermediate_size) + shared
 
 
-def _minimax_attention(config: Any, layer: int) -> int:
+def _minimax_attention(config: Numbers, layer: int) -> int:
     width = config.num_attention_heads * config.head_dim
     keys_and_values = 2 * linear(config.hidden_size, config.num_key_value_heads * config.head_dim)
     return 2 * linear(config.hidden_size, width) + keys_and_values + 2 * config.head_dim
 
 
-def _block_indexer(config: Any, layer: int) -> int:
+def _block_indexer(config: Numbers, layer: int) -> int:
     heads, width = config.index_n_heads, config.index_head_dim
     return linear(config.hidden_size, heads * width) + linear(config.hidden_size, width) + 2 * width
 
 
-def _minimax_feed_forward(config: Any, layer: int) -> int:
+def _minimax_feed_forward(config: Numbers, layer: int) -> int:
     if config.mlp_layer_types[layer] != "sparse":
         return gated_mlp(config.hidden_size, config.dense_intermediate_size)
     shared = gated_mlp(config.hidden_size, config.shared_intermediate_size)
     return experts(config, config.num_local_experts, config.intermediate_size) + shared
 
 
-def _qwen4_attention(config: Any, layer: int) -> int:
+def _qwen4_attention(config: Numbers, layer: int) -> int:
     hidden = config.hidden_size
     if config.layer_types[layer] != "linear_attention":
         width, bias = config.num_attention_heads * config.head_dim, config.attention_bias
@@ -221,23 +221,23 @@ def _qwen4_attention(config: Any, layer: int) -> int:
     )
 
 
-def _averaging_indexer(config: Any, layer: int) -> int:
+def _averaging_indexer(config: Numbers, layer: int) -> int:
     heads, width = config.indexer_n_heads + config.indexer_kv_heads, config.indexer_head_dim
     return linear(config.hidden_size, heads * width) + 2 * width
 
 
-def _qwen4_feed_forward(config: Any, layer: int) -> int:
+def _qwen4_feed_forward(config: Numbers, layer: int) -> int:
     shared = gated_mlp(config.hidden_size, config.shared_expert_intermediate_size) + config.hidden_size
     return experts(config, config.num_experts, config.moe_intermediate_size) + shared
 
 
-def _gated_residual(config: Any) -> int:
+def _gated_residual(config: Numbers) -> int:
     """A norm over all streams and a mix of them through a low rank."""
     streams = config.hc_count * config.hidden_size
     return streams + 2 * linear(streams, config.hc_lowrank)
 
 
-def _qwen4_beside(config: Any, layer: int) -> int:
+def _qwen4_beside(config: Numbers, layer: int) -> int:
     """A gated residual around either part, and embeddings of n-grams in some layers."""
     injection = linear(config.hc_count * config.hidden_size, config.hc_count)
     residuals = 2 * (_gated_residual(config) + injection)
@@ -245,7 +245,7 @@ def _qwen4_beside(config: Any, layer: int) -> int:
     return residuals + (_ngrams(config, identifiers.index(layer + 1)) if layer + 1 in identifiers else 0)
 
 
-def _ngrams(config: Any, place: int) -> int:
+def _ngrams(config: Numbers, place: int) -> int:
     """The n-gram embeddings of the layer that is at ``place`` among those that have some.
 
     Each of its heads hashes into a table of another prime size, and the tables are padded together.

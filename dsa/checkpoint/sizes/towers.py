@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .parts import gated_mlp, linear
+from .parts import Numbers, gated_mlp, linear
 
 
 def _layer_norms(width: int, count: int) -> int:
@@ -19,13 +19,13 @@ def _vision_layer(width: int, inner_width: int) -> int:
     return attention + linear(width, inner_width, True) + linear(inner_width, width, True) + _layer_norms(width, 2)
 
 
-def _patch(vision: Any, channels: int) -> int:
+def _patch(vision: Numbers, channels: int) -> int:
     """Numbers in a patch of an image, or of several that follow each other."""
     frames = getattr(vision, "temporal_patch_size", 1)
-    return int(channels * frames * vision.patch_size**2)
+    return channels * frames * vision.patch_size**2
 
 
-def _hy_v4_vl(config: Any) -> int:
+def _hy_v4_vl(config: Numbers) -> int:
     vision = config.vision_config
     width, out, block = vision.hidden_size, vision.out_hidden_size, vision.spatial_merge_size**2
     heads = vision.num_attention_heads * getattr(vision, "head_dim", width // vision.num_attention_heads)
@@ -37,7 +37,7 @@ def _hy_v4_vl(config: Any) -> int:
     return embedding + vision.num_hidden_layers * layer + merger
 
 
-def _mistral_large4(config: Any) -> int:
+def _mistral_large4(config: Numbers) -> int:
     """Pixtral, and a projector that merges patches."""
     vision, hidden, bias = config.vision_config, config.text_config.hidden_size, config.multimodal_projector_bias
     width, features = vision.hidden_size, config.vision_feature_layer
@@ -49,7 +49,7 @@ def _mistral_large4(config: Any) -> int:
     return embedding + vision.num_hidden_layers * layer + merger + projector
 
 
-def _glm5_next(config: Any) -> int:
+def _glm5_next(config: Numbers) -> int:
     vision = config.vision_config
     width, out, bias = vision.hidden_size, vision.out_hidden_size, vision.attention_bias
     attention = linear(width, 3 * width, bias) + linear(width, width, bias) + 2 * (width // vision.num_heads)
@@ -60,7 +60,7 @@ def _glm5_next(config: Any) -> int:
     return embedding + vision.depth * layer + reduction + merger
 
 
-def _minimax_m3_vl(config: Any) -> int:
+def _minimax_m3_vl(config: Numbers) -> int:
     vision, hidden, inner = config.vision_config, config.text_config.hidden_size, config.projector_hidden_size
     width = vision.hidden_size
     embedding = linear(_patch(vision, vision.num_channels), width) + _layer_norms(width, 1)
@@ -69,7 +69,7 @@ def _minimax_m3_vl(config: Any) -> int:
     return embedding + layers + projector + 2 * linear(inner, hidden, True)
 
 
-_TOWERS: dict[str, tuple[str, Callable[[Any], int]]] = {
+_TOWERS: dict[str, tuple[str, Callable[[Numbers], int]]] = {
     "hy_v4_vl": ("hy_v4_vl_vision", _hy_v4_vl),
     "mistral_large4": ("pixtral", _mistral_large4),
     "glm5_next": ("glm5_next_vision", _glm5_next),
@@ -79,7 +79,7 @@ _TOWERS: dict[str, tuple[str, Callable[[Any], int]]] = {
 
 
 def tower_parameters(config: Any, family: str) -> int | None:
-    """Parameters of the vision tower and projector of a checkpoint of ``family``; None where it has another one."""
+    """Parameters of the vision tower and projector of a checkpoint of ``family``; None where it has other ones."""
     kind, parameters = _TOWERS.get(family, (None, None))
     vision = config.vision_config
     if parameters is None or type(vision).model_type != kind or not _has_whole_heads(vision):
@@ -89,5 +89,8 @@ def tower_parameters(config: Any, family: str) -> int | None:
 
 def _has_whole_heads(vision: Any) -> bool:
     """Whether its width divides into heads, and these into rows and columns of pairs that are rotated."""
-    sizes = (vision.hidden_size, vision.num_attention_heads, vision.patch_size)
-    return all(isinstance(size, int) for size in sizes) and vision.hidden_size % (4 * vision.num_attention_heads) == 0
+    if not all(
+        isinstance(size, int) for size in (vision.hidden_size, vision.num_attention_heads, vision.patch_size)
+    ):
+        return False
+    return bool(vision.hidden_size % (4 * vision.num_attention_heads) == 0)

@@ -23,7 +23,7 @@ _SIGNED = re.compile(r".*(?:_id|_index|_layer)")
 
 
 def is_usual(config: Any, text: Any) -> bool:
-    """Whether nothing in ``config``, nor in ``text`` of its language model, could keep a model from being built."""
+    """Whether nothing in ``config``, nor in ``text`` of its language model, could keep it from being built."""
     padding = text.pad_token_id
     if padding is not None and not 0 <= padding < text.vocab_size:
         return False

@@ -25,7 +25,7 @@ _HEADS = re.compile(
     r"qa_outputs|summary)\..+"
 )
 _INDEXER = re.compile(r"(?:^|\.)indexer")
-# How a config counts layers that predict further tokens: DeepSeek's and GLM's way, MiniMax's, Qwen's, transformers'.
+# How a config counts layers that predict further tokens: as DeepSeek and GLM, MiniMax, Qwen, transformers.
 _PREDICTION_COUNTS = (
     "num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers", "num_mtp_layers"
 )  # fmt: skip
@@ -66,14 +66,12 @@ def _is_unread(name: str, checkpoint: Checkpoint, predicts: Callable[[int], bool
 
 
 def _predicting_layers(names: Collection[str], checkpoint: Checkpoint) -> Callable[[int], bool]:
-    """Whether a layer behind the decoder's predicts further tokens: the config counts it, or it has the parts for it.
+    """Whether a layer behind the decoder's predicts further tokens: counted by the config, or with parts for it.
 
     Any others behind the decoder's are layers of a model that has more of them than the config says.
     """
     counts = (
-        getattr(config, key, None)
-        for config in (checkpoint.text, checkpoint.config)
-        for key in _PREDICTION_COUNTS
+        getattr(config, key, None) for config in (checkpoint.text, checkpoint.config) for key in _PREDICTION_COUNTS
     )
     counted = max((count for count in counts if type(count) is int), default=0)
     layers = filter(None, map(_LAYER.fullmatch, names))
@@ -120,7 +118,7 @@ def _remedy(name: str, checkpoint: Checkpoint) -> str:
     if layer is None or int(layer[1]) < checkpoint.layers:
         return f"what is left out changes the losses: {restore}"
     return (
-        f"config.json counts {checkpoint.layers} layers: {restore}, or, where these layers predict further tokens, "
+        f"config.json counts {checkpoint.layers} layers: {restore}, or, where the others predict further tokens, "
         f"count them in it as {_PREDICTION_COUNTS[0]}"
     )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import transformers
-from random_models import FAMILIES as SMALL
 from random_models import LACKING, class_names, settings_of
 
 from indexcache.dsa.checkpoint import config as configs

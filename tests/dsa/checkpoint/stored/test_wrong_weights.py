@@ -12,6 +12,7 @@ import transformers
 from random_models import EMBEDDED, build, measure
 from safetensors.torch import load_file, save_file
 
+from indexcache.commands.job import prepare
 from indexcache.dsa.checkpoint import load as loading
 from indexcache.dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
@@ -216,6 +217,20 @@ class TestEightBits:
         line = refusal(rewritten(quantization_config={"quant_method": method, "bits": 4, "group_size": 128}))
         assert f"in the format '{method}', which needs a package that is not here" in line
         assert f"pip install {package}" in line
+
+    def test_are_asked_for_their_format_once_a_search(self, folders, run_cli, text_file, tmp_path, monkeypatch):
+        asked = []
+
+        def counted(checkpoint):
+            asked.append(checkpoint)
+            return check(checkpoint)
+
+        check = quantised.check_format
+        for module in (prepare, loading):
+            monkeypatch.setattr(module, "check_format", counted)
+        arguments = ["search", "--model", folders[0], "--dataset", text_file, "--keep", 0.5, "--window", 48, "-q"]
+        code, _, err = run_cli(*arguments, "--windows", 1, "--heldout", 0, "--out", tmp_path / "run")
+        assert (code, len(asked)) == (0, 1), err
 
     def test_on_a_gpu_without_its_kernels(self, folders, monkeypatch):
         monkeypatch.setattr(quantised, "dequantises", lambda quantiser: False)
