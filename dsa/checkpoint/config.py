@@ -130,7 +130,7 @@ def open_plain_checkpoint(model_id: str, revision: str | None, trust: Trust) -> 
     document.check()
     try:
         return _described(folder, commit, document, trust)
-    except ModelError:
+    except (ModelError, ImportError):  # of a release that imports PyTorch all the same, too
         return None
 
 

@@ -1,4 +1,4 @@
-"""Whether a config.json tells all of its model by itself, so that no model has to be built to know its sites."""
+"""Whether a config.json tells a model's sites by itself, so that no model has to be built to know them."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from random_models import EMBEDDED, LACKING
 
 from indexcache.commands.inspect import inspect_document
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.families import FAMILIES
 from indexcache.dsa.checkpoint.sizes.count import measure_sizes
+from indexcache.dsa.checkpoint.sizes.decoders import DECODERS
 from indexcache.system.console import Reporter
 
 CONFIGS = Path(__file__).parents[1] / "assets" / "configs"
@@ -64,7 +64,7 @@ def documents(text):
 def folders(tmp_path_factory):
     """The embedded model and a config without weights of each family, in the shape of the public one."""
     made = [EMBEDDED]
-    for family in sorted(FAMILIES.keys() - LACKING):
+    for family in sorted(DECODERS.keys() - LACKING):
         folder = tmp_path_factory.mktemp(family)
         shutil.copy(CONFIGS / f"{family}.json", folder / "config.json")
         made.append(folder)

@@ -11,8 +11,8 @@ from random_models import LACKING, class_names, settings_of
 
 from indexcache.dsa.checkpoint import config as configs
 from indexcache.dsa.checkpoint.config import Trust, open_checkpoint, open_plain_checkpoint
-from indexcache.dsa.checkpoint.families import FAMILIES
 from indexcache.dsa.checkpoint.sizes.count import count_sizes, measure_sizes
+from indexcache.dsa.checkpoint.sizes.decoders import DECODERS
 from indexcache.errors import ModelError
 from indexcache.system import versions
 
@@ -51,7 +51,7 @@ def opened(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [public, small])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DECODERS)
 def test_every_family_is_counted_as_its_modules_are(family, shape, opened):
     checkpoint = opened(shape(family))
     assert count_sizes(checkpoint) == measure_sizes(checkpoint)
@@ -177,7 +177,7 @@ def mutated(document, count):
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DECODERS)
 def test_whatever_is_counted_is_what_the_modules_have(family, opened, cases):
     for what, document in mutated(small(family), 300):
         try:
