@@ -43,13 +43,15 @@ def measure_sizes(checkpoint: Checkpoint) -> Sizes:
 
 def count_sizes(checkpoint: Checkpoint) -> Sizes | None:
     """What ``measure_sizes`` gives, by the numbers in the config; None where only building the model can tell."""
-    kind = None if checkpoint.family is None else checkpoint.family.model_type
-    if kind is None or not is_usual(checkpoint.config, checkpoint.text):
+    kind = "" if checkpoint.family is None else checkpoint.family.model_type
+    decoder = DECODERS.get(kind)
+    if decoder is None or not is_usual(checkpoint.config, checkpoint.text):
         return None
     idle = 0 if checkpoint.text_only else tower_parameters(checkpoint.config, kind)
     try:
-        return None if idle is None else _counted(checkpoint, DECODERS[kind], idle)
-    except (TypeError, LookupError):  # a number or a layer's kind that may be left out is
+        return None if idle is None else _counted(checkpoint, decoder, idle)
+    # A number is left out, or it is each layer's own (transformers' error for that is a RuntimeError).
+    except (TypeError, LookupError, RuntimeError):
         return None
 
 

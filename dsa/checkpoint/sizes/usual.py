@@ -24,21 +24,21 @@ _SIGNED = re.compile(r".*(?:_id|_index|_layer)")
 
 def is_usual(config: Any, text: Any) -> bool:
     """Whether nothing in ``config``, nor in ``text`` of its language model, could keep it from being built."""
-    padding = text.pad_token_id
-    if padding is not None and not 0 <= padding < text.vocab_size:
+    numbers = text.to_dict()
+    padding = numbers["pad_token_id"]
+    if padding is not None and not 0 <= padding < numbers["vocab_size"]:
         return False
-    if getattr(text, "head_dim", None) == 0 and not getattr(text, "qk_nope_head_dim", 0):
+    if numbers.get("head_dim") == 0 and not numbers.get("qk_nope_head_dim"):
         return False
     return all(_is_usual(key, value) for key, value in _entries(config.to_dict()))
 
 
 def _entries(part: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values, those of configs inside others too; how positions are rotated is one value."""
+    """Keys and values, and those inside of them; how positions are rotated is one value."""
     for key, value in part.items():
+        yield str(key), value
         if isinstance(value, Mapping) and key != "rope_parameters":
             yield from _entries(value)
-        else:
-            yield str(key), value
 
 
 def _is_usual(key: str, value: Any) -> bool:
