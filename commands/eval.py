@@ -82,7 +82,7 @@ def evaluate(
         windows = _unseen(planned, windows, settings, settings.text, reporter)
     _check_groups(windows, settings)
     planned.check_weights(reporter)
-    loaded = _loaded(planned, windows, settings.group, placement, reporter)
+    loaded = _model(planned, windows, settings.group, placement, reporter)
     losses, scores = _measured(planned, loaded, windows, settings, reporter)
     run, gate = run_identity(loaded), settings.gate
     how: dict[str, Any] = {
@@ -145,7 +145,7 @@ def _check_groups(windows: Windows, settings: EvalSettings) -> None:
         )
 
 
-def _loaded(
+def _model(
     planned: PlannedModel, windows: Windows, group: str, placement: Placement, reporter: Reporter
 ) -> Loaded:
     """The plan's model, run as the plan says; tried on the plan's tokens where something else computes.
@@ -158,8 +158,8 @@ def _loaded(
     if length > plan.tokens.window:
         backends = Backends("auto", "auto")
     running = running_on(checkpoint, plan.run.dtype, placement, backends, length)
-    tried_on = windows.group(group).ravel().tolist()
-    return load(checkpoint, planned.weights, running, length, reporter, tried_on, plan.run)
+    trial_tokens = windows.group(group).ravel().tolist()
+    return load(checkpoint, planned.weights, running, length, reporter, trial_tokens, plan.run)
 
 
 def _measured(

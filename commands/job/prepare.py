@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ...calibrate.probes import KINDS
 from ...calibrate.sources import TextSource
@@ -85,6 +86,7 @@ class Job(Intent):
         tokens: what the plan says of them.
         model: what the plan says of the checkpoint.
         weights: as they lie on disk, looked for once.
+        quantiser: transformers' for the format of the weights, checked once; None where they are plain.
         folder: of the run.
     """
 
@@ -92,6 +94,7 @@ class Job(Intent):
     tokens: TokenIdentity
     model: ModelIdentity
     weights: StoredWeights
+    quantiser: Any
     folder: Path
 
 
@@ -109,12 +112,12 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     older, method = search_method(recipe, checkpoint, goal)
     _warn_of_nothing_to_drop(method, goal, len(checkpoint.site_layers), reporter)
     placement = Placement(recipe.device_map, recipe.offload_folder)
-    wanted = Backends(recipe.indexer, recipe.attention)
+    backends = Backends(recipe.indexer, recipe.attention)
     return Intent(
         checkpoint=checkpoint,
         length=length,
         window_counts=window_counts(recipe),
-        running=running_on(checkpoint, recipe.dtype, placement, wanted, length, recipe.max_rows),
+        running=running_on(checkpoint, recipe.dtype, placement, backends, length, recipe.max_rows),
         goal=goal,
         method=method,
         measures_overlap=recipe.baselines == "overlap",
@@ -143,11 +146,12 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
+    # By their cost: settings and config, the folder, the text, and last the weights, which take longest to hash.
     required(recipe.model, "model")  # named before the text, if both are missing
     source = text_source(recipe)
     intent = intend(recipe, goal, trust, reporter)
     checkpoint = intent.checkpoint
-    check_format(checkpoint)
+    quantiser = check_format(checkpoint)
     processes.run_on_main(lambda: check_writable(folder))
     refinement = refinement_windows(recipe)
     request = WindowRequest(
@@ -158,7 +162,7 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     windows = processes.run_on_main(lambda: build_windows(checkpoint, source, request, probes, reporter))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     weights = processes.run_on_main(lambda: find_weights(checkpoint))
-    processes.run_on_main(lambda: check_stored(checkpoint, weights))
+    processes.run_on_main(lambda: check_stored(checkpoint, weights, quantiser))
     model = processes.run_on_main(lambda: model_identity(checkpoint, weights, recipe.weights_hash))
     reporter.say(
         f"{len(windows.calibration)} calibration and {recipe.heldout} held-out windows of {intent.length} tokens"
@@ -169,6 +173,7 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
         tokens=token_identity(source, recipe.seed, windows, checkpoint.selection_width),
         model=model,
         weights=weights,
+        quantiser=quantiser,
         folder=folder,
     )
 
