@@ -110,7 +110,7 @@ def evaluate(
 
 
 def _unseen(
-    planned: PlannedModel, own: Windows, settings: EvalSettings, text: OtherText, reporter: Reporter
+    planned: PlannedModel, planned_windows: Windows, settings: EvalSettings, text: OtherText, reporter: Reporter
 ) -> Windows:
     """Windows of text that the search has not seen, and probes in it.
 
@@ -122,7 +122,8 @@ def _unseen(
     check_window(checkpoint, text.length, text.beyond_positions, reporter)
     request = WindowRequest(text.length, calibration=0, heldout=text.count, seed=plan.tokens.seed)
     probes = ProbeRequest(settings.probes if settings.with_probes else 0, needed=True)
-    seen = [own.groups[name] for name in (CALIBRATION, REFINEMENT) if name in own.groups]
+    groups = planned_windows.groups
+    seen = [groups[name] for name in (CALIBRATION, REFINEMENT) if name in groups]
     reporter.doing(f"reading {text.source.dataset}")
     return processes.run_on_main(
         lambda: build_windows(checkpoint, text.source, request, probes, reporter, seen)

@@ -278,8 +278,8 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
         )
     length = recipe.window
     if length is None:
-        placement, wanted = Placement(recipe.device_map), Backends(recipe.indexer, recipe.attention)
-        length = default_window(checkpoint, recipe.dtype, placement, wanted, reporter)
+        placement, backends = Placement(recipe.device_map), Backends(recipe.indexer, recipe.attention)
+        length = default_window(checkpoint, recipe.dtype, placement, backends, reporter)
     check_window(checkpoint, length, recipe.beyond_positions, reporter)
     return length
 

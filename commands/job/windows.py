@@ -62,7 +62,7 @@ class ProbeRequest:
 
 
 def default_window(
-    checkpoint: Checkpoint, dtype: str, placement: Placement, wanted: Backends, reporter: Reporter
+    checkpoint: Checkpoint, dtype: str, placement: Placement, request: Backends, reporter: Reporter
 ) -> int:
     """Tokens per window where none are asked for; the reporter is told why so many.
 
@@ -79,14 +79,14 @@ def default_window(
     fewest = min(longest, _FEW_IN_SELECTIONS * checkpoint.selection_width)
     halves = (longest >> halvings for halvings in range(longest.bit_length()))
     lengths = [*(length for length in halves if length > fewest), fewest]
-    length = _affordable(checkpoint, dtype, placement, wanted, lengths)
+    length = _affordable(checkpoint, dtype, placement, request, lengths)
     reason = limits[longest] if length == longest else f"as windows of {longest:,} do not fit into memory"
     reporter.say(f"no --window was given: windows have {length:,} tokens, {reason}")
     return length
 
 
 def _affordable(
-    checkpoint: Checkpoint, dtype: str, placement: Placement, wanted: Backends, lengths: Sequence[int]
+    checkpoint: Checkpoint, dtype: str, placement: Placement, request: Backends, lengths: Sequence[int]
 ) -> int:
     """The first of ``lengths`` whose windows fit on every process; the last where none does."""
     device, size = processes.process_device(), compute_dtype(checkpoint, dtype).itemsize
@@ -96,7 +96,7 @@ def _affordable(
         memory -= expected_weights_bytes(checkpoint, size)
 
     def fits(length: int) -> bool:
-        backends = choose(wanted, checkpoint.selects_tokens, length, device.type)
+        backends = choose(request, checkpoint.selects_tokens, length, device.type)
         return layer_bytes(checkpoint.config, length, size, backends, on_gpu) <= memory
 
     length = next((length for length in lengths if fits(length)), lengths[-1])
