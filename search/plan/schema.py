@@ -228,7 +228,10 @@ class ProbeScores(_Section):
 
 
 class ProbeRecord(_Section):
-    """Probes of one kind: ``delta`` is the plan's loss increase over all full, paired, per answer token."""
+    """Probes of one kind: ``delta`` is the plan's loss increase over all full, paired, per answer token.
+
+    ``low`` to ``high`` is its interval at ``search.confidence``.
+    """
 
     kind: str
     probes: Count
@@ -238,6 +241,7 @@ class ProbeRecord(_Section):
     dp: ProbeScores | None = None
     delta: Finite
     standard_error: NotNegative | None
+    low: Finite | None = None
     high: Finite | None
 
 
