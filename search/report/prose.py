@@ -123,7 +123,7 @@ PROBES = (
 def decided(plan: Plan) -> str:
     """What a decided step is, and whether layers could take each other's place."""
     confidence, windows = plan.search.confidence or 0.0, used_windows(plan)
-    lazily = " Layers that seemed clearly dearer at an earlier step count as dearer." if plan.search.strategy == "fast" else ""
+    lazily = " `fast` compares some layers by what they cost at an earlier step." if plan.search.strategy == "fast" else ""
     after = " All this is of the removals; refinement came later." if plan.search.starts else ""
     tied = (
         "Some dropped layers are not told from layers that stay: they could have been kept in their place."
@@ -131,8 +131,8 @@ def decided(plan: Plan) -> str:
         else "No dropped layer is tied with a layer that stays."
     )
     return (
-        f"A step is decided where the dropped layer is the cheapest at {percent(confidence)} confidence, of those that were "
-        f"measured on all {windows} windows.{lazily} {tied}{after}"
+        f"A step is decided where {windows} windows tell the dropped layer from every other one at {percent(confidence)} "
+        f"confidence.{lazily} {tied}{after}"
     )
 
 
@@ -154,8 +154,8 @@ def steps(plan: Plan) -> str:
         )
     return (
         f"{how(plan)} All figures are in sample: of the {used_windows(plan)} windows that chose. Margin: how much dearer "
-        "the runner-up is in what chose, with its standard error. Runner-up and layers not told apart are of the candidates "
-        f"measured on all windows. Equal but for rounding: within the noise floor of {floor}."
+        "the runner-up is in what chose, with its standard error; the runner-up is the second of those measured on all windows. "
+        f"Equal but for rounding: within the noise floor of {floor}."
     )
 
 
