@@ -34,7 +34,7 @@ class Interchange:
 
     def _windows(self, layer: int) -> str:
         if layer in self.unknown:
-            return "not known"
+            return "not estimated"
         number = self.kept[layer]
         return "no number expected" if number is None else f"about {number}"
 

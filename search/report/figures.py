@@ -189,32 +189,41 @@ def _dress(axes: Any, plan: Plan) -> None:
 
 def _draw(axes: Any, series: _Series, plan: Plan) -> None:
     """A series with its bars, joined from all full on where its budgets are neighbours; held out hollow."""
-    sites = plan.result.sites
     points = [plan.all_full, *series.points]
-    joined = all(
-        before.kept - after.kept == 1
-        for before, after in itertools.pairwise(sorted(points, key=lambda point: -point.kept))
-    )
-    if not joined:
-        points = points[1:]
-    style = {"color": series.colour, "marker": series.marker, "capsize": 2.5, "elinewidth": 1}
-    axes.errorbar(
-        [sites - point.kept for point in points],
-        [point.delta for point in points],
-        yerr=_reach(points),
-        label=series.label,
-        linestyle="-" if joined else "none",
-        linewidth=1.6,
-        markersize=4,
-        **style,
-    )
+    joined = all(before.kept - after.kept == 1 for before, after in itertools.pairwise(points))
+    _points(axes, points if joined else points[1:], series, plan, label=series.label, linestyle="-" if joined else "")
     if series.heldout is not None:
         # A little aside, so that its bar stands beside the one in sample.
-        place = [sites - series.heldout.kept + _ASIDE]
-        bars = _reach([series.heldout])
-        axes.errorbar(
-            place, [series.heldout.delta], bars, markersize=5.5, markerfacecolor="white", linestyle="none", **style
-        )
+        _points(axes, [series.heldout], series, plan, _ASIDE, markersize=5.5, markerfacecolor="white")
+
+
+def _points(
+    axes: Any,
+    points: Sequence[MeasuredPattern],
+    series: _Series,
+    plan: Plan,
+    aside: float = 0.0,
+    linestyle: str = "",
+    markersize: float = 4,
+    **style: str,
+) -> None:
+    """Points of a series with their bars; those of baselines stay in the background."""
+    from matplotlib.colors import to_rgba
+
+    axes.errorbar(
+        [plan.result.sites - point.kept + aside for point in points],
+        [point.delta for point in points],
+        yerr=_reach(points),
+        color=series.colour,
+        ecolor=to_rgba(series.colour, 1.0 if series.colour == SEARCHED else 0.35),
+        marker=series.marker,
+        markersize=markersize,
+        linestyle=linestyle or "none",
+        linewidth=1.6,
+        capsize=2.5,
+        elinewidth=1,
+        **style,
+    )
 
 
 def _divergence(axes: Any, points: Sequence[MeasuredPattern], sites: int) -> None:

@@ -27,7 +27,7 @@ from .tables import (
     swaps_table,
 )
 from .timing import Timing
-from .words import increase
+from .words import increase, signed
 
 
 def render(
@@ -50,8 +50,9 @@ def render(
     if prefills is not None:
         pictures[f"{stem}prefill.svg"] = context["prefill_picture"] = prefill_bars(prefills)
         context["prefill_file"] = f"{stem}prefill.svg"
+    markdown = _template("report.md.j2", escape=False).render(context)
     return {
-        f"{stem}report.md": _template("report.md.j2", escape=False).render(context),
+        f"{stem}report.md": re.sub(r"\n{3,}", "\n\n", markdown),
         f"{stem}report.html": _template("report.html.j2", escape=True).render(context),
         **pictures,
     }
@@ -163,7 +164,9 @@ def _headlines(plan: Plan, heldout: HeldOutRecord | None) -> list[_Headline]:
     if by_dp is not None and by_dp.pattern != plan.result.pattern:
         increases.append(("dp", by_dp, "dynamic programming over layer costs", ""))
     if plan.probes is not None:
-        increases.append(("probes", plan.probes.all, "loss increase on probes", "nats per answer token"))
+        uniform = signed(plan.probes.all.uniform.loss - plan.probes.all.full.loss)
+        unit = f"nats per answer token; uniform {uniform}"
+        increases.append(("probes", plan.probes.all, "loss increase on probes", unit))
     lines = []
     for name, measured, title, unit in increases:
         figure, _, spread = increase(measured, plan.search.confidence).partition(" ")

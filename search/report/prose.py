@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ...pattern import layer_ranges
 from ..plan.schema import HeldOutRecord, Plan
 from .certainty import interchanges, steps_to_budget
 from .tables import Table
-from .words import percent
+from .words import layers, percent
 
 _OBJECTIVES = {
     "expected-loss": "Expected loss chose: the KL divergence of next-token distributions, KL(all full || pattern). It is "
@@ -51,7 +50,7 @@ def how(plan: Plan) -> str:
     )
     way = blocks if search.strategy == "blocks" else _STRATEGIES.get(search.strategy, "Each step turns one more site shared.")
     if search.pinned_layers:
-        way += f" Pinned to stay full, in the uniform patterns too: layers {layer_ranges(search.pinned_layers)}."
+        way += f" Pinned to stay full, in the uniform patterns too: {layers(search.pinned_layers)}."
     if search.init is None:
         return way
     changed = ", ".join(map(str, search.init.changed_steps)) or "no step"

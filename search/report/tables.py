@@ -152,7 +152,7 @@ def steps_table(plan: Plan) -> Table:
     def row(step: PlanStep) -> tuple[str, ...]:
         loss, delta, divergence, agreement, _ = _measured(step)
         # One baseline of the plan's budget stands in the comparison; here it would be a column of gaps.
-        uniform = increase(spread.get(step.kept)) if len(spread) > 1 else ""
+        uniform = signed(spread[step.kept].delta) if len(spread) > 1 and step.kept in spread else ""
         runner_up = "" if step.runner_up_layer is None else str(step.runner_up_layer)
         measured = (loss, delta, divergence, agreement, uniform)
         return str(step.kept), str(step.removed_layer), *measured, runner_up, margin(step), verdict(step)
@@ -173,8 +173,11 @@ def interchange_table(plan: Plan) -> Table | None:
         Column("not told from, kept", names=True),
         Column("windows that would decide", names=True),
     ]
-    rows = [Row((f"layer {choice.dropped}", layers(list(choice.kept)), choice.outlook)) for choice in choices]
-    return Table.of(columns, rows)
+    # Layers that are tied alike share a row.
+    dropped: dict[tuple[str, str], list[int]] = {}
+    for choice in choices:
+        dropped.setdefault((layers(list(choice.kept)), choice.outlook), []).append(choice.dropped)
+    return Table.of(columns, [Row((layers(numbers), *alike)) for alike, numbers in dropped.items()])
 
 
 def starts_table(plan: Plan) -> Table | None:
