@@ -53,6 +53,9 @@ MAY_IMPORT_IN_DSA = {
 # And inside search, whose parts are files and folders.
 MAY_IMPORT_IN_SEARCH = {
     "losses": set(),
+    "intervals": {"losses"},
+    "resamples": set(),
+    "sample_size": {"intervals"},
     "cost": set(),
     "stages": set(),
     "strategies": {"losses"},
@@ -65,9 +68,7 @@ MAY_IMPORT_IN_SEARCH = {
     "export": {"plan", "stages"},
 }
 # What breaks a rule today, by rule; to be emptied. A test fails where an entry breaks it no longer.
-STILL_TO_MEND: dict[str, set[str]] = {
-    "circle of imports": {"search/plan/consistency.py and search/plan/schema.py"},
-}
+STILL_TO_MEND: dict[str, set[str]] = {}
 
 
 @cache

@@ -111,12 +111,12 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     older, method = search_method(recipe, checkpoint, goal)
     _warn_of_nothing_to_drop(method, goal, len(checkpoint.site_layers), reporter)
     placement = Placement(recipe.device_map, recipe.offload_folder)
-    wanted = Backends(recipe.indexer, recipe.attention)
+    backends = Backends(recipe.indexer, recipe.attention)
     return Intent(
         checkpoint=checkpoint,
         length=length,
         window_counts=window_counts(recipe),
-        running=running_on(checkpoint, recipe.dtype, placement, wanted, length, recipe.max_rows),
+        running=running_on(checkpoint, recipe.dtype, placement, backends, length, recipe.max_rows),
         goal=goal,
         method=method,
         measures_overlap=recipe.baselines == "overlap",
@@ -145,6 +145,7 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
+    # By their cost: settings and config, the folder, the text, and last the weights, which take longest to hash.
     required(recipe.model, "model")  # named before the text, if both are missing
     source = text_source(recipe)
     intent = intend(recipe, goal, trust, reporter)

@@ -68,6 +68,7 @@ def remote_code_sha256(config: Any, folder: Path, trust_remote_code: bool = Fals
     if not remote_packages:
         return None
     digest = hashlib.sha256()
+    # By now those modules are loaded, and with them what they import from their own package.
     for name, module in sorted(sys.modules.items()):
         package, _, last = name.rpartition(".")
         if package in remote_packages and (path := getattr(module, "__file__", None)):
@@ -95,6 +96,7 @@ def build(config: Any, device: Any, dtype: Any, trust_remote_code: bool = False)
     auto_class = model_class(config, trust_remote_code)
     typed = {} if dtype is None else {"dtype": dtype}
     try:
+        # Made where it is to be, so that on the meta device it never takes memory.
         with torch.device(device):
             return auto_class.from_config(config, trust_remote_code=trust_remote_code, **typed)
     except Exception as error:  # whatever a wrong config makes a model's constructor raise

@@ -65,12 +65,14 @@ def load_model(
     _refuse_map_of_several(placement)
     torch_dtype = dtype if dtype == "auto" else compute_dtype(checkpoint, dtype)
     quantiser = check_format(checkpoint)
+    # While it dequantises, transformers leaves some tensors in the type of the checkpoint: they are cast later.
     cast = quantiser is not None and dequantises(quantiser) and dtype != "auto"
     if cast and placement.device_map is not None:
         raise SettingError(
             f"dtype is {dtype!r}, but under a device map transformers dequantises to the checkpoint's type only",
             hint="leave --dtype or --device-map out",
         )
+    # By their cost: headers first, then names and shapes on the meta device, and only then the load.
     stored = _stored_tensors(checkpoint, weights)
     check_tensors(checkpoint, stored, quantiser)
     _rehearse(checkpoint, stored, torch_dtype)

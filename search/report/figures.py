@@ -146,6 +146,7 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    # A fixed salt here, and no date below: the same plan is drawn in the same bytes.
     style = {"svg.hashsalt": "indexcache", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
     with mpl.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
@@ -158,7 +159,7 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
 
 
 def _on_the_right(plan: Plan) -> bool:
-    """Whether the plan's budget is in the right half of the picture."""
+    """Whether the plan's budget is in the right half of the picture: its label has more room to the left then."""
     sites = plan.result.sites
     return 2 * (sites - plan.result.kept) > max((sites - step.kept for step in plan.search.steps), default=0)
 

@@ -92,7 +92,7 @@ def best_of_all(model, checkpoint, windows, documents, kept, start):
     everyone = [Pattern.from_full(sites, (0, *rest)) for rest in itertools.combinations(range(1, sites), kept - 1)]
     losses = measurements(everyone)
     runner.losses.switch.remove()
-    best = min(losses, key=lambda each: each.loss)
+    best = min(losses, key=lambda evaluation: evaluation.loss)
     difference = paired_difference(refined, best)
     print(f"  refined {refined.pattern} in {len(swaps)} swaps; best of {len(everyone)}: {best.pattern}")
     print(f"  difference {difference.delta:+.6f} ± {difference.standard_error:.6f}", flush=True)
@@ -106,25 +106,25 @@ def table(results, windows, checkpoint, keeps):
     baseline = results[0]
     evaluations = candidate_evaluations(len(checkpoint.site_layers), keeps[-1])
     literal = evaluations * len(windows) * checkpoint.layers
-    assert all(each["layer_windows"] == literal for each in results if each["strategy"] == "naive")
+    assert all(result["layer_windows"] == literal for result in results if result["strategy"] == "naive")
     print(f"\nAlgorithm 1 takes {literal:,} layer-windows; patterns compared with those of {baseline['strategy']}")
     print(
         f"\n| strategy | layer-windows | fewer | seconds | faster | {' | '.join(f'same at {k}' for k in keeps)} |"
     )
     print("|---|---:|---:|---:|---:|" + "---|" * len(keeps))
-    for each in results:
-        fewer = literal / each["layer_windows"]
-        faster = baseline["seconds"] / each["seconds"]
+    for result in results:
+        fewer = literal / result["layer_windows"]
+        faster = baseline["seconds"] / result["seconds"]
         same = []
         for kept in keeps:
-            if each["patterns"][kept] == baseline["patterns"][kept]:
+            if result["patterns"][kept] == baseline["patterns"][kept]:
                 same.append("yes")
                 continue
-            ours = Evaluation(Pattern(each["patterns"][kept]), tuple(each["losses"][kept]))
+            ours = Evaluation(Pattern(result["patterns"][kept]), tuple(result["losses"][kept]))
             theirs = Evaluation(Pattern(baseline["patterns"][kept]), tuple(baseline["losses"][kept]))
-            found = paired_difference(ours, theirs)
-            same.append(f"no: {found.delta:+.5f} ± {found.standard_error:.5f}")
-        row = [each["strategy"], f"{each['layer_windows']:,}", f"{fewer:.1f}x", f"{each['seconds']:.0f}"]
+            difference = paired_difference(ours, theirs)
+            same.append(f"no: {difference.delta:+.5f} ± {difference.standard_error:.5f}")
+        row = [result["strategy"], f"{result['layer_windows']:,}", f"{fewer:.1f}x", f"{result['seconds']:.0f}"]
         print(f"| {' | '.join([*row, f'{faster:.1f}x', *same])} |", flush=True)
 
 
@@ -156,8 +156,8 @@ def main():
     results = [run(name, model, checkpoint, windows, origins, keeps[-1])[0] for name in options.strategies]
     table(results, windows, checkpoint, keeps)
     if options.all_patterns:
-        found = next(each for each in results if each["strategy"] == "fast")
-        best_of_all(model, checkpoint, windows, origins, keeps[-1], Pattern(found["patterns"][keeps[-1]]))
+        result = next(result for result in results if result["strategy"] == "fast")
+        best_of_all(model, checkpoint, windows, origins, keeps[-1], Pattern(result["patterns"][keeps[-1]]))
     if options.json:
         options.json.write_text(json.dumps(results) + "\n")
 

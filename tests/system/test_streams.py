@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from indexcache.commands.job import start as starting
+from indexcache.commands.job import start
 from indexcache.system.exits import prints_to_stderr, result_alone
 
 # Prints past Python, with and without C's buffer, from a program that it starts, and from Python.
@@ -116,5 +116,5 @@ def test_the_first_line_comes_before_anything_heavy(arguments, tmp_path):
 
 def test_it_is_set_only_while_that_helps(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    starting.share_cores()  # torch is imported here
+    start.share_cores()  # torch is imported here
     assert "OMP_WAIT_POLICY" not in os.environ

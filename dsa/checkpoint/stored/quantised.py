@@ -93,6 +93,7 @@ def check_tensors(checkpoint: Checkpoint, stored: Mapping[str, Tensor], quantise
     elif method not in _OTHER_EIGHT_BIT:
         _refuse_eight_bits(checkpoint, tensors)
     elif method in ("bitsandbytes", "gptq", "awq", "mxfp4", "metal", "eetq"):
+        # These have 8-bit integers of their own, and read no FP8.
         _refuse_eight_bits(checkpoint, tensors, _FLOATS)
 
 

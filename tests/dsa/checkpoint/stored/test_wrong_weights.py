@@ -12,7 +12,7 @@ import transformers
 from random_models import EMBEDDED, build, load_checkpoint, measure
 from safetensors.torch import load_file, save_file
 
-from indexcache.dsa.checkpoint import load as loading
+from indexcache.dsa.checkpoint import load as load_module
 from indexcache.dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.stored import quantised
 from indexcache.dsa.checkpoint.stored.shards import Tensor
@@ -51,7 +51,7 @@ def refusal(folder, dtype="auto", read=True):
     checkpoint = open_checkpoint(str(folder))
     with pytest.MonkeyPatch.context() as patch:
         if not read:
-            patch.setattr(loading, "_load", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
+            patch.setattr(load_module, "_load", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
         with pytest.raises(ModelError) as caught:
             load_checkpoint(checkpoint, dtype)
     line = caught.value.line()
@@ -271,12 +271,12 @@ class TestPlainTensors:
         assert "has the shape [100, 256], its config makes it [256, 256]" in refusal(folder)
 
     def test_are_checked_after_the_load_where_it_cannot_be_rehearsed(self, rewritten, monkeypatch):
-        monkeypatch.setattr(loading, "_rehearse", lambda *args: None)
+        monkeypatch.setattr(load_module, "_rehearse", lambda *args: None)
         folder = rewritten(lambda tensors: tensors.update({"model.norm.bias": torch.ones(3)}), plain=True)
         assert "model.norm.bias" in refusal(folder)
 
     def test_transformers_own_reason_is_passed_on(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(loading, "check_tensors", lambda *args: None)
+        monkeypatch.setattr(load_module, "check_tensors", lambda *args: None)
         line = refusal(eight_bit.make(tmp_path, kv_lora_rank=512, qk_rope_head_dim=64)[0])
         assert "kv_a_proj_with_mqa.weight: ValueError: Weight shape (576, 256) not divisible" in line
 
