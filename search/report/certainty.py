@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from ...pattern import Pattern, layer_ranges
 from ..plan.schema import Plan, PlanStep
-from .words import layers, percent
+from .words import percent
 
 
 @dataclass(frozen=True)
 class Interchange:
-    """A dropped layer and the kept ones that these windows do not tell from it.
+    """A dropped layer and the kept ones that these windows did not tell from it when it was dropped.
 
     Args:
         dropped: the layer that turned shared.
@@ -44,27 +44,39 @@ def steps_to_budget(plan: Plan) -> list[PlanStep]:
     return [step for step in plan.search.steps if step.kept >= plan.result.kept]
 
 
-def decided_steps(plan: Plan) -> str | None:
-    """``9 of 12 steps decided at 95 %``, of those down to the plan's budget; None where it is not known."""
+@dataclass(frozen=True)
+class Decided:
+    """How many of the steps down to a plan's budget its windows decide, and with which confidence."""
+
+    count: int
+    steps: int
+    confidence: float
+
+    def __str__(self) -> str:
+        """``9 of 12 steps decided at 95 %``."""
+        return f"{self.count} of {self.steps} steps decided at {percent(self.confidence)}"
+
+
+def decided_steps(plan: Plan) -> Decided | None:
+    """The decided steps down to the plan's budget; None where there are none or it was not measured."""
     steps, confidence = steps_to_budget(plan), plan.search.confidence
     if confidence is None or not steps or any(step.undecided_layers is None for step in steps):
         return None
-    decided = sum(step.undecided_layers == [] for step in steps)
-    return f"{decided} of {len(steps)} steps decided at {percent(confidence)}"
+    return Decided(sum(step.undecided_layers == [] for step in steps), len(steps), confidence)
 
 
 def verdict(step: PlanStep) -> str:
-    """Whether the windows decide a step, and from which layers they do not tell the one that was dropped."""
+    """From which layers the windows do not tell the one that was dropped, or that they decide the step."""
     if step.undecided_layers is None:
         return layer_ranges(sorted(step.tied_layers))
     if not step.undecided_layers:
         return "decided"
     equal = f"; equal but for rounding: {layer_ranges(sorted(step.tied_layers))}" if step.tied_layers else ""
-    return f"not told from {layers(step.undecided_layers)}{equal}"
+    return f"{layer_ranges(sorted(step.undecided_layers))}{equal}"
 
 
 def interchanges(plan: Plan) -> list[Interchange]:
-    """Of each dropped layer the kept ones that could have been dropped instead, as far as these windows tell.
+    """Of each dropped layer the kept ones that a search on other documents may well drop instead.
 
     They follow from the steps, so that a plan cut to another budget has its own.
     """
@@ -112,7 +124,8 @@ class Site:
 
 def strip(plan: Plan) -> list[Site]:
     """The plan's sites in order."""
-    numbers, chances = plan.model.site_layers, plan.search.kept_chances or [None] * len(plan.model.site_layers)
+    numbers = plan.model.site_layers
+    chances: Sequence[float | None] = plan.search.kept_chances or [None] * len(numbers)
     sources = Pattern(plan.result.pattern).sources()
     return [
         Site(layer, role, numbers[source], layer in plan.search.pinned_layers, chance)

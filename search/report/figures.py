@@ -192,7 +192,7 @@ def _draw(axes: Any, series: _Series, plan: Plan) -> None:
     """A series with its bars, joined from all full on where its budgets are neighbours; held out hollow."""
     points = [plan.all_full, *series.points]
     joined = all(before.kept - after.kept == 1 for before, after in itertools.pairwise(points))
-    _points(axes, points if joined else points[1:], series, plan, label=series.label, linestyle="-" if joined else "")
+    _points(axes, points[0 if joined else 1 :], series, plan, label=series.label, linestyle="-" if joined else "")
     if series.heldout is not None:
         # A little aside, so that its bar stands beside the one in sample.
         _points(axes, [series.heldout], series, plan, _ASIDE, markersize=5.5, markerfacecolor="white")

@@ -27,7 +27,7 @@ from .tables import (
     swaps_table,
 )
 from .timing import Timing
-from .words import increase, signed
+from .words import increase, percent, signed
 
 
 def render(
@@ -135,7 +135,6 @@ def _prose(plan: Plan, heldout: HeldOutRecord | None, comparison: Table) -> dict
         "chosen_by": prose.chosen_by(plan),
         "decided": prose.decided(plan),
         "undecided": prose.undecided(plan),
-        "undecided": prose.undecided(plan),
         "curve": prose.curve(plan, heldout),
         "steps": prose.steps(plan),
         "refinement": prose.refinement(plan),
@@ -175,9 +174,9 @@ def _headlines(plan: Plan, heldout: HeldOutRecord | None) -> list[_Headline]:
         lines.append(_Headline(name, figure, spread, title, unit))
     if (decided := decided_steps(plan)) is not None:
         settled = "no dropped layer is tied with a kept one"
-        some = "some dropped layers could be kept in another's place"
-        figure, _, title = decided.partition(" steps ")
-        lines.append(_Headline("steps", figure, "", f"steps {title}", some if interchanges(plan) else settled))
+        some = "some dropped layers are tied with kept ones"
+        figure, title = f"{decided.count} of {decided.steps}", f"steps decided at {percent(decided.confidence)}"
+        lines.append(_Headline("steps", figure, "", title, some if interchanges(plan) else settled))
     return lines
 
 

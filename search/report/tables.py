@@ -45,7 +45,7 @@ class Table:
 def comparison_table(plan: Plan, heldout: HeldOutRecord | None) -> Table:
     """The plan beside its baselines: held-out figures first where there are any, those in sample last."""
     sample = in_sample(plan)
-    lead = sample if heldout is None else _held_out(heldout)
+    lead = sample if heldout is None else held_out(heldout)
     where = "in sample" if heldout is None else "held out"
     baseline = plan.search.baseline_loss if heldout is None else heldout.baseline_loss
     columns = [
@@ -76,13 +76,12 @@ def in_sample(plan: Plan) -> dict[str, MeasuredPattern]:
     return _beside(plan.result, baselines)
 
 
-def _held_out(heldout: HeldOutRecord) -> dict[str, MeasuredPattern]:
+def held_out(heldout: HeldOutRecord) -> dict[str, MeasuredPattern]:
+    """The patterns that were measured on held-out windows, by name."""
     return _beside(heldout.plan, {"dp": heldout.dp, "uniform": heldout.uniform})
 
 
-def _beside(
-    plan: MeasuredPattern, baselines: Mapping[str, MeasuredPattern | None]
-) -> dict[str, MeasuredPattern]:
+def _beside(plan: MeasuredPattern, baselines: Mapping[str, MeasuredPattern | None]) -> dict[str, MeasuredPattern]:
     """The plan and what was measured of its baselines; one of dp that is the same pattern is not repeated."""
     others = {name: pattern for name, pattern in baselines.items() if pattern is not None}
     if "dp" in others and others["dp"].pattern == plan.pattern:
@@ -135,7 +134,7 @@ def steps_table(plan: Plan) -> Table:
     """The removals from all full down, each with what was measured in sample and how sure it is."""
     search, sites = plan.search, plan.result.sites
     spread: Mapping[int, MeasuredPattern] = {pattern.kept: pattern for pattern in search.uniform}
-    told = all(step.undecided_layers is None for step in search.steps)
+    older = all(step.undecided_layers is None for step in search.steps)
     columns = [
         Column("kept"),
         Column("layer dropped"),
@@ -146,7 +145,7 @@ def steps_table(plan: Plan) -> Table:
         Column("uniform"),
         Column("runner-up"),
         Column("margin"),
-        Column("tied with" if told else "decided", names=True),
+        Column("tied with" if older else "not told from", names=True),
     ]
 
     def row(step: PlanStep) -> tuple[str, ...]:

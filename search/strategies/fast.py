@@ -115,7 +115,7 @@ class _LazySearch:
         return replace(step, undecided=(*step.undecided, *open_sites))
 
     def _told_apart(self, site: int, step: Step, current: Evaluation) -> bool:
-        """Whether ``site``, which was not measured at this step, is dearer for sure by what was last seen of it."""
+        """Whether ``site``, not measured at this step, is dearer for sure by what was last seen of it."""
         increases = self.seen.get(site)
         if increases is None:  # its loss is not finite
             return True

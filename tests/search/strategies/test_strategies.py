@@ -138,7 +138,6 @@ class TestFast:
             steps = fast_greedy(table.measurements(), SITES, 3, order=order)
             assert {step.removed for step in steps} == set(right)
 
-
     @pytest.mark.parametrize("seed", range(4))
     def test_a_step_is_decided_against_sites_that_it_did_not_measure_too(self, seed):
         table = SumTable(seed, SITES, windows=8)
