@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import rich.table
 from rich import box
-from rich.table import Table
 
 from ..evaluate import CALIBRATION, GROUP_TITLES
-from ..search.plan.schema import ProbeRecord, ProbeScores
-from ..search.report.pages import interval_of, signed
+from ..search.report.tables import Table, probes_table
+from ..search.report.words import percent
 from ..system.console import new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.launching import speaks
@@ -29,41 +29,35 @@ def show(outcome: EvalOutcome, as_json: bool) -> None:
 def eval_table(outcome: EvalOutcome) -> None:
     """Prints a plan's check, on stdout."""
     settings, check, probes = outcome.settings, outcome.check, outcome.probes
-    title = "increase, in sample" if settings.group == CALIBRATION else "increase"
+    at = percent(settings.gate.confidence)
+    title = f"increase, in sample ({at})" if settings.group == CALIBRATION else f"increase ({at})"
     patterns = {"this plan": check.losses.plan, "uniform": check.losses.uniform}
-    table = loss_table(len(check.losses.plan.pattern), check.losses.baseline_loss, patterns, title=title)
-    console, confidence = new_console(), settings.gate.confidence
+    console = new_console()
     print_line(console, f"{check.windows} {_kind(outcome)} windows of {outcome.length} tokens, nats per token")
-    print_table(console, table)
-    print_line(console, f"this plan's increase: {interval_of(check.losses.plan, confidence)}")
+    sites, baseline = len(check.losses.plan.pattern), check.losses.baseline_loss
+    print_table(console, loss_table(sites, baseline, patterns, title=title))
     if probes is not None:
-        print_line(console, f"{probes.scores.all.probes} probes of {outcome.length} tokens, nats per answer token")
-        print_table(console, probes_table([*probes.scores.kinds, probes.scores.all]))
-        print_line(console, f"this plan's increase on all: {interval_of(probes.scores.all, confidence)}")
+        number = probes.scores.all.probes
+        print_line(console, f"{number} probes of {outcome.length} tokens: nats per answer token, share predicted")
+        print_table(console, _printed(probes_table(probes.scores, settings.gate.confidence)))
     if check.passed:
         print_line(console, f"passed: at most {check.max_delta:g} was allowed")
     if probes is not None and probes.passed:
-        print_line(console, f"probes passed: at most {probes.max_probe_delta:g} was allowed")
+        print_line(console, f"passed on probes: at most {probes.max_probe_delta:g} was allowed")
 
 
 def _kind(outcome: EvalOutcome) -> str:
     return "unseen" if outcome.settings.text is not None else GROUP_TITLES[outcome.settings.group]
 
 
-def probes_table(records: list[ProbeRecord]) -> Table:
-    """Loss and share of right answers by kind: of all full, the plan and uniform, and the plan's paired increase."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("probes")
-    for name in ("number", "all full", "this plan", "uniform", "increase"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for record in records:
-        scores = [_scores(part) for part in (record.full, record.plan, record.uniform)]
-        table.add_row(record.kind, str(record.probes), *scores, signed(record.delta, record.standard_error))
+def _printed(content: Table) -> rich.table.Table:
+    """A table of the report for the terminal."""
+    table = rich.table.Table(box=box.SIMPLE_HEAD)
+    for column in content.columns:
+        table.add_column(column.heading, justify="left" if column.names else "right", no_wrap=True)
+    for row in content.rows:
+        table.add_row(*row.cells)
     return table
-
-
-def _scores(scores: ProbeScores) -> str:
-    return f"{scores.loss:.3f}, {100 * scores.accuracy:.0f} %"
 
 
 def eval_document(outcome: EvalOutcome) -> dict[str, Any]:

@@ -111,8 +111,8 @@ class PlanStep(MeasuredPattern):
     """One removal, in the order of the search.
 
     ``margin`` is how much dearer the runner-up was, in what ``search.objective`` measures. ``tied_layers`` were as
-    cheap but for rounding; ``undecided_layers`` were measured on all windows and are not told from the removed
-    one by these windows; the step is decided if there are none.
+    cheap but for rounding; ``undecided_layers`` are not told from the removed one by what these windows last said
+    of them; the step is decided if there are none.
     """
 
     removed_site: Count
