@@ -77,7 +77,7 @@ class TestProbes:
         measured()
         code, out, _ = run_cli("eval", folder, "--probes", "-q")
         assert code == 0, out
-        assert "6 probes of 240 tokens, nats per answer token" in out
+        assert "6 probes of 240 tokens: nats per answer token" in out
         for kind in ("recall", "needles", "order", "variables", "two-hop", "copy", "all"):
             assert any(line.split()[:1] == [kind] and "100 %" in line for line in lines(out))
 
