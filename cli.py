@@ -200,7 +200,7 @@ def evaluate(
     """Measure all full, the plan and uniform interleaving on the plan's frozen tokens, or on other windows.
 
     With --window, --windows or --dataset the windows are others, of documents that the search has not seen. Kept
-    beside the plan, and in its report. Exits with 1 when an increase may be above --max-delta or --max-probe-delta.
+    beside the plan, and in its report. Exits with 1 where an increase may exceed --max-delta or --max-probe-delta.
     """
     from .commands.eval_settings import eval_settings
     from .commands.job.settings import placement_of, trust_of

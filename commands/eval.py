@@ -125,9 +125,7 @@ def _unseen(
     groups = planned_windows.groups
     seen = [groups[name] for name in (CALIBRATION, REFINEMENT) if name in groups]
     reporter.doing(f"reading {text.source.dataset}")
-    return processes.run_on_main(
-        lambda: build_windows(checkpoint, text.source, request, probes, reporter, seen)
-    )
+    return processes.run_on_main(lambda: build_windows(checkpoint, text.source, request, probes, reporter, seen))
 
 
 def _check_groups(windows: Windows, settings: EvalSettings) -> None:

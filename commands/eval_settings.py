@@ -77,12 +77,13 @@ def eval_settings(plan: Plan, group: str, with_probes: bool, fields: Mapping[str
         raise SettingError(
             f"--on {group} is of the plan's own windows, and other windows were asked for", hint="leave --on out"
         )
+    confidence = fields.get("confidence") or plan.search.confidence or CONFIDENCE
     return EvalSettings(
         group=group,
         text=text,
         probes=plan.tokens.probes // len(KINDS) or Recipe.probes,
         with_probes=with_probes or max_probe_delta is not None,
-        gate=Gate(fields.get("gate", "interval"), fields.get("confidence") or plan.search.confidence or CONFIDENCE),
+        gate=Gate(fields.get("gate", "interval"), confidence),
         max_delta=max_delta,
         max_probe_delta=max_probe_delta,
     )

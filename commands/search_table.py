@@ -77,33 +77,39 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
         "losses in nats per token",
     )
     print_table(console, table)
-    print_line(console, f"pattern  {result.layer_pattern}")
-    if any(pattern.pattern == result.pattern for pattern in plan.search.dp) and plan.search.strategy != "dp":
-        print_line(console, "dp       gives the same pattern")
-    if plan.search.pinned_layers:
-        print_line(console, f"pinned   {layers(plan.search.pinned_layers)}, in uniform too")
-    if (decided := decided_steps(plan)) is not None:
-        steps = f"{decided.count} of {decided.steps}"
-        print_line(console, f"steps    {steps} decided at {percent(decided.confidence)}")
-    if choices := interchanges(plan):
-        rivals = sorted({layer for choice in choices for layer in choice.kept})
-        number = f"{len(choices)} dropped layer{'s are' if len(choices) > 1 else ' is'}"
-        print_line(console, f"ties     {number} not told from kept {layers(rivals)}")
-    if plan.probes is not None:
-        print_line(console, f"probes   {probes_line(plan.probes)}")
+    for line in _facts(plan):
+        print_line(console, line)
     print_line(
         console,
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
         f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sessions" if timing.sittings > 1 else ""),
     )
-    if line := shorter_window(plan):
-        print_line(console, f"length   {line.replace('`', '')}")
     cost = plan.cost
     print_line(
         console,
         f"{cost.search_layer_windows} layer-windows to choose, {cost.fewer:.1f} times fewer than Algorithm 1",
     )
     print_line(console, f"report   {folder / 'report.html'}")
+
+
+def _facts(plan: Plan) -> list[str]:
+    """What there is to know of a plan beside its losses, a line each."""
+    result, lines = plan.result, [f"pattern  {plan.result.layer_pattern}"]
+    if any(pattern.pattern == result.pattern for pattern in plan.search.dp) and plan.search.strategy != "dp":
+        lines.append("dp       gives the same pattern")
+    if plan.search.pinned_layers:
+        lines.append(f"pinned   {layers(plan.search.pinned_layers)}, in uniform too")
+    if (decided := decided_steps(plan)) is not None:
+        lines.append(f"steps    {decided.count} of {decided.steps} decided at {percent(decided.confidence)}")
+    if choices := interchanges(plan):
+        rivals = sorted({layer for choice in choices for layer in choice.kept})
+        number = f"{len(choices)} dropped layer{'s are' if len(choices) > 1 else ' is'}"
+        lines.append(f"ties     {number} not told from kept {layers(rivals)}")
+    if plan.probes is not None:
+        lines.append(f"probes   {probes_line(plan.probes)}")
+    if line := shorter_window(plan):
+        lines.append(f"length   {line.replace('`', '')}")
+    return lines
 
 
 def probes_line(probes: ProbesRecord) -> str:

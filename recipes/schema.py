@@ -145,7 +145,7 @@ class Recipe:
         Option(
             SEARCH,
             "exit with 1 where the plan's loss increase on probes may be larger, nats per answer token",
-            parser=partial(decimal, "max-probe-delta", example="a loss increase in nats per answer token, e.g. 0.1"),
+            parser=partial(decimal, "max-probe-delta", example="a loss increase in nats per answer, e.g. 0.1"),
             metavar="NATS",
         ),
     ] = None
@@ -179,7 +179,7 @@ class Recipe:
     ] = 0.95
     gate: Annotated[
         Literal["interval", "estimate"],
-        Option(SEARCH, "what --max-delta and --max-probe-delta hold: the interval's upper end, or the point estimate"),
+        Option(SEARCH, "what limits on loss increases hold: the upper end of the interval, or the point estimate"),
     ] = "interval"
     baselines: Annotated[
         Literal["uniform", "curve", "overlap"],

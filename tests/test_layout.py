@@ -37,7 +37,6 @@ READ_BY_CLI = {
     "recipes/schema.py",
     "search/export/settings.py",
     "search/export/support.py",
-    "search/plan/cut.py",
     "search/plan/file.py",
 }
 # Likewise inside dsa: the checkpoint below, the model and long windows beside each other.

@@ -38,9 +38,8 @@ from ...system import processes
 from ...system.console import Reporter
 from .measure import check_positions
 
-
 _SMALL_SHARE = 0.5
-# Of the default: in selection widths, in tokens, and of the memory that there is, as a driver and others have some.
+# The default's length in selection widths and in tokens, and the share of memory that it may take.
 _MOST_IN_SELECTIONS, _FEW_IN_SELECTIONS = 16, 4
 _LONGEST_DEFAULT = 32768
 _USABLE = 0.9
@@ -66,9 +65,9 @@ def default_window(
 ) -> int:
     """Tokens per window where none are asked for; the reporter is told why so many.
 
-    They are 16 x the selection width, at most the model's positions and 32,768, and halved down to 4 x the selection
-    width where they would not fit. What counts is the memory that there is, not what of it is free: the same
-    command is to go on with the same windows.
+    They are 16 x the selection width, at most the model's positions and 32,768, and halved down to 4 x the
+    selection width where they would not fit. What counts is the memory that there is, not what of it is free: the
+    same command is to go on with the same windows.
     """
     limits = {
         _LONGEST_DEFAULT: "as many as are taken unasked",

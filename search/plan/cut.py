@@ -62,7 +62,7 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
 
 
 def _within(measured: MeasuredPattern, limit: float) -> bool:
-    """Whether a pattern's loss increase is at most ``limit``: the upper end of its interval, where the plan has it."""
+    """Whether a loss increase is at most ``limit``: the upper end of its interval, if the plan has one."""
     return (measured.delta if measured.high is None else measured.high) <= limit
 
 

@@ -1,4 +1,4 @@
-"""Holds a plan's loss increase to a limit: the upper end of its interval, or the estimate where that is asked for."""
+"""Holds a plan's loss increase to a limit: the upper end of its interval, or the estimate on request."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ GateKind = Literal["interval", "estimate"]
 
 
 class LossIncrease(Protocol):
-    """A loss increase in nats; ``low`` to ``high`` is its interval, None where it has none."""
+    """A loss increase in nats; ``high`` is None where one document gives no interval."""
 
     @property
-    def delta(self) -> float: ...
+    def delta(self) -> float:
+        """The estimate."""
 
     @property
-    def low(self) -> float | None: ...
-
-    @property
-    def high(self) -> float | None: ...
+    def high(self) -> float | None:
+        """The upper end."""
 
 
 @dataclass(frozen=True)

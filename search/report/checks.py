@@ -118,10 +118,8 @@ def checks_of(plan: Plan, path: Path) -> tuple[CheckRecord | None, str]:
     return record, ""
 
 
-def with_check(
-    plan: Plan, path: Path, group: str, check: Check, probes: ProbesCheck | None = None
-) -> CheckRecord:
-    """The checks of ``plan`` in ``path`` with the one of ``group`` replaced, and that on probes where there is one.
+def with_check(plan: Plan, path: Path, group: str, check: Check, probes: ProbesCheck | None = None) -> CheckRecord:
+    """The checks of ``plan`` in ``path`` with the one of ``group`` replaced, and that on probes if there is one.
 
     Those of another plan are dropped.
 

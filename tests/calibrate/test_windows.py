@@ -18,6 +18,7 @@ from indexcache.calibrate.windows import (
 from indexcache.errors import DatasetError, WindowError
 from indexcache.search.losses import mean_difference
 
+
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 120), min_size=30, max_size=60), st.integers(4, 20), st.integers(0, 5))
 def test_groups_are_disjoint_by_document_and_repeatable(lengths, length, seed):

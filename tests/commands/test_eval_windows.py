@@ -1,4 +1,4 @@
-"""eval on probes and on other windows than a plan's own: what is measured, what is kept, and what does not pass."""
+"""eval on probes and on other windows than a plan's own: what is measured and kept, and what does not pass."""
 
 import json
 import shutil
@@ -120,7 +120,9 @@ class TestGate:
         assert run_cli("eval", folder, "--max-delta", high, "-q")[0] == 0
         code, out, err = run_cli("eval", folder, "--max-delta", "0.025", "--json", "-q")
         assert (code, json.loads(out)["passed"], len(lines(err))) == (1, False, 1)
-        assert f"increases by +0.02000, but at 95 % confidence perhaps by {high:+.5f}, above --max-delta 0.025" in err
+        assert (
+            f"increases by +0.02000, but at 95 % confidence perhaps by {high:+.5f}, above --max-delta 0.025" in err
+        )
 
     def test_or_the_estimate(self, run_cli, folder, measured):
         measured()
@@ -203,15 +205,17 @@ def calibration_texts(folder, texts, tokenizer):
     from indexcache.calibrate.frozen import thaw
 
     windows = thaw(folder / "windows.safetensors").calibration.tolist()
-    end = tokenizer.eos_token_id
     pieces = [tokenizer.decode(ids[start : start + 12]) for ids in windows for start in range(0, 216, 12)]
-    return [text for text in texts if any(piece in text for piece in pieces if tokenizer.decode([end]) not in piece)]
+    return [text for text in texts if any(piece in text for piece in pieces)]
 
 
 REFUSED = {
     "no longer than the selection": (["--window", 16], "measure nothing"),
     "longer than the model": (["--window", 4096], "longer than the model's 512 positions"),
-    "a dataset that is not there": (["--dataset", "./none.jsonl"], "give a file, a folder or a hub name with --dataset"),
+    "a dataset that is not there": (
+        ["--dataset", "./none.jsonl"],
+        "give --dataset a file, a folder or a hub name",
+    ),
     "too few unseen documents": (["--window", 500, "--windows", 500], "more are left out, as the search has seen"),
     "too short for probes": (["--window", 60, "--probes"], "filler"),
     "own windows and others": (["--on", "calibration", "--window", 250], "leave --on out"),

@@ -71,9 +71,8 @@ class TestDefaultWindow:
 
     def test_says_why(self, run_cli, checkpoints):
         arguments = ["--model", checkpoints["glm_moe_dsa"], "--keep", 1, "--no-time"]
-        assert "no --window was given: windows have 256 tokens, 16 x the selection width" in (
-            run_cli("estimate", *arguments)[2]
-        )
+        says = "no --window was given: windows have 256 tokens, 16 x the selection width"
+        assert says in run_cli("estimate", *arguments)[2]
         assert "no --window" not in run_cli("estimate", *arguments, "--window", 99)[2]
 
     @pytest.mark.parametrize(("positions", "window"), [(200, 200), (40, 40), (256, 256)])
@@ -98,9 +97,8 @@ class TestDefaultWindow:
     def test_says_what_did_not_fit(self, run_cli, checkpoints, monkeypatch):
         self.layer(monkeypatch, checkpoints, 128)
         arguments = ["--model", checkpoints["glm_moe_dsa"], "--keep", 1, "--no-time", "--dtype", "float32"]
-        assert "windows have 128 tokens, as windows of 256 do not fit into memory" in (
-            run_cli("estimate", *arguments)[2]
-        )
+        says = "windows have 128 tokens, as windows of 256 do not fit into memory"
+        assert says in run_cli("estimate", *arguments)[2]
 
     def test_leaves_weights_to_accelerate_where_it_places_them(self, estimate, checkpoints, monkeypatch):
         self.layer(monkeypatch, checkpoints, 128)

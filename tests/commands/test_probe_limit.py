@@ -1,4 +1,4 @@
-"""search --max-probe-delta: ends a search with 1 whose plan costs too much on probes, after the plan is written."""
+"""search --max-probe-delta: a search ends with 1 where its plan, which is written, costs too much on probes."""
 
 import json
 import shutil

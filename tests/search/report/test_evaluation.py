@@ -71,7 +71,12 @@ def unseen(plan, length=96, dataset="books", loss=2.5, **more):
 
 class TestFile:
     def test_keeps_the_latest_of_each_length_and_text(self, plan, path):
-        measured = [unseen(plan, 96), unseen(plan, 128), unseen(plan, 96, split="test"), unseen(plan, 96, loss=2.25)]
+        measured = [
+            unseen(plan, 96),
+            unseen(plan, 128),
+            unseen(plan, 96, split="test"),
+            unseen(plan, 96, loss=2.25),
+        ]
         for one in measured:
             path.write_text(with_unseen_check(plan, path, one).as_json())
         others = checks_of(plan, path)[0].others
