@@ -300,7 +300,7 @@ def inspect(
     from .commands import inspect as inspect_command
 
     reach(model, fields.get("revision"))
-    with working(quiet=False, loads_model=False) as reporter:
+    with working(quiet=False, loads_model=False, loads_libraries=False) as reporter:
         document = inspect_command.inspect(model, fields.get("revision"), trust_remote_code, reporter)
     inspect_command.show(document, as_json)
 

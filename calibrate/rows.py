@@ -260,6 +260,8 @@ def _csv_cells(file: TextFile, choices: Sequence[str]) -> Iterator[tuple[str, An
 
     quoting = csv.QUOTE_NONE if file.format == "tsv" and not _is_quoted(file) else csv.QUOTE_MINIMAL
     separator = _SEPARATORS[file.format]
+    if file.format == "csv":
+        _check_quotes(file)
     with _text_stream(file, newline="") as stream:
         try:
             # Of type str, or "007" would lose its zeros.
@@ -273,13 +275,6 @@ def _csv_cells(file: TextFile, choices: Sequence[str]) -> Iterator[tuple[str, An
                     yield column, value if isinstance(value, str) else None
         except pandas.errors.EmptyDataError:
             return
-        except pandas.errors.ParserError as error:
-            if "inside string" not in str(error):
-                raise
-            raise DatasetError(
-                f"{str(file.path)!r} has a quote that is never closed, in the row of line {_unclosed_line(file)}",
-                hint="close it; if it is part of the text, put the cell in quotes and write the inner quote twice",
-            ) from error
 
 
 def _table_column(file: TextFile, names: list[str], choices: Sequence[str]) -> str:
@@ -331,15 +326,48 @@ def _is_quoted(file: TextFile) -> bool:
     return len({length for length in lengths if length}) == 1 and (len(tabs) > 1 or tabs == {0})
 
 
-def _unclosed_line(file: TextFile) -> int:
-    """The line in which the last row of a table begins: the one that an unclosed quote never lets end."""
+def _check_quotes(file: TextFile) -> None:
+    """Refuses a quote that takes in lines of other rows, up to the next quote or the end of the file.
+
+    A cell of the text ``"5 inches``, say, which readers end where the next quote stands, without a word. Reads the
+    whole file.
+
+    Raises:
+        DatasetError: names the line in which such a row begins.
+    """
     csv.field_size_limit(_LONGEST_CELL)
+    separator = _SEPARATORS[file.format]
+    lines: list[str] = []  # of the row that is being read
+
+    def recorded(stream: IO[str]) -> Iterator[str]:
+        for line in chain(stream, ["\n"]):  # one more, which only an open cell takes in
+            lines.append(line)
+            yield line
+
     with _text_stream(file, newline="") as stream:
-        rows, start = csv.reader(stream, delimiter=_SEPARATORS[file.format]), 1
-        following = start
-        for _ in rows:
-            start, following = following, rows.line_num + 1
-    return start
+        first, columns = 1, 0
+        for row in csv.reader(recorded(stream), delimiter=separator):
+            columns = columns or len(row)
+            if len(lines) > 1 and not _is_one_row(lines, separator, columns):
+                raise DatasetError(
+                    f"{str(file.path)!r} has a quote that is never closed, in the row of line {first}",
+                    hint="close it; if it is part of the text, put the cell in quotes and write the inner quote "
+                    "twice",
+                )
+            first += len(lines)
+            lines.clear()
+
+
+def _is_one_row(lines: list[str], separator: str, columns: int) -> bool:
+    """Whether a row over several lines was meant to be one: its quotes close where cells end, and it is whole.
+
+    A shorter one is too, where none of its lines is a row by itself.
+    """
+    try:
+        row = next(csv.reader(lines, delimiter=separator, strict=True))
+    except csv.Error:
+        return False
+    return len(row) >= columns or all(line.count(separator) != columns - 1 for line in lines)
 
 
 def _parquet_cells(file: TextFile, choices: Sequence[str]) -> Iterator[tuple[str, Any]]:

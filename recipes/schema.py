@@ -160,7 +160,7 @@ class Recipe:
     standard_errors: Annotated[
         Annotated[float, Gt(0), Le(1e9)],
         Option(SEARCH, "fast and refinement: how much worse a candidate must be to leave the race early"),
-    ] = 3.0
+    ] = 2.0
     blocks: Annotated[Number, Option(SEARCH, "number of blocks, for the strategy of that name")] = 2
     refine_rounds: Annotated[
         Count, Option(SEARCH, "swaps of a full for a shared site after the removals, at most; 0 for none")

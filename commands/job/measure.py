@@ -93,6 +93,7 @@ def load(
     reporter: Reporter,
     trial_tokens: Sequence[int] = (),
     past_run: RunIdentity | None = None,
+    quantiser: Any = None,
 ) -> Loaded:
     """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
 
@@ -104,6 +105,7 @@ def load(
         reporter: told of progress.
         trial_tokens: tokens on which what is to run is held against the model's own code; none to leave that out.
         past_run: how it ran when this was tried before; not tried again where device and versions are the same.
+        quantiser: for the format of the weights, where that was checked already.
 
     Raises:
         WindowError: such windows do not fit; names the length that would.
@@ -111,7 +113,8 @@ def load(
     """
     check_fits_here(checkpoint, weights, running, length, reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model, backends = load_model(checkpoint, weights, running.dtype, running.placement), running.backends
+    backends = running.backends
+    model = load_model(checkpoint, weights, running.dtype, running.placement, quantiser)
     repeats = past_run is not None and _same_run(past_run, model)
     if trial_tokens and backends != Backends() and not repeats:
         tokens = _tried_length(checkpoint, model, length)

@@ -20,12 +20,18 @@ def model_class(config: Any, trust_remote_code: bool = False) -> Any:
     Raises:
         ModelError: transformers has neither.
     """
-    import transformers
+    # From the module that holds them: without PyTorch, the packages above it have others in their place.
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
 
-    if runs_remote_code(config, trust_remote_code) or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        return transformers.AutoModelForCausalLM
-    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return transformers.AutoModelForImageTextToText
+    if runs_remote_code(config, trust_remote_code) or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
     raise ModelError(
         f"this version of transformers has no language model of type {getattr(config, 'model_type', 'unknown')!r}",
         hint="a checkpoint of the whole model, text_config and all, may have one",

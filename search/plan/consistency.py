@@ -122,12 +122,12 @@ def _check_result(plan: Plan) -> None:
     if (result.keep is None) == (result.max_delta is None):
         raise ValueError("exactly one of result.keep and result.max_delta must be set")
     search = plan.search
-    # Refinement from a uniform start or an older plan may end where it began.
-    measured = [*search.steps, *search.swaps, *search.dp, *search.uniform]
+    measured = [*search.steps, *search.swaps, *search.dp]
     losses = {pattern.pattern: pattern.loss for pattern in measured}
+    losses |= {start.end: start.calibration_loss for start in search.starts if start.calibration_loss is not None}
     losses["F" * sites] = plan.search.baseline_loss
     if losses.get(result.pattern) != result.loss:
-        raise ValueError("result.pattern and result.loss are those of no step, swap or baseline, nor of all full")
+        raise ValueError("result.pattern and result.loss are those of no step and no swap, of no end of refinement, and not of all full")
     if result.uniform is not None and result.uniform.kept != result.kept:
         raise ValueError("result.uniform.kept is not result.kept")
     spelled = Pattern(result.pattern).over_layers(

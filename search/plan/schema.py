@@ -130,7 +130,10 @@ class PlanSwap(MeasuredPattern):
 
 
 class PlanStart(_Section):
-    """A pattern that refinement began from, where it ended, and what each costs on refinement's windows."""
+    """A pattern that refinement began from, where it ended, and what each costs on refinement's windows.
+
+    ``calibration_loss`` is the best end's loss on the calibration windows.
+    """
 
     name: str
     start: str
@@ -138,6 +141,7 @@ class PlanStart(_Section):
     end: str
     end_cost: Finite
     swaps: Count
+    calibration_loss: Finite | None
 
 
 class PlanTie(_Section):

@@ -11,7 +11,7 @@ from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.errors import MeasurementError
 from indexcache.pattern import Pattern
 from indexcache.search.goal import Goal, Method
-from indexcache.search.search import run_search
+from indexcache.search.search import Problem, run_search
 
 pytestmark = pytest.mark.reliability("R10")
 
@@ -33,7 +33,9 @@ def search(trouble, method, **wish):
     model = PaperModel(trouble)
     documents = {"calibration": range(WINDOWS), "heldout": range(WINDOWS)}
     layers = [10 * site for site in range(SITES)]
-    return run_search(evaluate, 10, documents, SITES, Goal(**(wish or {"keep": 0.34})), method, site_layers=layers)
+    labels = {name: [10] * WINDOWS for name in documents}
+    goal = Goal(**(wish or {"keep": 0.34}))
+    return run_search(Problem(evaluate, labels, documents, SITES, goal, method, site_layers=layers))
 
 
 def what_is_wrong(trouble, method, wrong, **wish):
