@@ -24,6 +24,7 @@ def check_consistency(plan: Plan) -> None:
     for field, pattern, baseline in _measured_patterns(plan):
         _check_measured(field, pattern, baseline, plan)
     _check_steps(plan)
+    _check_certainty(plan)
     _check_result(plan)
     _check_heldout(plan)
 
@@ -99,6 +100,17 @@ def _check_steps(plan: Plan) -> None:
         if step.removed_layer != plan.model.site_layers[removed]:
             raise ValueError(f"search.steps.{number}.removed_layer is not the layer of its removed_site")
         pattern = Pattern(step.pattern)
+
+
+def _check_certainty(plan: Plan) -> None:
+    """What a search says of how sure it is, is of the model's own sites."""
+    search, sites = plan.search, plan.model.site_layers
+    if len(search.kept_chances) not in (0, len(sites)):
+        raise ValueError("search.kept_chances must have one chance a site, or none at all")
+    named = {layer for step in search.steps for layer in step.undecided_layers or ()}
+    named |= {layer for tie in search.ties for layer in (tie.removed_layer, tie.kept_layer)}
+    if not named <= set(sites):
+        raise ValueError("search.steps and search.ties must name layers of model.site_layers")
 
 
 def _check_result(plan: Plan) -> None:

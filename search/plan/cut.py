@@ -53,9 +53,11 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
         uniform=uniform,
     )
     same = plan.heldout is not None and plan.heldout.plan.pattern == result.pattern
-    document = (
-        plan.model_dump() | {"result": result.model_dump()} | ({} if same else {"heldout": None, "probes": None})
-    )
+    document = plan.model_dump() | {"result": result.model_dump()}
+    if not same:
+        document |= {"heldout": None, "probes": None}
+    if kept != plan.result.kept:
+        document["search"]["kept_chances"] = []
     return check_plan(document, "the plan that is cut from")
 
 

@@ -204,7 +204,7 @@ def probes_record(probes: Comparison | None, kinds: Sequence[str], confidence: f
 
     def record(kind: str, numbers: Sequence[int]) -> ProbeRecord:
         full, plan, uniform = (part.only(numbers) for part in (probes.full, probes.plan, probes.uniform))
-        difference = paired_difference(plan, full)
+        difference, (low, high) = paired_difference(plan, full), _ends(plan, full, confidence)
         return ProbeRecord(
             kind=kind,
             probes=len(numbers),
@@ -214,7 +214,8 @@ def probes_record(probes: Comparison | None, kinds: Sequence[str], confidence: f
             dp=_probe_scores(surrogate.only(numbers)) if surrogate and surrogate.finite else None,
             delta=difference.delta,
             standard_error=difference.standard_error,
-            high=_ends(plan, full, confidence)[1],
+            low=low,
+            high=high,
         )
 
     of_kind = {kind: [number for number, other in enumerate(kinds) if other == kind] for kind in kinds}

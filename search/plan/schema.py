@@ -109,8 +109,8 @@ class PlanStep(MeasuredPattern):
     """One removal, in the order of the search.
 
     ``margin`` is how much dearer the runner-up was, in what ``search.objective`` measures. ``tied_layers`` were as
-    cheap but for rounding; ``undecided_layers`` were measured on all windows and are not told from the removed
-    one by these windows; the step is decided if there are none.
+    cheap but for rounding; ``undecided_layers`` are not told from the removed one by what these windows last said
+    of them; the step is decided if there are none.
     """
 
     removed_site: Count
@@ -231,7 +231,10 @@ class ProbeScores(_Section):
 
 
 class ProbeRecord(_Section):
-    """Probes of one kind: ``delta`` is the plan's loss increase over all full, paired, per answer token."""
+    """Probes of one kind: ``delta`` is the plan's loss increase over all full, paired, per answer token.
+
+    ``low`` to ``high`` is its interval at ``search.confidence``.
+    """
 
     kind: str
     probes: Count
@@ -241,6 +244,7 @@ class ProbeRecord(_Section):
     dp: ProbeScores | None = None
     delta: Finite
     standard_error: NotNegative | None
+    low: Finite | None = None
     high: Finite | None
 
 
