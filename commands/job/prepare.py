@@ -16,6 +16,7 @@ from ...dsa.checkpoint.stored.quantised import check_format
 from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
 from ...dsa.long.backends import Backends
 from ...errors import ModelError, SettingError
+from ...evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT
 from ...pattern import kept_sites
 from ...recipes.schema import Recipe
 from ...search.cost import Shape
@@ -167,8 +168,10 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     reporter.say(
         f"{len(windows.calibration)} calibration and {recipe.heldout} held-out windows of {intent.length} tokens"
     )
+    groups = (CALIBRATION, HELD_OUT, REFINEMENT, HELD_OUT_PROBES, PROBES)
+    counts = tuple(len(windows.group(name)) for name in groups)
     return Job(
-        **{field.name: getattr(intent, field.name) for field in fields(Intent)},
+        **{field.name: getattr(intent, field.name) for field in fields(Intent)} | {"window_counts": counts},
         windows=windows,
         tokens=token_identity(source, recipe.seed, windows, checkpoint.selection_width),
         model=model,
