@@ -121,7 +121,15 @@ def measured(pattern, delta, **fields):
 def test_refinement_is_told(plan):
     swap = PlanSwap(**measured("FFSSFSFS", 0.01).model_dump(), removed_layer=2, restored_layer=6)
     starts = [
-        PlanStart(name=name, start="FFFSFSSS", start_cost=0.02, end="FFSSFSFS", end_cost=0.01, swaps=number)
+        PlanStart(
+            name=name,
+            start="FFFSFSSS",
+            start_cost=0.02,
+            end="FFSSFSFS",
+            end_cost=0.01,
+            swaps=number,
+            calibration_loss=None,
+        )
         for number, name in enumerate(("older plan", "uniform"))
     ]
     files = render(with_search(plan, swaps=[swap], starts=starts))
@@ -169,7 +177,13 @@ def rich(plan):
         for kind in ("recall", "all")
     ]  # fmt: skip
     start = PlanStart(
-        name="dp", start=plan.result.pattern, start_cost=0.2, end=plan.result.pattern, end_cost=0.2, swaps=0
+        name="dp",
+        start=plan.result.pattern,
+        start_cost=0.2,
+        end=plan.result.pattern,
+        end_cost=0.2,
+        calibration_loss=None,
+        swaps=0,
     )
     steps = [step.model_copy(update={"undecided_layers": [7]}) for step in plan.search.steps]
     dp = measured("FFSSSSFF", 0.02, low=0.01, high=0.03)
