@@ -9,6 +9,7 @@ from pathlib import Path
 from ..pattern import Pattern
 from ..search.plan.schema import Plan, ProbesRecord
 from ..search.report.certainty import decided_steps, interchanges
+from ..search.report.prose import shorter_window
 from ..search.report.tables import held_out, in_sample
 from ..search.report.timing import Timing
 from ..search.report.words import layers, percent
@@ -95,6 +96,8 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
         f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sessions" if timing.sittings > 1 else ""),
     )
+    if line := shorter_window(plan):
+        print_line(console, f"length   {line.replace('`', '')}")
     cost = plan.cost
     print_line(
         console,

@@ -32,7 +32,8 @@ class ModelIdentity(_Section):
 
     ``nested_config`` says whether its config.json keeps the text model's settings under text_config;
     older plans do not say. ``weights_hash`` is "files" in a plan of version 1. ``code_sha256`` is of the model
-    code that the checkpoint itself brings, null where transformers' own runs.
+    code that the checkpoint itself brings, null where transformers' own runs. ``positions`` is how many tokens the
+    model takes; null where its config does not say, or the plan is older.
     """
 
     id: str
@@ -48,6 +49,7 @@ class ModelIdentity(_Section):
     weights_sha256: Sha256
     code_sha256: Sha256 | None
     nested_config: bool | None = None
+    positions: Annotated[int, Field(gt=0)] | None = None
 
 
 class TokenIdentity(_Section):

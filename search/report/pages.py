@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ...errors import one_line
-from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
 from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, ProbeRecord, ProbesRecord
 from . import prose
 from .certainty import decided_steps, interchanges, strip, strip_text
 from .checks import CheckRecord
+from .evaluation import checks_again, checks_elsewhere
 from .figures import loss_curve, overlap_heatmap, prefill_bars
 from .prefills import PrefillRecord
 from .tables import (
@@ -69,7 +69,6 @@ def _template(name: str, escape: bool) -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["increase"] = increase
     environment.filters["cell"] = _markdown_cell
     environment.filters["code"] = _with_code
     environment.filters["target"] = quote
@@ -94,9 +93,6 @@ def _heldout(plan: Plan, checks: CheckRecord | None) -> HeldOutRecord | None:
 
 def _context(plan: Plan, pictures: Mapping[str, str], checks: CheckRecord | None) -> dict[str, Any]:
     heldout = _heldout(plan, checks)
-    checks_by_group = [
-        (GROUP_TITLES[group], getattr(checks, group)) for group in (HELD_OUT, CALIBRATION) if checks is not None
-    ]
     confidence, comparison = plan.search.confidence, comparison_table(plan, heldout)
     return {
         "plan": plan,
@@ -114,7 +110,8 @@ def _context(plan: Plan, pictures: Mapping[str, str], checks: CheckRecord | None
         "interchanges": interchange_table(plan),
         "pictures": list(pictures.values()),
         "picture_files": list(pictures),
-        "checks": [(group, check) for group, check in checks_by_group if check is not None],
+        "again": checks_again(checks, plan.tokens.window),
+        "elsewhere": checks_elsewhere(checks),
         "steps": steps_table(plan) if plan.search.steps else None,
         "starts": starts_table(plan),
         "swaps": swaps_table(plan),
@@ -128,6 +125,7 @@ def _prose(plan: Plan, heldout: HeldOutRecord | None, comparison: Table) -> dict
     """The sentences of the report by the part that they explain."""
     return {
         "incomplete": prose.INCOMPLETE,
+        "shorter_window": prose.shorter_window(plan),
         "chances": prose.chances(plan),
         "heldout": prose.held_out(plan, heldout),
         "columns": prose.columns(plan, comparison),

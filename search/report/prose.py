@@ -48,6 +48,17 @@ _STRATEGIES = {
 }
 
 
+def shorter_window(plan: Plan) -> str:
+    """That a plan's windows are shorter than what the model takes; "" where they are not, or it is not known."""
+    positions, window = plan.model.positions, plan.tokens.window
+    if positions is None or window >= positions:
+        return ""
+    return (
+        f"made on windows of {window:,} tokens; the model takes {positions:,}: `eval --window` measures a plan on "
+        "longer ones"
+    )
+
+
 def chosen_by(plan: Plan) -> str:
     """What chose the pattern, and what that means."""
     if plan.search.strategy == "dp":

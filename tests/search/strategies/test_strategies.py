@@ -160,7 +160,7 @@ class TestRace:
         field, dropped = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)], 0
         for seed in range(50):
             measurements = Measurements(LossTable(seed, SITES, windows=32).measure, 32, documents)
-            dropped += sum(len(evaluation.windows) < 32 for evaluation in race(measurements, field))
+            dropped += sum(len(evaluation.windows) < 32 for evaluation in race(measurements, field, None, 3.0))
         assert dropped <= 0.02 * 50 * len(field), "a normal quantile would drop many more"
 
     def test_a_pattern_alone_is_measured_in_one_go(self):
