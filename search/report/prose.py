@@ -128,7 +128,8 @@ def decided(plan: Plan) -> str:
     after = " All this is of the removals; refinement came later."
     tied = (
         "Some dropped layers were not told, when they were dropped, from layers that stay: "
-        "a search on other documents may drop those instead, and its plan be as good."
+        "a search on other documents may drop those instead. Early on that is common. "
+        "The chances beside the pattern say whether it changes which layers stay."
         if interchanges(plan)
         else "No dropped layer is tied with a layer that stays."
     )
