@@ -105,7 +105,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     if (decided := decided_steps(plan)) is not None:
         facts["steps"] = f"{decided.count} of {decided.steps} decided at {percent(decided.confidence)}"
     if (chance := least_chance(plan)) is not None:
-        facts["chances"] = f"kept layers stay in {percent(chance)} of draws of the documents, or more"
+        facts["chances"] = f"kept layers stay in {percent(round(chance, 2))} of draws of the documents, or more"
     if plan.probes is not None:
         facts["probes"] = probes_line(plan.probes)
     if line := shorter_window(plan):
