@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.table import Table
+
 from ..pattern import Pattern
 from ..search.plan.schema import Plan, ProbesRecord
-from ..search.report.certainty import decided_steps, interchanges
+from ..search.report.certainty import decided_steps, least_chance
 from ..search.report.prose import shorter_window
 from ..search.report.tables import held_out, in_sample
 from ..search.report.timing import Timing
@@ -60,56 +62,55 @@ def spoken_progress(
 
 def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
     """Prints what a search found, on stderr."""
-    result, tokens = plan.result, plan.tokens
-    confidence = plan.search.confidence
-    at = "" if confidence is None else f" ({percent(confidence)})"
-    sample, baseline = in_sample(plan), plan.search.baseline_loss
-    if plan.heldout is None:
-        table = loss_table(result.sites, baseline, sample, title=f"increase, in sample{at}")
-    else:
-        heldout = held_out(plan.heldout)
-        baseline, title = plan.heldout.baseline_loss, f"increase, held out{at}"
-        table = loss_table(result.sites, baseline, heldout, sample, title)
+    result, tokens, cost = plan.result, plan.tokens, plan.cost
     console = new_console(stderr=True)
     print_line(
         console,
         f"{plan.model.id}: {result.kept} of {result.sites} indexers kept, in {result.layers} layers; "
         "losses in nats per token",
     )
-    print_table(console, table)
-    for line in _facts(plan):
-        print_line(console, line)
+    print_table(console, _comparison(plan))
+    for name, text in _facts(plan).items():
+        print_line(console, f"{name:<8} {text}")
     print_line(
         console,
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
         f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sessions" if timing.sittings > 1 else ""),
     )
-    cost = plan.cost
     print_line(
         console,
-        f"{cost.search_layer_windows} layer-windows to choose, {cost.fewer:.1f} times fewer than Algorithm 1",
+        f"{plan.cost.search_layer_windows} layer-windows to choose, {plan.cost.fewer:.1f} times fewer than Algorithm 1",
     )
     print_line(console, f"report   {folder / 'report.html'}")
 
 
-def _facts(plan: Plan) -> list[str]:
-    """What there is to know of a plan beside its losses, a line each."""
-    result, lines = plan.result, [f"pattern  {plan.result.layer_pattern}"]
-    if any(pattern.pattern == result.pattern for pattern in plan.search.dp) and plan.search.strategy != "dp":
-        lines.append("dp       gives the same pattern")
-    if plan.search.pinned_layers:
-        lines.append(f"pinned   {layers(plan.search.pinned_layers)}, in uniform too")
+def _comparison(plan: Plan) -> Table:
+    """The plan beside its baselines: held out where that was measured, and in sample."""
+    sites, confidence, sample = plan.result.sites, plan.search.confidence, in_sample(plan)
+    at = "" if confidence is None else f" ({percent(confidence)})"
+    if plan.heldout is None:
+        return loss_table(sites, plan.search.baseline_loss, sample, title=f"increase, in sample{at}")
+    heldout, title = held_out(plan.heldout), f"increase, held out{at}"
+    return loss_table(sites, plan.heldout.baseline_loss, heldout, sample, title)
+
+
+def _facts(plan: Plan) -> dict[str, str]:
+    """What is worth a line each, by a word for it."""
+    search, result = plan.search, plan.result
+    facts = {"pattern": result.layer_pattern}
+    if search.strategy != "dp" and any(pattern.pattern == result.pattern for pattern in search.dp):
+        facts["dp"] = "gives the same pattern"
+    if search.pinned_layers:
+        facts["pinned"] = f"{layers(search.pinned_layers)}, in uniform too"
     if (decided := decided_steps(plan)) is not None:
-        lines.append(f"steps    {decided.count} of {decided.steps} decided at {percent(decided.confidence)}")
-    if choices := interchanges(plan):
-        rivals = sorted({layer for choice in choices for layer in choice.kept})
-        number = f"{len(choices)} dropped layer{'s are' if len(choices) > 1 else ' is'}"
-        lines.append(f"ties     {number} not told from kept {layers(rivals)}")
+        facts["steps"] = f"{decided.count} of {decided.steps} decided at {percent(decided.confidence)}"
+    if (chance := least_chance(plan)) is not None:
+        facts["chances"] = f"kept layers stay in {percent(round(chance, 2))} of draws of the documents, or more"
     if plan.probes is not None:
-        lines.append(f"probes   {probes_line(plan.probes)}")
+        facts["probes"] = probes_line(plan.probes)
     if line := shorter_window(plan):
-        lines.append(f"length   {line.replace('`', '')}")
-    return lines
+        facts["length"] = line.replace("`", "")
+    return facts
 
 
 def probes_line(probes: ProbesRecord) -> str:

@@ -96,6 +96,18 @@ def interchanges(plan: Plan) -> list[Interchange]:
     return open_choices
 
 
+def least_chance(plan: Plan) -> float | None:
+    """How often the kept layer that stays least often stays when documents are drawn anew.
+
+    None where it is not known, or where refinement or layer costs picked another pattern than the steps that the
+    chances are of.
+    """
+    pattern, chances = plan.result.pattern, plan.search.kept_chances
+    if not chances or all(step.pattern != pattern for step in plan.search.steps):
+        return None
+    return min(chance for chance, role in zip(chances, pattern, strict=True) if role == "F")
+
+
 @dataclass(frozen=True)
 class Site:
     """A site of the pattern as the report draws it.

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from ...errors import one_line
 from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, ProbeRecord, ProbesRecord
 from . import prose
-from .certainty import decided_steps, interchanges, strip, strip_text
+from .certainty import decided_steps, least_chance, strip, strip_text
 from .checks import CheckRecord
 from .evaluation import checks_again, checks_elsewhere
 from .figures import loss_curve, overlap_heatmap, prefill_bars
@@ -171,10 +171,10 @@ def _headlines(plan: Plan, heldout: HeldOutRecord | None) -> list[_Headline]:
             figure, spread = "not measured", ""
         lines.append(_Headline(name, figure, spread, title, unit))
     if (decided := decided_steps(plan)) is not None:
-        settled = "no dropped layer is tied with a kept one"
-        some = "some dropped layers are tied with kept ones"
         figure, title = f"{decided.count} of {decided.steps}", f"steps decided at {percent(decided.confidence)}"
-        lines.append(_Headline("steps", figure, "", title, some if interchanges(plan) else settled))
+        chance = least_chance(plan)
+        stay = "" if chance is None else f"kept layers stay in {percent(round(chance, 2))} of draws or more"
+        lines.append(_Headline("steps", figure, "", title, stay))
     return lines
 
 

@@ -126,9 +126,11 @@ def decided(plan: Plan) -> str:
     confidence = percent(plan.search.confidence or 0.0)
     lazily = " `fast` compares some layers by what they cost at an earlier step."
     after = " All this is of the removals; refinement came later."
+    settled = " The chances beside the pattern say whether it changes which layers stay."
+    settled = settled if plan.search.kept_chances else ""
     tied = (
         "Some dropped layers were not told, when they were dropped, from layers that stay: "
-        "a search on other documents may drop those instead, and its plan be as good."
+        f"a search on other documents may drop those instead. Early on that is common.{settled}"
         if interchanges(plan)
         else "No dropped layer is tied with a layer that stays."
     )

@@ -10,6 +10,7 @@ from indexcache.search.report.certainty import (
     Interchange,
     decided_steps,
     interchanges,
+    least_chance,
     strip,
     strip_text,
     verdict,
@@ -104,6 +105,16 @@ def test_the_strip_says_chances_and_pins(plan):
     assert sites[2].explanation.startswith(f"layer {layer} ")
     assert "pinned" in sites[2].explanation
     assert "50 %" in sites[2].explanation
+
+
+def test_the_least_chance_is_of_a_kept_layer_of_the_steps_own_pattern(plan):
+    chances = [0.9 - 0.1 * site if role == "F" else 0.0 for site, role in enumerate(plan.result.pattern)]
+    known = changed(plan, kept_chances=chances)
+    last = plan.result.pattern.rindex("F")
+    assert least_chance(known) == pytest.approx(0.9 - 0.1 * last)
+    refined = known.result.model_copy(update={"pattern": "FSFSFSFS"})
+    assert least_chance(known.model_copy(update={"result": refined})) is None
+    assert least_chance(changed(plan, kept_chances=[])) is None
 
 
 def test_chances_are_of_one_budget(plan):

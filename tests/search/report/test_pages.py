@@ -121,7 +121,15 @@ def measured(pattern, delta, **fields):
 def test_refinement_is_told(plan):
     swap = PlanSwap(**measured("FFSSFSFS", 0.01).model_dump(), removed_layer=2, restored_layer=6)
     starts = [
-        PlanStart(name=name, start="FFFSFSSS", start_cost=0.02, end="FFSSFSFS", end_cost=0.01, swaps=number)
+        PlanStart(
+            name=name,
+            start="FFFSFSSS",
+            start_cost=0.02,
+            end="FFSSFSFS",
+            end_cost=0.01,
+            swaps=number,
+            calibration_loss=None,
+        )
         for number, name in enumerate(("older plan", "uniform"))
     ]
     files = render(with_search(plan, swaps=[swap], starts=starts))
@@ -169,12 +177,18 @@ def rich(plan):
         for kind in ("recall", "all")
     ]  # fmt: skip
     start = PlanStart(
-        name="dp", start=plan.result.pattern, start_cost=0.2, end=plan.result.pattern, end_cost=0.2, swaps=0
+        name="dp",
+        start=plan.result.pattern,
+        start_cost=0.2,
+        end=plan.result.pattern,
+        end_cost=0.2,
+        calibration_loss=None,
+        swaps=0,
     )
     steps = [step.model_copy(update={"undecided_layers": [7]}) for step in plan.search.steps]
     dp = measured("FFSSSSFF", 0.02, low=0.01, high=0.03)
     found = with_search(
-        plan, steps=steps, dp=[dp], surrogate="fisher", starts=[start], kept_chances=[1.0, 0.25, *[0.5] * 6]
+        plan, steps=steps, dp=[dp], surrogate="fisher", starts=[start], kept_chances=[1.0, *[0.25] * 7]
     )
     heldout = plan.heldout.model_copy(update={"dp": dp})
     record = ProbesRecord(pattern=plan.result.pattern, kinds=probes[:1], all=probes[1])
@@ -201,7 +215,7 @@ def test_a_report_leads_with_what_was_held_out(plan):
     assert (
         "- Loss increase on probes: +0.2500 (95 %: 0.0500 to 0.4500) nats per answer token; uniform +1.5" in lead
     )
-    assert "0 of 4" in lead
+    assert "- Steps decided at 95 %: 0 of 4; kept layers stay in 25 % of draws or more" in lead
     assert "Loss increase, in sample" not in lead
 
 
