@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 SPREAD := -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-versions test-newest torture lint drawing bench-search bench-memory bench-gpu clean
+.PHONY: help install demo test test-versions test-newest torture lint drawing bench-search bench-intervals bench-memory bench-gpu clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lint: $(STAMP) ## ruff and mypy --strict only
 bench-search: $(STAMP) ## search strategies against Algorithm 1 as written; about an hour on 2 cores
 	$(BIN)/python tests/benchmarks/bench_search.py
 	$(BIN)/python tests/benchmarks/bench_search.py --windows 16 --strategies fast --all-patterns
+
+bench-intervals: $(STAMP) ## intervals, decisions and races on simulated documents with known means; 2 minutes
+	$(BIN)/python tests/benchmarks/bench_intervals.py
 
 bench-memory: $(STAMP) ## peak memory and time of one GLM-5-like layer on the CPU, stock up to 8192 tokens (18 GB)
 	$(BIN)/python tests/benchmarks/bench_layer_memory.py --tokens 4096 8192 16384

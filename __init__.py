@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     # Only now: torch takes seconds to import, and --help needs none of it.
     if name in ("apply", "load"):
-        from .commands import apply as applying
+        from .commands import apply as apply_command
 
-        return getattr(applying, name)
+        return getattr(apply_command, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

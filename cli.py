@@ -54,8 +54,8 @@ _COUNTED = tuple(
 _PLACED = ("device_map", "offload_folder")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_asked: bool) -> None:
+    if is_asked:
         typer.echo(f"indexcache {__version__}")
         raise typer.Exit
 
@@ -112,19 +112,19 @@ def search(
     check_resume(resume)
     reach(settings.model, settings.revision)
     with working(quiet) as reporter:
-        from .commands import estimate as estimation
-        from .commands import search as searching
+        from .commands import estimate as estimate_command
+        from .commands import search as search_command
         from .commands.job.prepare import prepare
 
         trust = trust_of(trust_remote_code, allow_pickle)
         if dry_run:
-            estimated = estimation.estimate(prepare(settings, goal, folder, trust, reporter), True, reporter)
+            estimated = estimate_command.estimate(prepare(settings, goal, folder, trust, reporter), True, reporter)
         else:
-            outcome = searching.search(settings, goal, folder, resume, trust, reporter)
+            outcome = search_command.search(settings, goal, folder, resume, trust, reporter)
     if dry_run:
-        estimation.show(estimated, as_json)
+        estimate_command.show(estimated, as_json)
     else:
-        searching.show(outcome, folder, as_json, quiet, reporter)
+        search_command.show(outcome, folder, as_json, quiet, reporter)
 
 
 @app.command(examples=("indexcache estimate --model ./DeepSeek-V3.2 --keep 0.25 --no-time",))
@@ -153,12 +153,12 @@ def estimate(
     settings, goal = search_settings(context, recipe, fields, to_one)
     reach(settings.model, settings.revision)
     with working(quiet, loads_model=timed) as reporter:
-        from .commands import estimate as estimation
+        from .commands import estimate as estimate_command
         from .commands.job.prepare import intend
 
         intent = intend(settings, goal, trust_of(trust_remote_code, allow_pickle), reporter)
-        outcome = estimation.estimate(intent, timed, reporter)
-    estimation.show(outcome, as_json)
+        outcome = estimate_command.estimate(intent, timed, reporter)
+    estimate_command.show(outcome, as_json)
 
 
 @app.command(name="eval", examples=("indexcache eval outputs/tiny/plan.json --max-delta 0.02",))
@@ -189,12 +189,12 @@ def evaluate(
     path = plan_file(plan_path)
     plan = read_plan(path)
     with working(quiet) as reporter:
-        from .commands import eval as evaluation
+        from .commands import eval as eval_command
         from .commands.job.planned import open_planned
 
         planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
-        outcome = evaluation.evaluate(planned, path, on, max_delta, placement_of(fields), reporter)
-    evaluation.show(outcome, as_json)
+        outcome = eval_command.evaluate(planned, path, on, max_delta, placement_of(fields), reporter)
+    eval_command.show(outcome, as_json)
     if outcome.passed is False:
         raise GateError(f"the plan's loss increase {outcome.plan.delta:+.5f} is above --max-delta {max_delta:g}")
 
@@ -209,9 +209,9 @@ def cut(
 ) -> None:
     """Pick another step of a searched plan, offline; prints the new plan's path."""
     leave_to_main()
-    from .commands import cut as cutting
+    from .commands import cut as cut_command
 
-    cutting.show(*cutting.cut(plan_path, fields, out), as_json)
+    cut_command.show(*cut_command.cut(plan_path, fields, out), as_json)
 
 
 @app.command(examples=("indexcache export outputs/tiny/plan.json --to vllm --engine-version 0.28.0",))
@@ -234,7 +234,7 @@ def export(
 ) -> None:
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
     leave_to_main()
-    from .commands import export as exporting
+    from .commands import export as export_command
     from .search.export.settings import check_written
     from .search.export.support import Serving
     from .search.plan.file import plan_file, read_plan
@@ -247,14 +247,14 @@ def export(
     plan = read_plan(path)
     served = str(write.absolute()) if write is not None and strip_weights else model
     serving = Serving(engine_version, fields.get("pp_size"), fields.get("pp_layers"), served, strip_weights)
-    exported = exporting.settings_for(plan, to, serving, force)
+    exported = export_command.settings_for(plan, to, serving, force)
     if write is not None:
         check_written(exported)
-    written = None
+    output = None
     if write is not None:
         with working(quiet, loads_model=False) as reporter:
-            written = exporting.write(plan, exported, write, strip_weights, model, reporter)
-    exporting.show(plan, exported, written, strip_weights, as_json)
+            output = export_command.write(plan, exported, write, strip_weights, model, reporter)
+    export_command.show(plan, exported, output, strip_weights, as_json)
 
 
 @app.command(examples=('indexcache apply outputs/tiny/plan.json --prompt "The wind"',))
@@ -278,13 +278,13 @@ def apply(
     path = plan_file(plan_path)
     plan = read_plan(path)
     with working(quiet) as reporter:
-        from .commands import apply as applying
+        from .commands import apply as apply_command
         from .commands.job.planned import open_planned
 
         planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
-        request = applying.PromptRequest(prompt, new_tokens)
-        continuation = applying.continue_prompt(planned, path, request, placement_of(fields), reporter)
-    applying.show(continuation, as_json)
+        request = apply_command.PromptRequest(prompt, new_tokens)
+        continuation = apply_command.continue_prompt(planned, path, request, placement_of(fields), reporter)
+    apply_command.show(continuation, as_json)
 
 
 @app.command(examples=("indexcache inspect ./DeepSeek-V3.2",))
@@ -297,12 +297,12 @@ def inspect(
 ) -> None:
     """Show a checkpoint's sites, sizes and selection width from its config, without weights."""
     leave_to_main()
-    from .commands import inspect as inspection
+    from .commands import inspect as inspect_command
 
     reach(model, fields.get("revision"))
-    with working(quiet=False, loads_model=False) as reporter:
-        document = inspection.inspect(model, fields.get("revision"), trust_remote_code, reporter)
-    inspection.show(document, as_json)
+    with working(quiet=False, loads_model=False, loads_libraries=False) as reporter:
+        document = inspect_command.inspect(model, fields.get("revision"), trust_remote_code, reporter)
+    inspect_command.show(document, as_json)
 
 
 @app.command(examples=("indexcache report outputs/tiny/plan.json",))
@@ -313,9 +313,9 @@ def report(
 ) -> None:
     """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
     leave_to_main()
-    from .commands import report as reporting
+    from .commands import report as report_command
 
-    reporting.show(reporting.report(plan_path, out), as_json)
+    report_command.show(report_command.report(plan_path, out), as_json)
 
 
 @app.command(examples=("indexcache bench outputs/tiny/plan.json --context 512,1k",))
@@ -345,28 +345,29 @@ def bench(
     path = plan_file(plan_path)
     plan, contexts = read_plan(path), lengths(context) if context else []
     with working(quiet) as reporter:
-        from .commands import bench as timing
+        from .commands import bench as bench_command
         from .commands.job.planned import open_planned
 
         planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
-        request = timing.BenchRequest.from_fields(contexts, repeats, random_weights, fields)
-        record = timing.bench(planned, path, request, reporter)
-    timing.show(record, path, as_json)
+        request = bench_command.BenchRequest.from_fields(contexts, repeats, random_weights, fields)
+        record = bench_command.bench(planned, path, request, reporter)
+    bench_command.show(record, path, as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits; ``system.exits`` says with which code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    # OpenMP reads its setting as torch is imported. What an earlier command in this process left behind is undone.
     share_cores()
     work_apart(False)
 
     def job() -> int | None:
-        code: int | None = app(args=given, standalone_mode=False)
+        code: int | None = app(args=words, standalone_mode=False)
         return code
 
     if arguments is not None:
-        sys.exit(exit_code_of(job, "--json" in given))
-    leave(exit_code_of(job, "--json" in given, restore=False))
+        sys.exit(exit_code_of(job, "--json" in words))
+    leave(exit_code_of(job, "--json" in words, restore=False))
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def _matches(folder: Path, pattern: str) -> list[Path]:
 
 
 def _files_of_split(
-    files: list[TextFile], path: Path, wanted: str | None, listed: dict[Path, str | None]
+    files: list[TextFile], path: Path, split: str | None, listed: dict[Path, str | None]
 ) -> DatasetFiles:
     splits: dict[str, list[TextFile]] = {}
     nameless: list[TextFile] = []
@@ -206,7 +206,7 @@ def _files_of_split(
         name = listed.get(file.path) or (None if file.path == path else _split_by_name(file, path))
         (nameless if name is None else splits.setdefault(name, [])).append(file)
     if not splits:
-        if wanted is not None:
+        if split is not None:
             raise DatasetError(
                 f"dataset {str(path)!r} is local and has no split: no name in it speaks of one",
                 hint="leave --dataset-split out",
@@ -214,9 +214,9 @@ def _files_of_split(
         return DatasetFiles(nameless)
     if _TRAIN not in splits and nameless:  # "test.jsonl" beside "questions.jsonl", say
         splits[_TRAIN], nameless = nameless, []
-    if wanted == ALL:
+    if split == ALL:
         return DatasetFiles(candidates)
-    name = _split_to_read(splits, path, wanted)
+    name = _split_to_read(splits, path, split)
     notes = []
     if others := sorted(splits.keys() - {name}):
         # By name, as a folder's name may speak of a split by accident: "dev" beside "prod".
@@ -236,19 +236,19 @@ def _examples(files: Iterable[TextFile], root: Path) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
-def _split_to_read(splits: dict[str, list[TextFile]], path: Path, wanted: str | None) -> str:
+def _split_to_read(splits: dict[str, list[TextFile]], path: Path, split: str | None) -> str:
     names = ", ".join(sorted(splits))
-    if wanted is None:
+    if split is None:
         if _TRAIN in splits or len(splits) == 1:
             return _TRAIN if _TRAIN in splits else next(iter(splits))
         raise DatasetError(
             f"dataset {str(path)!r} has no split {_TRAIN!r}, which is read where none is named",
             hint=f"give one with --dataset-split: {names}, or {ALL}",
         )
-    for name in (wanted, _SPLITS.get(wanted, wanted)):
+    for name in (split, _SPLITS.get(split, split)):
         if name in splits:
             return name
-    raise DatasetError(f"dataset {str(path)!r} has no split {wanted!r}", hint=f"it has {names}")
+    raise DatasetError(f"dataset {str(path)!r} has no split {split!r}", hint=f"it has {names}")
 
 
 def _split_by_name(file: TextFile, root: Path) -> str | None:

@@ -108,15 +108,15 @@ def readable_names() -> str:
     return f"{', '.join(sorted(FORMATS))}, also compressed ({', '.join(sorted(COMPRESSIONS))})"
 
 
-def cells(file: TextFile, wanted: Sequence[str]) -> Iterator[Cell]:
-    """The text column of ``file``: the first of ``wanted`` that it has.
+def cells(file: TextFile, choices: Sequence[str]) -> Iterator[Cell]:
+    """The text column of ``file``: the first of ``choices`` that it has.
 
     Raises:
         DatasetError: unreadable, damaged, of an unknown encoding, or without such a column.
     """
     count = 0
     try:
-        for column, value in _READERS[file.format](file, wanted):
+        for column, value in _READERS[file.format](file, choices):
             yield Cell(value, column, str(file.path))
             count += 1
     except IndexcacheError:
@@ -130,12 +130,12 @@ def cells(file: TextFile, wanted: Sequence[str]) -> Iterator[Cell]:
         ) from error
 
 
-def column_of(columns: Iterable[str], wanted: Sequence[str], place: str, in_folder: bool = False) -> str:
-    """The first of ``wanted`` among ``columns``.
+def column_of(columns: Iterable[str], choices: Sequence[str], place: str, in_folder: bool = False) -> str:
+    """The first of ``choices`` among ``columns``.
 
     Args:
         columns: the names that are there.
-        wanted: names that will do.
+        choices: names that will do.
         place: what they are columns of, for the error.
         in_folder: whether that is one of a folder's files, which may be there by accident.
 
@@ -143,17 +143,17 @@ def column_of(columns: Iterable[str], wanted: Sequence[str], place: str, in_fold
         DatasetError: none is.
     """
     names = list(columns)
-    for name in wanted:
+    for name in choices:
         if name in names:
             return name
     shown = ", ".join(map(_shown, names[:_NAMES_SHOWN])) + (", ..." if len(names) > _NAMES_SHOWN else "")
     hints = [f"it has {shown}: name one with --column"] if names else []
-    if (near := _near_name(names, wanted)) is not None:
+    if (near := _near_name(names, choices)) is not None:
         hints = [f"it has {near!r}: give --column {shlex.quote(near)}"]
     if in_folder:
         hints.append("remove the file from the folder, or give the file with the text itself")
     raise DatasetError(
-        f"{place} has no column {' or '.join(map(repr, wanted))}",
+        f"{place} has no column {' or '.join(map(repr, choices))}",
         hint=", or ".join(hints) or "its rows name no columns at all: give another file",
     )
 
@@ -162,26 +162,26 @@ def _shown(name: str) -> str:
     return repr(name if len(name) <= _NAME_SHOWN else name[:_NAME_SHOWN] + "...")
 
 
-def _near_name(names: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """A name that is one of ``wanted`` but for case, quotes and white space around it."""
+def _near_name(names: Sequence[str], choices: Sequence[str]) -> str | None:
+    """A name that is one of ``choices`` but for case, quotes and white space around it."""
     for name in names:
-        if str(name).strip(" \t\r\n\"'\ufeff").casefold() in {word.casefold() for word in wanted}:
+        if str(name).strip(" \t\r\n\"'\ufeff").casefold() in {word.casefold() for word in choices}:
             return str(name)
     return None
 
 
-def _text_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    column = column_of(["text"], wanted, repr(str(file.path)))
+def _text_cells(file: TextFile, choices: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    column = column_of(["text"], choices, repr(str(file.path)))
     with _text_stream(file) as stream:
         yield column, stream.read()
 
 
-def _json_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _json_cells(file: TextFile, choices: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Rows that lack the column hold nothing in it, as long as others have it."""
     column, empty_rows = None, 0  # the rows before the first that has the column
     names: dict[str, None] = {}
     for row in _json_rows(file):
-        if column is None and (column := next((name for name in wanted if name in row), None)) is None:
+        if column is None and (column := next((name for name in choices if name in row), None)) is None:
             empty_rows += 1
             names.update(dict.fromkeys(row))
             continue
@@ -189,7 +189,7 @@ def _json_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, An
         empty_rows = 0
         yield column, row.get(column)
     if empty_rows:
-        column_of(names, wanted, repr(str(file.path)), file.in_folder)
+        column_of(names, choices, repr(str(file.path)), file.in_folder)
 
 
 def _json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
@@ -212,6 +212,7 @@ def _json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_object(line: str) -> bool:
+    # An array is never a row: it is a document, if of one line.
     if line.lstrip().startswith("["):
         return False
     try:
@@ -253,12 +254,14 @@ def _row(value: Any, place: str) -> Mapping[str, Any]:
     return value
 
 
-def _csv_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _csv_cells(file: TextFile, choices: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """A table's cells have no types: all are text, but those that pandas takes for missing."""
     import pandas
 
     quoting = csv.QUOTE_NONE if file.format == "tsv" and not _is_quoted(file) else csv.QUOTE_MINIMAL
     separator = _SEPARATORS[file.format]
+    if file.format == "csv":
+        _check_quotes(file)
     with _text_stream(file, newline="") as stream:
         try:
             # Of type str, or "007" would lose its zeros.
@@ -267,40 +270,33 @@ def _csv_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any
                 # pandas takes surplus cells for row labels, and shifts the columns without a word.
                 if not isinstance(frame.index, pandas.RangeIndex):
                     raise ValueError("its rows have more cells than its first line names columns")
-                column = _table_column(file, list(map(str, frame.columns)), wanted)
+                column = _table_column(file, list(map(str, frame.columns)), choices)
                 for value in frame[column]:
                     yield column, value if isinstance(value, str) else None
         except pandas.errors.EmptyDataError:
             return
-        except pandas.errors.ParserError as error:
-            if "inside string" not in str(error):
-                raise
-            raise DatasetError(
-                f"{str(file.path)!r} has a quote that is never closed, in the row of line {_unclosed_line(file)}",
-                hint="close it; if it is part of the text, put the cell in quotes and write the inner quote twice",
-            ) from error
 
 
-def _table_column(file: TextFile, names: list[str], wanted: Sequence[str]) -> str:
+def _table_column(file: TextFile, names: list[str], choices: Sequence[str]) -> str:
     """The column to read of a table; where it has none, what its first line says of the reason."""
     place, separator = repr(str(file.path)), _SEPARATORS[file.format]
-    missing = f"{place} has no column {' or '.join(map(repr, wanted))}"
-    if any(name in wanted for name in names):
-        return column_of(names, wanted, place)
+    missing = f"{place} has no column {' or '.join(map(repr, choices))}"
+    if any(name in choices for name in names):
+        return column_of(names, choices, place)
     if len(names) == 1:
         for other, title in _OTHER_SEPARATORS.items():
             parts = names[0].split(other)
-            if other != separator and len(parts) > 1 and _near_name(parts, wanted) is not None:
+            if other != separator and len(parts) > 1 and _near_name(parts, choices) is not None:
                 raise DatasetError(
                     f"{place} separates its cells by {title}, not by {_OTHER_SEPARATORS[separator]}",
                     hint="name it .tsv" if other == "\t" else f"save it with {_OTHER_SEPARATORS[separator]}",
                 )
-    if _near_name(names, wanted) is None and any(len(name) > _NAME_SHOWN for name in names):
+    if _near_name(names, choices) is None and any(len(name) > _NAME_SHOWN for name in names):
         raise DatasetError(
             f"{missing}: its first line begins with {_shown(names[0])}",
             hint="does its first line name columns? add a line that does",
         )
-    return column_of(names, wanted, place, file.in_folder)
+    return column_of(names, choices, place, file.in_folder)
 
 
 def _is_quoted(file: TextFile) -> bool:
@@ -330,35 +326,68 @@ def _is_quoted(file: TextFile) -> bool:
     return len({length for length in lengths if length}) == 1 and (len(tabs) > 1 or tabs == {0})
 
 
-def _unclosed_line(file: TextFile) -> int:
-    """The line in which the last row of a table begins: the one that an unclosed quote never lets end."""
+def _check_quotes(file: TextFile) -> None:
+    """Refuses a quote that takes in lines of other rows, up to the next quote or the end of the file.
+
+    A cell of the text ``"5 inches``, say, which readers end where the next quote stands, without a word. Reads the
+    whole file.
+
+    Raises:
+        DatasetError: names the line in which such a row begins.
+    """
     csv.field_size_limit(_LONGEST_CELL)
+    separator = _SEPARATORS[file.format]
+    lines: list[str] = []  # of the row that is being read
+
+    def recorded(stream: IO[str]) -> Iterator[str]:
+        for line in chain(stream, ["\n"]):  # one more, which only an open cell takes in
+            lines.append(line)
+            yield line
+
     with _text_stream(file, newline="") as stream:
-        rows, start = csv.reader(stream, delimiter=_SEPARATORS[file.format]), 1
-        following = start
-        for _ in rows:
-            start, following = following, rows.line_num + 1
-    return start
+        first, columns = 1, 0
+        for row in csv.reader(recorded(stream), delimiter=separator):
+            columns = columns or len(row)
+            if len(lines) > 1 and not _is_one_row(lines, separator, columns):
+                raise DatasetError(
+                    f"{str(file.path)!r} has a quote that is never closed, in the row of line {first}",
+                    hint="close it; if it is part of the text, put the cell in quotes and write the inner quote "
+                    "twice",
+                )
+            first += len(lines)
+            lines.clear()
 
 
-def _parquet_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _is_one_row(lines: list[str], separator: str, columns: int) -> bool:
+    """Whether a row over several lines was meant to be one: its quotes close where cells end, and it is whole.
+
+    A shorter one is too, where none of its lines is a row by itself.
+    """
+    try:
+        row = next(csv.reader(lines, delimiter=separator, strict=True))
+    except csv.Error:
+        return False
+    return len(row) >= columns or all(line.count(separator) != columns - 1 for line in lines)
+
+
+def _parquet_cells(file: TextFile, choices: Sequence[str]) -> Iterator[tuple[str, Any]]:
     from pyarrow import parquet
 
     with _byte_stream(file) as stream:
         # Its index stands at the end: only a file that can seek is read by parts.
         table = parquet.ParquetFile(stream if not file.compression else io.BytesIO(stream.read()))
-        column = column_of(table.schema_arrow.names, wanted, repr(str(file.path)))
+        column = column_of(table.schema_arrow.names, choices, repr(str(file.path)))
         for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=[column]):
             yield from ((column, value) for value in batch.column(column).to_pylist())
 
 
-def _saved_cells(file: TextFile, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _saved_cells(file: TextFile, choices: Sequence[str]) -> Iterator[tuple[str, Any]]:
     import datasets
 
     for part in file.path.rglob("*.arrow"):
         refuse_pointer(part, DatasetError)
     table = datasets.load_from_disk(str(file.path))
-    column = column_of(table.column_names, wanted, repr(str(file.path)))
+    column = column_of(table.column_names, choices, repr(str(file.path)))
     for row in table.with_format(None).select_columns([column]):
         yield column, row[column]
 

@@ -97,6 +97,7 @@ class Documents:
                 self.blank += 1
                 continue
             # Digests instead of texts: 32 bytes a document, however long it is.
+            # Hashes, as texts could be more than memory holds; white space aside, as copies differ in it.
             digest = hashlib.sha256(" ".join(text.split()).encode("utf-8")).digest()
             if digest not in digests:
                 digests.add(digest)
@@ -159,6 +160,7 @@ def _rows_of(files: list[TextFile], columns: tuple[str, ...]) -> Iterator[dict[s
 
 
 def _looks_like_a_path(name: str) -> bool:
+    # A name on the hub has one slash at most: owner/name.
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or text_file(Path(name)) is not None
 
 

@@ -138,7 +138,7 @@ class _Group:
     """
 
     name: str
-    wanted: int
+    count: int
     windows: list[tuple[set[int], list[int]]] = field(default_factory=list)
     spare: list[list[tuple[set[int], list[int]]]] = field(default_factory=list)
     tails: defaultdict[int, list[tuple[int, list[int]]]] = field(default_factory=lambda: defaultdict(list))
@@ -149,7 +149,7 @@ class _Group:
 
     @property
     def fill(self) -> float:
-        return len(self.windows) / self.wanted if self.wanted else 1.0
+        return len(self.windows) / self.count if self.count else 1.0
 
     def add(self, ids: list[int], prefix: list[int], end: int | None, request: WindowRequest, number: int) -> None:
         """Takes a document; its ``number`` in the stream seeds where it is cut."""
@@ -166,7 +166,7 @@ class _Group:
         starts = list(range(offset, len(ids) - body + 1, body))
         draw.shuffle(starts)
         # No document can be asked for more windows than the group wants.
-        cuts = [({number}, prefix + ids[start : start + body]) for start in starts[: self.wanted]]
+        cuts = [({number}, prefix + ids[start : start + body]) for start in starts[: self.count]]
         self.windows.append(cuts[0])
         self.spare.append(cuts[1:])
 
@@ -191,8 +191,8 @@ class _Group:
         cuts = [ids[start : start + body] for start in range(0, len(ids) - body + 1, body)]
         return [({number for number, _ in cut}, prefix + [token for _, token in cut]) for cut in cuts]
 
-    def finish(self, request: WindowRequest, prefix: list[int], read: int) -> WindowGroup:
-        """The group's windows ``[wanted, length]`` and their documents ``[wanted]``.
+    def finish(self, request: WindowRequest, prefix: list[int], total: int) -> WindowGroup:
+        """The group's windows ``[count, length]`` and their documents ``[count]``.
 
         Their order is random, so that the first few are as mixed as all.
         """
@@ -202,17 +202,19 @@ class _Group:
         tail_windows = self._tail_windows(prefix, request.length - len(prefix))
         windows = [*self.windows, *spare_windows, *joined_windows, *tail_windows]
         fewer_do = request.as_many_as_there_are and self.name == CALIBRATION and windows
-        if len(windows) < self.wanted and not fewer_do:
+        if len(windows) < self.count and not fewer_do:
             raise DatasetError(
-                f"{self.wanted} {GROUP_TITLES[self.name]} windows of {request.length} tokens were asked for, but "
-                f"of the dataset's {read} documents {self.documents} fall to them, which give {len(windows)}",
+                f"{self.count} {GROUP_TITLES[self.name]} windows of {request.length} tokens were asked for, but "
+                f"of the dataset's {total} documents {self.documents} fall to them, which give {len(windows)}",
                 hint="lower --windows, --heldout or --window, or give more documents; one document cannot serve "
                 "both groups, --heldout 0 does without the second",
             )
-        drawn = windows[: self.wanted]
-        random.Random(f"{request.seed}/{self.name}").shuffle(drawn)
-        ids = np.asarray([ids for _, ids in drawn], dtype=np.int32).reshape(len(drawn), request.length)
-        return WindowGroup(ids, np.asarray(_clusters([origins for origins, _ in drawn]), dtype=np.int32))
+        chosen_windows = windows[: self.count]
+        random.Random(f"{request.seed}/{self.name}").shuffle(chosen_windows)
+        ids = np.asarray([ids for _, ids in chosen_windows], dtype=np.int32).reshape(
+            len(chosen_windows), request.length
+        )
+        return WindowGroup(ids, np.asarray(_clusters([origins for origins, _ in chosen_windows]), dtype=np.int32))
 
 
 def _clusters(origins: list[set[int]]) -> list[int]:

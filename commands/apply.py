@@ -170,7 +170,7 @@ def _prompt(planned: PlannedModel, folder: Path, request: PromptRequest, tokeniz
 
 
 def _generate(
-    model: Any, prompt: Sequence[int], new_tokens: int, told: Callable[[str], None] = lambda line: None
+    model: Any, prompt: Sequence[int], new_tokens: int, report: Callable[[str], None] = lambda line: None
 ) -> tuple[int, ...]:
     """Up to ``new_tokens`` more, greedily decoded; without a cache where the model keeps none that can be used."""
     import torch
@@ -187,35 +187,36 @@ def _generate(
             except Exception as error:
                 if not _is_of_uncounted_cache(error):
                     raise
-        told("the model keeps no key-value cache that can be used: every token runs the whole text again")
+        report("the model keeps no key-value cache that can be used: every token runs the whole text again")
         return _generate_without_cache(model, ids, new_tokens)
 
 
 def _is_of_uncounted_cache(error: Exception) -> bool:
     """Whether a cache that cannot say how much it holds raised ``error``, to the pattern or to transformers."""
-    asked = any(frame.name == "get_seq_length" for frame in traceback.extract_tb(error.__traceback__))
-    return asked or isinstance(error, CacheError)
+    # Both ask a cache for its length by this name; one that counts nothing raises from within it.
+    is_of_cache = any(frame.name == "get_seq_length" for frame in traceback.extract_tb(error.__traceback__))
+    return is_of_cache or isinstance(error, CacheError)
 
 
 def _keeps_cache(model: Any) -> bool:
     """Whether the model says that it decodes with a cache: in its config, and by taking one."""
     if not (getattr(model, "generate", None) and model.can_generate()):
         return False
-    taken = inspect.signature(model.forward).parameters.keys() & {"past_key_values", "cache", "cache_params"}
-    return bool(taken) and getattr(model.config.get_text_config(), "use_cache", True) is not False
+    caches = inspect.signature(model.forward).parameters.keys() & {"past_key_values", "cache", "cache_params"}
+    return bool(caches) and getattr(model.config.get_text_config(), "use_cache", True) is not False
 
 
 def _generate_without_cache(model: Any, ids: Any, new_tokens: int) -> tuple[int, ...]:
     """As ``generate``, the whole text run again for each token; ``ids`` is ``[1, length]``."""
     import torch
 
-    given = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     settings = getattr(model, "generation_config", None) or model.config.get_text_config()
     end = getattr(settings, "eos_token_id", None)
     ends = set(end) if isinstance(end, list) else {end}
     new: list[int] = []
     while len(new) < new_tokens and not (new and new[-1] in ends):
-        new.append(int(model(input_ids=ids, **given).logits[0, -1].argmax()))
+        new.append(int(model(input_ids=ids, **options).logits[0, -1].argmax()))
         ids = torch.cat([ids, ids.new_tensor([new[-1:]])], dim=1)
     return tuple(new)
 

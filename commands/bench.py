@@ -154,9 +154,11 @@ def _points(
     clock = PrefillClock(model, checkpoint.site_layers)
     device, points = processes.process_device(), []
     reporter.begin(len(request.contexts), "lengths")
+    # The shortest first: what fits is measured before something does not.
     for context in sorted(set(request.contexts)):
         needed = layer_bytes(checkpoint.config, context, model.dtype.itemsize, backends, device.type == "cuda")
         timed = None
+        # Estimated first, as a CPU that runs out of memory ends the process and not the measurement.
         if needed <= free_memory(device):
             tokens = _any_tokens(checkpoint.vocabulary, context)
             timed = _timed(clock, [Pattern.all_full(len(pattern)), pattern], tokens, request.repeats)

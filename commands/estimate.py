@@ -98,6 +98,7 @@ def _time_layers(intent: Intent, reporter: Reporter) -> tuple[float, float]:
         raise
     reporter.doing("timing a window")
     losses = PatternLosses(model, checkpoint.site_layers)
+    # Which tokens they are makes no difference to the time.
     window = Window((CALIBRATION, 0), [number % checkpoint.vocabulary for number in range(length)])
     measure, sites = Evaluator(losses, {CALIBRATION: [window]}), len(checkpoint.site_layers)
 
@@ -107,6 +108,7 @@ def _time_layers(intent: Intent, reporter: Reporter) -> tuple[float, float]:
         measure([pattern], CALIBRATION)
         return (time.perf_counter() - began) / checkpoint.layers
 
+    # The two ends between which all patterns lie.
     return seconds(Pattern.all_full(sites)), seconds(Pattern.from_full(sites, [0]))
 
 

@@ -72,7 +72,7 @@ def evaluate(
         )
     announce(checkpoint, reporter)
     planned.check_weights(reporter)
-    loaded = _loaded(planned, windows, group, placement, reporter)
+    loaded = _model(planned, windows, group, placement, reporter)
     measure = evaluator(loaded, windows, reporter)
     reporter.begin(3 * len(windows.group(group)), "window evaluations")
     method = Method(pinned=plan.pinned_sites)
@@ -104,7 +104,7 @@ def evaluate(
     )
 
 
-def _loaded(
+def _model(
     planned: PlannedModel, windows: Windows, group: str, placement: Placement, reporter: Reporter
 ) -> Loaded:
     """The plan's model, run as the plan says; tried on the plan's tokens where something else computes."""
@@ -112,8 +112,8 @@ def _loaded(
     processes.use_threads(plan.run.threads)
     backends = Backends(plan.run.indexer, plan.run.attention)
     running = running_on(checkpoint, plan.run.dtype, placement, backends, length)
-    tried_on = windows.group(group).ravel().tolist()
-    return load(checkpoint, planned.weights, running, length, reporter, tried_on, plan.run)
+    trial_tokens = windows.group(group).ravel().tolist()
+    return load(checkpoint, planned.weights, running, length, reporter, trial_tokens, plan.run)
 
 
 def _keep(plan: Plan, path: Path, group: str, check: Check, reporter: Reporter) -> None:

@@ -123,17 +123,17 @@ def _config(checkpoint: Checkpoint, exported: Export) -> str:
     return json.dumps(edited_config(document, exported), indent=2, ensure_ascii=False) + "\n"
 
 
-def show(plan: Plan, exported: Export, written: Path | None, stripped: bool, as_json: bool) -> None:
+def show(plan: Plan, exported: Export, output: Path | None, stripped: bool, as_json: bool) -> None:
     """Prints the settings on stdout; warnings, and what was written, on stderr."""
     for remark in exported.warnings:
         typer.echo(wrapped(f"{remark.severity}: {remark.text}", sys.stderr), err=True)
-    if written:
+    if output:
         both = ": put it in the checkpoint's place, or paste the settings; not both are needed"
-        typer.echo(f"wrote {written}{'' if stripped else both}", err=True)
-    print_result(export_document(plan, exported, written) if as_json else exported.paste.rstrip())
+        typer.echo(f"wrote {output}{'' if stripped else both}", err=True)
+    print_result(export_document(plan, exported, output) if as_json else exported.paste.rstrip())
 
 
-def export_document(plan: Plan, exported: Export, written: Path | None) -> dict[str, Any]:
+def export_document(plan: Plan, exported: Export, output: Path | None) -> dict[str, Any]:
     """An engine's settings as JSON; ``pattern`` is what they spell, a letter for each of ``pattern_layers``."""
     return {
         "engine": exported.engine,
@@ -145,5 +145,5 @@ def export_document(plan: Plan, exported: Export, written: Path | None) -> dict[
         "layer_pattern": plan.result.layer_pattern,
         "site_pattern": plan.result.pattern,
         "warnings": [{"severity": remark.severity, "text": remark.text} for remark in exported.warnings],
-        "written": written and str(written),
+        "written": output and str(output),
     }

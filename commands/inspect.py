@@ -10,9 +10,11 @@ from ..errors import one_line
 from ..pattern import kept_sites, layer_ranges
 from ..system.console import Reporter, new_console
 from ..system.exits import print_result
+from .job.start import load_libraries
 
 if TYPE_CHECKING:
-    from ..dsa.checkpoint.config import Checkpoint, Sizes
+    from ..dsa.checkpoint.config import Checkpoint
+    from ..dsa.checkpoint.sizes.count import Sizes
 
 
 def inspect(model: str, revision: str | None, trust_remote_code: bool, reporter: Reporter) -> dict[str, Any]:
@@ -21,10 +23,19 @@ def inspect(model: str, revision: str | None, trust_remote_code: bool, reporter:
     Raises:
         ModelError: nothing there, or no model with indexers.
     """
-    from ..dsa.checkpoint.config import Trust, measure_sizes, open_checkpoint
+    from ..dsa.checkpoint.config import Trust, open_checkpoint, open_plain_checkpoint
+    from ..dsa.checkpoint.sizes.count import count_sizes, measure_sizes
+    from ..dsa.checkpoint.torchless import without_torch
 
     reporter.doing(f"reading {model}")
-    checkpoint = open_checkpoint(model, revision, Trust(trust_remote_code))
+    trust = Trust(trust_remote_code)
+    with without_torch():
+        plain = open_plain_checkpoint(model, revision, trust)
+        sizes = None if plain is None else count_sizes(plain)
+        if plain is not None and sizes is not None:
+            return inspect_document(plain, sizes)
+    load_libraries(reporter)
+    checkpoint = open_checkpoint(model, revision, trust)
     reporter.doing("counting parameters")
     return inspect_document(checkpoint, measure_sizes(checkpoint))
 

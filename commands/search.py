@@ -69,10 +69,10 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
         job = prepare(recipe, goal, out, trust, reporter)
         identity = search_identity(job.model, job.tokens, job.running, job.weighs_keys)
         with session(out, identity, resume, reporter) as run_session:
-            return _written(job, run_session, reporter)
+            return _outcome(job, run_session, reporter)
 
 
-def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
+def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
     """Searches; writes the plan as soon as it is chosen, and again with what is measured beside it."""
 
     moved: list[Path | None] = []
@@ -82,7 +82,7 @@ def _written(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
         moved.append(processes.run_on_main(lambda: save_choice(job.folder, plan, frozen_bytes(job.windows))))
         reporter.doing("measuring baselines, the held-out windows and probes")
 
-    run, findings = _searched(job, session, reporter, save)
+    run, findings = _findings(job, session, reporter, save)
     plan, timing = _plan(job, session, run, findings, complete=True), session.timing()
     moved.append(processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(job.windows), timing)))
     aside = next((folder for folder in moved if folder is not None), None)
@@ -107,7 +107,7 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
         complete=complete,
         model=job.model,
         tokens=job.tokens,
-        run=session.how_it_ran(),
+        run=session.run_identity(),
         search=search_record(findings, run.method, checkpoint.site_layers, _init_record(job.older, findings)),
         result=result_record(findings, job.goal, job.model, confidence),
         heldout=heldout_record(findings.heldout, confidence),
@@ -123,7 +123,7 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
     )
 
 
-def _searched(
+def _findings(
     job: Job, session: Session, reporter: Reporter, save: Callable[[_Run, Findings], None]
 ) -> tuple[_Run, Findings]:
     """Goes through the search on what the journal holds; the model is loaded only for what it lacks."""
@@ -133,8 +133,9 @@ def _searched(
             run = _Run(_method(job, session), _replay(job, session))
             return run, _run(job, run, silent_progress(run.measure.follow), save)
     if content.run is not None:
+        # Sums are rounded as in the session that measured what is there.
         processes.use_threads(content.run.threads)
-    model = _loaded(job, session, reporter)
+    model = _model(job, session, reporter)
     _measure_beside(job, session, model, reporter)
     method = _method(job, session)
     expected = replace(job, method=method).expected(reporter)
@@ -157,10 +158,10 @@ def _measure_beside(job: Job, session: Session, model: Evaluator, reporter: Repo
     content, surrogate = session.content, job.method.surrogate
     if surrogate != "none" and surrogate not in content.layer_costs:
         reporter.doing("measuring what each layer costs under earlier layers' selections")
-        session.costs(surrogate, model.layer_costs(CALIBRATION, surrogate))
+        session.keep_costs(surrogate, model.layer_costs(CALIBRATION, surrogate))
     if job.measures_overlap and content.overlap_matrix is None:
         reporter.doing("measuring how far selections overlap")
-        session.overlaps(model.overlap(CALIBRATION, job.checkpoint.selection_width))
+        session.keep_overlap(model.overlap(CALIBRATION, job.checkpoint.selection_width))
 
 
 def _method(job: Job, session: Session) -> Method:
@@ -173,13 +174,13 @@ def _method(job: Job, session: Session) -> Method:
     )
 
 
-def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
+def _model(job: Job, session: Session, reporter: Reporter) -> Evaluator:
     """The model, tried out and ready to measure patterns."""
     # A journal that says so is of the same weights, tokens, code and versions.
     to_check = job.self_checks and not session.content.checked
     tokens = job.windows.calibration.flatten().tolist() if to_check else ()
-    loaded = load(job.checkpoint, job.weights, job.running, job.length, reporter, tokens)
-    session.ran(run_identity(loaded))
+    loaded = load(job.checkpoint, job.weights, job.running, job.length, reporter, tokens, quantiser=job.quantiser)
+    session.keep_run(run_identity(loaded))
     if to_check:
         reporter.doing("checking on a short window that sharing works")
         guess = _guess(job.checkpoint, job.windows) if job.expects_training else None
@@ -188,13 +189,14 @@ def _loaded(job: Job, session: Session, reporter: Reporter) -> Evaluator:
             first = job.windows.calibration[0].tolist()
             if (line := unskilled_indexers(loaded.model, job.checkpoint, first)) is not None:
                 reporter.warn(line)
-        session.checked()
+        session.keep_self_check()
     return evaluator(loaded, job.windows, reporter, tuple(job.windows.groups) if job.weighs_keys else (HELD_OUT,))
 
 
 def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:
     """What the tokens' frequencies in all other windows say of the first one's beginning."""
     first = windows.calibration[0][: max(_FEW_TOKENS, tokens_of_check(checkpoint.selection_width))]
+    # Without the first window, whose words would predict themselves.
     others = np.concatenate([windows.calibration[1:].ravel(), windows.heldout.ravel()])
     return Guess(first.tolist(), unigram_loss(first[1:], others, checkpoint.vocabulary))
 

@@ -60,10 +60,10 @@ def decimal(option: str, text: str, example: str) -> float:
     Raises:
         SettingError: no number; names ``option`` and shows an ``example``.
     """
-    written = text.strip().lower()
-    if not re.fullmatch(rf"{_DECIMAL}|[+-]?(?:inf|nan)", written):
+    literal = text.strip().lower()
+    if not re.fullmatch(rf"{_DECIMAL}|[+-]?(?:inf|nan)", literal):
         raise SettingError(f"--{option} is {text!r}", hint=f"give {example}")
-    return float(written.replace(",", "."))
+    return float(literal.replace(",", "."))
 
 
 def fraction(text: str) -> float:
@@ -72,10 +72,10 @@ def fraction(text: str) -> float:
     Raises:
         SettingError: none of these.
     """
-    written, example = text.strip().lower(), "a fraction above 0 and at most 1, e.g. 0.25, 25% or 1/4"
-    if match := re.fullmatch(rf"({_DECIMAL})\s*%", written):
+    literal, example = text.strip().lower(), "a fraction above 0 and at most 1, e.g. 0.25, 25% or 1/4"
+    if match := re.fullmatch(rf"({_DECIMAL})\s*%", literal):
         return float(Decimal(match[1].replace(",", ".")) / 100)
-    if match := re.fullmatch(r"(\d{1,9})\s*/\s*(\d{1,9})", written):
+    if match := re.fullmatch(r"(\d{1,9})\s*/\s*(\d{1,9})", literal):
         if not int(match[2]):
             raise SettingError(f"--keep is {text!r}, which divides by 0", hint=f"give {example}")
         return int(match[1]) / int(match[2])

@@ -160,7 +160,7 @@ class Recipe:
     standard_errors: Annotated[
         Annotated[float, Gt(0), Le(1e9)],
         Option(SEARCH, "fast and refinement: how much worse a candidate must be to leave the race early"),
-    ] = 3.0
+    ] = 2.0
     blocks: Annotated[Number, Option(SEARCH, "number of blocks, for the strategy of that name")] = 2
     refine_rounds: Annotated[
         Count, Option(SEARCH, "swaps of a full for a shared site after the removals, at most; 0 for none")
@@ -292,6 +292,7 @@ def with_options(recipe: Recipe | None, options: dict[str, Any]) -> Recipe:
         SettingError: names the option that has an impossible value.
     """
     base = {name: value for name, value in vars(recipe).items() if value is not None} if recipe else {}
+    # Both say the stages: what an option says of them replaces whichever of the two the recipe has.
     if options.keys() & {"pp_size", "pp_layers"}:
         base = {name: value for name, value in base.items() if name not in ("pp_size", "pp_layers")}
     return _validated(base | options)
@@ -323,11 +324,11 @@ def _validated(document: dict[str, Any], recipe: str = "") -> Recipe:
             check_showable(value)
         except ValueError as error:
             raise SettingError(f"{_field_place(field, recipe)}: {error}") from None
-    if isinstance(written := document.get("keep"), str):  # YAML takes 25% and 1/4 for words
+    if isinstance(keep := document.get("keep"), str):  # YAML takes 25% and 1/4 for words
         try:
-            document = {**document, "keep": fraction(written)}
+            document = {**document, "keep": fraction(keep)}
         except SettingError:
-            what = f"{_field_place('keep', recipe)} is {written!r}: it should be a fraction"
+            what = f"{_field_place('keep', recipe)} is {keep!r}: it should be a fraction"
             raise SettingError(what, hint=option_of("keep").help) from None
     try:
         return Recipe(**dict(_document_model().model_validate(document)))

@@ -65,6 +65,7 @@ class LayerCount:
 
         ``remember`` lets them start from kept states, ``keep_states`` keeps those of a single pattern.
         """
+        # Windows with kept states of the same patterns cost the same: one of them is counted, and multiplied.
         alike: dict[frozenset[Pattern], int] = {}
         for window in windows:
             known = [self._base[window], *self._latest[window]] if remember and window in self._base else []

@@ -65,7 +65,7 @@ def tail_probability(ratio: float, sizes: Sequence[int]) -> float:
     positive eigenvalue; over the others, divided by it and negated, ``r[j]``, it is positive with the chance
     ``2 / pi * integral from 0 to infinity of product over j of (1 + r[j] cosh(y)^2)^(-1/2) / cosh(y) dy``
     (Craig's form of the normal tail, averaged over the other squares). Where a document's windows differ among
-    themselves, the true chance is another: for 5 % between 1.5 and 6 % in the most unequal sizes simulated.
+    themselves, the true chance is another: for 5 % it is 1 to 6 % in the most unequal sizes simulated.
 
     Args:
         ratio: not negative.
@@ -260,7 +260,7 @@ def clearly_worse(difference: Difference, sizes: tuple[int, ...], standard_error
 
     3 of a normal, 0.13 %, are 9.2 of 4 equal documents, 4.5 of 8, 3.6 of 16 and 3.3 of 32. So no fewest number of
     documents has to be set: 2 would need 236. In simulated races (``bench_intervals.py``) the best candidate
-    leaves in 0 to 5 % of cases with 3 and in 6 to 39 % with 2, for one that is nearly as good: the regret is the
+    leaves in 0 to 5 % of cases with 3 and in 5 to 39 % with 2, for one that is nearly as good: the regret is the
     same within 4 %, and 2 measure a tenth to two fifths fewer windows.
 
     Args:

@@ -70,7 +70,7 @@ def removal_chances(
     resamples = _drawn(documents, _windows(losses), count, seed)
     if resamples is None:
         return {}
-    winners = _means(losses, documents, resamples).argmin(axis=1)
+    winners = _sums(losses, documents, resamples).argmin(axis=1)
     return {site: float((winners == place).mean()) for place, site in enumerate(losses)}
 
 
@@ -105,7 +105,7 @@ def kept_chances(
     increases = np.full((count, len(sites)), np.inf)
     removed = np.zeros((count, len(sites)), dtype=bool)
     for step in steps:
-        increases[:, [sites.index(site) for site in step]] = _means(step, documents, resamples)
+        increases[:, [sites.index(site) for site in step]] = _sums(step, documents, resamples)
         choice = np.where(removed, np.inf, increases)
         winners = choice.argmin(axis=1)
         rows = np.flatnonzero(np.isfinite(choice.min(axis=1)))
@@ -125,20 +125,19 @@ def _drawn(documents: Sequence[int], windows: int, count: int, seed: int) -> npt
     return np.array(resamples, dtype=np.float64) if resamples else None
 
 
-def _means(
+def _sums(
     losses: Mapping[int, Sequence[float]], documents: Sequence[int], resamples: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Mean over the windows of each resample, ``[count, candidates]``."""
+    """Sum over the windows of each resample, ``[count, candidates]``: all of them divided alike, their means."""
     import numpy as np
 
     order = list(dict.fromkeys(documents)) if documents else list(range(_windows(losses)))
     windows: dict[int, list[int]] = {document: [] for document in order}
     for window, document in enumerate(documents or order):
         windows[document].append(window)
-    total, number = np.zeros((len(resamples), len(losses))), np.zeros((len(resamples), 1))
+    total = np.zeros((len(resamples), len(losses)))
     # Document by document, in one order: a matrix product may add up in another one on another processor.
     for place, members in enumerate(windows.values()):
         sums = np.array([math.fsum(values[window] for window in members) for values in losses.values()])
         total += resamples[:, place : place + 1] * sums
-        number += resamples[:, place : place + 1] * len(members)
-    return total / number
+    return total

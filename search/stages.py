@@ -96,6 +96,7 @@ def pinned_sites(
 def stage_starts(stages: Sequence[int], selecting: Collection[int]) -> Iterator[int]:
     """The first layer of each stage that uses a selection, of the layers ``selecting`` that do."""
     ends = list(accumulate(stages))
+    # A stage begins where the one before it ends.
     for first, end in zip([0, *ends], ends, strict=False):
         inside = [layer for layer in selecting if first <= layer < end]
         if inside:

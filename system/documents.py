@@ -28,6 +28,7 @@ def read_bytes(path: Path, kind: Kind, largest: int) -> bytes:
         IndexcacheError: of ``kind``: no regular file, larger than ``largest``, or unreadable.
     """
     try:
+        # Opening a pipe that nobody writes to would wait forever without O_NONBLOCK.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(handle, "rb") as file:
             status = os.fstat(handle)
@@ -91,7 +92,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members:
-            raise ValueError(f"key {name!r} stands there twice")
+            raise ValueError(f"key {name!r} is given twice")
         members[name] = value
     return members
 

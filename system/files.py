@@ -139,10 +139,10 @@ def write_all(handle: int, data: bytes) -> None:
     """Writes all of ``data``, however little a single call takes."""
     view = memoryview(data)
     while view:
-        written = os.write(handle, view)
-        if not written:
+        count = os.write(handle, view)
+        if not count:
             raise OSError(errno.EIO, "nothing can be written")
-        view = view[written:]
+        view = view[count:]
 
 
 def sync_folder(folder: Path) -> None:

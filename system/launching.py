@@ -44,15 +44,15 @@ _LOOK_SECONDS, _RETRY_SECONDS = 3.0, 0.1
 class _Separation:
     """Whether this process does its job without the others that were launched beside it."""
 
-    is_wanted = False
+    is_apart = False
     # What the main process listens on while it works apart, so that the others see it.
     listener: socket.socket | None = None
 
 
-def work_apart(wanted: bool = True) -> None:
+def work_apart(apart: bool = True) -> None:
     """Has ``current_launch`` say from now on that this process works alone: the others have left."""
-    _Separation.is_wanted = wanted
-    if not wanted and _Separation.listener is not None:
+    _Separation.is_apart = apart
+    if not apart and _Separation.listener is not None:
         _Separation.listener.close()
         _Separation.listener = None
 
@@ -64,7 +64,7 @@ def current_launch() -> Launch | None:
         SettingError: the variables are incomplete, or no numbers that go together; names them.
     """
     variables = _from_mpi() | {name: os.environ[name] for name in (*_NEEDED, "LOCAL_RANK") if name in os.environ}
-    if _Separation.is_wanted or not (variables.keys() & {"RANK", "WORLD_SIZE"}):
+    if _Separation.is_apart or not (variables.keys() & {"RANK", "WORLD_SIZE"}):
         return None
     if missing := [name for name in _NEEDED[:2] if name not in variables]:
         present = next(name for name in _NEEDED[:2] if name in variables)

@@ -1,4 +1,4 @@
-"""Reads YAML as settings need it: no aliases, no tags, and every key a word that stands there once."""
+"""Reads YAML as settings need it: no aliases, no tags, and each key a word, given once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _PlainLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or not key.tag.endswith(":str"):
                 raise yaml.MarkedYAMLError(problem="a key that is no word", problem_mark=key.start_mark)
             if key.value in seen:
-                problem = f"key {key.value!r} stands there twice"
+                problem = f"key {key.value!r} is given twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)

@@ -34,12 +34,19 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+def is_tested(name: str) -> bool:
+    """Whether the installed release of one of ``TESTED`` lies in the range that the tests were run with."""
+    lowest, newest = TESTED[name]
+    installed = library_versions()[name]
+    return installed != "unknown" and _release(lowest) <= _release(installed)[:3] <= _widened(newest)
+
+
 def untested_versions() -> str | None:
     """A line that names what runs here and lies outside of ``TESTED``; None where nothing does."""
     outside = []
     for name, (lowest, newest) in TESTED.items():
         installed = library_versions()[name]
-        if installed != "unknown" and not _release(lowest) <= _release(installed)[:3] <= _widened(newest):
+        if installed != "unknown" and not is_tested(name):
             outside.append(f"{name} {installed} (tested: {lowest}{f' to {newest}' if newest != lowest else ''})")
     if not outside:
         return None

@@ -23,6 +23,7 @@ if not torch.cuda.is_available():
 import pytest
 import transformers
 from filelock import FileLock
+from paper_model import on_paper
 from random_models import EMBEDDED, FAMILIES, LACKING, build
 
 from indexcache.system.launching import work_apart
@@ -177,3 +178,9 @@ def searched(made_once, checkpoints, text_file):
         assert not stop.value.code, "the search that other tests start from failed"
 
     return made_once("searched", make)
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    """Searches and checks whose losses come from a formula: all is as it is but the model."""
+    return on_paper(monkeypatch)

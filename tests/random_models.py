@@ -316,14 +316,14 @@ _TOWERS = {
 MULTIMODAL = ("mistral_large4", "glm5_next", "hy_v4_vl", *_TOWERS)
 
 
-def _class_names(family):
+def class_names(family):
     name = FAMILIES[family][0]
     return _CONFIGS.get(family, f"{name}Config"), _MODELS.get(family, f"{name}ForCausalLM")
 
 
 # Families of newer releases of transformers than the one that is installed.
 LACKING = frozenset(
-    family for family in FAMILIES if not all(hasattr(transformers, name) for name in _class_names(family))
+    family for family in FAMILIES if not all(hasattr(transformers, name) for name in class_names(family))
 )
 
 
@@ -340,7 +340,7 @@ def build(family, layers=LAYERS, seed=0, **changes):
     if family in LACKING:
         pytest.skip(f"transformers {transformers.__version__} has no {family}")
     torch.manual_seed(seed)
-    config_name, model_name = _class_names(family)
+    config_name, model_name = class_names(family)
     config = getattr(transformers, config_name)(**settings_of(family, layers, **changes))
     return randomised(getattr(transformers, model_name)(config))
 

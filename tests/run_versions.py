@@ -16,11 +16,20 @@ ROOT = Path(__file__).parent.parent
 PLACE = ROOT / "build" / "versions"
 TESTS = [
     f"tests/dsa/{name}.py"
-    for name in ("test_families_contract", "model/test_applied", "long/test_long_windows", "checks/test_fastpath")
+    for name in (
+        "test_families_contract",
+        "model/test_applied",
+        "long/test_long_windows",
+        "checks/test_fastpath",
+        "checkpoint/sizes/test_count",
+    )
 ]
-# About a minute: every family's chunks, the names of caches, and two kinds of selections.
+# About a minute: every family's chunks and sizes, the names of caches, and two kinds of selections.
 _FAMILIES = "(glm_moe_dsa or qwen4_exp)"
-QUICK = f"mixed or Names or (test_applied and {_FAMILIES}) or (test_families_contract and {_FAMILIES})"
+QUICK = (
+    f"mixed or Names or every_family_is_counted or (test_applied and {_FAMILIES}) or "
+    f"(test_families_contract and {_FAMILIES})"
+)
 _LOWEST_PYTHON, NEWEST_PYTHON = TESTED["python"]
 
 

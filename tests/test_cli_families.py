@@ -50,20 +50,20 @@ def first_of(names):
 def test_inspect_search_eval_and_export(name, search, run_cli, tmp_path):
     folder = saved(MODELS[name](), tmp_path)
     code, out, _ = run_cli("inspect", folder, "--json")
-    found = json.loads(out)
+    document = json.loads(out)
     assert code == 0
-    assert found["family"] in name
-    assert found["sites"] == len(found["site_layers"]) >= 4
-    assert found["index_heads"] >= 2
+    assert document["family"] in name
+    assert document["sites"] == len(document["site_layers"]) >= 4
+    assert document["index_heads"] >= 2
     code, out, _ = run_cli("inspect", folder)
     assert (code, "tell patterns apart" in out) == (0, True)
 
     plan, said = search(folder, "--baselines", "overlap")
-    towers = found["idle_parameters"] > 0
+    towers = document["idle_parameters"] > 0
     assert ("measured on text" in said) is towers
-    assert plan["model"]["site_layers"] == found["site_layers"]
-    assert plan["model"]["selection_width"] == found["selection_width"]
-    sites, kept = found["sites"], -(-found["sites"] // 2)
+    assert plan["model"]["site_layers"] == document["site_layers"]
+    assert plan["model"]["selection_width"] == document["selection_width"]
+    sites, kept = document["sites"], -(-document["sites"] // 2)
     assert (plan["result"]["kept"], plan["result"]["sites"], plan["result"]["layers"]) == (kept, sites, LAYERS)
     assert len(plan["result"]["layer_pattern"]) == LAYERS
     assert len(plan["search"]["overlap_matrix"]) == sites
@@ -143,11 +143,11 @@ class TestAModelOfNoKnownFamily:
         assert "assumed" in run_cli("inspect", folder)[1]
 
     def test_is_refused_where_the_check_fails(self, folder, run_cli, text_file, tmp_path, monkeypatch):
-        own = transformers.models.deepseek_v32.modeling_deepseek_v32.DeepseekV32Indexer.forward
+        stock_forward = transformers.models.deepseek_v32.modeling_deepseek_v32.DeepseekV32Indexer.forward
 
         def wide(self, *args, **kwargs):
             self.index_topk = 10**6
-            return own(self, *args, **kwargs)
+            return stock_forward(self, *args, **kwargs)
 
         monkeypatch.setattr(
             transformers.models.deepseek_v32.modeling_deepseek_v32.DeepseekV32Indexer, "forward", wide

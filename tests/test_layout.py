@@ -53,6 +53,9 @@ MAY_IMPORT_IN_DSA = {
 # And inside search, whose parts are files and folders.
 MAY_IMPORT_IN_SEARCH = {
     "losses": set(),
+    "intervals": {"losses"},
+    "resamples": set(),
+    "sample_size": {"intervals"},
     "cost": set(),
     "stages": set(),
     "strategies": {"losses"},
@@ -65,9 +68,7 @@ MAY_IMPORT_IN_SEARCH = {
     "export": {"plan", "stages"},
 }
 # What breaks a rule today, by rule; to be emptied. A test fails where an entry breaks it no longer.
-STILL_TO_MEND: dict[str, set[str]] = {
-    "circle of imports": {"search/plan/consistency.py and search/plan/schema.py"},
-}
+STILL_TO_MEND: dict[str, set[str]] = {}
 
 
 @cache
@@ -228,6 +229,8 @@ def test_the_command_line_reads_little_beside_the_commands():
 
 LIGHT = [path for path in FILES if room(path) in ("search", "system", "cli", "errors", "pattern", "evaluate")]
 LIGHT += [Path("commands/job/options.py"), Path("recipes/schema.py"), Path("__init__.py"), Path("__main__.py")]
+LIGHT += [Path("commands/inspect.py"), Path("commands/job/start.py"), Path("dsa/checkpoint/config.py")]
+LIGHT += [path for path in FILES if path.is_relative_to("dsa/checkpoint/sizes")]
 
 
 @pytest.mark.parametrize("path", LIGHT, ids=str)

@@ -71,7 +71,7 @@ def running_on(
     checkpoint: Checkpoint,
     dtype: str,
     placement: Placement,
-    wanted: Backends,
+    request: Backends,
     length: int,
     max_rows: int | None = None,
 ) -> Running:
@@ -81,7 +81,7 @@ def running_on(
         SettingError: a backend that the family does not have.
     """
     computes_in = compute_dtype(checkpoint, dtype)
-    backends = choose(wanted, checkpoint.selects_tokens, length, processes.process_device().type)
+    backends = choose(request, checkpoint.selects_tokens, length, processes.process_device().type)
     return Running(dtype, computes_in, placement, backends, max_rows)
 
 
@@ -91,8 +91,9 @@ def load(
     running: Running,
     length: int,
     reporter: Reporter,
-    tried_on: Sequence[int] = (),
-    ran: RunIdentity | None = None,
+    trial_tokens: Sequence[int] = (),
+    past_run: RunIdentity | None = None,
+    quantiser: Any = None,
 ) -> Loaded:
     """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
 
@@ -102,8 +103,9 @@ def load(
         running: how it is to run.
         length: tokens per window.
         reporter: told of progress.
-        tried_on: tokens on which what is to run is held against the model's own code; none to leave that out.
-        ran: how it ran when this was tried before; not tried again where device and versions are the same.
+        trial_tokens: tokens on which what is to run is held against the model's own code; none to leave that out.
+        past_run: how it ran when this was tried before; not tried again where device and versions are the same.
+        quantiser: for the format of the weights, where that was checked already.
 
     Raises:
         WindowError: such windows do not fit; names the length that would.
@@ -111,31 +113,34 @@ def load(
     """
     check_fits_here(checkpoint, weights, running, length, reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model, backends = load_model(checkpoint, weights, running.dtype, running.placement), running.backends
-    if tried_on and backends != Backends() and not (ran is not None and _runs_as(ran, model)):
+    backends = running.backends
+    model = load_model(checkpoint, weights, running.dtype, running.placement, quantiser)
+    repeats = past_run is not None and _same_run(past_run, model)
+    if trial_tokens and backends != Backends() and not repeats:
         tokens = _tried_length(checkpoint, model, length)
         reporter.doing(
             f"holding {backends.indexer} indexers and {backends.attention} attention against the model's own"
         )
         try:
-            check_backends(model, checkpoint, backends, tried_on, tokens)
+            check_backends(model, checkpoint, backends, trial_tokens, tokens)
         except ModelError as error:
-            if ran is not None and "--indexer" in error.hint:  # what ran is the plan's, and no option here
-                versions = f"transformers {ran.versions.get('transformers')} and torch {ran.versions.get('torch')}"
+            if past_run is not None and "--indexer" in error.hint:  # what ran is the plan's, and no option here
+                versions = " and ".join(
+                    f"{name} {past_run.versions.get(name)}" for name in ("transformers", "torch")
+                )
                 error.hint = (
-                    f"the plan ran with {versions} on {ran.device}: measure it there, or search again here"
+                    f"the plan ran with {versions} on {past_run.device}: measure it there, or search again here"
                 )
             raise
     install(model, backends, reporter.warn)
     return Loaded(model, checkpoint, running)
 
 
-def _runs_as(ran: RunIdentity, model: Any) -> bool:
+def _same_run(past_run: RunIdentity, model: Any) -> bool:
     """Whether ``model`` is computed by the device and the versions of an earlier run."""
-    same_versions = all(
-        ran.versions.get(name) == number for name, number in computing_versions().items() if name != "python"
-    )
-    return same_versions and ran.device.removesuffix(FETCHED) == device_kinds(model).removesuffix(FETCHED)
+    versions = computing_versions().items()
+    same_versions = all(past_run.versions.get(name) == number for name, number in versions if name != "python")
+    return same_versions and past_run.device.removesuffix(FETCHED) == device_kinds(model).removesuffix(FETCHED)
 
 
 def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
@@ -147,6 +152,7 @@ def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
     if not on_gpu:
         fits = min(fits, _MOST_TRIED_ON_CPU)
     tokens = min(length, max(fits, check_tokens(checkpoint.selection_width)))
+    # The least of all processes: they compare on one window, so that all of them agree or none does.
     return min(processes.merge({processes.process_index(): tokens}).values())
 
 
@@ -165,6 +171,7 @@ def check_fits_here(
         free -= weights_bytes(checkpoint, weights, size)
     check_fits(checkpoint.config, length, size, running.backends, free, on_gpu)
     if not checkpoint.selects_tokens:
+        # 1 << 24 tokens, more than any window has.
         longest = longest_window(checkpoint.config, 1 << 24, size, running.backends, free, on_gpu)
         if longest < 2 * length:
             reporter.warn(

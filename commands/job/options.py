@@ -97,21 +97,23 @@ def recipe_options(
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        # Annotations are strings until they are evaluated, and typer reads types.
         signature = inspect.signature(command, eval_str=True)
-        made = [
+        field_parameters = [
             _parameter(name, (defaults or {}).get(name), (helps or {}).get(name))
             for name in FIELDS
             if name in names
         ]
         others = [parameter for name, parameter in signature.parameters.items() if name != "fields"]
-        parameters = sorted([*others, *made], key=lambda parameter: parameter.kind)
+        # By kind, as a signature wants it; within a kind sorting keeps the order.
+        parameters = sorted([*others, *field_parameters], key=lambda parameter: parameter.kind)
 
         @wraps(command)
         def with_fields(**values: Any) -> None:
             options = {name: values.pop(name) for name in names}
-            given = {name: value for name, value in options.items() if value is not None}
-            with_options(None, given)  # refused here, whatever the command makes of them
-            command(**values, fields=given)
+            settings = {name: value for name, value in options.items() if value is not None}
+            with_options(None, settings)  # refused here, whatever the command makes of them
+            command(**values, fields=settings)
 
         del with_fields.__wrapped__  # whose signature typer would read
         with_fields.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -127,8 +129,9 @@ def _parameter(name: str, default: str | None, help_text: str | None) -> inspect
     default = default or option.default or _in_words(FIELDS[name].default)
     sentence = help_text or option.help
     sentence = sentence[0].upper() + sentence[1:] if " " in sentence.partition(":")[0] else sentence
+    # Only what is on by default needs a flag that turns it off.
     flags = f"{flag}/--no-{flag[2:]}" if FIELDS[name].default is True else flag
-    told = typer.Option(
+    declaration = typer.Option(
         flags,
         help=sentence + (f" [{default}]" if default else "") + ".",
         show_default=False,
@@ -137,7 +140,7 @@ def _parameter(name: str, default: str | None, help_text: str | None) -> inspect
         parser=option.parser,
         metavar=option.metavar,
     )
-    annotation = Annotated[value_type | None, told]  # type: ignore[valid-type]
+    annotation = Annotated[value_type | None, declaration]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

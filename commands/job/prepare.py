@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ...calibrate.probes import KINDS
 from ...calibrate.sources import TextSource
@@ -87,6 +88,7 @@ class Job(Intent):
         tokens: what the plan says of them.
         model: what the plan says of the checkpoint.
         weights: as they lie on disk, looked for once.
+        quantiser: transformers' for the format of the weights, checked once; None where they are plain.
         folder: of the run.
     """
 
@@ -94,6 +96,7 @@ class Job(Intent):
     tokens: TokenIdentity
     model: ModelIdentity
     weights: StoredWeights
+    quantiser: Any
     folder: Path
 
 
@@ -111,12 +114,12 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     older, method = search_method(recipe, checkpoint, goal)
     _warn_of_nothing_to_drop(method, goal, len(checkpoint.site_layers), reporter)
     placement = Placement(recipe.device_map, recipe.offload_folder)
-    wanted = Backends(recipe.indexer, recipe.attention)
+    backends = Backends(recipe.indexer, recipe.attention)
     return Intent(
         checkpoint=checkpoint,
         length=length,
         window_counts=window_counts(recipe),
-        running=running_on(checkpoint, recipe.dtype, placement, wanted, length, recipe.max_rows),
+        running=running_on(checkpoint, recipe.dtype, placement, backends, length, recipe.max_rows),
         goal=goal,
         method=method,
         measures_overlap=recipe.baselines == "overlap",
@@ -145,11 +148,12 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
+    # By their cost: settings and config, the folder, the text, and last the weights, which take longest to hash.
     required(recipe.model, "model")  # named before the text, if both are missing
     source = text_source(recipe)
     intent = intend(recipe, goal, trust, reporter)
     checkpoint = intent.checkpoint
-    check_format(checkpoint)
+    quantiser = check_format(checkpoint)
     processes.run_on_main(lambda: check_writable(folder))
     refinement = refinement_windows(recipe)
     request = WindowRequest(
@@ -162,7 +166,7 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     )
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     weights = processes.run_on_main(lambda: find_weights(checkpoint))
-    processes.run_on_main(lambda: check_stored(checkpoint, weights))
+    processes.run_on_main(lambda: check_stored(checkpoint, weights, quantiser))
     model = processes.run_on_main(lambda: model_identity(checkpoint, weights, recipe.weights_hash))
     reporter.say(
         f"{len(windows.calibration)} calibration and {recipe.heldout} held-out windows of {intent.length} tokens"
@@ -173,6 +177,7 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
         tokens=token_identity(source, recipe.seed, windows, checkpoint.selection_width),
         model=model,
         weights=weights,
+        quantiser=quantiser,
         folder=folder,
     )
 

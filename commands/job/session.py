@@ -62,7 +62,7 @@ class Session:
             names = [str(pattern) for pattern in patterns]
             self._journal.append(losses_record(self._seconds(), group, last_token, windows, names, sums))
 
-    def ran(self, run: RunIdentity) -> None:
+    def keep_run(self, run: RunIdentity) -> None:
         """Keeps how the model runs, or compares it with how it ran before.
 
         Raises:
@@ -76,7 +76,7 @@ class Session:
             return
         processes.run_on_main(lambda: check_same(_compared(before), _compared(run), self.path))
 
-    def how_it_ran(self) -> RunIdentity:
+    def run_identity(self) -> RunIdentity:
         """How the model ran: known as soon as a loss is, in whichever session that was.
 
         Raises:
@@ -86,19 +86,19 @@ class Session:
             raise JournalError(f"journal {str(self.path)!r} does not say how the model ran", hint="begin anew")
         return self.content.run
 
-    def checked(self) -> None:
+    def keep_self_check(self) -> None:
         """Keeps that the model passed its self-check."""
         self.content.checked = True
         if self._journal is not None:
             self._journal.append(SelfCheckRecord())
 
-    def overlaps(self, matrix: list[list[float]]) -> None:
+    def keep_overlap(self, matrix: list[list[float]]) -> None:
         """Keeps the overlap of selections."""
         self.content.overlap_matrix = matrix
         if self._journal is not None:
             self._journal.append(OverlapRecord(matrix=matrix))
 
-    def costs(self, surrogate: str, costs: list[list[list[float]]]) -> None:
+    def keep_costs(self, surrogate: str, costs: list[list[list[float]]]) -> None:
         """Keeps layer costs."""
         self.content.layer_costs[surrogate] = costs
         if self._journal is not None:
@@ -143,12 +143,14 @@ def session(folder: Path, identity: Identity, resume: str, reporter: Reporter) -
             if resume == "required" and not path.exists():
                 raise _nothing_to_resume(path)
             stack.enter_context(locked(folder, reporter.warn))
+            # A signal in between would leave a journal open that nothing closes.
             with stops_held():
                 journal, content = _open(folder, identity, resume, reporter)
                 journals.append(journal)
                 stack.callback(journal.close)
             return content
 
+        # Only the main process runs ``begin``, so that it alone has a journal to write.
         run_session = Session(path, processes.run_on_main(begin), journals[0] if journals else None)
         try:
             yield run_session
@@ -199,6 +201,7 @@ def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> 
     if resume == "required" and (stored is None or stored.identity is None):
         raise _nothing_to_resume(path)
     if stored is not None and stored.identity is not None:
+        # Before anything is written: a journal that is refused stays as it was.
         check_same(stored.identity, identity, path)
     if stored is not None and stored.torn:
         reporter.warn(f"the end of {path} was cut off or damaged: its last {stored.torn} bytes are left out")

@@ -26,6 +26,8 @@ from ...system.launching import (
 if TYPE_CHECKING:
     from ...system.console import Reporter
 
+_LOADING = "loading PyTorch and transformers"
+
 
 def leave_to_main() -> None:
     """Leaves a command that is one process's job to the main one of several, which does it as if alone.
@@ -58,10 +60,16 @@ def _launch_or_none() -> Launch | None:
 
 
 @contextmanager
-def working(quiet: bool, loads_model: bool = True) -> Iterator[Reporter]:
+def working(quiet: bool, loads_model: bool = True, loads_libraries: bool = True) -> Iterator[Reporter]:
     """Says what goes on while a command works, from before its libraries are imported.
 
     A command that loads a model says first, once, that versions here are none that was tested.
+
+    Args:
+        quiet: whether only warnings are said.
+        loads_model: whether the command loads one.
+        loads_libraries: whether PyTorch and transformers are needed in any case; else ``load_libraries`` follows
+            where they are.
     """
     together = current_launch() is not None  # wrong variables are told of at once
     quieten()
@@ -71,21 +79,33 @@ def working(quiet: bool, loads_model: bool = True) -> Iterator[Reporter]:
     main = speaks()
     # The bar's end gives back the stdout that it met.
     with prints_to_stderr(), Reporter(quiet=quiet or not main, main=main, is_first=_is_first) as reporter:
-        reporter.doing("loading PyTorch and transformers")
+        if loads_libraries:
+            reporter.doing(_LOADING)
         if loads_model and main and (line := untested_versions()):
             reporter.warn(line)
         if (incomplete := unconnected_launcher()) is not None:
             reporter.warn(
                 f"{incomplete}: this process works alone; to share the work, use accelerate launch or torchrun"
             )
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
+        if loads_libraries:
+            _import_transformers()
         if together:
             from ...system.processes import process_count
 
             process_count()  # they meet first of all
         yield reporter
+
+
+def load_libraries(reporter: Reporter) -> None:
+    """Says that PyTorch and transformers are loaded, which takes seconds, and makes them quiet."""
+    reporter.doing(_LOADING)
+    _import_transformers()
+
+
+def _import_transformers() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _is_first(line: str) -> bool:

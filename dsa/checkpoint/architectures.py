@@ -20,12 +20,18 @@ def model_class(config: Any, trust_remote_code: bool = False) -> Any:
     Raises:
         ModelError: transformers has neither.
     """
-    import transformers
+    # From the module that holds them: without PyTorch, the packages above it have others in their place.
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
 
-    if runs_remote_code(config, trust_remote_code) or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        return transformers.AutoModelForCausalLM
-    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return transformers.AutoModelForImageTextToText
+    if runs_remote_code(config, trust_remote_code) or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
     raise ModelError(
         f"this version of transformers has no language model of type {getattr(config, 'model_type', 'unknown')!r}",
         hint="a checkpoint of the whole model, text_config and all, may have one",
@@ -68,6 +74,7 @@ def remote_code_sha256(config: Any, folder: Path, trust_remote_code: bool = Fals
     if not remote_packages:
         return None
     digest = hashlib.sha256()
+    # By now those modules are loaded, and with them what they import from their own package.
     for name, module in sorted(sys.modules.items()):
         package, _, last = name.rpartition(".")
         if package in remote_packages and (path := getattr(module, "__file__", None)):
@@ -95,6 +102,7 @@ def build(config: Any, device: Any, dtype: Any, trust_remote_code: bool = False)
     auto_class = model_class(config, trust_remote_code)
     typed = {} if dtype is None else {"dtype": dtype}
     try:
+        # Made where it is to be, so that on the meta device it never takes memory.
         with torch.device(device):
             return auto_class.from_config(config, trust_remote_code=trust_remote_code, **typed)
     except Exception as error:  # whatever a wrong config makes a model's constructor raise

@@ -1,4 +1,4 @@
-"""A checkpoint's config, tokenizer and sizes, before its weights are loaded."""
+"""A checkpoint's config and tokenizer, before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 from ...errors import ModelError, first_line, one_line
 from ...system.files import refuse_pointer
-from .architectures import is_text_only, model_class, runs_remote_code, skeleton
+from .architectures import is_text_only, model_class, runs_remote_code
 from .document import ConfigDocument, read_config_document
 from .families import Family, family_of, text_config
 from .hub import locate_checkpoint
-from .sites import Sites, find_indexers, sites_of_family, sites_of_modules
+from .plain import is_plain
+from .sites import Sites, sites_of_family, sites_of_modules
 from .stored.shards import INDEX
 
 _TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
@@ -109,10 +110,38 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
         ModelError: nothing there, not a transformers model, or one without searchable indexers.
     """
     folder, commit = locate_checkpoint(model_id, revision)
+    document = _document(folder, model_id)
+    document.check()
+    return _described(folder, commit, document, trust)
+
+
+def open_plain_checkpoint(model_id: str, revision: str | None, trust: Trust) -> Checkpoint | None:
+    """As ``open_checkpoint``, for a config that tells all by itself: then PyTorch is not imported.
+
+    None where a model has to be built, or transformers makes nothing of the config: ``open_checkpoint`` says why.
+
+    Raises:
+        ModelError: nothing there, or a config.json that is refused as it is written.
+    """
+    folder, commit = locate_checkpoint(model_id, revision)
+    document = _document(folder, model_id)
+    if not is_plain(document.content, trust.remote_code):
+        return None
+    document.check()
+    try:
+        return _described(folder, commit, document, trust)
+    except (ModelError, ImportError):  # of a release that imports PyTorch all the same, too
+        return None
+
+
+def _document(folder: Path, model_id: str) -> ConfigDocument:
     for name in ("config.json", "generation_config.json"):
         refuse_pointer(folder / name, ModelError)
-    document = read_config_document(folder, model_id)
-    document.check()
+    return read_config_document(folder, model_id)
+
+
+def _described(folder: Path, commit: str | None, document: ConfigDocument, trust: Trust) -> Checkpoint:
+    """What ``document``, the config.json in ``folder``, tells of its checkpoint."""
     config = _built_config(folder, document, trust)
     text = text_config(config)
     document.check_nesting(config, text)
@@ -124,9 +153,9 @@ def open_checkpoint(model_id: str, revision: str | None = None, trust: Trust = T
         if family is None:
             error.hint = _code_hint(folder, trust) or error.hint
         raise
-    _check_sites(sites, model_id)
+    _check_sites(sites, document.model_id)
     return Checkpoint(
-        model_id=model_id,
+        model_id=document.model_id,
         folder=folder,
         revision=commit,
         config=config,
@@ -212,31 +241,6 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
             hint=_code_hint(checkpoint.folder, checkpoint.trust, "tokenizer_config.json")
             or "the folder needs the tokenizer files beside the weights",
         ) from error
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Parameter counts: of what is loaded, of its indexers, and of towers that text does not run through."""
-
-    parameters: int
-    indexer_parameters: int
-    idle_parameters: int
-
-
-def measure_sizes(checkpoint: Checkpoint) -> Sizes:
-    """Counts parameters on the meta device, without weights or memory."""
-    model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
-    language = find_indexers(model, checkpoint.layers)[0].rpartition(".")[0]
-    head = model.get_output_embeddings()
-    head_weights = {id(weight) for weight in head.parameters()} if head is not None else set()
-    counts = {name: weight.numel() for name, weight in model.named_parameters()}
-    indexers = sum(count for name, count in counts.items() if ".indexer." in name)
-    idle = sum(
-        weight.numel()
-        for name, weight in model.named_parameters()
-        if not name.startswith(f"{language}.") and id(weight) not in head_weights
-    )
-    return Sizes(sum(counts.values()), indexers, idle)
 
 
 def config_sha256(checkpoint: Checkpoint) -> str:

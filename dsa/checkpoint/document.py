@@ -308,8 +308,8 @@ def read_config_document(folder: Path, model_id: str) -> ConfigDocument:
     """
     what = f"the config of {model_id!r}"
     try:
-        written = (folder / "config.json").read_bytes()
-        text = written.decode("utf-8")
+        data = (folder / "config.json").read_bytes()
+        text = data.decode("utf-8")
         if not text.strip():
             raise ModelError(f"{what} is an empty file")
         if text.startswith("\ufeff"):
@@ -343,7 +343,7 @@ def _json_remedy(text: str, error: json.JSONDecodeError) -> str:
         return "JSON has no comments: take it out"
     before = text[: error.pos].rstrip()
     if "trailing comma" in error.msg or (before.endswith(",") and rest[0] in "}],"):
-        return "a comma too many stands there: take it out"
+        return "it has a comma too many: take it out"
     return "mend that place, or fetch the file again"
 
 

@@ -44,6 +44,7 @@ def load_model(
     weights: StoredWeights,
     dtype: str = "auto",
     placement: Placement = Placement(),
+    quantiser: Any = None,
 ) -> Any:
     """The model in evaluation mode, gradients off.
 
@@ -55,6 +56,7 @@ def load_model(
         weights: of it, as ``find_weights`` gives them.
         dtype: "auto" keeps the checkpoint's; else "float32", "bfloat16" or "float16".
         placement: where its weights go.
+        quantiser: for its format, where ``check_format`` gave one already.
 
     Raises:
         ModelError: weights unreadable, or without the indexers that the config promises.
@@ -64,13 +66,15 @@ def load_model(
 
     _refuse_map_of_several(placement)
     torch_dtype = dtype if dtype == "auto" else compute_dtype(checkpoint, dtype)
-    quantiser = check_format(checkpoint)
+    quantiser = quantiser or check_format(checkpoint)
+    # While it dequantises, transformers leaves some tensors in the type of the checkpoint: they are cast later.
     cast = quantiser is not None and dequantises(quantiser) and dtype != "auto"
     if cast and placement.device_map is not None:
         raise SettingError(
             f"dtype is {dtype!r}, but under a device map transformers dequantises to the checkpoint's type only",
             hint="leave --dtype or --device-map out",
         )
+    # By their cost: headers first, then names and shapes on the meta device, and only then the load.
     stored = _stored_tensors(checkpoint, weights)
     check_tensors(checkpoint, stored, quantiser)
     _rehearse(checkpoint, stored, torch_dtype)
@@ -114,13 +118,17 @@ def _load(checkpoint: Checkpoint, weights: StoredWeights, dtype: Any, placement:
     return model
 
 
-def check_stored(checkpoint: Checkpoint, weights: StoredWeights) -> None:
+def check_stored(checkpoint: Checkpoint, weights: StoredWeights, quantiser: Any) -> None:
     """Checks the format of a checkpoint's tensors by their headers, before anything is done with them.
+
+    Args:
+        checkpoint: whose they are.
+        weights: of it.
+        quantiser: for its format, from ``check_format``.
 
     Raises:
         ModelError: see ``check_tensors``.
     """
-    quantiser = check_format(checkpoint)
     check_tensors(checkpoint, _stored_tensors(checkpoint, weights), quantiser)
 
 

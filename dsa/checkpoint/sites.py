@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError
 from ...pattern import layer_ranges
 from .architectures import model_class, skeleton
 from .families import Family, no_indexer, text_config
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _INDEXER = re.compile(r"(?P<stack>.*\blayers)\.(?P<layer>\d+)\.(?:.*\.)?indexer$")
 # Layers that predict further tokens stand beside the decoder's, or behind them in the same list.

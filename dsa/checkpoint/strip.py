@@ -56,8 +56,8 @@ def strip_indexers(
         OutputError: the folder cannot be written, or is in use; nothing is left of it.
     """
     shards = read_shards(source, weight_files(source, str(source)))
-    gone = _indexer_tensors(shards, required, optional)
-    _check_place(source, target, shards, gone)
+    omissions = _indexer_tensors(shards, required, optional)
+    _check_place(source, target, shards, omissions)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.unfinished-"))
@@ -67,11 +67,12 @@ def strip_indexers(
         _copy_other_files(source, unfinished)
         for shard in shards:
             on_shard(shard.path.name)
-            _write_shard(shard, gone, unfinished / shard.path.name)
-        result = _result(shards, gone)
-        _write_index(source, unfinished, gone, result)
+            _write_shard(shard, omissions, unfinished / shard.path.name)
+        result = _result(shards, omissions)
+        _write_index(source, unfinished, omissions, result)
         _write(unfinished / "config.json", iter([config]))
         _share_mode(unfinished)
+        # The folder gets its name last: whoever finds it finds all of it.
         unfinished.replace(target)
     except OSError as error:
         raise _unwritable(target, error) from error
@@ -81,30 +82,30 @@ def strip_indexers(
 
 
 def _indexer_tensors(shards: list[Shard], required: Collection[int], optional: Collection[int]) -> set[str]:
-    gone: set[str] = set()
+    omissions: set[str] = set()
     layers: set[int] = set()
     for shard in shards:
         for name in shard.tensors:
             match = _INDEXER.fullmatch(name)
             if match and int(match[1]) in {*required, *optional}:
-                gone.add(name)
+                omissions.add(name)
                 layers.add(int(match[1]))
     if missing := sorted(set(required) - layers):
         raise ModelError(
             f"the checkpoint holds no indexer weights of layer {missing[0]}",
             hint="it was stripped already, or names its weights in another way",
         )
-    return gone
+    return omissions
 
 
-def _check_place(source: Path, target: Path, shards: list[Shard], gone: set[str]) -> None:
+def _check_place(source: Path, target: Path, shards: list[Shard], omissions: set[str]) -> None:
     """Refuses a folder in use, and a disk that is too small, before anything is written."""
     if target.resolve() == source.resolve():
         raise OutputError(f"{str(target)!r} is the checkpoint itself", hint="give another folder")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{str(target)!r} is there already and not empty", hint="give another folder")
     existing = next(folder for folder in (target, *target.absolute().parents) if folder.exists())
-    needed = sum(shard.tensors[name].size for shard in shards for name in shard.tensors if name not in gone)
+    needed = sum(shard.tensors[name].size for shard in shards for name in shard.tensors if name not in omissions)
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise OutputError(
@@ -137,10 +138,10 @@ def _copy_other_files(source: Path, target: Path) -> None:
         shutil.copyfile(path, copy)
 
 
-def _write_shard(shard: Shard, gone: set[str], path: Path) -> None:
-    """The shard without the tensors ``gone``; no file where none would be left."""
+def _write_shard(shard: Shard, omissions: set[str], path: Path) -> None:
+    """The shard without the tensors ``omissions``; no file where none would be left."""
     names = sorted(
-        (name for name in shard.tensors if name not in gone),
+        (name for name in shard.tensors if name not in omissions),
         key=lambda name: (shard.tensors[name].start, shard.tensors[name].end),
     )
     if not names:
@@ -161,27 +162,27 @@ def _shard_content(shard: Shard, names: list[str], header: bytes, file: BinaryIO
     yield len(header).to_bytes(8, "little") + header
     for name in names:
         file.seek(shard.data + shard.tensors[name].start)
-        left = shard.tensors[name].size
-        while left:
-            piece = file.read(min(left, _PIECE))
+        rest = shard.tensors[name].size
+        while rest:
+            piece = file.read(min(rest, _PIECE))
             if not piece:
                 raise OSError(f"{shard.path.name} ended while it was read")
-            left -= len(piece)
+            rest -= len(piece)
             yield piece
 
 
-def _result(shards: list[Shard], gone: set[str]) -> StrippedWeights:
-    tensors = [shard.tensors[name] for shard in shards for name in gone & shard.tensors.keys()]
+def _result(shards: list[Shard], omissions: set[str]) -> StrippedWeights:
+    tensors = [shard.tensors[name] for shard in shards for name in omissions & shard.tensors.keys()]
     size, parameters = sum(tensor.size for tensor in tensors), sum(tensor.numbers for tensor in tensors)
-    return StrippedWeights(len(gone), size, parameters)
+    return StrippedWeights(len(omissions), size, parameters)
 
 
-def _write_index(source: Path, folder: Path, gone: set[str], result: StrippedWeights) -> None:
+def _write_index(source: Path, folder: Path, omissions: set[str], result: StrippedWeights) -> None:
     # A whole file goes before an index beside it, which then says nothing of what was read.
     if not (source / INDEX).is_file() or (source / WHOLE).is_file():
         return
     index = json.loads((source / INDEX).read_bytes())
-    index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name not in gone}
+    index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name not in omissions}
     totals = index.get("metadata")
     if isinstance(totals, dict):
         for name, less in (("total_size", result.size), ("total_parameters", result.parameters)):

@@ -80,7 +80,7 @@ def check_backends(
     Raises:
         ModelError: they do not agree, or what was to run does not.
     """
-    wanted = tokens
+    asked_length = tokens
     while True:
         ids = [token_ids[place % len(token_ids)] for place in range(tokens)]
         try:
@@ -90,7 +90,7 @@ def check_backends(
             least = min(tokens, check_tokens(checkpoint.selection_width))
             if not out_of_memory(error) or tokens == least:
                 # A process that is short of memory alone compared on a window of its own.
-                raise _disagreement(checkpoint, error, alike=tokens == wanted) from error
+                raise _disagreement(checkpoint, error, alike=tokens == asked_length) from error
         tokens = max(least, tokens // 2)
 
 
@@ -197,8 +197,8 @@ class _SelfCheck:
                 fault = f"{patterns[index]} gives another loss beside other patterns than alone"
                 _agree(abs(alone - together[index]), noise, fault)
         flipped = zip(self._flipped, together[1:], strict=True)
-        if silent := [self._layers[site] for site, loss in flipped if loss == together[0]]:
-            raise ModelError(f"sharing a selection changes nothing in layers {layer_ranges(silent)}")
+        if unchanged_layers := [self._layers[site] for site, loss in flipped if loss == together[0]]:
+            raise ModelError(f"sharing a selection changes nothing in layers {layer_ranges(unchanged_layers)}")
 
     def _blind_is_blind(self, losses: PatternLosses) -> None:
         """Where no query sees more keys than are selected, all patterns have the same loss."""

@@ -119,6 +119,7 @@ def sparse_attention(
     module.expand_kv.attended += 1
     (batch_size, heads, count, _), budget = query.shape, module.expand_kv.budget
     out = query.new_empty(batch_size, count, heads, module.v_head_dim)
+    # With a live cache there are more keys than queries, and the queries are the last of them.
     visible = Visibility(attention_mask[:, 0], first=key.shape[2] - count)
     layer = _LayerProjections(module, query.dtype, query.device, scaling, s_aux)
     for batch in range(batch_size):
@@ -151,6 +152,7 @@ class _LayerProjections:
 
     def absorbed(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[heads, queries, nope + rope]`` to ``[heads, queries, rank]``, and the rotary part beside it."""
+        # q . (W_k c) = (W_k^T q) . c, so that no key of a single head is made. The rotary part has no projection.
         return query[..., : self.nope] @ self.to_latent, query[..., self.nope :]
 
     def expanded(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,6 +173,7 @@ class _LayerProjections:
             heads: which dimension is that of the heads, each of which has a sink.
         """
         scores = scores.float().mul_(self.scaling).masked_fill_(~seen, -torch.inf)
+        # The highest score is taken off all of them, and cancels in the fraction: no exponential overflows.
         highest = scores.amax(-1, keepdim=True)
         sinks = None if self.sinks is None else self.sinks.view(-1, *[1] * (scores.dim() - 1 - heads))
         if sinks is not None:
@@ -209,6 +212,7 @@ class _SequenceAttention:
             self._attend_fused(indices, distinct)
             return
         times = _DENSE_UP_TO if self.latent.device.type == "cpu" else 1
+        # Queries at places below ``width`` see no more than they select: gathering spares them nothing anywhere.
         dense = min(count, times * width)
         self._attend_dense(indices[:dense])
         self._attend_gathered(indices, dense, distinct)
@@ -241,6 +245,7 @@ class _SequenceAttention:
             seen = selected[:, :end] & self.visible.block(self.batch, (start, end), (0, end))
             self._attend_all(start, end, keys[:, :end], values[:, :end], seen)
 
+        # Of one query: about three rows of fp32 for each head (scores, their mask, weights), and what it selected.
         self.budget.run(count, 4 * (3 * len(self.query) + 1) * count, self.latent.device, work)
 
     def _attend_all(
@@ -303,5 +308,6 @@ class _SequenceAttention:
             )
             self.out[start:end] = (means @ self.layer.to_value).transpose(0, 1)
 
+        # Of one query and each head: the absorbed query with its rotary part, a mean of latent keys, a value.
         row_bytes = heads * (2 * self.latent.shape[1] + self.layer.values) * self.latent.element_size()
         self.budget.run(count - blind, row_bytes, self.latent.device, work)

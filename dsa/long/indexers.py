@@ -81,6 +81,7 @@ class ChunkedIndexers:
             cache: the name of the argument in which the forward takes its cache.
         """
         tokens = arguments["hidden_states"].shape[1]
+        # A chunk of queries sees the keys of all chunks before it too: they are collected over the chunks.
         keys = _KeyCollector(tokens, self._budget)
         selection: torch.Tensor | None = None
         for start in range(0, tokens, chunk_rows):
@@ -88,6 +89,7 @@ class ChunkedIndexers:
             keys.first = rows.start
             chosen = stock_forward(**_arguments_of_rows(arguments, rows) | {cache: keys})
             keys.check_collected(rows.stop)
+            # A single chunk is the whole selection: no copy of it is made.
             if rows.stop - rows.start == tokens:
                 selection = chosen
                 break

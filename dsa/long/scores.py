@@ -90,6 +90,7 @@ class _HeadScores:
             scores: _HeadScores = args[0]
             return replace(scores, rectified=True)
         if function is torch.matmul and isinstance(args[1], _HeadScores) and args[1].rectified:
+            # Transformers writes weights [batch, queries, 1, heads] x scores [batch, queries, heads, keys].
             scores = args[1]
             if scores.scale <= 0:
                 raise TypeError("the indexer's scale is not positive, which is not foreseen")
@@ -182,7 +183,9 @@ def select_tokens(
             chosen[start:end] = select_top(scores, first + start, width)
             return
         scores = index_scores(*rows)
+        # Where padding leaves a query fewer keys than it selects, hidden ones fill up, as in transformers.
         scores.masked_fill_(~visible.block(batch, (start, end), (0, first + end)), -torch.inf)
+        # Attention sums over what is selected, so that its order does not matter.
         chosen[start:end] = scores.topk(width, dim=-1, sorted=False).indices
 
     budget.run(len(queries) - blind, row_bytes, keys.device, work)
@@ -199,7 +202,9 @@ def index_scores(queries: torch.Tensor, keys: torch.Tensor, weights: torch.Tenso
         weights: ``[queries, heads]``.
     """
     count, heads, _ = queries.shape
+    # [queries * heads, keys] in fp32, the largest value of all: ``select_tokens`` counts it in ``row_bytes``.
     per_head = queries.float().flatten(0, 1) @ keys.float().T
+    # [queries, 1, heads] x [queries, heads, keys]: one product a query weighs its heads and sums over them.
     return torch.bmm(weights.float().unsqueeze(1), per_head.relu_().view(count, heads, len(keys))).squeeze(1)
 
 
@@ -221,6 +226,7 @@ def is_distinct(selection: torch.Tensor) -> bool:
 def without_repeats(selection: torch.Tensor) -> torch.Tensor:
     """``[rows, width]`` with each row ascending and -1 in place of a key named again."""
     ascending = selection.sort(dim=-1).values
+    # Equal neighbours are one key named again; the first of them stays.
     repeated = ascending[:, 1:] == ascending[:, :-1]
     ascending[:, 1:].masked_fill_(repeated, -1)
     return ascending

@@ -44,6 +44,7 @@ def selection_overlap(
     merged = processes.merge({number: total.tolist() for number, total in totals.items()})
     # In the order of the windows, so that any number of processes gives the same sums.
     total = torch.tensor([merged[number] for number in sorted(merged)], dtype=torch.float64).sum(0)
+    # On the diagonal stands how much a site selects itself.
     shares: list[list[float]] = (total / total.diagonal()[:, None]).tolist()
     return shares
 

@@ -13,8 +13,12 @@ from ...pattern import Pattern
 from ...system import processes
 from ..chunks import out_of_memory
 from .agreement import selection_overlap
+from .costs import layer_costs
 from .losses import PatternLosses
 from .tail import Window
+
+# Of calibration, on which layer costs are measured.
+_COST_WINDOWS = 8
 
 
 class Evaluator:
@@ -87,6 +91,15 @@ class Evaluator:
         return selection_overlap(
             self._losses, [window.token_ids for window in self._groups[group]], selection_width
         )
+
+    def layer_costs(self, group: str, surrogate: str) -> list[list[list[float]]]:
+        """What each site suffers under earlier sites' selections, ``[windows][sites][sites]``, see ``costs``.
+
+        Measured on the first few windows of ``group``: pairs of sites differ by far more than windows do.
+        """
+        windows = [window.token_ids for window in self._groups[group][:_COST_WINDOWS]]
+        measured = layer_costs(self._losses.model, self._losses.switch, windows, surrogate, self._losses.blind)
+        return [[list(row) for row in matrix] for matrix in measured.windows]
 
     def layer_windows(self) -> int:
         """Decoder-layer executions so far, one per layer, window and branch, over all processes."""

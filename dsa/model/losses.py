@@ -71,7 +71,8 @@ class PatternLosses:
         self._device = input_device(model)
         self.dtype: torch.dtype = next(self._stack.layers[0].parameters()).dtype
         """What the layers compute in."""
-        self._blind = blind
+        self.model = model
+        self.blind = blind
         self._blind_loss: dict[Hashable, WindowLoss] = {}
         self._references = References(reference_budget)
         self._key_weights: dict[Hashable, torch.Tensor] = {}
@@ -142,7 +143,7 @@ class PatternLosses:
         def lacks(window: Window) -> bool:
             if references is not None and window.name not in references:
                 return not runs_now or window.weighs_keys
-            blind = self._blind and window.answers is None and not last_token
+            blind = self.blind and window.answers is None and not last_token
             return bool(blind) and not runs_now and window.name not in self._blind_loss
 
         if unknown := [window for window in windows if lacks(window)]:
@@ -260,7 +261,7 @@ class PatternLosses:
         if window.answers is not None:
             rows = torch.as_tensor(window.answers, device=ids.device)
             return self._tail.loss(hidden, ids, rows, reference, weights)
-        rows, blind = torch.arange(labels, device=ids.device), min(self._blind, labels)
+        rows, blind = torch.arange(labels, device=ids.device), min(self.blind, labels)
         if last_token:
             return self._tail.loss(hidden, ids, rows, reference, weights)
         if window.name not in self._blind_loss:
@@ -286,7 +287,7 @@ class PatternLosses:
                 hidden = self._through_all(piece[:, :-1])
                 short_losses[first:end] = self._tail.losses(hidden, piece, rows[first - start : end - start])
             # No pattern changes what is blind, so nothing there is worth a weight.
-            short_losses[: self._blind] = long_losses[: self._blind]
+            short_losses[: self.blind] = long_losses[: self.blind]
             self._key_weights[window.name] = key_weights(long_losses, short_losses)
 
     def _through_all(self, tokens: torch.Tensor, pattern: Pattern | None = None) -> torch.Tensor:

@@ -57,10 +57,12 @@ class PrefillClock:
         Raises:
             torch.OutOfMemoryError: it does not fit.
         """
+        # Weights kept elsewhere are on the meta device until a hook fetches them; ids start on the CPU then.
         device = torch.device("cpu") if self._device.type == "meta" else self._device
         ids = torch.as_tensor(token_ids, dtype=torch.long, device=device).unsqueeze(0)
         runs: list[list[Prefill]] = [[] for _ in patterns]
         try:
+            # Turn 0 warms up: kernels are compiled and memory is reserved in it.
             for turn in range(repeats + 1):
                 for pattern, pattern_runs in zip(patterns, runs, strict=True):
                     self._switch.use(pattern)
@@ -70,6 +72,7 @@ class PrefillClock:
         finally:
             self._switch.use(Pattern.all_full(len(patterns[0])))
             self._switch.forget()
+        # The lower median of an even number: each figure is of a prefill that was run.
         middle = (repeats - 1) // 2
         return [sorted(pattern_runs, key=lambda run: run.seconds)[middle] for pattern_runs in runs]
 
@@ -86,6 +89,7 @@ class PrefillClock:
 
 
 def _now() -> float:
+    # A call returns once its kernels are launched; the clock is read when they have run.
     for device in range(torch.cuda.device_count()):
         torch.cuda.synchronize(device)
     return time.perf_counter()

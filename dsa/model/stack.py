@@ -122,6 +122,7 @@ class Stack:
 
         def stub(index: int, stock_forward: Callable[..., Any]) -> Callable[..., Any]:
             def forward(entering: torch.Tensor, **kwargs: Any) -> Any:
+                # The model goes on from what its last layer returns; the other stubs only let it get there.
                 return self._mirror(states if index == last else entering)
 
             return forward

@@ -87,4 +87,5 @@ class _SwitchedForward:
 
 
 def _moved(selection: Any, device: torch.device) -> Any:
+    # Under a device map a shared layer may be on another device than the site whose selection it reuses.
     return selection.to(device) if isinstance(selection, torch.Tensor) else selection

@@ -143,6 +143,7 @@ def attention_states(module: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor])
 def index_scores(module: Any, hidden: Tensor, latent: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """What `GlmMoeDsaIndexer.forward` ranks, in fp32 and with gradients: [B, S, T], future keys included."""
     batch, window, _ = hidden.shape
+    # I_st = sum_h w_sh relu(q_sh . k_t); the scales, dim^-1/2 and heads^-1/2, go into q and w.
     parts = [module.qk_rope_head_dim, module.head_dim - module.qk_rope_head_dim]
     query, query_plain = module.wq_b(latent).view(batch, window, -1, module.head_dim).split(parts, dim=-1)
     key, key_plain = module.k_norm(module.wk(hidden))[:, :, None].split(parts, dim=-1)
@@ -214,6 +215,7 @@ def attention_target(query: Tensor, key: Tensor, allowed: Tensor) -> Tensor:
 
 def index_divergence(scores: Tensor, target: Tensor, allowed: Tensor) -> Tensor:
     """KL(target || softmax of scores over the allowed keys), mean over rows: a scalar."""
+    # sum_t p_t (log p_t - log q_t); xlogy makes it 0 where the target p_t is 0.
     logs = scores.masked_fill(~allowed, -math.inf).log_softmax(-1).masked_fill(~allowed, 0)
     return (torch.xlogy(target, target) - target * logs).sum(-1).mean()
 
@@ -364,9 +366,9 @@ def check_against_stock(model: Any, window: int, seed: int) -> dict[str, float]:
     return figures
 
 
-def differing_rows(indexer: Any, given: Any, stock_best: Tensor) -> int:
+def differing_rows(indexer: Any, arguments: Any, stock_best: Tensor) -> int:
     """Rows that this script and stock select otherwise; asserts a near-tie at the k-th place of each."""
-    hidden, latent, rotary, *_ = given
+    hidden, latent, rotary, *_ = arguments
     causal = causal_mask(hidden.shape[1], hidden.device)
     scores = index_scores(indexer, hidden, latent, rotary)
     stock = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, stock_best.long(), True) & causal

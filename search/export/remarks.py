@@ -107,6 +107,7 @@ def stage_remarks(
     split = pipeline.split or split_before_last
     sizes = stage_sizes(plan.model.layers, serving.pp_size, serving.pp_layers, split)
     since = None if support.only_behind_full else pipeline.hands_over_since
+    # "" hands a selection over in every version, None in none.
     if since == "" or (since and version and version >= Version(since)):
         return []
     before = f" before {since}" if since and version is None else ""

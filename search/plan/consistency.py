@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from ...errors import PatternError
 from ...pattern import Pattern
-
-if TYPE_CHECKING:
-    from .schema import MeasuredPattern, Plan
+from .schema import MeasuredPattern, Plan
 
 # A difference of losses is computed in pairs and then averaged, the losses are averaged first.
 _ROUNDING = 1e-9

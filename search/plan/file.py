@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ...errors import PlanError
+from ...errors import PlanError, one_line
 from ...system.documents import first_fault, read_json
 from ...system.files import is_there, write_atomically
+from .consistency import check_consistency
 from .schema import CHECKSUM, SCHEMA, Plan, content_checksum
 from .upgrade import STEPS, upgraded
 
@@ -97,7 +98,11 @@ def check_plan(document: Any, name: str, hint: str | None = None) -> Plan:
         stated = "no plan schema version" if version is None else f"plan schema version {version!r}"
         raise PlanError(f"{name} has {stated}, this program reads {SCHEMA}", hint="search again with this version")
     try:
-        return Plan.model_validate(document)
+        plan = Plan.model_validate(document)
+        check_consistency(plan)
     except ValidationError as error:
         field, fault = first_fault(error)
         raise PlanError(f"{name}{f', field {field}' if field else ''}: {fault}", hint=hint) from None
+    except ValueError as error:
+        raise PlanError(f"{name}: {one_line(str(error))}", hint=hint) from None
+    return plan

@@ -6,10 +6,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from ...pattern import Pattern
-from .consistency import check_consistency
 
 SCHEMA: Final = 3
 CHECKSUM = "checksum"
@@ -303,11 +302,6 @@ class Plan(_Section):
     def pinned_sites(self) -> tuple[int, ...]:
         """Sites that the search had to keep full."""
         return tuple(self.model.site_layers.index(layer) for layer in self.search.pinned_layers)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Plan:
-        check_consistency(self)
-        return self
 
     def as_json(self) -> str:
         """The file's text: stable key order, floats at full precision, and last a checksum over the rest."""

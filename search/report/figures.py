@@ -83,6 +83,7 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    # A fixed salt here, and no date below: the same plan is drawn in the same bytes.
     style = {"svg.hashsalt": "indexcache", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
     with mpl.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
@@ -97,6 +98,7 @@ def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
 def _dress(axes: Any, plan: Plan) -> None:
     """Marks the step that was picked and labels the axes."""
     sites, shared = plan.result.sites, plan.result.sites - plan.result.kept
+    # The label goes to the side of the line that has more room.
     on_the_right = 2 * shared > max((sites - step.kept for step in plan.search.steps), default=0)
     axes.axvline(shared, color=_INK, linewidth=0.8, linestyle=":")
     axes.annotate(

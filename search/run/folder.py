@@ -78,9 +78,9 @@ def _begun(path: Path) -> bool:
 def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | None:
     """Writes a run to ``folder``, the plan last.
 
-    A finished plan of other content that stands there is moved aside, tokens and all, so that it can still be
-    evaluated; the journal stays. Without a plan, what stands there is this run's own: ``begin_anew`` saw to that.
-    Returns the folder the old plan was moved to.
+    If the folder holds another finished plan, that plan is moved aside with its tokens and its report, so that it
+    can still be evaluated. The journal stays: it serves both. If it holds no plan, its files are this run's, because
+    ``begin_anew`` moved all others when the run began. Returns the folder that the old plan was moved to.
 
     Raises:
         PlanError: the plan contradicts itself; nothing is written or moved.
@@ -128,12 +128,12 @@ def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
 def _check_place(target: Path, source: Path) -> None:
     """Refuses to put a plan where other files, or a search's own plan, stand or will stand."""
     name = target.name
-    reserved = any(name == taken or name.endswith(f"-{taken}") for taken in (*_BESIDE, TIMING_FILE))
+    reserved = any(name == file or name.endswith(f"-{file}") for file in (*_BESIDE, TIMING_FILE))
     if not name.endswith(".json") or reserved:
         raise OutputError(f"{str(target)!r} is no name for a plan", hint="give --out one such as plan-half.json")
     if is_there(target):
-        searched = name == PLAN_FILE and is_there(target.with_name(JOURNAL_FILE))
-        if searched or target.samefile(source):
+        is_of_search = name == PLAN_FILE and is_there(target.with_name(JOURNAL_FILE))
+        if is_of_search or target.samefile(source):
             raise OutputError(f"{str(target)!r} is a search's own plan", hint="give --out another name")
         try:
             read_plan(target)

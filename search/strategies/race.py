@@ -9,7 +9,7 @@ from ..intervals import clearly_worse, document_sizes
 from ..losses import Evaluation, Measurements, paired_cost
 
 FIRST_WINDOWS = 4
-STANDARD_ERRORS = 3.0
+STANDARD_ERRORS = 2.0
 
 
 def race(

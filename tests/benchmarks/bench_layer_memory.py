@@ -42,7 +42,7 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _case(tokens: int, indexer: str, attention: str, threads: int, told: multiprocessing.Queue) -> None:
+def _case(tokens: int, indexer: str, attention: str, threads: int, figures: multiprocessing.Queue) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = transformers.GlmMoeDsaForCausalLM(transformers.GlmMoeDsaConfig(**GLM_5_LIKE)).float().eval()
@@ -63,7 +63,7 @@ def _case(tokens: int, indexer: str, attention: str, threads: int, told: multipr
         seconds = time.perf_counter() - began
         done.set()
         watcher.join()
-    told.put((peak[0] - idle, seconds))
+    figures.put((peak[0] - idle, seconds))
 
 
 def main() -> None:
@@ -78,10 +78,10 @@ def main() -> None:
             if indexer == "stock" and tokens > options.stock_up_to:
                 continue
             context = multiprocessing.get_context("spawn")
-            told = context.Queue()
-            process = context.Process(target=_case, args=(tokens, indexer, attention, options.threads, told))
+            figures = context.Queue()
+            process = context.Process(target=_case, args=(tokens, indexer, attention, options.threads, figures))
             process.start()
-            peak, seconds = told.get()
+            peak, seconds = figures.get()
             process.join()
             print(f"{tokens:7} {indexer:>8} {attention:>9} {peak / 1e6:8.0f} {seconds:8.1f}", flush=True)
 

@@ -29,8 +29,8 @@ def main():
     ):
         model.indexcache.use(pattern)
         asked = [Instance("loglikelihood_rolling", {}, (text,), number) for number, text in enumerate(texts)]
-        found = harness.loglikelihood_rolling(asked, disable_tqdm=True)
-        print(f"{name:9} {pattern} {sum(found):12.1f} nats", flush=True)
+        sums = harness.loglikelihood_rolling(asked, disable_tqdm=True)
+        print(f"{name:9} {pattern} {sum(sums):12.1f} nats", flush=True)
 
 
 if __name__ == "__main__":

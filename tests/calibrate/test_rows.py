@@ -219,6 +219,41 @@ def test_a_quote_that_never_closes_is_named_by_its_line(tmp_path, before, line):
 
 @pytest.mark.reliability("R12")
 @pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('text,id\n"5 inches,1\nfoo,2\n"bar",3\nbaz,4\n', 2),  # the next cell's quote would close it
+        ('text,id\nfoo,0\n"a 5"" disk,1\nfoo,2\n"bar",3\nbaz,4\n', 3),
+        ('text,id\n"two\nlines",0\nfoo,"\nbar,2\n"baz",3\n', 4),
+        ('text\n"two\nlines\nfoo\n"bar"\n', 2),
+        ('text,"id\nfoo,1\n"bar",2\n', 1),
+        ('text,id\n"5 inches,1\nfoo,2\nbar,3"\n', 2),  # all rows in one cell, and no other
+        ('text,id\nfoo,1\n"5 inches,2', 3),
+    ],
+)
+def test_a_quote_that_takes_in_other_rows_is_named_by_its_line(tmp_path, text, line):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DatasetError, match=rf"never closed, in the row of line {line}$"):
+        list(documents(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('text,id\n"two\nlines",1\n"a ""b""\nc",2\n"d, e\nf, g",3', ['a "b"\nc', "d, e\nf, g", "two\nlines"]),
+        ('text,id\n"said "hi" to me",1\n5" disk,2\n', ['5" disk', 'said hi" to me"']),  # as csv readers have it
+        ('text\n"two\nlines"\nfoo\n', ["foo", "two\nlines"]),
+        ('text,id,more\n"two\nlines"\n"three\n\nlines",1\nfoo\n', ["foo", "three\n\nlines", "two\nlines"]),
+        ('text,id\r\n"two\r\nlines",1\r\n', ["two\r\nlines"]),
+        ("text,id\n\n\nfoo,1\n\n", ["foo"]),
+    ],
+)
+def test_cells_over_several_lines_that_are_meant(tmp_path, text, expected):
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    assert sorted(documents(tmp_path / "a.csv")) == expected
+
+
+@pytest.mark.reliability("R12")
+@pytest.mark.parametrize(
     ("name", "head", "says", "hint"),
     [
         ("a.csv", f"1,{'word ' * 400}", "begins with '1'$", "does its first line name columns?"),

@@ -98,13 +98,13 @@ class TestWithoutCache:
     def test_the_same_tokens_come_out(self, checkpoints, searched, monkeypatch, way):
         monkeypatch.setattr(transformers.DynamicCache, "get_seq_length", transformers.DynamicCache.get_seq_length)
         model = indexcache.load(checkpoints["eight"], searched)
-        prompt, told = IDS[0].tolist(), []
-        expected = _generate(model, prompt, 6, told.append)
-        assert (len(expected), told) == (6, [])
+        prompt, lines = IDS[0].tolist(), []
+        expected = _generate(model, prompt, 6, lines.append)
+        assert (len(expected), lines) == (6, [])
         getattr(Recomputing, way)(model)
-        assert _generate(model, prompt, 6, told.append) == expected
-        assert len(told) == 1
-        assert "no key-value cache" in told[0]
+        assert _generate(model, prompt, 6, lines.append) == expected
+        assert len(lines) == 1
+        assert "no key-value cache" in lines[0]
 
     def test_it_ends_where_the_model_does(self, checkpoints, searched):
         model = indexcache.load(checkpoints["eight"], searched)
@@ -167,16 +167,16 @@ class TestApply:
 class TestCommand:
     def test_a_prompt_of_its_own_tokens(self, run_cli, searched, plan):
         code, out, err = run_cli("apply", searched, "--new-tokens", 6, "--json", "-q")
-        found = json.loads(out)
+        document = json.loads(out)
         assert (code, err) == (0, "")
-        assert found["prompt_tokens"] == plan["tokens"]["window"] - 6
-        assert found["positions_that_choose"] == plan["tokens"]["window"] - 16
-        assert len(found["plan"]["tokens"]) == len(found["all_full"]["tokens"]) == 6
+        assert document["prompt_tokens"] == plan["tokens"]["window"] - 6
+        assert document["positions_that_choose"] == plan["tokens"]["window"] - 16
+        assert len(document["plan"]["tokens"]) == len(document["all_full"]["tokens"]) == 6
         alike = [
             ours == theirs
-            for ours, theirs in zip(found["plan"]["tokens"], found["all_full"]["tokens"], strict=True)
+            for ours, theirs in zip(document["plan"]["tokens"], document["all_full"]["tokens"], strict=True)
         ]
-        assert found["agreed_tokens"] == (alike.index(False) if False in alike else 6)
+        assert document["agreed_tokens"] == (alike.index(False) if False in alike else 6)
 
     def test_it_continues_what_is_given_as_transformers_does(self, run_cli, searched, checkpoints, tokenizer):
         text = "What is the meaning of this?" * 3
@@ -217,7 +217,7 @@ def test_lm_eval_takes_the_model(checkpoints, searched):
     model = indexcache.load(checkpoints["eight"], searched)
     harness = huggingface.HFLM(pretrained=model, batch_size=1)
     asked = Instance("loglikelihood", {}, ("One two three " * 12, "four five"), 0)
-    (found,) = harness.loglikelihood([asked], disable_tqdm=True)
+    (answer,) = harness.loglikelihood([asked], disable_tqdm=True)
     model.indexcache.use(Pattern.all_full(8))
     (full,) = harness.loglikelihood([asked], disable_tqdm=True)
-    assert found[0] != full[0]
+    assert answer[0] != full[0]

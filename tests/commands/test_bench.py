@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from indexcache.commands import bench as benching
+from indexcache.commands import bench as bench_command
 from indexcache.errors import PlanError
 from indexcache.search.plan.file import read_plan
 from indexcache.search.report.pages import render
@@ -48,14 +48,14 @@ def test_random_weights_and_the_table(run, run_cli, checkpoints, tmp_path):
 
 
 def test_a_length_that_does_not_fit_is_said_and_the_others_stay(run, run_cli, monkeypatch):
-    own = benching._timed
-    monkeypatch.setattr(benching, "_timed", lambda *args: None if len(args[2]) == 64 else own(*args))
+    stock = bench_command._timed
+    monkeypatch.setattr(bench_command, "_timed", lambda *args: None if len(args[2]) == 64 else stock(*args))
     code, out, err = run_cli("bench", run / "plan.json", "--context", "48,64", "--repeats", 1)
     assert code == 0
     assert "a prefill of 64 tokens does not fit here" in err
     assert "does not fit" in out
     assert "does not fit" in (run / "report.html").read_text()
-    monkeypatch.setattr(benching, "_timed", lambda *args: None)
+    monkeypatch.setattr(bench_command, "_timed", lambda *args: None)
     before = (run / "bench.json").read_text()
     code, _, err = run_cli("bench", run / "plan.json", "--context", "48", "--repeats", 1)
     assert code == 2
@@ -142,7 +142,7 @@ def test_a_search_records_its_backends_and_eval_repeats_them(
         "indexcache.commands.job.measure.install", lambda model, backends, told: installed.append(backends)
     )
     assert run_cli("eval", tmp_path / "chunked", "-q")[0] == 0
-    assert [(each.indexer, each.attention) for each in installed] == [("chunked", "sparse")]
+    assert [(backends.indexer, backends.attention) for backends in installed] == [("chunked", "sparse")]
 
 
 def test_windows_beyond_the_models_positions_have_to_be_asked_for(run_cli, checkpoints, text_file, tmp_path):

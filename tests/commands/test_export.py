@@ -58,8 +58,8 @@ def test_a_written_config_runs_as_the_switch_does(run_cli, searched, checkpoints
     shutil.copy(checkpoints["eight"] / "model.safetensors", tmp_path / "new")
     native = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "new", dtype=torch.float32)
     losses = PatternLosses(build("glm_moe_dsa", layers=8, seed=3), range(8))
-    found = measure(losses, [Pattern(plan["result"]["pattern"])], ids[0].tolist())[0] / 47
-    assert loss(native, ids) == pytest.approx(found, abs=1e-5)
+    switched = measure(losses, [Pattern(plan["result"]["pattern"])], ids[0].tolist())[0] / 47
+    assert loss(native, ids) == pytest.approx(switched, abs=1e-5)
 
 
 def test_a_stripped_checkpoint_loads_and_loses_nothing(run_cli, searched, checkpoints, plan, tmp_path, ids):
@@ -125,8 +125,8 @@ class TestWrongUse:
     ):
         plan["model"] |= {"id": "some/model", "revision": "abc123"}
         (tmp_path / "plan.json").write_text(Plan.model_validate(plan).as_json())
-        found = lambda model_id, revision: (checkpoints["eight"], "abc123")  # noqa: E731
-        monkeypatch.setattr("indexcache.dsa.checkpoint.hub.fetch_description", found)
+        fetched = lambda model_id, revision: (checkpoints["eight"], "abc123")  # noqa: E731
+        monkeypatch.setattr("indexcache.dsa.checkpoint.hub.fetch_description", fetched)
         said = self.run(run_cli, tmp_path, "--write", tmp_path / "new", "--strip-weights")
         assert "is on the hub" in said
         code, _, err = run_cli("export", tmp_path, "--to", "vllm", "--write", tmp_path / "new", "-q")

@@ -19,11 +19,12 @@ from random_models import (
 )
 
 from indexcache.calibrate.windows import check_length
-from indexcache.dsa.checkpoint.config import measure_sizes, open_checkpoint
+from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.families import FAMILIES as TABLE
 from indexcache.dsa.checkpoint.families import family_of
 from indexcache.dsa.checkpoint.load import Placement
 from indexcache.dsa.checkpoint.sites import find_indexers
+from indexcache.dsa.checkpoint.sizes.count import measure_sizes
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.agreement import selection_overlap
 from indexcache.dsa.model.losses import PatternLosses

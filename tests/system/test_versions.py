@@ -109,10 +109,10 @@ class TestTheWarning:
     @pytest.mark.parametrize("arguments", [["--quiet"], []], ids=str)
     def test_is_one_line_of_commands_that_load_a_model(self, here, run_cli, arguments):
         here(transformers="5.99.0")
-        checked = ["--model", EMBEDDED, "--keep", "0.5", "--window", "64"]
-        _, _, err = run_cli("estimate", *checked, *arguments)
+        options = ["--model", EMBEDDED, "--keep", "0.5", "--window", "64"]
+        _, _, err = run_cli("estimate", *options, *arguments)
         assert err.count("not tested with transformers 5.99.0") == 1
-        _, _, err = run_cli("estimate", "--no-time", *checked, *arguments)
+        _, _, err = run_cli("estimate", "--no-time", *options, *arguments)
         assert "not tested" not in err
 
     def test_is_said_by_one_process_of_several(self, here, run_cli, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from paper_model import without_a_model
 
 from indexcache.cli import main
-from indexcache.commands import search as workflow
+from indexcache.commands import search as search_command
 from indexcache.commands.job.prepare import prepare
 from indexcache.dsa.checkpoint.config import Trust
 from indexcache.recipes.schema import with_options
@@ -23,7 +23,7 @@ def real(checkpoints, text_file, tmp_path_factory):
     arguments += ["--windows", 4, "--heldout", 2, "--keep", 0.34, "-q"]
     # In this process, so that what it imports on the way is there in every child that is forked later.
     with pytest.raises(SystemExit) as stop:
-        main([str(each) for each in [*arguments, "--out", folder / "run"]])
+        main([str(word) for word in [*arguments, "--out", folder / "run"]])
     assert not stop.value.code
     return arguments, folder / "run"
 
@@ -45,7 +45,7 @@ def search_on_paper(asked):
     def run(out, keep=0.34, resume="auto"):
         def search():
             with Reporter(quiet=True) as reporter:
-                workflow.search(recipe, Goal(keep=keep), out, resume, Trust(), reporter)
+                search_command.search(recipe, Goal(keep=keep), out, resume, Trust(), reporter)
 
         return exit_code_of(search, as_json=False)
 

@@ -48,7 +48,7 @@ def run_forked(folder, *arguments, out="file", err="file", encoding="utf-8", **c
                 _put_in_place(number, way, files[number])
             sys.stdout = None if out == "closed" else _stream(1, encoding)
             sys.stderr = None if err == "closed" else _stream(2, encoding)
-            main([str(each) for each in arguments])
+            main([str(word) for word in arguments])
         except SystemExit as stop:
             code = stop.code or 0
             try:
@@ -217,9 +217,9 @@ def without_rights():
 def read_only(tmp_path_factory, monkeypatch):
     """A folder that can be looked into and not written to."""
     folder = tmp_path_factory.mktemp("readonly")
-    for each in (folder, *folder.parents):
-        if each.owner() and str(each).startswith("/tmp/") and os.geteuid() == 0:
-            each.chmod(0o755)
+    for place in (folder, *folder.parents):
+        if place.owner() and str(place).startswith("/tmp/") and os.geteuid() == 0:
+            place.chmod(0o755)
     folder.chmod(0o555)
     yield folder
     folder.chmod(0o755)
@@ -227,9 +227,9 @@ def read_only(tmp_path_factory, monkeypatch):
 
 def opened_up(path):
     """``path`` and what is in it, readable for all."""
-    for each in (path, *path.rglob("*"), *path.parents):
-        if str(each).startswith("/tmp/") and os.geteuid() == 0:
-            each.chmod(each.stat().st_mode | (0o555 if each.is_dir() else 0o444))
+    for place in (path, *path.rglob("*"), *path.parents):
+        if str(place).startswith("/tmp/") and os.geteuid() == 0:
+            place.chmod(place.stat().st_mode | (0o555 if place.is_dir() else 0o444))
     return path
 
 
@@ -250,7 +250,7 @@ def test_folders_that_cannot_be_written(
     }
     for job in jobs.values():
         # What is imported on the way may be out of reach for another user.
-        run_cli(*(str(each).replace(str(read_only), str(tmp_path / "first")) for each in job))
+        run_cli(*(str(word).replace(str(read_only), str(tmp_path / "first")) for word in job))
     monkeypatch.chdir(read_only)
     for what, job in jobs.items():
         with without_rights():

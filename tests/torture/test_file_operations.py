@@ -145,8 +145,8 @@ def test_the_first_look_at_a_folder_finds_out_too(cases, tmp_path):
             shutil.rmtree(tmp_path / "a", ignore_errors=True)
             # A probe's folders may stay, and one above them may be written to and not read.
             needless = calls.made[at] == "rmdir" or (code == errno.EACCES and at in (1, 2, 4, 5))
-            told = said is None if needless else "cannot be written" in str(said)
-            cases.check(told, f"{calls.made[at]}, call {at}: {errno.errorcode[code]}: {said}")
+            is_named = said is None if needless else "cannot be written" in str(said)
+            cases.check(is_named, f"{calls.made[at]}, call {at}: {errno.errorcode[code]}: {said}")
 
 
 @pytest.mark.reliability("R3")
@@ -184,7 +184,7 @@ def test_what_is_renamed_was_synced_and_folders_are_too(paper, cases, monkeypatc
     assert paper(tmp_path / "a" / "run")[0] == 0
     assert paper(tmp_path / "first", keep=0.67)[0] == 0
     assert paper(tmp_path / "first", keep=0.67, resume="never")[0] == 0
-    left = {each for each in unsynced if each and not each.endswith(".lock")}
+    left = {name for name in unsynced if name and not name.endswith(".lock")}
     cases.check(not left, f"never brought to the disk: {left}")
     cases.check(not unsynced_folders, f"folders never brought to the disk: {unsynced_folders}")
 

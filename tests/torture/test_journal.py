@@ -120,11 +120,11 @@ def test_flipped_bits_in_the_frozen_tokens(searched, cases, full, tmp_path):
     for seed in range(200 if full else 20):
         path.write_bytes(flip(content, random.Random(seed)))
         try:
-            found = thaw(path, plan.tokens.sha256)
+            windows = thaw(path, plan.tokens.sha256)
         except IndexcacheError as error:
             cases.check(error.exit_code == 2 and "windows.safetensors" in str(error), f"seed {seed}: {error}")
         else:
-            equal = (found.calibration == same.calibration).all() and (found.heldout == same.heldout).all()
+            equal = (windows.calibration == same.calibration).all() and (windows.heldout == same.heldout).all()
             cases.check(equal, f"seed {seed}: other tokens")
 
 
@@ -225,12 +225,12 @@ def test_losses_beyond_reason_are_kept_as_they_are(asked, search_on_paper, monke
 
 def test_records_are_lines_of_json_with_exact_floats(half):
     records = [json.loads(line) for line in (half / "journal.jsonl").read_text().splitlines()]
-    assert [each["kind"] for each in records[:3]] == ["journal", "began", "ran"]
+    assert [record["kind"] for record in records[:3]] == ["journal", "began", "ran"]
     assert records[-1]["kind"] == "ended"
-    measured = [each for each in records if each["kind"] == "losses"]
+    measured = [record for record in records if record["kind"] == "losses"]
     content = read_journal(half / "journal.jsonl").content
     assert len(measured) == 11
-    for each in measured:
-        known = content.losses[each["group"], each["last_token"]]
-        for pattern, sums in zip(each["patterns"], each["sums"], strict=True):
-            assert [known[pattern][window] for window in each["windows"]] == sums
+    for record in measured:
+        known = content.losses[record["group"], record["last_token"]]
+        for pattern, sums in zip(record["patterns"], record["sums"], strict=True):
+            assert [known[pattern][window] for window in record["windows"]] == sums

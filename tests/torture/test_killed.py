@@ -17,11 +17,11 @@ def losses_measured(path):
     """Every (group, shape, pattern, window) in a journal's records, in order."""
     records = [json.loads(line) for line in path.read_text().splitlines()]
     return [
-        (each["group"], each["last_token"], pattern, window)
-        for each in records
-        if each["kind"] == "losses"
-        for pattern in each["patterns"]
-        for window in each["windows"]
+        (record["group"], record["last_token"], pattern, window)
+        for record in records
+        if record["kind"] == "losses"
+        for pattern in record["patterns"]
+        for window in record["windows"]
     ]
 
 

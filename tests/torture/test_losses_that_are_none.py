@@ -42,11 +42,12 @@ def what_is_wrong(trouble, method, wrong, **wish):
     Where nothing else is left it may stop instead, if it names what it tried.
     """
     try:
-        found = search(trouble, method, **wish)
+        findings = search(trouble, method, **wish)
     except MeasurementError as error:
         return None if "; layers tried: " in str(error) else str(error)
-    by = [*(each.evaluation for each in [*found.steps, *found.swaps]), found.chosen]
-    return [str(each.pattern) for each in by if wrong(each.pattern) or not each.finite] or None
+    evaluations = [*(step.evaluation for step in [*findings.steps, *findings.swaps]), findings.chosen]
+    faulty = [one for one in evaluations if wrong(one.pattern) or not one.finite]
+    return [str(evaluation.pattern) for evaluation in faulty] or None
 
 
 @pytest.mark.parametrize("how", METHODS)
@@ -61,7 +62,7 @@ def test_what_is_no_number_is_never_picked(how, value, cases):
 
             for wish in ({"keep": 0.34}, {"keep": 0.67}, {"max_delta": 100.0}):
                 wrong = what_is_wrong(
-                    trouble, METHODS[how], lambda each, site=site: not each.is_full(site), **wish
+                    trouble, METHODS[how], lambda pattern, site=site: not pattern.is_full(site), **wish
                 )
                 cases.check(wrong is None, f"site {site}, window {window}, {wish}: {wrong}")
 
@@ -71,22 +72,22 @@ def test_what_is_no_number_is_never_picked(how, value, cases):
 def test_at_each_single_candidate(how, value, cases):
     seen = []
     search(lambda call, pattern, window: seen.append(pattern), METHODS[how])
-    for one in [each for each in dict.fromkeys(seen) if each.kept < SITES]:
+    for one in [pattern for pattern in dict.fromkeys(seen) if pattern.kept < SITES]:
 
         def trouble(call, pattern, window, one=one):
             return NONE[value] if pattern == one else None
 
-        wrong = what_is_wrong(trouble, METHODS[how], lambda each, one=one: each == one)
+        wrong = what_is_wrong(trouble, METHODS[how], lambda pattern, one=one: pattern == one)
         cases.check(wrong is None, f"{one}: {wrong}")
 
 
 def test_a_search_goes_on_while_any_candidate_is_a_number():
     for how in ("fast", "a warm start", "exact"):
         for site in range(1, SITES):
-            found = search(
+            findings = search(
                 lambda call, pattern, window, s=site: None if pattern.is_full(s) else math.nan, METHODS[how]
             )
-            assert found.chosen.pattern.kept == 3
+            assert findings.chosen.pattern.kept == 3
 
 
 def test_a_race_won_by_what_turns_out_to_be_none_is_run_again():
@@ -187,9 +188,10 @@ def test_memory_that_runs_out_makes_the_sweeps_smaller(error, cases):
     calls = Remembering(error)
     Evaluator(calls, groups, max_rows=12)(patterns, "calibration")
     for call in range(1, calls.calls + 1):
-        told = []
-        found = Evaluator(Remembering(error, call), groups, 12, on_shortage=told.append)(patterns, "calibration")
-        cases.check(found == expected and len(told) == 1, f"call {call}: {told}")
+        warnings = []
+        measure = Evaluator(Remembering(error, call), groups, 12, on_shortage=warnings.append)
+        losses = measure(patterns, "calibration")
+        cases.check(losses == expected and len(warnings) == 1, f"call {call}: {warnings}")
     cases.check(
         Evaluator(Remembering(error, rows=1), groups, 12)(patterns, "calibration") == expected, "one row at a time"
     )

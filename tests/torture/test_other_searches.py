@@ -43,8 +43,8 @@ def change_the_tokenizer(folder):
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     vocabulary = tokenizer["model"]["vocab"]
-    some = sorted(vocabulary, key=vocabulary.get)[300:2300]
-    vocabulary |= dict(zip(some, [vocabulary[each] for each in reversed(some)], strict=True))
+    words = sorted(vocabulary, key=vocabulary.get)[300:2300]
+    vocabulary |= dict(zip(words, [vocabulary[word] for word in reversed(words)], strict=True))
     path.write_text(json.dumps(tokenizer))
 
 

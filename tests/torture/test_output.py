@@ -77,7 +77,7 @@ def test_reports_show_any_text_as_it_is(plan, cases, monkeypatch):
         cases.check(f"indexcache plan for {text}" in page.text, f"{text!r} is not in report.html as it is")
         markdown = files["report.md"]
         bare = re.sub(r"\\[^\w\s]|&\w+;", "", markdown)
-        signs = [each for each in "<>`*[]|" if bare.count(each) != harmless["report.md"].count(each)]
+        signs = [sign for sign in "<>`*[]|" if bare.count(sign) != harmless["report.md"].count(sign)]
         cases.check(not signs, f"{text!r} left {signs} bare in report.md")
         cases.check(markdown.count("\n") == harmless["report.md"].count("\n"), f"{text!r} broke lines")
 
@@ -94,7 +94,7 @@ def test_a_plans_file_name_cannot_become_markup(run_cli, searched, tmp_path):
 
 @pytest.mark.reliability("R11", "R24")
 def test_exports_quote_any_text(plan, cases, tmp_path):
-    for text in (each for each in HOSTILE if not each.startswith("-")):
+    for text in (hostile for hostile in HOSTILE if not hostile.startswith("-")):
         named = plan.model_copy(update={"model": plan.model.model_copy(update={"id": text, "revision": text})})
         for engine in ENGINES:
             pasted = export(named, engine).paste
@@ -114,19 +114,19 @@ def _read_back(engine, pasted, folder):
             check=False,
         )
         words = done.stdout.decode().split("\0")
-        yield (lambda text, found: text in found and done.returncode == 0), words
-        yield (lambda text, found: any(json.loads(word) for word in found if word.startswith('{"'))), words
-        yield (lambda text, found: not found), list(folder.iterdir())
+        yield (lambda text, value: text in value and done.returncode == 0), words
+        yield (lambda text, value: any(json.loads(word) for word in value if word.startswith('{"'))), words
+        yield (lambda text, value: not value), list(folder.iterdir())
     elif engine == "transformers":
-        yield (lambda text, found: compile(found, engine, "exec") and repr(text) in found), pasted
+        yield (lambda text, value: compile(value, engine, "exec") and repr(text) in value), pasted
     elif engine == "tensorrt-llm":
         body, command = pasted.split("<<'EOF'\n")[1].split("\nEOF\n")
-        yield (lambda text, found: found["revision"] == text), yaml.safe_load(body)
-        yield (lambda text, found: found[1] == text), shlex.split(command)
+        yield (lambda text, value: value["revision"] == text), yaml.safe_load(body)
+        yield (lambda text, value: value[1] == text), shlex.split(command)
     elif engine == "prime-rl":
-        yield (lambda text, found: bool(found)), tomllib.loads(pasted)
+        yield (lambda text, value: bool(value)), tomllib.loads(pasted)
     else:
-        yield (lambda text, found: bool(found)), json.loads(pasted)
+        yield (lambda text, value: bool(value)), json.loads(pasted)
 
 
 def test_a_model_that_reads_as_an_option_is_not_put_on_a_command_line(plan):
@@ -175,7 +175,7 @@ FAILURES = {
 
 
 def filled(arguments, searched, folder):
-    return [each.replace("PLAN", str(searched / "plan.json")).replace("FOLDER", str(folder)) for each in arguments]
+    return [word.replace("PLAN", str(searched / "plan.json")).replace("FOLDER", str(folder)) for word in arguments]
 
 
 @pytest.mark.reliability("R19")
@@ -225,7 +225,7 @@ def test_json_is_one_document_whatever_goes_wrong_inside(run_cli, searched, case
 
 
 def _kinds(kind):
-    return [each for child in kind.__subclasses__() for each in (child, *_kinds(child))]
+    return [subclass for child in kind.__subclasses__() for subclass in (child, *_kinds(child))]
 
 
 @pytest.mark.reliability("R19")
@@ -301,7 +301,7 @@ def test_every_variable_has_the_name_of_its_option():
 
     for command in typer.main.get_command(app).commands.values():
         for option in command.params:
-            flag = next((each for each in option.opts if each.startswith("--")), None)
+            flag = next((flag for flag in option.opts if flag.startswith("--")), None)
             if flag is None or not (option.allow_from_autoenv or option.envvar):
                 continue
             wanted = f"{command.name}_{flag.removeprefix('--')}".upper().replace("-", "_")

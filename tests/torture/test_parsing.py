@@ -71,9 +71,9 @@ def mutated(document, draw, value):
     """The document with one to three of its fields changed, dropped, doubled, renamed or exchanged."""
     document = copy.deepcopy(document)
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
-        found = list(places(document))
-        container, key = draw.choice(found)
-        other, other_key = draw.choice(found)
+        fields = list(places(document))
+        container, key = draw.choice(fields)
+        other, other_key = draw.choice(fields)
         way = draw.randrange(6)
         if way <= 1:
             container[key] = copy.deepcopy(value)
@@ -139,8 +139,8 @@ def outcome(read, path, kinds):
 
 def use(plan, folder, draw, render):
     """Cuts, exports and reports a plan that was read; what went wrong, or None."""
-    sites, picked = len(plan.model.site_layers), Pattern(plan.result.pattern)
-    assert len(picked) == sites
+    sites, pattern = len(plan.model.site_layers), Pattern(plan.result.pattern)
+    assert len(pattern) == sites
     assert len(plan.result.layer_pattern) == plan.model.layers
     for step in [*plan.search.steps, *plan.search.uniform, plan.result]:
         assert Pattern(step.pattern).kept == step.kept
@@ -308,14 +308,14 @@ WRONG_YAML = {
 )
 def test_documents_that_are_wrong_on_purpose(tmp_path, cases, name, read, kind, contents):
     for what, content in contents.items():
-        found, fault = outcome(read, _written(tmp_path / name, content), kind)
-        cases.check(found is None and fault is None, f"{what}: {fault or 'it was read'}")
+        document, fault = outcome(read, _written(tmp_path / name, content), kind)
+        cases.check(document is None and fault is None, f"{what}: {fault or 'it was read'}")
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("window: 8\nseed: 1\nwindow: 9", "line 3: key 'window' stands there twice"),
+        ("window: 8\nseed: 1\nwindow: 9", "line 3: key 'window' is given twice"),
         ("a: &a [x]", "line 1: anchors and aliases are not allowed"),
         ("model: a\n  b: [", "line 2: "),
         ("window: 1" + "0" * 5000, "line 1: a number of 5001 digits"),
@@ -369,10 +369,10 @@ def odd_files(folder, ending):
 def test_what_is_no_file(tmp_path, cases, ending, read, kind):
     for what, path in odd_files(tmp_path, ending).items():
         try:
-            found, line = read(path), None
+            document, line = read(path), None
         except kind as error:
-            found, line = None, error.line()
-        cases.check(found is None and (line is None or line.isprintable()), f"{what}: {found or line}")
+            document, line = None, error.line()
+        cases.check(document is None and (line is None or line.isprintable()), f"{what}: {document or line}")
 
 
 def token_files():
@@ -409,8 +409,8 @@ def token_files():
 @pytest.mark.reliability("R11", "R5")
 def test_token_files_that_are_wrong_on_purpose(tmp_path, cases):
     for what, content in token_files():
-        found, fault = outcome(thaw, _written(tmp_path / "windows.safetensors", bytes(content)), DatasetError)
-        cases.check(found is None and fault is None, f"{what}: {fault or 'it was read'}")
+        document, fault = outcome(thaw, _written(tmp_path / "windows.safetensors", bytes(content)), DatasetError)
+        cases.check(document is None and fault is None, f"{what}: {fault or 'it was read'}")
 
 
 @pytest.mark.reliability("R5", "R8")

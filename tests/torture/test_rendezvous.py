@@ -177,6 +177,6 @@ def warn_twice():
 def test_a_warning_is_told_once(port, tmp_path):
     children = [waiting(warn_twice, tmp_path, together(rank, port), 120, said=60) for rank in range(2)]
     ended = [child.wait() for child in children]
-    assert [each.code for each in ended] == [0, 0], ended
-    lines = [line for each in ended for line in each.err.splitlines()]
+    assert [process.code for process in ended] == [0, 0], ended
+    lines = [line for process in ended for line in process.err.splitlines()]
     assert sorted(lines) == sorted(f"warning: {what}" for what in WARNED), ended

@@ -55,10 +55,10 @@ def test_again_with_other_hash_seeds_and_threads(real, cases, full, tmp_path):
     for count in threads:
         first = tmp_path / str(seeds[0]) / str(count)
         for seed in seeds:
-            found = tmp_path / str(seed) / str(count)
-            same = plan_of(found) == plan_of(reference if count == 1 else first)
+            folder = tmp_path / str(seed) / str(count)
+            same = plan_of(folder) == plan_of(reference if count == 1 else first)
             cases.check(same, f"{count} threads, hash seed {seed}: another plan")
-            same = pattern_of_each_step(found) == pattern_of_each_step(reference)
+            same = pattern_of_each_step(folder) == pattern_of_each_step(reference)
             cases.check(same, f"{count} threads, hash seed {seed}: other patterns")
         killed = functools.partial(with_threads, count, 9)
         run_child([*arguments, "--out", tmp_path / f"resumed{count}"], tmp_path, killed)
@@ -85,7 +85,7 @@ def test_resumed_with_other_batches_and_process_counts(real, cases, full, tmp_pa
             with_rows(arguments, out, other_rows), tmp_path, other_processes, stop_after=5 + number
         )
         ended = run_together(with_rows(arguments, out, rows), tmp_path, processes)
-        fine = killed[0].code == -signal.SIGKILL and all(each.code == 0 for each in ended)
+        fine = killed[0].code == -signal.SIGKILL and all(process.code == 0 for process in ended)
         same = fine and plan_of(out) == plan_of(reference)
         cases.check(same, f"{other_rows} rows in {other_processes}, then {rows} in {processes}: {killed} {ended}")
 

@@ -11,8 +11,8 @@ import time
 import pytest
 from children import one_line, run_child
 
-from indexcache.commands import search as workflow
-from indexcache.commands.job import session as resuming
+from indexcache.commands import search as search_command
+from indexcache.commands.job import session as job_session
 from indexcache.commands.job.session import Session
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.search.run.journal import Journal, read_journal
@@ -36,7 +36,7 @@ def strike(place, number, twice=False):
     if twice:  # while the first one is being answered
         before(Session, "end", send_again)
     if place == "loading":
-        before(workflow, "load", send)
+        before(search_command, "load", send)
     if place == "measuring":
         before(PatternLosses, "measure", send, times=20)
     if place == "writing a record":
@@ -110,7 +110,7 @@ def test_before_there_is_a_journal_nothing_is_kept(real, number, tmp_path):
     arguments, _ = real
     out = tmp_path / "run"
 
-    early = functools.partial(before, workflow, "prepare", lambda *_: os.kill(os.getpid(), number))
+    early = functools.partial(before, search_command, "prepare", lambda *_: os.kill(os.getpid(), number))
     ended = run_child([*arguments, "--out", out, "--json"], tmp_path, early)
     assert ended.code == 128 + number
     assert ended.err == "error: interrupted\n"
@@ -125,7 +125,7 @@ def test_before_a_resume_has_begun_what_is_kept_stays_kept(real, place, tmp_path
     out = tmp_path / "run"
     run_child([*arguments, "--out", out], tmp_path, functools.partial(strike, "measuring", signal.SIGTERM))
     kept = read_journal(out / "journal.jsonl").content.window_evaluations
-    module = workflow if place == "prepare" else resuming
+    module = search_command if place == "prepare" else job_session
     early = functools.partial(before, module, place, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     ended = run_child([*arguments, "--out", out], tmp_path, early)
     assert (ended.code, one_line(ended.err)) == (75, True), ended
@@ -173,13 +173,13 @@ def test_an_interrupt_while_it_starts_is_no_traceback(tmp_path):
 
 
 def test_an_ignored_signal_stays_ignored():
-    own = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals.stops_raised():
             os.kill(os.getpid(), signal.SIGHUP)
             signals.check_stop()
     finally:
-        signal.signal(signal.SIGHUP, own)
+        signal.signal(signal.SIGHUP, handler)
 
 
 def test_a_stop_waits_for_what_is_held_and_comes_after_it():

@@ -7,7 +7,7 @@ import signal
 import pytest
 from children import one_line, run_together
 
-from indexcache.commands import search as workflow
+from indexcache.commands import search as search_command
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.search.run.journal import Journal
 
@@ -42,7 +42,11 @@ CASES = {
     "the main one is stopped": ((0, PatternLosses, "measure", 6, stop), 75, "error: stopped by SIGTERM"),
     "the other one is stopped": ((1, PatternLosses, "measure", 6, stop), 75, "error: another process of this run"),
     "the other one is killed": ((1, PatternLosses, "measure", 6, kill), 75, "error: another process of this run"),
-    "the main one is stopped as it writes": ((0, workflow, "save_run", 1, stop), 75, "error: stopped by SIGTERM"),
+    "the main one is stopped as it writes": (
+        (0, search_command, "save_run", 1, stop),
+        75,
+        "error: stopped by SIGTERM",
+    ),
     "the disk is full": ((0, Journal, "append", 9, lambda: after(os, "write", 1, fail)), 2, "error: '"),
 }
 
@@ -59,7 +63,7 @@ def test_the_others_end_too(case, real, full, tmp_path):
     assert (ended[0].code, one_line(ended[0].err)) == (code, True), ended
     assert ended[0].err.startswith(words)
     assert not ended[1].err, ended
-    assert all(each.code in (code, 75, -9) for each in ended), ended
+    assert all(process.code in (code, 75, -9) for process in ended), ended
     again = run_together(command, tmp_path, 2)
-    assert [each.code for each in again] == [0, 0], again
+    assert [process.code for process in again] == [0, 0], again
     assert (tmp_path / "run" / "plan.json").read_bytes() == (reference / "plan.json").read_bytes()

@@ -66,11 +66,11 @@ def test_name_type_shape_and_content_matter(checkpoints, tmp_path, cases, kind):
     changed = bits.clone()
     changed[0, 0] ^= 1
     ways = {
-        "name": {**{key: each for key, each in tensors.items() if key != name}, name + "2": held},
+        "name": {**{key: value for key, value in tensors.items() if key != name}, name + "2": held},
         "dtype": {**tensors, name: bits},
         "shape": {**tensors, name: held.reshape(-1)},
         "content": {**tensors, name: changed.view(torch.float32)},
-        "one less": {key: each for key, each in tensors.items() if key != name},
+        "one less": {key: value for key, value in tensors.items() if key != name},
     }
     original = identity(checkpoints["glm_moe_dsa"], kind)
     for way, other in ways.items():

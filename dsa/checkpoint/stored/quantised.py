@@ -9,7 +9,7 @@ from typing import Any
 from ....errors import ModelError, first_line
 from ..config import Checkpoint
 from .shards import Tensor
-from .unread import and_more, is_unread, shared_refusal
+from .unread import and_more, shared_refusal, unread
 
 # Methods of transformers that read FP8 tensors in blocks with scales, and blocks where the config names none.
 _BLOCK_METHODS = {"fp8": (128, 128), "mxfp8": (1, 32)}
@@ -85,7 +85,8 @@ def check_tensors(checkpoint: Checkpoint, stored: Mapping[str, Tensor], quantise
         ModelError: 8-bit tensors that would be taken for plain numbers, tensors without their scales, scales
             of another shape, or ones that transformers reads in other blocks than they were written in.
     """
-    tensors = {name: tensor for name, tensor in stored.items() if not is_unread(name, checkpoint, quantised=True)}
+    ignored = unread(stored, checkpoint, quantised=True)
+    tensors = {name: tensor for name, tensor in stored.items() if name not in ignored}
     settings = _settings(checkpoint)
     method = _method(settings) if settings is not None else None
     if method in _BLOCK_METHODS and quantiser is not None:
@@ -93,6 +94,7 @@ def check_tensors(checkpoint: Checkpoint, stored: Mapping[str, Tensor], quantise
     elif method not in _OTHER_EIGHT_BIT:
         _refuse_eight_bits(checkpoint, tensors)
     elif method in ("bitsandbytes", "gptq", "awq", "mxfp4", "metal", "eetq"):
+        # These have 8-bit integers of their own, and read no FP8.
         _refuse_eight_bits(checkpoint, tensors, _FLOATS)
 
 

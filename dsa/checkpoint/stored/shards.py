@@ -87,6 +87,7 @@ def _indexed(folder: Path, index: str, model_id: str) -> list[str]:
     refuse_pointer(folder / index, ModelError)
     try:
         names = sorted(set(parse_json((folder / index).read_text("utf-8"))["weight_map"].values()))
+        # A path in the index could lead out of the checkpoint.
         if not names or any(Path(name).name != name for name in names):
             raise ValueError("names that are no files of the folder")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,12 @@ _HEADS = re.compile(
     r"qa_outputs|summary)\..+"
 )
 _INDEXER = re.compile(r"(?:^|\.)indexer")
+# How a config counts layers that predict further tokens: as DeepSeek and GLM, MiniMax, Qwen, transformers.
+_PREDICTION_COUNTS = (
+    "num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers", "num_mtp_layers"
+)  # fmt: skip
+# What such a layer has and no other: it joins a state with the next token's embedding, and has a head of its own.
+_PREDICTION_PARTS = re.compile(r"(?:eh_proj|enorm|hnorm|shared_head)\.")
 # Computed by the model itself, whatever a file says, or notes of the program that trained it.
 _COMPUTED = re.compile(r"(?:^|\.)(?:inv_freq|position_ids|cos_cached|sin_cached|rope\.freqs|_extra_state)$")
 # Scales of activations and caches, which weights do without.
@@ -34,13 +40,18 @@ _CAUSE = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .+?)\s*$", re.MULTI
 _PLACE = re.compile(r"^(\S.*?)\s*\|\s*CONVERSION", re.MULTILINE)
 
 
-def is_unread(name: str, checkpoint: Checkpoint, quantised: bool = False) -> bool:
-    """Whether a tensor of this name may stay unread where the model does not ask for it.
+def unread(names: Collection[str], checkpoint: Checkpoint, quantised: bool = False) -> set[str]:
+    """Those of ``names``, of a checkpoint's tensors, that may stay unread where the model does not ask for them.
 
     These may: multi-token-prediction layers, towers beside the language model, heads of other tasks, indexers of
     layers that share in the checkpoint itself, what a model computes itself and, of quantised ones, scales of
     activations. What transformers' own models ignore does not come here at all.
     """
+    predicts = _predicting_layers(names, checkpoint)
+    return {name for name in names if _is_unread(name, checkpoint, predicts, quantised)}
+
+
+def _is_unread(name: str, checkpoint: Checkpoint, predicts: Callable[[int], bool], quantised: bool) -> bool:
     if _COMPUTED.search(name) or (quantised and _OF_ACTIVATIONS.search(name)):
         return True
     layer = _LAYER.fullmatch(name)
@@ -50,8 +61,22 @@ def is_unread(name: str, checkpoint: Checkpoint, quantised: bool = False) -> boo
         return bool(_HEADS.fullmatch(name))
     number = int(layer[1])
     if number >= checkpoint.layers:
-        return True
+        return predicts(number)
     return number not in checkpoint.site_layers and bool(_INDEXER.search(layer[2]))
+
+
+def _predicting_layers(names: Collection[str], checkpoint: Checkpoint) -> Callable[[int], bool]:
+    """Whether a layer behind the decoder's predicts further tokens: counted by the config, or with parts for it.
+
+    Any others behind the decoder's are layers of a model that has more of them than the config says.
+    """
+    counts = (
+        getattr(config, key, None) for config in (checkpoint.text, checkpoint.config) for key in _PREDICTION_COUNTS
+    )
+    counted = max((count for count in counts if type(count) is int), default=0)
+    layers = filter(None, map(_LAYER.fullmatch, names))
+    marked = {int(layer[1]) for layer in layers if _PREDICTION_PARTS.match(layer[2])}
+    return lambda number: number < checkpoint.layers + counted or number in marked
 
 
 def check_complete(checkpoint: Checkpoint, loaded: Mapping[str, Collection[Any]]) -> None:
@@ -62,7 +87,8 @@ def check_complete(checkpoint: Checkpoint, loaded: Mapping[str, Collection[Any]]
     """
     configs = (checkpoint.config, checkpoint.text)
     quantised = any(getattr(config, "quantization_config", None) is not None for config in configs)
-    extra = sorted(name for name in loaded["unexpected_keys"] if not is_unread(name, checkpoint, quantised))
+    unexpected = set(loaded["unexpected_keys"])
+    extra = sorted(unexpected - unread(unexpected, checkpoint, quantised))
     if missing := sorted(loaded["missing_keys"]):
         instead = f"; it holds {and_more(extra)} instead, which the model does not ask for" if extra else ""
         raise shared_refusal(
@@ -81,8 +107,20 @@ def check_complete(checkpoint: Checkpoint, loaded: Mapping[str, Collection[Any]]
         raise shared_refusal(
             f"{checkpoint.model_id!r} holds {and_more(extra)}, which the model that its config describes does "
             "not ask for",
-            "what is left out changes the losses: restore the config.json that belongs to the weights",
+            _remedy(extra[0], checkpoint),
         )
+
+
+def _remedy(name: str, checkpoint: Checkpoint) -> str:
+    """What to do about a tensor that would be left out."""
+    restore = "restore the config.json that belongs to the weights"
+    layer = _LAYER.fullmatch(name)
+    if layer is None or int(layer[1]) < checkpoint.layers:
+        return f"what is left out changes the losses: {restore}"
+    return (
+        f"config.json counts {checkpoint.layers} layers: {restore}, or, where the others predict further tokens, "
+        f"count them in it as {_PREDICTION_COUNTS[0]}"
+    )
 
 
 def shared_refusal(message: str, hint: str) -> ModelError:

@@ -9,7 +9,8 @@ import transformers
 from random_models import DIMENSIONS, EMBEDDED, load_checkpoint
 from safetensors.torch import load_file, save_file
 
-from indexcache.dsa.checkpoint.config import has_nested_config, load_tokenizer, measure_sizes, open_checkpoint
+from indexcache.dsa.checkpoint.config import has_nested_config, load_tokenizer, open_checkpoint
+from indexcache.dsa.checkpoint.sizes.count import measure_sizes
 from indexcache.errors import ModelError, SettingError
 
 

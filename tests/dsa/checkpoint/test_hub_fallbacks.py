@@ -78,11 +78,11 @@ def weights(name, allow_pickle=False):
 def test_weights_come_in_whatever_layout_there_is(call):
     """Safetensors with and without an index; pickles only where they are allowed and nothing else is there."""
     plain = call(*(weights(name) for name in ("one", "sharded", "no-index", "both")))
-    assert [found["files"] for found in plain] == [
+    assert [answer["files"] for answer in plain] == [
         LAYOUTS["one"], LAYOUTS["sharded"], LAYOUTS["no-index"], ["model.safetensors"],
     ]  # fmt: skip
     allowed = call(*(weights(name, True) for name in ("pickled", "pickled-shards", "both")))
-    assert [found["files"] for found in allowed] == [
+    assert [answer["files"] for answer in allowed] == [
         LAYOUTS["pickled"], LAYOUTS["pickled-shards"], ["model.safetensors"],
     ]  # fmt: skip
 
@@ -108,8 +108,8 @@ def test_without_a_connection_the_cache_serves(call, changes):
     description = ["fetch_description", "acme/tiny", "one"]
     online = call(description, weights("one"))
     cached = call(description, weights("one"), **changes)
-    assert [found["commit"] for found in cached] == [COMMIT["one"], None]
-    assert [found["files"] for found in cached] == [online[1]["files"]] * 2, "all that was fetched, and no less"
+    assert [answer["commit"] for answer in cached] == [COMMIT["one"], None]
+    assert [answer["files"] for answer in cached] == [online[1]["files"]] * 2, "all that was fetched, and no less"
 
 
 def test_without_a_connection_and_a_copy_it_says_so(call):

@@ -88,15 +88,15 @@ def test_only_the_named_layers_indexers_are_gone(source, tmp_path, monkeypatch, 
     result = strip_indexers(source, tmp_path / "new", [1, 3], [2, 9], CONFIG, done.append)
     (source / "consolidated.safetensors").unlink()
     before, after = read(source), read(tmp_path / "new")
-    gone = {
+    omissions = {
         name
         for name in before
         if name.startswith(tuple(f"model.layers.{n}.self_attn.indexer." for n in (1, 2, 3)))
     }
-    assert len(gone) == 9
+    assert len(omissions) == 9
     assert "model.layers.4.self_attn.indexer.wq_b.weight" in after, "multi-token prediction keeps its indexer"
     assert "model.mtp.layers.1.self_attn.indexer.wk.weight" in after
-    assert set(after) == set(before) - gone
+    assert set(after) == set(before) - omissions
     assert all(same(after[name], before[name]) for name in after)
     assert result.tensors == 9
     assert done == ["a.safetensors", "b.safetensors"]

@@ -10,12 +10,10 @@ from random_models import TOKEN_INDEX_FAMILIES, build, load_checkpoint, site_lay
 from indexcache.dsa.caches import CacheArgument, cache_in
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.sites import find_indexers
-from indexcache.dsa.checks import fastpath as fastcheck
+from indexcache.dsa.checks import fastpath
 from indexcache.dsa.checks.fastpath import check_fast_path
 from indexcache.dsa.checks.selfcheck import check_backends, check_tokens, self_check
-from indexcache.dsa.long import attention as sparse
-from indexcache.dsa.long import indexers as chunked
-from indexcache.dsa.long import scores as index_scores
+from indexcache.dsa.long import attention, indexers, scores
 from indexcache.dsa.long.backends import Backends, install
 from indexcache.errors import ModelError
 
@@ -49,9 +47,9 @@ def test_lets_every_family_through(family, backends, dtype):
 
 
 def test_runs_two_chunks_in_both_of_which_queries_choose(model, monkeypatch):
-    seen, stock = [], chunked._KeyCollector.update_indexer
+    seen, stock = [], indexers._KeyCollector.update_indexer
     monkeypatch.setattr(
-        chunked._KeyCollector,
+        indexers._KeyCollector,
         "update_indexer",
         lambda self, keys, layer: (seen.append((self.first, keys.shape[1])), stock(self, keys, layer))[1],
     )
@@ -90,13 +88,13 @@ class TestWindowsHardlyLongerThanTheSelection:
 
     @pytest.mark.parametrize("wrong", [shifted, random, worst])
     def test_wrong_selections_are_refused(self, dtype, wrong, monkeypatch):
-        stock = index_scores.select_tokens
+        stock = scores.select_tokens
 
         def select(*args):
             stock(*args)
             wrong(args[5], args[6])
 
-        monkeypatch.setattr(index_scores, "select_tokens", select)
+        monkeypatch.setattr(scores, "select_tokens", select)
         with pytest.raises(
             ModelError, match="of the keys that layer 0 selects in chunks are not its own; of keys"
         ):
@@ -159,48 +157,46 @@ class TestRefuses:
         refused(model, "does not go through the cache that it is given")
 
     def test_selections_that_are_shifted(self, model, monkeypatch):
-        stock = index_scores.select_tokens
+        stock = scores.select_tokens
 
         def shifted(*args):
             stock(*args)
             args[6].sub_(1).clamp_(min=0)
 
-        monkeypatch.setattr(index_scores, "select_tokens", shifted)
+        monkeypatch.setattr(scores, "select_tokens", shifted)
         refused(model, "of the keys that layer 0 selects in chunks are not its own")
 
     def test_the_second_chunk_alone_being_wrong(self, model, monkeypatch):
-        stock = index_scores.select_tokens
+        stock = scores.select_tokens
 
         def late(queries, keys, weights, visible, batch, first, chosen, budget):
             stock(queries, keys, weights, visible, batch, first, chosen, budget)
             if first:
                 chosen[:] = torch.arange(WIDTH, dtype=torch.int32)
 
-        monkeypatch.setattr(index_scores, "select_tokens", late)
+        monkeypatch.setattr(scores, "select_tokens", late)
         refused(model, "selects in chunks are not its own")
 
     def test_attention_that_computes_something_else(self, model, monkeypatch):
         monkeypatch.setattr(
-            sparse._LayerProjections,
+            attention._LayerProjections,
             "absorbed",
             lambda self, query: (query[..., : self.nope] @ self.to_latent * 1.5, query[..., self.nope :]),
         )
-        monkeypatch.setattr(sparse, "_DENSE_UP_TO", 0)
+        monkeypatch.setattr(attention, "_DENSE_UP_TO", 0)
         refused(model, "gives other hidden states than the model's own code", Backends("stock", "sparse"))
 
     def test_chunks_that_are_not_taken(self, model, monkeypatch):
-        monkeypatch.setattr(chunked.ChunkedIndexers, "_forward", lambda self, rows, stock_forward: stock_forward)
+        monkeypatch.setattr(indexers.ChunkedIndexers, "_forward", lambda self, rows, stock_forward: stock_forward)
         refused(model, "does not run in chunks, though it was to")
 
     def test_sparse_attention_that_is_not_taken(self, model, monkeypatch):
-        monkeypatch.setattr(
-            fastcheck, "install", lambda model, backends, rows: install(model, Backends("chunked"))
-        )
+        monkeypatch.setattr(fastpath, "install", lambda model, backends, rows: install(model, Backends("chunked")))
         refused(model, "does not take the sparse attention that was to run")
 
     def test_in_one_line_that_says_what_to_do(self, checkpoints, monkeypatch):
         checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
-        monkeypatch.setattr(chunked.ChunkedIndexers, "_forward", lambda self, rows, stock_forward: stock_forward)
+        monkeypatch.setattr(indexers.ChunkedIndexers, "_forward", lambda self, rows, stock_forward: stock_forward)
         with pytest.raises(ModelError, match=r"the self-check of .* failed: the indexer of layer 0") as caught:
             check_backends(load_checkpoint(checkpoint, "float32"), checkpoint, BOTH, IDS, TOKENS)
         assert "--indexer stock" in caught.value.hint

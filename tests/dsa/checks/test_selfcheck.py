@@ -6,8 +6,9 @@ import transformers
 from random_models import EMBEDDED, LAYERS, build, load_checkpoint, measure, randomised, settings_of, site_layers
 from torch import nn
 
-from indexcache.dsa.checkpoint.config import measure_sizes, open_checkpoint
+from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.sites import find_indexers
+from indexcache.dsa.checkpoint.sizes.count import measure_sizes
 from indexcache.dsa.checks.selfcheck import check_tokens, self_check
 from indexcache.dsa.model import stack
 from indexcache.dsa.model.losses import PatternLosses

@@ -8,8 +8,7 @@ from random_models import TOKEN_INDEX_FAMILIES, build
 
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.chunks import ChunkBudget
-from indexcache.dsa.long import attention as sparse
-from indexcache.dsa.long import indexers as chunked
+from indexcache.dsa.long import attention, indexers
 from indexcache.dsa.long.backends import Backends, install
 from indexcache.dsa.long.masks import Visibility
 from indexcache.dsa.long.scores import (
@@ -34,8 +33,8 @@ SMALL = 40_000  # bytes a chunk: a few rows at these sizes
 def pieces(request, monkeypatch):
     """Row chunks, their memory, and up to which multiple of the width products with all keys are used."""
     rows, budget, dense = request.param
-    monkeypatch.setattr(chunked, "ROWS", rows)
-    monkeypatch.setattr(sparse, "_DENSE_UP_TO", dense)
+    monkeypatch.setattr(indexers, "ROWS", rows)
+    monkeypatch.setattr(attention, "_DENSE_UP_TO", dense)
     monkeypatch.setattr("indexcache.dsa.long.backends.CHUNK_ON_CPU", budget)
 
 
@@ -223,10 +222,11 @@ def relative_error(actual, wanted):
 @pytest.mark.parametrize("family", ["glm_moe_dsa", "deepseek_v32", "axk2", "hy_v4"])
 def test_kernels_in_a_model_are_as_near_to_fp32_as_stock_bf16(family, monkeypatch):
     # Random selections are 5 times as far off on these models.
-    from indexcache.dsa.long.kernels import attention, scores
+    from indexcache.dsa.long.kernels import attention as attention_kernel
+    from indexcache.dsa.long.kernels import scores as score_kernel
 
     calls = []
-    for module, name in ((attention, "fused_attention"), (scores, "fused_index_scores")):
+    for module, name in ((attention_kernel, "fused_attention"), (score_kernel, "fused_index_scores")):
         stock = getattr(module, name)
         monkeypatch.setattr(
             module, name, lambda *args, stock=stock, name=name: (calls.append(name), stock(*args))[1]

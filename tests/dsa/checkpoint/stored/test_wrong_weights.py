@@ -12,9 +12,10 @@ import transformers
 from random_models import EMBEDDED, build, load_checkpoint, measure
 from safetensors.torch import load_file, save_file
 
-from indexcache.dsa.checkpoint import load as loading
+from indexcache.commands.job import prepare
+from indexcache.dsa.checkpoint import load as load_module
 from indexcache.dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
-from indexcache.dsa.checkpoint.stored import quantised
+from indexcache.dsa.checkpoint.stored import quantised, unread
 from indexcache.dsa.checkpoint.stored.shards import Tensor
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.checks.selfcheck import self_check
@@ -51,7 +52,7 @@ def refusal(folder, dtype="auto", read=True):
     checkpoint = open_checkpoint(str(folder))
     with pytest.MonkeyPatch.context() as patch:
         if not read:
-            patch.setattr(loading, "_load", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
+            patch.setattr(load_module, "_load", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
         with pytest.raises(ModelError) as caught:
             load_checkpoint(checkpoint, dtype)
     line = caught.value.line()
@@ -84,13 +85,15 @@ class TestEightBits:
         assert losses(folders[0], dtype) == losses(twin, dtype)
 
     def test_with_the_layers_that_nobody_reads(self, rewritten, folders):
+        """A layer behind the decoder's, which the config counts as one that predicts further tokens."""
+
         def more(tensors):
             last = {name: tensor for name, tensor in tensors.items() if "layers.1." in name}
             tensors |= {name.replace("layers.1.", "layers.2."): tensor.clone() for name, tensor in last.items()}
             tensors["model.layers.0.self_attn.k_scale"] = torch.ones(1)
             tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
 
-        assert losses(rewritten(more)) == losses(folders[1])
+        assert losses(rewritten(more, num_nextn_predict_layers=1)) == losses(folders[1])
 
     @pytest.mark.parametrize(
         ("settings", "says"),
@@ -214,6 +217,20 @@ class TestEightBits:
         assert f"in the format '{method}', which needs a package that is not here" in line
         assert f"pip install {package}" in line
 
+    def test_are_asked_for_their_format_once_a_search(self, folders, run_cli, text_file, tmp_path, monkeypatch):
+        asked = []
+
+        def counted(checkpoint):
+            asked.append(checkpoint)
+            return check(checkpoint)
+
+        check = quantised.check_format
+        for module in (prepare, loading):
+            monkeypatch.setattr(module, "check_format", counted)
+        arguments = ["search", "--model", folders[0], "--dataset", text_file, "--keep", 0.5, "--window", 48, "-q"]
+        code, _, err = run_cli(*arguments, "--windows", 1, "--heldout", 0, "--out", tmp_path / "run")
+        assert (code, len(asked)) == (0, 1), err
+
     def test_on_a_gpu_without_its_kernels(self, folders, monkeypatch):
         monkeypatch.setattr(quantised, "dequantises", lambda quantiser: False)
         monkeypatch.setattr(quantised, "_has_kernels", lambda: False)
@@ -245,11 +262,41 @@ class TestPlainTensors:
                 "model.mtp_layers.0.layers.0.x",
                 "mtp_dspark.0.x",
                 "audio_tower.layers.0.x",
-                "v2.model.layers.7.x",
             ):
                 tensors[name] = torch.ones(3)
 
         load_checkpoint(open_checkpoint(str(rewritten(more, plain=True))))
+
+    @pytest.mark.parametrize("key", [None, *unread._PREDICTION_COUNTS])
+    def test_of_layers_behind_the_decoders(self, rewritten, key):
+        """They are left out as far as the config counts layers that predict further tokens."""
+
+        def more(tensors):
+            last = {name: tensor for name, tensor in tensors.items() if "layers.1." in name}
+            for number in (2, 3):
+                behind = {name.replace("layers.1.", f"layers.{number}."): last[name].clone() for name in last}
+                tensors |= behind
+
+        counts = {} if key is None else {key: 1}
+        line = refusal(rewritten(more, plain=True, **counts), read=False)
+        assert f"holds model.layers.{2 if key is None else 3}.input_layernorm.weight and" in line
+        assert "config.json counts 2 layers" in line
+        assert "num_nextn_predict_layers" in line
+        if key is not None:
+            load_checkpoint(open_checkpoint(str(rewritten(more, plain=True, **{key: 2}))))
+
+    @pytest.mark.parametrize("part", ["eh_proj.weight", "enorm.weight", "hnorm.weight", "shared_head.norm.weight"])
+    def test_of_a_layer_whose_parts_predict_further_tokens(self, rewritten, part):
+        def predicting(tensors):
+            tensors |= {f"model.layers.5.{name}": torch.ones(3) for name in (part, "mlp.up_proj.weight")}
+
+        def and_another(tensors):
+            predicting(tensors)
+            tensors["model.layers.4.mlp.up_proj.weight"] = torch.ones(3)
+
+        load_checkpoint(open_checkpoint(str(rewritten(predicting, plain=True))))
+        line = refusal(rewritten(and_another, plain=True), read=False)
+        assert "holds model.layers.4.mlp.up_proj.weight, which" in line
 
     def test_indexers_of_layers_that_share(self, tmp_path):
         build("glm_moe_dsa", layers=3).save_pretrained(tmp_path)
@@ -271,12 +318,12 @@ class TestPlainTensors:
         assert "has the shape [100, 256], its config makes it [256, 256]" in refusal(folder)
 
     def test_are_checked_after_the_load_where_it_cannot_be_rehearsed(self, rewritten, monkeypatch):
-        monkeypatch.setattr(loading, "_rehearse", lambda *args: None)
+        monkeypatch.setattr(load_module, "_rehearse", lambda *args: None)
         folder = rewritten(lambda tensors: tensors.update({"model.norm.bias": torch.ones(3)}), plain=True)
         assert "model.norm.bias" in refusal(folder)
 
     def test_transformers_own_reason_is_passed_on(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(loading, "check_tensors", lambda *args: None)
+        monkeypatch.setattr(load_module, "check_tensors", lambda *args: None)
         line = refusal(eight_bit.make(tmp_path, kv_lora_rank=512, qk_rope_head_dim=64)[0])
         assert "kv_a_proj_with_mqa.weight: ValueError: Weight shape (576, 256) not divisible" in line
 

@@ -1,0 +1,67 @@
+"""Counts a checkpoint's parameters: by its config where that is known to give the same, else on its modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..architectures import skeleton
+from ..config import Checkpoint
+from ..sites import find_indexers
+from .decoders import DECODERS, Decoder
+from .towers import tower_parameters
+from .usual import is_usual
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameter counts: of what is loaded, of its indexers, and of towers that text does not run through."""
+
+    parameters: int
+    indexer_parameters: int
+    idle_parameters: int
+
+
+def measure_sizes(checkpoint: Checkpoint) -> Sizes:
+    """Counts parameters on the meta device, without weights or memory.
+
+    Raises:
+        ModelError: the model cannot be built.
+    """
+    model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
+    language = find_indexers(model, checkpoint.layers)[0].rpartition(".")[0]
+    head = model.get_output_embeddings()
+    head_weights = {id(weight) for weight in head.parameters()} if head is not None else set()
+    counts = {name: weight.numel() for name, weight in model.named_parameters()}
+    indexers = sum(count for name, count in counts.items() if ".indexer." in name)
+    idle = sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if not name.startswith(f"{language}.") and id(weight) not in head_weights
+    )
+    return Sizes(sum(counts.values()), indexers, idle)
+
+
+def count_sizes(checkpoint: Checkpoint) -> Sizes | None:
+    """What ``measure_sizes`` gives, by the numbers in the config; None where only building the model can tell."""
+    kind = "" if checkpoint.family is None else checkpoint.family.model_type
+    decoder = DECODERS.get(kind)
+    if decoder is None or not is_usual(checkpoint.config, checkpoint.text):
+        return None
+    idle = 0 if checkpoint.text_only else tower_parameters(checkpoint.config, kind)
+    try:
+        return None if idle is None else _counted(checkpoint, decoder, idle)
+    # A number is left out, or it is each layer's own (transformers' error for that is a RuntimeError).
+    except (TypeError, LookupError, RuntimeError):
+        return None
+
+
+def _counted(checkpoint: Checkpoint, decoder: Decoder, idle: int) -> Sizes:
+    text = checkpoint.text
+    indexers = sum(decoder.indexer(text, layer) for layer in checkpoint.site_layers)
+    layers = sum(
+        decoder.attention(text, layer) + decoder.feed_forward(text, layer) + decoder.beside(text, layer)
+        for layer in range(checkpoint.layers)
+    )
+    tied = (text if checkpoint.text_only else checkpoint.config).tie_word_embeddings
+    embeddings = (1 if tied else 2) * text.vocab_size * text.hidden_size
+    return Sizes(embeddings + layers + indexers + decoder.behind(text) + idle, indexers, idle)

@@ -1,0 +1,389 @@
+"""What each site's attention suffers under each earlier site's selection, from one pass over the layers."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import MeasurementError, first_line
+from ...system import processes
+from ..checkpoint.families import CARRYING_ARGUMENTS, SELECTION_ARGUMENTS
+from ..checkpoint.sites import expected_indexers
+from ..chunks import ChunkBudget, out_of_memory
+from ..overrides import Overrides
+from .losses import input_device
+from .stack import LayerCalls, Stack, State
+from .switch import Switch
+
+ERROR, FISHER = "error", "fisher"
+# Logits of as many positions are made at a time as take about this many bytes, their gradients included.
+_LOGITS_BYTES, _LOGITS_BYTES_ON_GPU = 256 << 20, 1 << 30
+
+# What flows from layer to layer, by name: () for the hidden states, else (argument, entry, place in the entry).
+Flow = dict[tuple[Hashable, ...], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LayerCosts:
+    """Costs of every pair of sites, and what it took to measure them, over all processes.
+
+    Args:
+        windows: ``[windows][sites][sites]``: ``[w][i][j]`` is what site j suffers on window w under the
+            selection of an earlier site i, all others full; 0 on the diagonal and below.
+        layer_runs: decoder layers run; a backward pass through one counts as two.
+        attention_runs: attention modules run alone, without the rest of their layer.
+    """
+
+    windows: tuple[tuple[tuple[float, ...], ...], ...]
+    layer_runs: int
+    attention_runs: int
+
+
+def layer_costs(
+    model: nn.Module,
+    switch: Switch,
+    windows: Sequence[Sequence[int]],
+    surrogate: str = ERROR,
+    blind: int = 0,
+    seed: int = 0,
+    on_window: Callable[[], None] = lambda: None,
+) -> LayerCosts:
+    """What each site's attention suffers under each earlier site's selection, without a search.
+
+    All sites are full and every layer runs once; the attention of site j then runs again, alone, under the
+    selection of each earlier site. With ``d_r`` by how much that changes its output at position r, ``h_r``
+    the residual stream that the output is added to, and ``g_r`` the gradient of the loss at the output:
+
+        error:   mean over r of |d_r|^2 / |h_r|^2
+        fisher:  sum over r of (g_r . d_r)^2 / (2 labels)
+
+    ``fisher`` estimates in nats per label the KL divergence of all full's predictions to those with site j
+    served by site i: its loss has labels drawn from the model itself, so that the mean of ``g g^T`` is the
+    Fisher information, the curvature of the KL. What positions do to each other's labels is left out, which
+    makes one draw enough. ``error`` needs no gradient. RMS norms make layers blind to the length of ``h_r``,
+    so that gradients go by 1 / |h_r|; measured on the embedded model, ``|g|^2 |h|^2`` is the same for all but
+    the first two layers within 20 %, where ``|g|^2`` and the attention outputs' lengths vary a hundredfold.
+
+    A layer that shares in the checkpoint itself suffers with the site that it follows, and its cost counts as
+    that site's. The selections of all sites on one window are held, and for ``fisher`` the states before all
+    layers and what the backward pass through one layer needs.
+
+    Args:
+        model: a transformers DSA model in evaluation mode, its weights frozen.
+        switch: of its indexers; all full, and left so.
+        windows: token ids; every process measures its share.
+        surrogate: ``error`` or ``fisher``.
+        blind: leading positions whose queries see no more keys than are selected; they are left out.
+        seed: of the labels.
+        on_window: called each time one window is measured here.
+
+    Raises:
+        MeasurementError: memory does not suffice, the attention that runs has no gradient, or costs are no
+            numbers.
+    """
+    run = _CostPass(model, switch, blind)
+    measured: dict[int, list[list[float]]] = {}
+    for number, ids in enumerate(windows):
+        if number % processes.process_count() != processes.process_index():
+            continue
+        measured[number] = _measured(run, ids, surrogate, f"{seed}/{number}")
+        if not all(math.isfinite(cost) for row in measured[number] for cost in row):
+            raise MeasurementError(
+                f"layer costs of window {number} are NaN or infinite",
+                hint="check the checkpoint's own loss, or load it with --dtype float32",
+            )
+        on_window()
+    merged = processes.merge(measured)
+    runs = processes.merge({processes.process_index(): (run.layer_runs, run.attention_runs)}).values()
+    return LayerCosts(
+        tuple(tuple(tuple(row) for row in merged[number]) for number in sorted(merged)),
+        sum(layers for layers, _ in runs),
+        sum(attentions for _, attentions in runs),
+    )
+
+
+def _measured(run: _CostPass, ids: Sequence[int], surrogate: str, seed: str) -> list[list[float]]:
+    """One window's costs; what keeps them from being measured is said with what would help."""
+    try:
+        return run.fisher(ids, seed) if surrogate == FISHER else run.errors(ids)
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            needed = "the backward pass over" if surrogate == FISHER else "the selections of all sites on"
+            raise MeasurementError(
+                f"out of memory for {needed} a window of {len(ids)} tokens",
+                hint="--surrogate error needs no backward pass"
+                if surrogate == FISHER
+                else "lower --window, or spread the model with --device-map auto",
+            ) from error
+        if surrogate == FISHER:
+            raise MeasurementError(
+                f"there is no backward pass through the layers as they run here: {first_line(error)}",
+                hint="--surrogate error needs none; --attention stock has one",
+            ) from error
+        raise
+    finally:
+        run.leave()
+
+
+class _CostPass:
+    """Measures one window after the other, and counts what it runs."""
+
+    def __init__(self, model: nn.Module, switch: Switch, blind: int) -> None:
+        self._stack = Stack(model, switch.stack_name)
+        self._switch = switch
+        self._blind = blind
+        self._device = input_device(model)
+        self._site_of = {layer: site for site, layer in enumerate(switch.site_layers)}
+        self._attentions = _attentions(model, self._stack.layers, switch.site_layers)
+        self._logits_budget = ChunkBudget(_LOGITS_BYTES, _LOGITS_BYTES_ON_GPU)
+        self.layer_runs = self.attention_runs = 0
+
+    @torch.inference_mode()
+    def errors(self, ids: Sequence[int]) -> list[list[float]]:
+        """Relative errors ``[sites][sites]`` of one window."""
+        costs = self._no_costs()
+        calls = self._stack.record(self._ids(ids)[:, :-1])
+        state, selections = State(calls.hidden), list[Any]()
+        for layer, attention in enumerate(self._attentions):
+            residual = self._squares(state.hidden)
+            state = self._through(layer, state, calls)
+            if layer in self._site_of:
+                selections.append(state.selection)
+            if attention and self._selects(layer, attention, selections):
+                for source, change in self._changes(layer, attention, attention.output, selections[:-1]):
+                    relative = self._squares(change) / residual.to(change.device)
+                    costs[source][len(selections) - 1] += float(relative.mean(dtype=torch.float64))
+        return costs
+
+    def fisher(self, ids: Sequence[int], seed: str) -> list[list[float]]:
+        """Fisher-weighted errors ``[sites][sites]`` of one window in nats per label."""
+        costs, tokens = self._no_costs(), self._ids(ids)
+        with torch.no_grad():
+            calls = self._stack.record(tokens[:, :-1])
+            states, selections = [State(calls.hidden)], list[Any]()
+            for layer in range(len(self._stack)):
+                states.append(self._through(layer, states[-1], calls))
+                if layer in self._site_of:
+                    selections.append(states[-1].selection)
+            gradient: Flow = {(): self._tail_gradient(states.pop().hidden, tokens, seed)}
+        for layer, attention in reversed(list(enumerate(self._attentions))):
+            at_output, gradient = self._backward(layer, attention, states.pop(), selections, calls, gradient)
+            if attention and at_output is not None and self._selects(layer, attention, selections):
+                with torch.no_grad():
+                    # Not the output that the gradient is at: other kernels may have made that.
+                    stock = self._again(layer, attention, selections[-1])
+                    for source, change in self._changes(layer, attention, stock, selections[:-1]):
+                        products = (at_output.float() * change.float())[0, self._blind :].flatten(1).sum(-1)
+                        cost = float(products.double().square().sum()) / (2 * (len(ids) - 1))
+                        costs[source][len(selections) - 1] += cost
+            if layer in self._site_of:
+                selections.pop()
+        return costs
+
+    def leave(self) -> None:
+        """Makes the model all full and drops everything that was kept of a window."""
+        self._switch.share_only(None)
+        self._switch.forget()
+        for attention in self._attentions:
+            if attention:
+                attention.forget()
+
+    def _ids(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.as_tensor(ids, dtype=torch.long, device=self._device).unsqueeze(0)
+
+    def _no_costs(self) -> list[list[float]]:
+        return [[0.0] * len(self._site_of) for _ in self._site_of]
+
+    def _squares(self, rows: torch.Tensor) -> torch.Tensor:
+        """Squared lengths of the informative rows of ``[1, tokens, ...]``, fp32."""
+        return rows[0, self._blind :].float().flatten(1).square().sum(-1)
+
+    def _selects(self, layer: int, attention: _Attention, selections: Sequence[Any]) -> bool:
+        """Whether the attention of ``layer`` reads a site's selection: its own, or one handed on to it."""
+        return layer in self._site_of or (bool(selections) and attention.reads_selection)
+
+    def _through(self, layer: int, state: State, calls: LayerCalls) -> State:
+        """What leaves ``layer``, run full with its attention watched, when ``state`` enters it."""
+        self.layer_runs += 1
+        self._switch.selection = state.selection
+        self._switch.share_only(None)
+        with _watched(self._attentions[layer]):
+            hidden, carried = self._stack.run_layer(layer, state, calls)
+        return State(hidden, self._switch.selection, carried)
+
+    def _again(self, layer: int, attention: _Attention, selection: Any) -> torch.Tensor:
+        self.attention_runs += 1
+        self._switch.selection = selection
+        self._switch.share_only(layer)
+        return attention.under(selection)
+
+    def _changes(
+        self, layer: int, attention: _Attention, stock: torch.Tensor, selections: Sequence[Any]
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """By how much each earlier site's selection changes the output from ``stock``: (site, change)."""
+        for source, selection in enumerate(selections):
+            yield source, self._again(layer, attention, selection) - stock
+
+    def _tail_gradient(self, hidden: torch.Tensor, ids: torch.Tensor, seed: str) -> torch.Tensor:
+        """The gradient at the last layer's ``hidden`` of the cross entropy with labels that the model draws.
+
+        Labels are drawn by inverting the distribution function at seeded numbers, which come from no device.
+        """
+        draw = random.Random(seed)
+        places = torch.tensor([[draw.random()] for _ in range(hidden.shape[1])], dtype=torch.float64)
+        gradient = torch.empty_like(hidden)
+
+        def work(first: int, end: int) -> torch.Tensor:
+            part = hidden[:, first:end].detach()
+            with torch.enable_grad():
+                logits = self._stack.logits(part.requires_grad_(), ids[:, first:end])[0]
+            chances = logits.detach().float().softmax(-1)
+            heights = chances.cumsum(-1, dtype=torch.float64)
+            drawn = torch.searchsorted(heights, places[first:end].to(heights.device) * heights[:, -1:])
+            drawn.clamp_(max=logits.shape[-1] - 1)  # beyond the last where logits are NaN
+            # d(-log p_y)/d(logits) = p - one_hot(y)
+            chances.scatter_add_(1, drawn, torch.full_like(drawn, -1.0, dtype=chances.dtype))
+            gradient[:, first:end] = torch.autograd.grad(logits, part, chances.to(logits.dtype))[0]
+            return logits
+
+        def rows(first: int, end: int) -> None:
+            work(1 + first, 1 + end)
+
+        probe = work(0, 1)  # says how large the vocabulary is, and where logits are
+        # Of one row: logits and their fp32 copy, chances, fp64 heights, and the gradient.
+        self._logits_budget.run(hidden.shape[1] - 1, 24 * probe.shape[-1], probe.device, rows)
+        return gradient
+
+    def _backward(
+        self,
+        layer: int,
+        attention: _Attention | None,
+        state: State,
+        selections: Sequence[Any],
+        calls: LayerCalls,
+        gradient: Flow,
+    ) -> tuple[torch.Tensor | None, Flow]:
+        """The loss's gradient at the attention's output, and at all that enters ``layer``.
+
+        Args:
+            layer: run again, its indexer replaced by what it selected before.
+            attention: its attention, where it is known.
+            state: what enters it.
+            selections: of the sites up to this layer.
+            calls: the layers' arguments.
+            gradient: at all that leaves it.
+        """
+        self.layer_runs += 3
+        entering = {name: tensor.detach().requires_grad_() for name, tensor in _flow(state).items()}
+        self._switch.selection = selections[-1] if selections else None
+        self._switch.share_only(layer)
+        with torch.enable_grad(), _watched(attention):
+            hidden, carried = self._stack.run_layer(layer, _state(entering, state), calls)
+        leaving = _flow(State(hidden, None, carried))
+        ends = [name for name in leaving if name in gradient and leaving[name].requires_grad]
+        inputs = [*entering.values(), *([attention.output] if attention else [])]
+        gradients = torch.autograd.grad(
+            [leaving[name] for name in ends], inputs, [gradient[name] for name in ends], allow_unused=True
+        )
+        known = {name: part for name, part in zip(entering, gradients, strict=False) if part is not None}
+        return gradients[-1] if attention else None, known
+
+
+class _Attention:
+    """A layer's attention module: what it was called with last, and what it returned."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the last call."""
+        self._args: tuple[Any, ...] = ()
+        self._kwargs: Mapping[str, Any] = {}
+        self.output: torch.Tensor = torch.empty(0)
+
+    @property
+    def reads_selection(self) -> bool:
+        """Whether it was handed an earlier layer's selection, as layers are that share in the checkpoint."""
+        return any(self._kwargs.get(name) is not None for name in SELECTION_ARGUMENTS)
+
+    def watching(self, stock_forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward that remembers its call."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            result = stock_forward(*args, **kwargs)
+            self._args, self._kwargs, self.output = args, kwargs, _output(result)
+            return result
+
+        return forward
+
+    def under(self, selection: Any) -> torch.Tensor:
+        """Its output for the same inputs under ``selection``, which the switch of its indexer returns too."""
+        kwargs = dict(self._kwargs)
+        for name in kwargs.keys() & SELECTION_ARGUMENTS:
+            kwargs[name] = selection
+        for name in kwargs.keys() & CARRYING_ARGUMENTS:
+            kwargs[name] = type(kwargs[name])(kwargs[name])  # it writes into it
+        return _output(self.module(*self._args, **kwargs))
+
+
+@contextmanager
+def _watched(attention: _Attention | None) -> Iterator[None]:
+    with Overrides() as overrides:
+        if attention:
+            overrides.replace(attention.module, "forward", attention.watching)
+        yield
+
+
+def _output(result: Any) -> torch.Tensor:
+    output: torch.Tensor = result[0] if isinstance(result, tuple) else result
+    return output
+
+
+def _attentions(
+    model: nn.Module, layers: Sequence[nn.Module], site_layers: Sequence[int]
+) -> list[_Attention | None]:
+    """Each layer's attention: the child that holds the indexer, and where layers have none, of the same name.
+
+    Where an indexer stands beside attention, not in it, the layer as a whole takes its place.
+    """
+    _, indexers = expected_indexers(model, site_layers)
+    modules: dict[int, nn.Module] = {}
+    names: set[str] = set()
+    for layer, indexer in indexers.items():
+        for name, child in layers[layer].named_children():
+            if child is not indexer and any(module is indexer for module in child.modules()):
+                modules[layer] = child
+                names.add(name)
+    name = names.pop() if len(names) == 1 else None
+    others = [getattr(layer, name, None) if name else layer for layer in layers]
+    attentions = [modules.get(layer, other) for layer, other in enumerate(others)]
+    return [_Attention(module) if isinstance(module, nn.Module) else None for module in attentions]
+
+
+def _flow(state: State) -> Flow:
+    """The tensors of ``state`` that gradients flow through, by name."""
+    flow: Flow = {(): state.hidden}
+    for argument, store in state.carried.items():
+        for entry, tensors in store.items():
+            flow |= {(argument, entry, place): tensor for place, tensor in enumerate(tensors)}
+    return flow
+
+
+def _state(flow: Flow, like: State) -> State:
+    """``like`` with the tensors of ``flow`` in place of its own."""
+    carried = {
+        argument: {
+            entry: tuple(flow[argument, entry, place] for place in range(len(tensors)))
+            for entry, tensors in store.items()
+        }
+        for argument, store in like.carried.items()
+    }
+    return State(flow[()], like.selection, carried)
