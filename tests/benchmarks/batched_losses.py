@@ -130,7 +130,7 @@ class BatchedLosses:
                 lacking.setdefault(missing, []).append(window)
         for missing, alike in lacking.items():
             self._measure(missing, alike, last_token)
-        known = [self._known[pattern, last_token] for pattern in patterns]
+        known = [self._known.get((pattern, last_token), {}) for pattern in patterns]
         return [tuple(losses[window] for window in windows) for losses in known]
 
     def _measure(self, patterns: Sequence[Pattern], windows: Sequence[int], last_token: bool) -> None:

@@ -30,7 +30,7 @@ from indexcache.pattern import Pattern
 from indexcache.recipes.schema import read_recipe
 from indexcache.search.losses import Difference
 
-PARTS = ("arithmetic", "probes", "patterns", "refusal", "statistics")
+PARTS = ("arithmetic", "probes", "patterns", "demo", "refusal", "statistics")
 """In the order in which they are measured."""
 _MOST_PATTERNS = 2000
 _PASSING = 1.5  # times the plan's loss increase, of a pattern that LM loss lets pass
@@ -89,7 +89,7 @@ class QualityBench:
     # --- Is the plan the best there is?
 
     def patterns_part(self) -> list[Row]:
-        """Refined plans, and the demo's, against every pattern of as many full sites."""
+        """Refined plans against every pattern of as many full sites."""
         setting = self.setting
         count = math.comb(setting.sites - 1, setting.kept - 1)
         if count > _MOST_PATTERNS:
@@ -103,13 +103,16 @@ class QualityBench:
         measured = f"{'; '.join(map(shown, differences))} over {best}, which is {shown(increase)}"
         met = all(difference.delta <= (difference.standard_error or 0) for difference in differences)
         what = f"refined plan against the best of all {count} patterns, held out"
-        rows = [Row.judged(what, "within a standard error", measured, met)]
-        rounds = read_recipe("tiny").refine_rounds
-        demo = self._outcome("demo", setting.demo, setting.demo.parts["demo"], "", {"refine_rounds": rounds}).plan
-        ratio = self.increase(demo).delta / increase.delta
-        measured = f"{ratio:.2f}x: {demo} {shown(self.increase(demo))}"
-        rows.append(Row.judged("the demo's plan over the best of all patterns", "<= 1.2x", measured, ratio <= 1.2))
-        return rows
+        return [Row.judged(what, "within a standard error", measured, met)]
+
+    def demo_part(self) -> list[Row]:
+        """The plan of the demo's own windows against the best found by any means."""
+        setting, rounds = self.setting, read_recipe("tiny").refine_rounds
+        best, changes = self.increase(self.best_of_all()).delta, {"refine_rounds": rounds}
+        demo = self._outcome("demo", setting.demo, setting.demo.parts["demo"], "", changes).plan
+        ratio = self.increase(demo).delta / best
+        measured = f"{ratio:.2f}x of {best:+.5f}: {demo} {shown(self.increase(demo))}"
+        return [Row.judged("the demo's plan over the best of all patterns", "<= 1.2x", measured, ratio <= 1.2)]
 
     def everyone(self) -> list[Pattern]:
         """Every pattern at the budget, or the plan's neighbours where they are too many."""
@@ -308,7 +311,7 @@ def main() -> None:
     deadline = Deadline(options.seconds)
     book = Book(options.out, bench_setting.settings_of(options))
     bench = QualityBench(bench_setting.open_setting(options, deadline.check), book)
-    run_parts({name: getattr(bench, f"{name}_part") for name in PARTS}, options.parts, book)
+    run_parts({name: getattr(bench, f"{name}_part") for name in PARTS}, options.parts, book, deadline)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,20 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         self._began = time.perf_counter()
-        self._seconds = math.inf if seconds is None else seconds
+        self._seconds = self._until = math.inf if seconds is None else seconds
 
     @property
-    def passed(self) -> float:
-        return time.perf_counter() - self._began
+    def ends(self) -> bool:
+        return self._seconds < math.inf
+
+    def give(self, share: float) -> None:
+        """Lets what comes take ``share`` of the time that is left."""
+        passed = time.perf_counter() - self._began
+        self._until = passed + share * max(0.0, self._seconds - passed) if self.ends else math.inf
 
     def check(self) -> None:
         """Raises OutOfTimeError once the time is over."""
-        if self.passed > self._seconds:
+        if time.perf_counter() - self._began > self._until:
             raise OutOfTimeError
 
 
@@ -83,11 +89,13 @@ class Book:
             print(f"{seconds:9.1f} s  {name}", flush=True)
         return self._results[name]
 
-    def row(self, row: Row) -> Row:
-        """Writes a line of the table down, and prints it."""
-        self._write({"name": f"row: {row.what}", "seconds": 0, "result": vars(row)})
-        print(f"    {row.what}: {row.measured}  {row.verdict}", flush=True)
-        return row
+    def keep_rows(self, rows: Sequence[Row], known: Sequence[Row]) -> list[Row]:
+        """Writes lines of the table down, and prints them, but for those that are known."""
+        for row in rows:
+            if row not in known:
+                self._write({"name": f"row: {row.what}", "seconds": 0, "result": vars(row)})
+                print(f"    {row.what}: {row.measured}  {row.verdict}", flush=True)
+        return list(rows)
 
     def _write(self, record: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
@@ -98,18 +106,30 @@ Part = Callable[[], Sequence[Row]]
 """Measures one part of a benchmark: its lines of the table."""
 
 
-def run_parts(parts: dict[str, Part], names: Sequence[str], book: Book) -> list[Row]:
-    """Measures the parts ``names`` in the order of ``parts``, as far as time allows; prints the table."""
-    rows: list[Row] = []
-    for name, part in parts.items():
-        if name not in names:
-            continue
-        try:
-            rows += [book.row(row) for row in part()]
-        except OutOfTimeError:
-            rows.append(Row(f"({name})", "", "no time left", UNKNOWN))
-    print_table(rows)
-    return rows
+def run_parts(parts: dict[str, Part], names: Sequence[str], book: Book, deadline: Deadline) -> None:
+    """Measures the parts ``names`` in the order of ``parts``, as far as time allows; prints the table.
+
+    No part takes more than two fifths of the time that is left while others wait; what is left goes to those that
+    were cut short.
+    """
+    rows: dict[str, list[Row]] = {}
+    failures: set[str] = set()
+    for share in (0.4, 1.0) if deadline.ends else (1.0,):
+        for name, part in parts.items():
+            if name not in names or name in failures:
+                continue
+            deadline.give(share)
+            try:
+                rows[name] = book.keep_rows(part(), rows.get(name, ()))
+            except OutOfTimeError:
+                rows.setdefault(name, [Row(f"({name})", "", "no time left", UNKNOWN)])
+            except Exception as error:  # the other parts are worth their time
+                traceback.print_exc()
+                failures.add(name)
+                rows[name] = [Row(f"({name})", "", f"failed: {error}", UNKNOWN)]
+    print_table([row for part_rows in rows.values() for row in part_rows])
+    if failures:
+        raise SystemExit(1)
 
 
 def print_table(rows: Sequence[Row]) -> None:

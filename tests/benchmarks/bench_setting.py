@@ -1,6 +1,7 @@
 """What a benchmark of searches runs on: a model, windows and probes apart by document, and counted searches."""
 
 import argparse
+import hashlib
 import json
 import lzma
 import random
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from batched_losses import BatchedLosses, LayerStack
@@ -21,6 +22,8 @@ from indexcache.commands.job.prepare import refinement_windows
 from indexcache.dsa.checkpoint.config import Checkpoint, load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.stored.weights import find_weights
+from indexcache.dsa.model.costs import layer_costs
+from indexcache.dsa.model.evaluator import _COST_WINDOWS
 from indexcache.errors import DatasetError, WindowError
 from indexcache.evaluate import CALIBRATION, HELD_OUT, PROBES, REFINEMENT, WindowLoss
 from indexcache.pattern import Pattern, kept_sites
@@ -36,6 +39,7 @@ from indexcache.search.strategies.greedy import candidate_evaluations
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT_PART, REFINEMENT_PART = "held out", "refinement"
+_FEW_PATTERNS = 4
 _DOCUMENT_END = "\n\x1e\n"
 
 
@@ -69,8 +73,11 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What results depend on: all options but which parts to run, how long, and where to write."""
-    return {
+    """What results depend on: the weights, and all options but which parts, how long, and where to write."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(options.model).glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return {"weights": digest.hexdigest()} | {
         name: [str(entry) for entry in value] if isinstance(value, list) else value
         for name, value in vars(options).items()
         if name not in ("parts", "seconds", "out")
@@ -136,11 +143,23 @@ class Outcome:
         return Pattern(self.pattern)
 
 
-class Answers:
-    """Measures for a search what its groups' windows are: windows of ``Texts``."""
+class Group(NamedTuple):
+    """Windows that a search calls by their place: ``numbers[place]`` of ``texts``.
 
-    def __init__(self, groups: dict[str, tuple[Texts, Sequence[int]]]) -> None:
-        self.groups = groups
+    Losses of a few patterns are measured on all windows ``ahead``, where a GPU would idle otherwise; what is
+    counted is what is asked for.
+    """
+
+    texts: Texts
+    numbers: Sequence[int]
+    ahead: Sequence[int] = ()
+
+
+class Answers:
+    """Measures for a search what its groups' windows are."""
+
+    def __init__(self, groups: dict[str, Group]) -> None:
+        self._groups = groups
 
     def __call__(
         self,
@@ -149,8 +168,10 @@ class Answers:
         windows: Sequence[int] | None = None,
         last_token: bool = False,
     ) -> list[tuple[WindowLoss, ...]]:
-        texts, numbers = self.groups[group]
+        texts, numbers, ahead = self._groups[group]
         chosen = numbers if windows is None else [numbers[window] for window in windows]
+        if len(patterns) <= _FEW_PATTERNS and not last_token:
+            texts.losses(patterns, ahead)
         return texts.losses(patterns, chosen, last_token)
 
     def pieces(self, windows: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
@@ -306,7 +327,8 @@ class Setting:
 
     def method(self, **changes: Any) -> Method:
         """The default settings with ``changes``; layer costs are put in by ``search``."""
-        return Method(**{"surrogate": self.options.surrogate, **changes})
+        defaults = {"surrogate": self.options.surrogate, "standard_errors": Recipe().standard_errors}
+        return Method(**{**defaults, **changes})
 
     def search(
         self, method: Method, texts: Texts, numbers: Sequence[int], part: str = "", to_one: bool = False
@@ -321,15 +343,16 @@ class Setting:
             to_one: search on to one full site, for the whole order; the plan is the same.
         """
         if method.surrogate != "none":
-            costs = [self.costs(texts, number, method.surrogate) for number in numbers]
+            costs = [self.costs(texts, number, method.surrogate) for number in numbers[:_COST_WINDOWS]]
             method = Method(**{**vars(method), "layer_costs": costs})
-        groups: dict[str, tuple[Texts, Sequence[int]]] = {CALIBRATION: (texts, numbers)}
+        groups = {CALIBRATION: self._group(texts, numbers, texts.parts.get(part, numbers))}
         if method.refine_rounds:
-            groups[REFINEMENT] = (texts, texts.parts[REFINEMENT_PART])
+            refinement = texts.parts[REFINEMENT_PART]
+            groups[REFINEMENT] = self._group(texts, refinement, refinement)
         if method.objective == "mix" and self.mixed_probes is not None:
             mixed = self.mixed_probes.parts
             beside = [*mixed[part][: len(numbers)], *mixed[REFINEMENT_PART]]
-            groups[PROBES] = (self.mixed_probes, beside)
+            groups[PROBES] = self._group(self.mixed_probes, beside, mixed[part])
         measure, findings = self._run(groups, method, to_one)
         return Outcome(
             str(findings.chosen.pattern),
@@ -339,18 +362,22 @@ class Setting:
             sum(not step.undecided for step in findings.steps),
         )
 
-    def _run(
-        self, groups: dict[str, tuple[Texts, Sequence[int]]], method: Method, to_one: bool
-    ) -> tuple[ReplayedEvaluator, Findings]:
-        sizes = {name: len(numbers) for name, (_, numbers) in groups.items()}
+    def _group(self, texts: Texts, numbers: Sequence[int], ahead: Sequence[int]) -> Group:
+        return Group(texts, numbers, ahead if self.layers.on_gpu else ())
+
+    def _run(self, groups: dict[str, Group], method: Method, to_one: bool) -> tuple[ReplayedEvaluator, Findings]:
+        sizes = {name: len(group.numbers) for name, group in groups.items()}
         shape = Shape(self.checkpoint.site_layers, self.checkpoint.layers, sizes[CALIBRATION], 0)
         measure = ReplayedEvaluator(JournalContent(), sizes, LayerCount(shape), Answers(groups))
         problem = Problem(
             measure,
             labels={
-                name: [texts.losses.labels_of(n) for n in numbers] for name, (texts, numbers) in groups.items()
+                name: [group.texts.losses.labels_of(number) for number in group.numbers]
+                for name, group in groups.items()
             },
-            documents={name: [texts.documents[n] for n in numbers] for name, (texts, numbers) in groups.items()},
+            documents={
+                name: [group.texts.documents[number] for number in group.numbers] for name, group in groups.items()
+            },
             sites=self.sites,
             goal=Goal(keep=self.options.keep, to_one=to_one),
             method=method,
@@ -359,8 +386,6 @@ class Setting:
 
     def costs(self, texts: Texts, number: int, surrogate: str) -> Any:
         """Layer costs ``[sites][sites]`` of a window, by the program's own pass."""
-        from indexcache.dsa.model.costs import layer_costs
-
         key = (surrogate, texts.name, number)
         if key not in self.cost_matrices:
             self.check()
