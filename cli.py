@@ -26,10 +26,10 @@ from .commands.job.options import (
     recipe_options,
 )
 from .commands.job.start import leave_to_main, reach, share_cores, working
-from .errors import GateError, SettingError
-from .evaluate import GROUP_TITLES
+from .errors import SettingError
+from .evaluate import HELD_OUT
 from .recipes.numbers import lengths
-from .recipes.schema import FIELDS, RUN, SEARCH
+from .recipes.schema import FIELDS, RUN, SEARCH, TEXT
 from .system.exits import exit_code_of
 from .system.launching import work_apart
 from .system.signals import leave
@@ -45,11 +45,11 @@ app = Application(
 )
 _SEARCHED = tuple(name for name in FIELDS if name != "schema_version")
 # What changes a search's cost; the text does not.
+_TEXT = ("dataset", "dataset_subset", "dataset_split", "dataset_revision", "column")
 _COUNTED = tuple(
     name
     for name in _SEARCHED
-    if name not in ("dataset", "dataset_subset", "dataset_split", "dataset_revision", "column", "seed")
-    and name not in ("weights_hash", "selfcheck", "untrained")
+    if name not in (*_TEXT, "seed", "weights_hash", "selfcheck", "untrained", "max_probe_delta")
 )
 _PLACED = ("device_map", "offload_folder")
 
@@ -125,6 +125,7 @@ def search(
         estimate_command.show(estimated, as_json)
     else:
         search_command.show(outcome, folder, as_json, quiet, reporter)
+        search_command.hold(outcome, settings)
 
 
 @app.command(examples=("indexcache estimate --model ./DeepSeek-V3.2 --keep 0.25 --no-time",))
@@ -161,42 +162,62 @@ def estimate(
     estimate_command.show(outcome, as_json)
 
 
-@app.command(name="eval", examples=("indexcache eval outputs/tiny/plan.json --max-delta 0.02",))
-@recipe_options(*_PLACED, "max_delta", helps={"max_delta": "largest loss increase that passes, nats per token"})
+@app.command(
+    name="eval",
+    examples=(
+        "indexcache eval outputs/tiny/plan.json --max-delta 0.02 --probes",
+        "indexcache eval outputs/tiny/plan.json --window 4096 --windows 8",
+    ),
+)
+@recipe_options(
+    *(*_PLACED, "max_delta", "max_probe_delta", "gate", "confidence", "window", "windows", "beyond_positions"),
+    *_TEXT,
+    defaults={
+        **{"confidence": "the plan's", "dataset": "the plan's", "dataset_split": "the plan's"},
+        **{"window": "the plan's", "windows": "as many as the plan has held out"},
+    },
+    helps={
+        "max_delta": "exit with 1 where the plan's loss increase may be larger, nats per token",
+        "window": "measure unseen windows of so many tokens",
+        "windows": "how many unseen windows",
+        "dataset": "measure unseen windows of this text: local file or folder, or hub name",
+        "confidence": "of intervals",
+    },
+)
 def evaluate(
     plan_path: PlanPath,
     fields: dict[str, Any],
-    on: Annotated[str, typer.Option(help="Windows to measure: heldout or calibration.")] = "heldout",
+    on: Annotated[str, described("Of the plan's own windows, heldout or calibration [heldout].", TEXT)] = HELD_OUT,
+    with_probes: Annotated[
+        bool, named("--probes", "INDEXCACHE_EVAL_PROBES", "Measure probes too: recall from far away.", TEXT)
+    ] = False,
     model: MovedModel = None,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure all full, the plan and uniform interleaving on the plan's frozen tokens.
+    """Measure all full, the plan and uniform interleaving on the plan's frozen tokens, or on other windows.
 
-    Kept beside the plan, and in its report. With --max-delta, exits with 1 when the plan's loss increase is
-    above it.
+    With --window, --windows or --dataset the windows are others, of documents that the search has not seen. Kept
+    beside the plan, and in its report. Exits with 1 when an increase may be above --max-delta or --max-probe-delta.
     """
+    from .commands.eval_settings import eval_settings
     from .commands.job.settings import placement_of, trust_of
-    from .search.plan.cut import check_max_delta
     from .search.plan.file import plan_file, read_plan
 
-    max_delta = fields.pop("max_delta", None)
-    check_max_delta(max_delta)
-    if on not in GROUP_TITLES:
-        raise SettingError(f"--on is {on!r}", hint="give heldout or calibration")
     path = plan_file(plan_path)
     plan = read_plan(path)
+    settings = eval_settings(plan, on, with_probes, fields)
     with working(quiet) as reporter:
         from .commands import eval as eval_command
+        from .commands import eval_table
         from .commands.job.planned import open_planned
 
         planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
-        outcome = eval_command.evaluate(planned, path, on, max_delta, placement_of(fields), reporter)
-    eval_command.show(outcome, as_json)
-    if outcome.passed is False:
-        raise GateError(f"the plan's loss increase {outcome.plan.delta:+.5f} is above --max-delta {max_delta:g}")
+        outcome = eval_command.evaluate(planned, path, settings, placement_of(fields), reporter)
+    eval_table.show(outcome, as_json)
+    outcome.hold()
 
 
 @app.command(examples=("indexcache cut outputs/tiny/plan.json --keep 0.5",))

@@ -66,7 +66,8 @@ class Documents:
         path = find_path(source.dataset)
         if path is None and _looks_like_a_path(source.dataset):
             raise DatasetError(
-                f"dataset {source.dataset!r} does not exist", hint="give a file, a folder or a hub name"
+                f"dataset {source.dataset!r} does not exist",
+                hint="give a file, a folder or a hub name with --dataset",
             )
         self._local = path is not None
         self._parts, self._notes = _local_parts(source, path) if path else ([_load(source)], [])

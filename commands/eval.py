@@ -1,4 +1,4 @@
-"""The eval command: a plan measured again on its own tokens and held to a limit, and its table."""
+"""The eval command: a plan measured again, on its own tokens or on others, and held to a limit."""
 
 from __future__ import annotations
 
@@ -6,57 +6,69 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..calibrate.windows import Windows
+from ..calibrate.frozen import token_sha256
+from ..calibrate.windows import WindowRequest, Windows
 from ..dsa.checkpoint.load import Placement
 from ..dsa.long.backends import Backends
-from ..errors import DatasetError, MeasurementError, OutputError, PlanError
-from ..evaluate import GROUP_TITLES
+from ..errors import DatasetError, GateError, MeasurementError, OutputError, PlanError
+from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT_PROBES, REFINEMENT
 from ..search.goal import Goal, Method
-from ..search.intervals import CONFIDENCE
-from ..search.plan.cut import within
-from ..search.plan.record import heldout_record
-from ..search.plan.schema import MeasuredPattern, Plan
-from ..search.report.checks import Check, check_file, with_check
+from ..search.plan.record import heldout_record, probes_record
+from ..search.plan.schema import HeldOutRecord, Plan, ProbesRecord
+from ..search.report.checks import (
+    Check,
+    ProbesCheck,
+    UnseenCheck,
+    check_file,
+    with_check,
+    with_unseen_check,
+)
 from ..search.report.timing import now
 from ..search.run.folder import has_report, render_beside
 from ..search.search import compare
 from ..system import processes
-from ..system.console import Reporter, new_console, print_line, print_table
-from ..system.exits import print_result
+from ..system.console import Reporter
 from ..system.files import write_atomically
-from ..system.launching import speaks
-from .job.loss_table import loss_table
+from .eval_settings import EvalSettings, OtherText
 from .job.measure import Loaded, evaluator, load, run_identity, running_on
 from .job.planned import PlannedModel
 from .job.prepare import announce
-from .job.windows import windows_problem
+from .job.windows import ProbeRequest, build_windows, check_window, windows_problem
 
 
 @dataclass(frozen=True)
 class EvalOutcome:
-    """A plan measured again: losses on ``group`` of all full, the plan and uniform interleaving.
+    """A plan measured again, with all full and uniform interleaving beside it, and what it was held to.
 
-    ``passed`` is None where no limit was given.
+    ``check`` is of the plan's own windows or an ``UnseenCheck``; ``probes`` is None where none were measured.
     """
 
-    group: str
-    windows: int
-    baseline_loss: float
-    plan: MeasuredPattern
-    uniform: MeasuredPattern
-    max_delta: float | None
-    passed: bool | None
+    settings: EvalSettings
+    length: int
+    check: Check
+    probes: ProbesCheck | None
+
+    def hold(self) -> None:
+        """Ends what did not pass.
+
+        Raises:
+            GateError: names what increases by how much, and the limit.
+        """
+        settings, gate, failures = self.settings, self.settings.gate, []
+        if self.check.passed is False and settings.max_delta is not None:
+            increase = self.check.losses.plan
+            failures.append(gate.failure(increase, settings.max_delta, "--max-delta", "the plan's loss"))
+        if self.probes is not None and self.probes.passed is False and settings.max_probe_delta is not None:
+            scores, subject = self.probes.scores.all, "the plan's loss on probes"
+            failures.append(gate.failure(scores, settings.max_probe_delta, "--max-probe-delta", subject))
+        if failures:
+            raise GateError("; ".join(failures))
 
 
 def evaluate(
-    planned: PlannedModel,
-    path: Path,
-    group: str,
-    max_delta: float | None,
-    placement: Placement,
-    reporter: Reporter,
+    planned: PlannedModel, path: Path, settings: EvalSettings, placement: Placement, reporter: Reporter
 ) -> EvalOutcome:
-    """Measures the plan in the file ``path`` on its own frozen tokens and holds it to ``max_delta``.
+    """Measures the plan in the file ``path`` as ``settings`` ask for, and holds it to their limits.
 
     What was measured is kept beside the plan and shown in its report, where there is one.
 
@@ -64,96 +76,141 @@ def evaluate(
         IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
         IndexcacheError: one of its other kinds.
     """
-    plan, checkpoint = planned.plan, planned.checkpoint
     windows = planned.windows(path.parent)
-    if not len(windows.group(group)):
-        raise DatasetError(
-            f"the plan has no {GROUP_TITLES[group]} windows", hint="measure it with --on calibration"
-        )
-    announce(checkpoint, reporter)
+    announce(planned.checkpoint, reporter)
+    if settings.text is not None:
+        windows = _unseen(planned, windows, settings, settings.text, reporter)
+    _check_groups(windows, settings)
     planned.check_weights(reporter)
-    loaded = _model(planned, windows, group, placement, reporter)
-    measure = evaluator(loaded, windows, reporter)
-    reporter.begin(3 * len(windows.group(group)), "window evaluations")
-    method = Method(pinned=plan.pinned_sites)
-    problem = windows_problem(measure, windows, len(plan.model.site_layers), Goal(keep=1.0), method)
-    losses = heldout_record(compare(problem, group, plan.pattern), CONFIDENCE)
-    if losses is None:
-        raise MeasurementError(f"a loss on the {GROUP_TITLES[group]} windows is NaN or infinite")
-    run = run_identity(loaded)
+    loaded = _model(planned, windows, settings.group, placement, reporter)
+    losses, scores = _measured(planned, loaded, windows, settings, reporter)
+    run, gate = run_identity(loaded), settings.gate
+    how: dict[str, Any] = {
+        "when": now(),
+        "model": planned.checkpoint.model_id,
+        "confidence": gate.confidence,
+        "gate": gate.kind,
+        **run.model_dump(include={"device", "dtype", "versions"}),
+    }
     check = Check(
-        when=now(),
-        model=checkpoint.model_id,
-        device=run.device,
-        dtype=run.dtype,
-        windows=len(windows.group(group)),
+        windows=len(windows.group(settings.group)),
         losses=losses,
-        max_delta=max_delta,
-        passed=None if max_delta is None else within(losses.plan, max_delta),
-        versions=run.versions,
+        max_delta=settings.max_delta,
+        passed=gate.passes(losses.plan, settings.max_delta),
+        **how,
     )
-    processes.run_on_main(lambda: _keep(plan, path, group, check, reporter))
-    return EvalOutcome(
-        group=group,
-        windows=check.windows,
-        baseline_loss=losses.baseline_loss,
-        plan=losses.plan,
-        uniform=losses.uniform,
-        max_delta=max_delta,
-        passed=check.passed,
-    )
+    probes = None
+    if scores is not None:
+        limit = settings.max_probe_delta
+        probes = ProbesCheck(scores=scores, max_probe_delta=limit, passed=gate.passes(scores.all, limit), **how)
+    outcome = EvalOutcome(settings, windows.length, check, probes)
+    unseen = None if settings.text is None else _unseen_check(check, probes, windows, settings.text)
+    processes.run_on_main(lambda: _keep(planned.plan, path, outcome, unseen, reporter))
+    return outcome
+
+
+def _unseen(
+    planned: PlannedModel, planned_windows: Windows, settings: EvalSettings, text: OtherText, reporter: Reporter
+) -> Windows:
+    """Windows of text that the search has not seen, and probes in it.
+
+    Raises:
+        WindowError: windows too short or too long.
+        DatasetError: text that cannot be read, or too little of it.
+    """
+    plan, checkpoint = planned.plan, planned.checkpoint
+    check_window(checkpoint, text.length, text.beyond_positions, reporter)
+    request = WindowRequest(text.length, calibration=0, heldout=text.count, seed=plan.tokens.seed)
+    probes = ProbeRequest(settings.probes if settings.with_probes else 0, needed=True)
+    groups = planned_windows.groups
+    seen = [groups[name] for name in (CALIBRATION, REFINEMENT) if name in groups]
+    reporter.doing(f"reading {text.source.dataset}")
+    return processes.run_on_main(lambda: build_windows(checkpoint, text.source, request, probes, reporter, seen))
+
+
+def _check_groups(windows: Windows, settings: EvalSettings) -> None:
+    """Refuses to measure on what is not there.
+
+    Raises:
+        DatasetError: the plan has no such windows or probes.
+    """
+    title = GROUP_TITLES[settings.group]
+    if not len(windows.group(settings.group)):
+        raise DatasetError(f"the plan has no {title} windows", hint="measure it with --on calibration")
+    if settings.with_probes and HELD_OUT_PROBES not in windows.groups:
+        raise DatasetError(
+            "the plan has no probes: its search made none",
+            hint=f"give --window {windows.length}: then some are made in text that the search has not seen",
+        )
 
 
 def _model(
     planned: PlannedModel, windows: Windows, group: str, placement: Placement, reporter: Reporter
 ) -> Loaded:
-    """The plan's model, run as the plan says; tried on the plan's tokens where something else computes."""
+    """The plan's model, run as the plan says; tried on the plan's tokens where something else computes.
+
+    Longer windows than the plan's are run by what is best for them.
+    """
     plan, checkpoint, length = planned.plan, planned.checkpoint, windows.length
     processes.use_threads(plan.run.threads)
     backends = Backends(plan.run.indexer, plan.run.attention)
+    if length > plan.tokens.window:
+        backends = Backends("auto", "auto")
     running = running_on(checkpoint, plan.run.dtype, placement, backends, length)
     trial_tokens = windows.group(group).ravel().tolist()
     return load(checkpoint, planned.weights, running, length, reporter, trial_tokens, plan.run)
 
 
-def _keep(plan: Plan, path: Path, group: str, check: Check, reporter: Reporter) -> None:
+def _measured(
+    planned: PlannedModel, loaded: Loaded, windows: Windows, settings: EvalSettings, reporter: Reporter
+) -> tuple[HeldOutRecord, ProbesRecord | None]:
+    """What the plan, all full and uniform cost on the windows, and on probes where they are asked for.
+
+    Raises:
+        MeasurementError: a loss is NaN or infinite.
+    """
+    plan, group, confidence = planned.plan, settings.group, settings.gate.confidence
+    probes = windows.groups[HELD_OUT_PROBES] if settings.with_probes else None
+    reporter.begin(3 * (len(windows.group(group)) + (len(probes.ids) if probes else 0)), "window evaluations")
+    problem = windows_problem(
+        evaluator(loaded, windows, reporter),
+        windows,
+        len(plan.model.site_layers),
+        Goal(keep=1.0),
+        Method(pinned=plan.pinned_sites),
+    )
+    losses = heldout_record(compare(problem, group, plan.pattern), confidence)
+    if losses is None:
+        raise MeasurementError(f"a loss on the {GROUP_TITLES[group]} windows is NaN or infinite")
+    if probes is None:
+        return losses, None
+    scores = probes_record(compare(problem, HELD_OUT_PROBES, plan.pattern), probes.kinds, confidence)
+    if scores is None:
+        raise MeasurementError("a loss on the probes is NaN or infinite")
+    return losses, scores
+
+
+def _unseen_check(check: Check, probes: ProbesCheck | None, windows: Windows, text: OtherText) -> UnseenCheck:
+    """A check with what its windows are."""
+    return UnseenCheck(
+        **dict(check),
+        length=text.length,
+        **vars(text.source),
+        sha256=token_sha256(windows),
+        probes=probes,
+    )
+
+
+def _keep(plan: Plan, path: Path, outcome: EvalOutcome, unseen: UnseenCheck | None, reporter: Reporter) -> None:
     """Writes a check beside its plan and into the report; where that cannot be, its result is still printed."""
+    file = check_file(path)
     try:
-        write_atomically(check_file(path), with_check(plan, check_file(path), group, check).as_json())
+        if unseen is not None:
+            record = with_unseen_check(plan, file, unseen)
+        else:
+            record = with_check(plan, file, outcome.settings.group, outcome.check, outcome.probes)
+        write_atomically(file, record.as_json())
         if has_report(path):
             render_beside(plan, path)
     except (OutputError, PlanError) as error:
         reporter.warn(f"what was measured is not kept beside the plan, or not in its report: {error}")
-
-
-def show(outcome: EvalOutcome, as_json: bool) -> None:
-    """Prints a plan's check, on stdout."""
-    if speaks():
-        if as_json:
-            print_result(eval_document(outcome))
-        else:
-            eval_table(outcome)
-
-
-def eval_table(outcome: EvalOutcome) -> None:
-    """Prints a plan's check, on stdout."""
-    patterns = {"this plan": outcome.plan, "uniform": outcome.uniform}
-    table = loss_table(len(outcome.plan.pattern), outcome.baseline_loss, patterns)
-    console = new_console()
-    print_line(console, f"{outcome.windows} {GROUP_TITLES[outcome.group]} windows, nats per token")
-    print_table(console, table)
-    if outcome.passed:
-        print_line(console, f"passed: at most {outcome.max_delta:g} was allowed")
-
-
-def eval_document(outcome: EvalOutcome) -> dict[str, Any]:
-    """A plan's check as JSON."""
-    return {
-        "group": outcome.group,
-        "windows": outcome.windows,
-        "baseline_loss": outcome.baseline_loss,
-        "plan": outcome.plan.model_dump(),
-        "uniform": outcome.uniform.model_dump(),
-        "max_delta": outcome.max_delta,
-        "passed": outcome.passed,
-    }

@@ -19,10 +19,12 @@ from ..dsa.checks.selections import unskilled_indexers
 from ..dsa.checks.selfcheck import check_tokens as tokens_of_check
 from ..dsa.checks.selfcheck import self_check
 from ..dsa.model.evaluator import Evaluator
+from ..errors import GateError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES
 from ..recipes.schema import Recipe
 from ..search.cost import LayerCount, Shape
 from ..search.goal import Goal, Method
+from ..search.plan.gate import Gate
 from ..search.plan.older import changed_steps
 from ..search.plan.record import cost_record, heldout_record, probes_record, result_record, search_record
 from ..search.plan.schema import InitRecord, Plan
@@ -244,3 +246,19 @@ def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, repor
     if not quiet:
         search_summary(outcome.plan, folder, outcome.timing)
     print_result(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
+
+
+def hold(outcome: SearchOutcome, recipe: Recipe) -> None:
+    """Ends a search whose plan costs too much on probes; the plan is written all the same.
+
+    Raises:
+        GateError: says how much, and the limit.
+    """
+    limit, probes = recipe.max_probe_delta, outcome.plan.probes
+    if limit is None:
+        return
+    if probes is None:
+        raise GateError("the plan's loss on probes is NaN or infinite, so that --max-probe-delta cannot hold it")
+    gate = Gate(recipe.gate, recipe.confidence)
+    if not gate.passes(probes.all, limit):
+        raise GateError(gate.failure(probes.all, limit, "--max-probe-delta", "the plan's loss on probes"))

@@ -6,9 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..pattern import Pattern, layer_ranges
+from ..pattern import Pattern
 from ..search.plan.schema import Plan, ProbesRecord
+from ..search.report.certainty import decided_steps, interchanges
+from ..search.report.prose import shorter_window
+from ..search.report.tables import held_out, in_sample
 from ..search.report.timing import Timing
+from ..search.report.words import layers, percent
 from ..search.search import SearchProgress
 from ..search.strategies.greedy import Step
 from ..search.strategies.refine import Swap
@@ -22,12 +26,12 @@ def silent_progress(follow: Callable[[Pattern], None]) -> SearchProgress:
 
 
 def spoken_progress(
-    layers: Sequence[int], removals: int, reporter: Reporter, follow: Callable[[Pattern], None]
+    site_layers: Sequence[int], removals: int, reporter: Reporter, follow: Callable[[Pattern], None]
 ) -> SearchProgress:
     """Says what each step removed, and what each swap changed.
 
     Args:
-        layers: of the sites.
+        site_layers: of the sites.
         removals: how many there will be.
         reporter: where it is said.
         follow: told of each pattern that is in force from then on.
@@ -35,19 +39,19 @@ def spoken_progress(
     began = time.monotonic()
 
     def step(step: Step) -> None:
-        number = len(layers) - step.pattern.kept
+        number = len(site_layers) - step.pattern.kept
         doubt = f", not told from {len(step.undecided)} more" if step.undecided else ""
         divergence = step.evaluation.mean("divergence")
         expected = "" if divergence is None else f", KL {divergence:.4f}"
         reporter.say(
-            f"step {number}/{removals}: dropped layer {layers[step.removed]}, loss {step.evaluation.loss:.4f}"
+            f"step {number}/{removals}: dropped layer {site_layers[step.removed]}, loss {step.evaluation.loss:.4f}"
             f"{expected}{doubt}, {time.monotonic() - began:.0f} s"
         )
         follow(step.pattern)
 
     def swap(swap: Swap) -> None:
         reporter.say(
-            f"refined: layer {layers[swap.restored]} full instead of {layers[swap.removed]}, "
+            f"refined: layer {site_layers[swap.restored]} full instead of {site_layers[swap.removed]}, "
             f"cost {swap.evaluation.cost:.5f}"
         )
 
@@ -57,12 +61,15 @@ def spoken_progress(
 def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
     """Prints what a search found, on stderr."""
     result, tokens = plan.result, plan.tokens
-    held = plan.heldout
-    by_dp = next((pattern for pattern in plan.search.dp if pattern.kept == result.kept), None)
-    rows = {"this plan": result, "dp": by_dp, "uniform": result.uniform}
-    patterns = {name: pattern for name, pattern in rows.items() if pattern is not None}
-    heldout = None if held is None else {"this plan": held.plan, "dp": held.dp, "uniform": held.uniform}
-    table = loss_table(result.sites, plan.search.baseline_loss, patterns, heldout)
+    confidence = plan.search.confidence
+    at = "" if confidence is None else f" ({percent(confidence)})"
+    sample, baseline = in_sample(plan), plan.search.baseline_loss
+    if plan.heldout is None:
+        table = loss_table(result.sites, baseline, sample, title=f"increase, in sample{at}")
+    else:
+        heldout = held_out(plan.heldout)
+        baseline, title = plan.heldout.baseline_loss, f"increase, held out{at}"
+        table = loss_table(result.sites, baseline, heldout, sample, title)
     console = new_console(stderr=True)
     print_line(
         console,
@@ -71,10 +78,17 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
     )
     print_table(console, table)
     print_line(console, f"pattern  {result.layer_pattern}")
+    if any(pattern.pattern == result.pattern for pattern in plan.search.dp) and plan.search.strategy != "dp":
+        print_line(console, "dp       gives the same pattern")
     if plan.search.pinned_layers:
-        print_line(console, f"pinned   layers {layer_ranges(plan.search.pinned_layers)}, in uniform too")
-    if plan.search.steps:
-        print_line(console, f"steps    {decided_steps(plan)}")
+        print_line(console, f"pinned   {layers(plan.search.pinned_layers)}, in uniform too")
+    if (decided := decided_steps(plan)) is not None:
+        steps = f"{decided.count} of {decided.steps}"
+        print_line(console, f"steps    {steps} decided at {percent(decided.confidence)}")
+    if choices := interchanges(plan):
+        rivals = sorted({layer for choice in choices for layer in choice.kept})
+        number = f"{len(choices)} dropped layer{'s are' if len(choices) > 1 else ' is'}"
+        print_line(console, f"ties     {number} not told from kept {layers(rivals)}")
     if plan.probes is not None:
         print_line(console, f"probes   {probes_line(plan.probes)}")
     print_line(
@@ -82,20 +96,14 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
         f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
         f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sessions" if timing.sittings > 1 else ""),
     )
+    if line := shorter_window(plan):
+        print_line(console, f"length   {line.replace('`', '')}")
     cost = plan.cost
     print_line(
         console,
         f"{cost.search_layer_windows} layer-windows to choose, {cost.fewer:.1f} times fewer than Algorithm 1",
     )
     print_line(console, f"report   {folder / 'report.html'}")
-
-
-def decided_steps(plan: Plan) -> str:
-    """How many steps these windows decide, e.g. ``9 of 12 decided at 95 %``."""
-    steps = plan.search.steps
-    decided = sum(step.undecided_layers == [] for step in steps)
-    confidence = plan.search.confidence or 0.0
-    return f"{decided} of {len(steps)} decided at {100 * confidence:g} %"
 
 
 def probes_line(probes: ProbesRecord) -> str:

@@ -91,7 +91,7 @@ class Recipe:
     column: Annotated[str | None, Option(TEXT, "column with text or chat messages", "found by name")] = None
     window: Annotated[
         Annotated[int, Ge(2), Le(1 << 24)] | None,
-        Option(TEXT, "tokens per window", "4 x the selection width"),
+        Option(TEXT, "tokens per window", "16 x the selection width, at most the model's positions, if that fits"),
     ] = None
     windows: Annotated[
         Number | Literal["auto"],
@@ -144,8 +144,10 @@ class Recipe:
         float | None,
         Option(
             SEARCH,
-            "exit 1 where the plan's loss increase on probes' answers is larger, nats per answer token",
-            parser=partial(decimal, "max-probe-delta", example="a loss increase in nats, e.g. 0.1"),
+            "exit with 1 where the plan's loss increase on probes may be larger, nats per answer token",
+            parser=partial(
+                decimal, "max-probe-delta", example="a loss increase in nats per answer token, e.g. 0.1"
+            ),
             metavar="NATS",
         ),
     ] = None
@@ -179,7 +181,9 @@ class Recipe:
     ] = 0.95
     gate: Annotated[
         Literal["interval", "estimate"],
-        Option(SEARCH, "what --max-delta holds: the upper end of the interval, or the point estimate"),
+        Option(
+            SEARCH, "what --max-delta and --max-probe-delta hold: the interval's upper end, or the point estimate"
+        ),
     ] = "interval"
     baselines: Annotated[
         Literal["uniform", "curve", "overlap"],

@@ -176,13 +176,20 @@ class Measurements:
         measure: measures patterns on windows given by number.
         windows: how many there are. Their order is random, so the first few are a fair sample.
         documents: the document that each window is from; empty where no two windows share one.
+        known: what was measured before of the same windows, which is added to.
     """
 
-    def __init__(self, measure: MeasureWindows, windows: int, documents: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        measure: MeasureWindows,
+        windows: int,
+        documents: Sequence[int] = (),
+        known: dict[str, tuple[ScoredWindow, ...]] | None = None,
+    ) -> None:
         self.windows = windows
         self._documents = tuple(documents)
         self._measure = measure
-        self._measured: dict[str, tuple[ScoredWindow, ...]] = {}
+        self._measured = {} if known is None else known
 
     def __call__(self, patterns: Sequence[Pattern], windows: int | None = None) -> list[Evaluation]:
         """The patterns on the first ``windows`` windows, all by default."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..errors import MeasurementError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate, WindowLoss
@@ -107,6 +107,7 @@ class Problem:
     method: Method
     layer_windows: Callable[[], int] = lambda: 0
     site_layers: Sequence[int] | None = None
+    _known: dict[str, dict[str, tuple[ScoredWindow, ...]]] = field(default_factory=dict)
 
     @property
     def full(self) -> Pattern:
@@ -146,7 +147,10 @@ class Problem:
         """Measures patterns on the windows of ``group``, the first ``windows`` of them, and remembers them."""
         documents = self.documents[group][:windows]
         return Measurements(
-            lambda patterns, windows: self.score(patterns, group, windows), len(documents), documents
+            lambda patterns, windows: self.score(patterns, group, windows),
+            len(documents),
+            documents,
+            self._known.setdefault(group, {}),
         )
 
 
@@ -298,7 +302,9 @@ def _baseline(problem: Problem, measurements: Measurements) -> tuple[Evaluation,
     else:
         pattern = problem.full.share(candidates[len(candidates) // 2])
     first = measurements([pattern])[0]
-    if baseline.finite and first.finite:
+    if not first.finite:
+        pattern, first = problem.full, baseline
+    if baseline.finite:
         scores = problem.score([pattern], CALIBRATION, backwards, last_token=True)[0]
         repetition = Evaluation(pattern, scores[::-1])
         if repetition.finite:

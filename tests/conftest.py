@@ -172,12 +172,34 @@ def searched(made_once, checkpoints, text_file):
         from indexcache.cli import main
 
         arguments = ["search", "--model", checkpoints["eight"], "--dataset", text_file, "--keep", "0.5", "--all"]
-        arguments += ["--window", 48, "--windows", 6, "--heldout", 4, "--out", out, "--quiet"]
+        arguments += ["--window", 48, "--windows", 6, "--heldout", 4, "--baselines", "curve"]
+        arguments += ["--out", out, "--quiet"]
         with pytest.raises(SystemExit) as stop:
             main([str(argument) for argument in arguments])
         assert not stop.value.code, "the search that other tests start from failed"
 
     return made_once("searched", make)
+
+
+@pytest.fixture(scope="session")
+def probe_search(checkpoints, text_file):
+    """What a short search on the eight-layer model is given whose windows are long enough for probes."""
+    arguments = ["search", "--model", checkpoints["eight"], "--dataset", text_file, "--keep", "0.8"]
+    return [*arguments, "--window", 240, "--windows", 2, "--heldout", 3, "--probes", 1]
+
+
+@pytest.fixture(scope="session")
+def probed(made_once, probe_search):
+    """The finished run of that search; who changes it copies it first."""
+
+    def make(out):
+        from indexcache.cli import main
+
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in [*probe_search, "--out", out, "--quiet"]])
+        assert not stop.value.code, "the search that other tests start from failed"
+
+    return made_once("probed", make)
 
 
 @pytest.fixture

@@ -52,17 +52,18 @@ MAY_IMPORT_IN_DSA = {
 }
 # And inside search, whose parts are files and folders.
 MAY_IMPORT_IN_SEARCH = {
-    "losses": set(),
+    "objective": set(),
+    "losses": {"objective"},
     "intervals": {"losses"},
     "resamples": set(),
     "sample_size": {"intervals"},
     "cost": set(),
     "stages": set(),
-    "strategies": {"losses"},
-    "goal": {"strategies"},
-    "search": {"goal", "losses", "strategies"},
+    "strategies": {"intervals", "losses"},
+    "goal": {"objective", "strategies"},
+    "search": {"goal", "intervals", "losses", "objective", "resamples", "sample_size", "strategies"},
     "estimate": {"cost", "goal", "search"},
-    "plan": {"cost", "goal", "losses", "search", "strategies"},
+    "plan": {"cost", "goal", "intervals", "losses", "sample_size", "search", "strategies"},
     "report": {"plan"},
     "run": {"cost", "plan", "report"},
     "export": {"plan", "stages"},

@@ -35,7 +35,7 @@ WRONG = {
     "an unknown dtype": ({"dtype": "int4"}, "dtype"),
     "an unknown strategy": ({"strategy": "magic"}, "strategy"),
     "an unknown option": ({"wat": 1}, "--wat"),
-    "a word for a number": ({"windows": "many"}, "valid integer"),
+    "a word for a number": ({"windows": "many"}, "--windows is 'many'"),
     "another way to resume": ({"resume": "maybe"}, "--resume is 'maybe'"),
     "a missing recipe": ({"recipe": "nonesuch"}, "'nonesuch' does not exist"),
 }

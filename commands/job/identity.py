@@ -62,6 +62,7 @@ def model_identity(
         weights_sha256=digest,
         code_sha256=remote_code_sha256(checkpoint.config, checkpoint.folder, checkpoint.trust.remote_code),
         nested_config=has_nested_config(checkpoint),
+        positions=checkpoint.longest,
     )
 
 

@@ -104,7 +104,8 @@ def load(
         length: tokens per window.
         reporter: told of progress.
         trial_tokens: tokens on which what is to run is held against the model's own code; none to leave that out.
-        past_run: how it ran when this was tried before; not tried again where device and versions are the same.
+        past_run: how it ran when this was tried before; not tried again where code, device and versions are
+            the same.
         quantiser: for the format of the weights, where that was checked already.
 
     Raises:
@@ -115,7 +116,7 @@ def load(
     reporter.doing(f"loading {checkpoint.model_id}")
     backends = running.backends
     model = load_model(checkpoint, weights, running.dtype, running.placement, quantiser)
-    repeats = past_run is not None and _same_run(past_run, model)
+    repeats = past_run is not None and _same_run(past_run, model, backends)
     if trial_tokens and backends != Backends() and not repeats:
         tokens = _tried_length(checkpoint, model, length)
         reporter.doing(
@@ -124,7 +125,9 @@ def load(
         try:
             check_backends(model, checkpoint, backends, trial_tokens, tokens)
         except ModelError as error:
-            if past_run is not None and "--indexer" in error.hint:  # what ran is the plan's, and no option here
+            if past_run is not None and "--indexer" in error.hint and not _same_code(past_run, backends):
+                error.hint = "lower --window: shorter windows run as the search ran"
+            elif past_run is not None and "--indexer" in error.hint:  # what ran is the plan's, and no option here
                 versions = " and ".join(
                     f"{name} {past_run.versions.get(name)}" for name in ("transformers", "torch")
                 )
@@ -136,11 +139,17 @@ def load(
     return Loaded(model, checkpoint, running)
 
 
-def _same_run(past_run: RunIdentity, model: Any) -> bool:
-    """Whether ``model`` is computed by the device and the versions of an earlier run."""
+def _same_code(past_run: RunIdentity, backends: Backends) -> bool:
+    """Whether an earlier run had the same code for indexers and attention."""
+    return (past_run.indexer, past_run.attention) == (backends.indexer, backends.attention)
+
+
+def _same_run(past_run: RunIdentity, model: Any, backends: Backends) -> bool:
+    """Whether ``model`` is computed by the code, the device and the versions of an earlier run."""
     versions = computing_versions().items()
     same_versions = all(past_run.versions.get(name) == number for name, number in versions if name != "python")
-    return same_versions and past_run.device.removesuffix(FETCHED) == device_kinds(model).removesuffix(FETCHED)
+    same_device = past_run.device.removesuffix(FETCHED) == device_kinds(model).removesuffix(FETCHED)
+    return _same_code(past_run, backends) and same_versions and same_device
 
 
 def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:

@@ -9,13 +9,14 @@ from typing import Any
 
 from ...calibrate.probes import KINDS
 from ...calibrate.sources import TextSource
-from ...calibrate.windows import WindowRequest, Windows, check_length, informative_share
+from ...calibrate.windows import WindowRequest, Windows
 from ...dsa.checkpoint.config import Checkpoint, Trust, open_checkpoint
 from ...dsa.checkpoint.load import Placement, check_stored
 from ...dsa.checkpoint.stored.quantised import check_format
 from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
 from ...dsa.long.backends import Backends
-from ...errors import ModelError, SettingError, WindowError
+from ...errors import ModelError, SettingError
+from ...evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT
 from ...pattern import kept_sites
 from ...recipes.schema import Recipe
 from ...search.cost import Shape
@@ -29,11 +30,9 @@ from ...system import processes
 from ...system.console import Reporter
 from ...system.files import check_writable
 from .identity import model_identity
-from .measure import Running, check_positions, running_on
-from .windows import build_windows, token_identity
+from .measure import Running, running_on
+from .windows import ProbeRequest, build_windows, check_window, default_window, token_identity
 
-_SMALL_SHARE = 0.5
-_DEFAULT_WINDOW_IN_SELECTIONS = 4
 MOST_AUTO_WINDOWS = 128
 _DEFAULT_REFINE_WINDOWS = 32
 
@@ -159,11 +158,9 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     request = WindowRequest(
         intent.length, *intent.window_counts[:2], recipe.seed, refinement, recipe.windows == "auto"
     )
-    mixes_probes = recipe.objective == "mix"
+    probes = ProbeRequest(recipe.probes, recipe.objective == "mix", recipe.max_probe_delta is not None)
     reporter.doing(f"reading {source.dataset}")
-    windows = processes.run_on_main(
-        lambda: build_windows(checkpoint, source, request, recipe.probes, mixes_probes, reporter)
-    )
+    windows = processes.run_on_main(lambda: build_windows(checkpoint, source, request, probes, reporter))
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     weights = processes.run_on_main(lambda: find_weights(checkpoint))
     processes.run_on_main(lambda: check_stored(checkpoint, weights, quantiser))
@@ -171,8 +168,10 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     reporter.say(
         f"{len(windows.calibration)} calibration and {recipe.heldout} held-out windows of {intent.length} tokens"
     )
+    groups = (CALIBRATION, HELD_OUT, REFINEMENT, HELD_OUT_PROBES, PROBES)
+    counts = tuple(len(windows.group(name)) for name in groups)
     return Job(
-        **{field.name: getattr(intent, field.name) for field in fields(Intent)},
+        **{field.name: getattr(intent, field.name) for field in fields(Intent)} | {"window_counts": counts},
         windows=windows,
         tokens=token_identity(source, recipe.seed, windows, checkpoint.selection_width),
         model=model,
@@ -267,11 +266,11 @@ def required(value: str | None, name: str) -> str:
 
 
 def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) -> int:
-    """Tokens per window; warns where few of a window's positions can tell patterns apart.
+    """Tokens per window, as asked for or by default; see ``check_window`` and ``default_window``.
 
     Raises:
         ModelError: how many keys its indexers select is not known.
-        WindowError: too short to tell any apart, or longer than the model's positions.
+        WindowError: too short to tell patterns apart, or longer than the model's positions.
     """
     width = checkpoint.selection_width
     if not width:
@@ -280,32 +279,12 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
             "index_topk: nothing tells windows apart in which all patterns measure the same",
             hint="if you know it, add it to config.json as index_topk: the self-check tests whether it is so",
         )
-    length = recipe.window or _DEFAULT_WINDOW_IN_SELECTIONS * width
-    check_length(length, width)
-    _check_positions(checkpoint, length, recipe.beyond_positions, reporter)
-    share = informative_share(length, width)
-    if share < _SMALL_SHARE:
-        reporter.warn(
-            f"only {share:.1%} of the positions in a window of {length} are informative (indexers choose where "
-            f"a query sees more than {width} keys); a window of {_DEFAULT_WINDOW_IN_SELECTIONS * width} or more "
-            "tells patterns apart better"
-        )
+    length = recipe.window
+    if length is None:
+        placement, backends = Placement(recipe.device_map), Backends(recipe.indexer, recipe.attention)
+        length = default_window(checkpoint, recipe.dtype, placement, backends, reporter)
+    check_window(checkpoint, length, recipe.beyond_positions, reporter)
     return length
-
-
-def _check_positions(checkpoint: Checkpoint, length: int, beyond: bool, reporter: Reporter) -> None:
-    """Warns of windows longer than the model's positions where they were asked for.
-
-    Raises:
-        WindowError: too long, and not asked for.
-    """
-    hint = "lower --window, or allow it with --beyond-positions"
-    try:
-        check_positions(checkpoint, length, f"windows of {length} tokens are", hint)
-    except WindowError as error:
-        if not beyond:
-            raise
-        reporter.warn(f"{error}: losses at the end of them are not what the model was trained for")
 
 
 def text_source(recipe: Recipe) -> TextSource:

@@ -54,7 +54,23 @@ def search_settings(
     if keep is not None:
         kept_sites(1, keep)
     check_max_delta(max_delta)
+    _check_probe_limit(settings)
     return settings, Goal(keep, max_delta, to_one)
+
+
+def _check_probe_limit(settings: Recipe) -> None:
+    """Refuses a limit on probes that cannot be.
+
+    Raises:
+        SettingError: no number to hold them to, or no probes.
+    """
+    check_max_delta(settings.max_probe_delta, "--max-probe-delta")
+    if settings.max_probe_delta is not None and not (settings.probes and settings.heldout):
+        less = "--probes" if not settings.probes else "--heldout"
+        raise SettingError(
+            f"--max-probe-delta was given, but with {less} 0 no probes are measured",
+            hint=f"leave {less} out: probes are made in the held-out windows' text",
+        )
 
 
 def _one_goal(

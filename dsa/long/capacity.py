@@ -28,6 +28,15 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def whole_memory(device: torch.device) -> int:
+    """Bytes of memory where rows are held, whoever has them now: the same each time."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
 def process_memory(device: torch.device, processes: int) -> int:
     """Bytes that one of ``processes`` can have: each has a GPU to itself, and all share the CPU's memory."""
     return free_memory(device) // (1 if device.type == "cuda" else processes)

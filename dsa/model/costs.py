@@ -26,6 +26,9 @@ ERROR, FISHER = "error", "fisher"
 # Logits of as many positions are made at a time as take about this many bytes, their gradients included.
 _LOGITS_BYTES, _LOGITS_BYTES_ON_GPU = 256 << 20, 1 << 30
 
+# A sample of gradients: of windows of 256 tokens even 32 rows gave patterns only 1 % worse than all rows did.
+_GRADIENT_ROWS = 256
+
 # What flows from layer to layer, by name: () for the hidden states, else (argument, entry, place in the entry).
 Flow = dict[tuple[Hashable, ...], torch.Tensor]
 
@@ -152,13 +155,13 @@ class _CostPass:
         calls = self._stack.record(self._ids(ids)[:, :-1])
         state, selections = State(calls.hidden), list[Any]()
         for layer, attention in enumerate(self._attentions):
-            residual = self._squares(state.hidden)
+            residual = state.hidden
             state = self._through(layer, state, calls)
             if layer in self._site_of:
                 selections.append(state.selection)
             if attention and self._selects(layer, attention, selections):
                 for source, change in self._changes(layer, attention, attention.output, selections[:-1]):
-                    relative = self._squares(change) / residual.to(change.device)
+                    relative = self._rows(change).div(self._lengths(residual, change)).square().sum(-1)
                     costs[source][len(selections) - 1] += float(relative.mean(dtype=torch.float64))
         return costs
 
@@ -174,15 +177,17 @@ class _CostPass:
                     selections.append(states[-1].selection)
             gradient: Flow = {(): self._tail_gradient(states.pop().hidden, tokens, seed)}
         for layer, attention in reversed(list(enumerate(self._attentions))):
+            residual = states[-1].hidden
             at_output, gradient = self._backward(layer, attention, states.pop(), selections, calls, gradient)
             if attention and at_output is not None and self._selects(layer, attention, selections):
                 with torch.no_grad():
+                    sensitivity = self._sensitivity(at_output, residual)
                     # Not the output that the gradient is at: other kernels may have made that.
                     stock = self._again(layer, attention, selections[-1])
                     for source, change in self._changes(layer, attention, stock, selections[:-1]):
-                        products = (at_output.float() * change.float())[0, self._blind :].flatten(1).sum(-1)
-                        cost = float(products.double().square().sum()) / (2 * (len(ids) - 1))
-                        costs[source][len(selections) - 1] += cost
+                        products = sensitivity @ self._rows(change).div(self._lengths(residual, change)).T
+                        squares = products.square().mean(0).sum(dtype=torch.float64)
+                        costs[source][len(selections) - 1] += float(squares) / (2 * (len(ids) - 1))
             if layer in self._site_of:
                 selections.pop()
         return costs
@@ -201,9 +206,19 @@ class _CostPass:
     def _no_costs(self) -> list[list[float]]:
         return [[0.0] * len(self._site_of) for _ in self._site_of]
 
-    def _squares(self, rows: torch.Tensor) -> torch.Tensor:
-        """Squared lengths of the informative rows of ``[1, tokens, ...]``, fp32."""
-        return rows[0, self._blind :].float().flatten(1).square().sum(-1)
+    def _rows(self, states: torch.Tensor) -> torch.Tensor:
+        """The informative rows of ``[1, tokens, ...]``: ``[rows, width]``, fp32."""
+        return states[0, self._blind :].float().flatten(1)
+
+    def _lengths(self, residual: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
+        """The lengths of the residual stream's informative rows, ``[rows, 1]``, where ``beside`` is."""
+        lengths: torch.Tensor = torch.linalg.vector_norm(self._rows(residual), dim=-1, keepdim=True)
+        return lengths.to(beside.device)
+
+    def _sensitivity(self, gradient: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Gradients with respect to relative changes, of evenly spread rows: ``[rows, width]``."""
+        scaled = self._rows(gradient) * self._lengths(residual, gradient)
+        return scaled[:: -(-len(scaled) // _GRADIENT_ROWS)]
 
     def _selects(self, layer: int, attention: _Attention, selections: Sequence[Any]) -> bool:
         """Whether the attention of ``layer`` reads a site's selection: its own, or one handed on to it."""
@@ -362,8 +377,8 @@ def _attentions(
             if child is not indexer and any(module is indexer for module in child.modules()):
                 modules[layer] = child
                 names.add(name)
-    name = names.pop() if len(names) == 1 else None
-    others = [getattr(layer, name, None) if name else layer for layer in layers]
+    shared_name = names.pop() if len(names) == 1 else None
+    others = [getattr(layer, shared_name, None) if shared_name else layer for layer in layers]
     attentions = [modules.get(layer, other) for layer, other in enumerate(others)]
     return [_Attention(module) if isinstance(module, nn.Module) else None for module in attentions]
 

@@ -24,6 +24,7 @@ def check_consistency(plan: Plan) -> None:
     for field, pattern, baseline in _measured_patterns(plan):
         _check_measured(field, pattern, baseline, plan)
     _check_steps(plan)
+    _check_certainty(plan)
     _check_result(plan)
     _check_heldout(plan)
 
@@ -101,6 +102,17 @@ def _check_steps(plan: Plan) -> None:
         pattern = Pattern(step.pattern)
 
 
+def _check_certainty(plan: Plan) -> None:
+    """What a search says of how sure it is, is of the model's own sites."""
+    search, sites = plan.search, plan.model.site_layers
+    if len(search.kept_chances) not in (0, len(sites)):
+        raise ValueError("search.kept_chances must have one chance a site, or none at all")
+    named = {layer for step in search.steps for layer in step.undecided_layers or ()}
+    named |= {layer for tie in search.ties for layer in (tie.removed_layer, tie.kept_layer)}
+    if not named <= set(sites):
+        raise ValueError("search.steps and search.ties must name layers of model.site_layers")
+
+
 def _check_result(plan: Plan) -> None:
     result, sites = plan.result, len(plan.model.site_layers)
     if result.sites != sites:
@@ -110,12 +122,14 @@ def _check_result(plan: Plan) -> None:
     if (result.keep is None) == (result.max_delta is None):
         raise ValueError("exactly one of result.keep and result.max_delta must be set")
     search = plan.search
-    # Refinement from a uniform start or an older plan may end where it began.
-    measured = [*search.steps, *search.swaps, *search.dp, *search.uniform]
+    measured = [*search.steps, *search.swaps, *search.dp]
     losses = {pattern.pattern: pattern.loss for pattern in measured}
+    losses |= {start.end: start.calibration_loss for start in search.starts if start.calibration_loss is not None}
     losses["F" * sites] = plan.search.baseline_loss
     if losses.get(result.pattern) != result.loss:
-        raise ValueError("result.pattern and result.loss are those of no step, swap or baseline, nor of all full")
+        raise ValueError(
+            "result.pattern and result.loss are those of no step and no swap, of no end of refinement, and not of all full"
+        )
     if result.uniform is not None and result.uniform.kept != result.kept:
         raise ValueError("result.uniform.kept is not result.kept")
     spelled = Pattern(result.pattern).over_layers(

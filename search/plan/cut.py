@@ -34,7 +34,7 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
             )
     else:
         check_max_delta(max_delta)
-        kept = min(pattern.kept for pattern in measured.values() if within(pattern, max_delta or 0.0))
+        kept = min(pattern.kept for pattern in measured.values() if _within(pattern, max_delta or 0.0))
     spread = full if kept == sites else None
     uniform = next((pattern for pattern in plan.search.uniform if pattern.kept == kept), spread)
     # Refinement belongs to one number of full sites; a cut to that number keeps the refined pattern.
@@ -53,26 +53,27 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
         uniform=uniform,
     )
     same = plan.heldout is not None and plan.heldout.plan.pattern == result.pattern
-    document = (
-        plan.model_dump() | {"result": result.model_dump()} | ({} if same else {"heldout": None, "probes": None})
-    )
+    document = plan.model_dump() | {"result": result.model_dump()}
+    if not same:
+        document |= {"heldout": None, "probes": None}
+    if kept != plan.result.kept:
+        document["search"]["kept_chances"] = []
     return check_plan(document, "the plan that is cut from")
 
 
-def within(measured: MeasuredPattern, limit: float, by_estimate: bool = False) -> bool:
-    """Whether a pattern's loss increase is at most ``limit``: the upper end of its interval, where it has one."""
-    high = measured.delta if by_estimate or measured.high is None else measured.high
-    return high <= limit
+def _within(measured: MeasuredPattern, limit: float) -> bool:
+    """Whether a pattern's loss increase is at most ``limit``: the upper end of its interval, where the plan has it."""
+    return (measured.delta if measured.high is None else measured.high) <= limit
 
 
-def check_max_delta(max_delta: float | None) -> None:
-    """Refuses a loss increase that no pattern could be held to.
+def check_max_delta(max_delta: float | None, option: str = "--max-delta") -> None:
+    """Refuses a loss increase that no pattern could be held to; ``option`` sets it.
 
     Raises:
         SettingError: negative, NaN or beyond what a plan can hold.
     """
     if max_delta is not None and not 0 <= max_delta <= LARGEST_DELTA:
         raise SettingError(
-            f"--max-delta is {max_delta:g}",
+            f"{option} is {max_delta:g}",
             hint=f"give a loss increase from 0 to {LARGEST_DELTA:g} nats per token, e.g. 0.01",
         )

@@ -81,7 +81,7 @@ def search_record(
         noise_floor=findings.noise_floor,
         steps=[_step(step, findings.baseline, site_layers, method.confidence) for step in findings.steps],
         swaps=[_swap(swap, findings.baseline, site_layers, method.confidence) for swap in findings.swaps],
-        starts=[_start(descent) for descent in findings.descents],
+        starts=[_start(descent, findings.chosen) for descent in findings.descents],
         windows=findings.windows,
         ties=[_tie(tie, site_layers) for tie in findings.ties],
         surrogate=method.surrogate if method.layer_costs else None,
@@ -131,7 +131,7 @@ def _tie(tie: Tie, site_layers: Sequence[int]) -> PlanTie:
     return PlanTie(removed_layer=site_layers[tie.removed], kept_layer=site_layers[tie.kept], windows=windows)
 
 
-def _start(descent: Descent) -> PlanStart:
+def _start(descent: Descent, chosen: Evaluation) -> PlanStart:
     return PlanStart(
         name=descent.name,
         start=str(descent.start.pattern),
@@ -139,6 +139,7 @@ def _start(descent: Descent) -> PlanStart:
         end=str(descent.end.pattern),
         end_cost=descent.end.cost,
         swaps=len(descent.swaps),
+        calibration_loss=chosen.loss if descent.end.pattern == chosen.pattern else None,
     )
 
 
@@ -203,7 +204,7 @@ def probes_record(probes: Comparison | None, kinds: Sequence[str], confidence: f
 
     def record(kind: str, numbers: Sequence[int]) -> ProbeRecord:
         full, plan, uniform = (part.only(numbers) for part in (probes.full, probes.plan, probes.uniform))
-        difference = paired_difference(plan, full)
+        difference, (low, high) = paired_difference(plan, full), _ends(plan, full, confidence)
         return ProbeRecord(
             kind=kind,
             probes=len(numbers),
@@ -213,7 +214,8 @@ def probes_record(probes: Comparison | None, kinds: Sequence[str], confidence: f
             dp=_probe_scores(surrogate.only(numbers)) if surrogate and surrogate.finite else None,
             delta=difference.delta,
             standard_error=difference.standard_error,
-            high=_ends(plan, full, confidence)[1],
+            low=low,
+            high=high,
         )
 
     of_kind = {kind: [number for number, other in enumerate(kinds) if other == kind] for kind in kinds}

@@ -32,7 +32,8 @@ class ModelIdentity(_Section):
 
     ``nested_config`` says whether its config.json keeps the text model's settings under text_config;
     older plans do not say. ``weights_hash`` is "files" in a plan of version 1. ``code_sha256`` is of the model
-    code that the checkpoint itself brings, null where transformers' own runs.
+    code that the checkpoint itself brings, null where transformers' own runs. ``positions`` is how many tokens the
+    model takes; null where its config does not say, or the plan is older.
     """
 
     id: str
@@ -48,6 +49,7 @@ class ModelIdentity(_Section):
     weights_sha256: Sha256
     code_sha256: Sha256 | None
     nested_config: bool | None = None
+    positions: Annotated[int, Field(gt=0)] | None = None
 
 
 class TokenIdentity(_Section):
@@ -109,8 +111,8 @@ class PlanStep(MeasuredPattern):
     """One removal, in the order of the search.
 
     ``margin`` is how much dearer the runner-up was, in what ``search.objective`` measures. ``tied_layers`` were as
-    cheap but for rounding; ``undecided_layers`` were measured on all windows and are not told from the removed
-    one by these windows; the step is decided if there are none.
+    cheap but for rounding; ``undecided_layers`` are not told from the removed one by what these windows last said
+    of them; the step is decided if there are none.
     """
 
     removed_site: Count
@@ -130,7 +132,10 @@ class PlanSwap(MeasuredPattern):
 
 
 class PlanStart(_Section):
-    """A pattern that refinement began from, where it ended, and what each costs on refinement's windows."""
+    """A pattern that refinement began from, where it ended, and what each costs on refinement's windows.
+
+    ``calibration_loss`` is the best end's loss on the calibration windows.
+    """
 
     name: str
     start: str
@@ -138,6 +143,7 @@ class PlanStart(_Section):
     end: str
     end_cost: Finite
     swaps: Count
+    calibration_loss: Finite | None
 
 
 class PlanTie(_Section):
@@ -227,7 +233,10 @@ class ProbeScores(_Section):
 
 
 class ProbeRecord(_Section):
-    """Probes of one kind: ``delta`` is the plan's loss increase over all full, paired, per answer token."""
+    """Probes of one kind: ``delta`` is the plan's loss increase over all full, paired, per answer token.
+
+    ``low`` to ``high`` is its interval at ``search.confidence``.
+    """
 
     kind: str
     probes: Count
@@ -237,6 +246,7 @@ class ProbeRecord(_Section):
     dp: ProbeScores | None = None
     delta: Finite
     standard_error: NotNegative | None
+    low: Finite | None = None
     high: Finite | None
 
 

@@ -9,37 +9,82 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from ...errors import PlanError
-from ..plan.schema import Finite, HeldOutRecord, Plan, Sha256, Timestamp
+from ..plan.gate import GateKind
+from ..plan.schema import Finite, HeldOutRecord, Plan, ProbesRecord, Sha256, Timestamp
 from .beside import Record, Section, file_beside, read_record
 
 
-class Check(Section):
-    """One measurement of a plan's pattern, all full and uniform interleaving on one group of its windows."""
+class Measurement(Section):
+    """When and how something was measured, and how it was held to a limit: ``confidence`` is of intervals."""
 
     when: Timestamp
     model: str
     device: str
     dtype: str
+    versions: dict[str, str]
+    passed: bool | None
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    gate: GateKind | None = None
+
+
+class Check(Measurement):
+    """One measurement of a plan's pattern, all full and uniform interleaving on one group of windows."""
+
     windows: Annotated[int, Field(ge=1)]
     losses: HeldOutRecord
     max_delta: Finite | None
-    passed: bool | None
-    versions: dict[str, str]
+
+
+class ProbesCheck(Measurement):
+    """One measurement of the same patterns on probes."""
+
+    scores: ProbesRecord
+    max_probe_delta: Finite | None
+
+
+class UnseenCheck(Check):
+    """A check on other windows than the plan's, of documents that its search has not seen, and on probes in them.
+
+    ``length`` is in tokens, ``sha256`` is that of the windows and probes.
+    """
+
+    length: Annotated[int, Field(ge=2)]
+    dataset: str
+    subset: str | None
+    split: str | None
+    column: str | None
+    revision: str | None
+    sha256: Sha256
+    probes: ProbesCheck | None
+
+    @property
+    def text(self) -> tuple[int, str, str | None, str | None, str | None]:
+        """What tells it from checks on other windows: their length and where their text is from."""
+        return self.length, self.dataset, self.subset, self.split, self.column
 
 
 class CheckRecord(Record):
-    """The latest check on each group of windows of the plan whose content has the hash ``plan_sha256``."""
+    """The latest checks of the plan whose content has the hash ``plan_sha256``.
+
+    ``heldout``, ``calibration`` and ``probes`` are on its own windows; ``others`` holds one for each length and
+    text, the latest last.
+    """
 
     plan_sha256: Sha256
     pattern: str
     heldout: Check | None = None
     calibration: Check | None = None
+    probes: ProbesCheck | None = None
+    others: list[UnseenCheck] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _of_one_pattern(self) -> CheckRecord:
-        for check in (self.heldout, self.calibration):
+        for check in (self.heldout, self.calibration, *self.others):
             if check is not None and check.losses.plan.pattern != self.pattern:
                 raise ValueError("losses.plan.pattern is not pattern")
+        for probes in (self.probes, *(check.probes for check in self.others)):
+            if probes is not None and probes.scores.pattern != self.pattern:
+                raise ValueError("scores.pattern is not pattern")
         return self
 
 
@@ -73,13 +118,27 @@ def checks_of(plan: Plan, path: Path) -> tuple[CheckRecord | None, str]:
     return record, ""
 
 
-def with_check(plan: Plan, path: Path, group: str, check: Check) -> CheckRecord:
-    """The checks of ``plan`` in ``path`` with the one of ``group`` replaced; those of another plan are dropped.
+def with_check(plan: Plan, path: Path, group: str, check: Check, probes: ProbesCheck | None = None) -> CheckRecord:
+    """The checks of ``plan`` in ``path`` with the one of ``group`` replaced, and that on probes where there is one.
+
+    Those of another plan are dropped.
 
     Raises:
         PlanError: ``path`` holds something else than checks, which is not to be lost.
     """
+    measured = {group: check} | ({} if probes is None else {"probes": probes})
+    return _checks_to_keep(plan, path).model_copy(update=measured)
+
+
+def with_unseen_check(plan: Plan, path: Path, check: UnseenCheck) -> CheckRecord:
+    """Likewise with the check on windows of the same length and text replaced."""
+    before = _checks_to_keep(plan, path)
+    others = [other for other in before.others if other.text != check.text]
+    return before.model_copy(update={"others": [*others, check]})
+
+
+def _checks_to_keep(plan: Plan, path: Path) -> CheckRecord:
     before = read_checks(path)
-    if before is None or (before.plan_sha256, before.pattern) != (plan_sha256(plan), plan.result.pattern):
-        before = CheckRecord(plan_sha256=plan_sha256(plan), pattern=plan.result.pattern)
-    return before.model_copy(update={group: check})
+    if before is not None and (before.plan_sha256, before.pattern) == (plan_sha256(plan), plan.result.pattern):
+        return before
+    return CheckRecord(plan_sha256=plan_sha256(plan), pattern=plan.result.pattern)

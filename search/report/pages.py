@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ...errors import one_line
-from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
-from ...pattern import layer_ranges
-from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, PlanStep
+from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, ProbeRecord, ProbesRecord
+from . import prose
+from .certainty import decided_steps, interchanges, strip, strip_text
 from .checks import CheckRecord
+from .evaluation import checks_again, checks_elsewhere
 from .figures import loss_curve, overlap_heatmap, prefill_bars
 from .prefills import PrefillRecord
+from .tables import (
+    Table,
+    comparison_table,
+    in_sample,
+    interchange_table,
+    probes_table,
+    starts_table,
+    steps_table,
+    swaps_table,
+)
 from .timing import Timing
+from .words import increase, percent, signed
 
 
 def render(
@@ -29,7 +42,7 @@ def render(
     ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` is that of its search,
     ``checks`` are eval's.
     """
-    pictures = {f"{stem}curve.svg": loss_curve(plan)}
+    pictures = {f"{stem}curve.svg": loss_curve(plan, _heldout(plan, checks))}
     if plan.search.overlap_matrix:
         pictures[f"{stem}overlap.svg"] = overlap_heatmap(plan)
     context = _context(plan, pictures, checks)
@@ -37,26 +50,12 @@ def render(
     if prefills is not None:
         pictures[f"{stem}prefill.svg"] = context["prefill_picture"] = prefill_bars(prefills)
         context["prefill_file"] = f"{stem}prefill.svg"
+    markdown = _template("report.md.j2", escape=False).render(context)
     return {
-        f"{stem}report.md": _template("report.md.j2", escape=False).render(context),
+        f"{stem}report.md": re.sub(r"\n{3,}", "\n\n", markdown),
         f"{stem}report.html": _template("report.html.j2", escape=True).render(context),
         **pictures,
     }
-
-
-def signed(value: float, error: float | None) -> str:
-    """``+0.119 ± 0.004``, or without the error where there is none."""
-    return f"{value:+.4f}" if error is None else f"{value:+.4f} ± {error:.4f}"
-
-
-def increase(measured: MeasuredPattern | None) -> str:
-    """A pattern's loss increase with its standard error, for tables."""
-    return "not measured" if measured is None else signed(measured.delta, measured.standard_error)
-
-
-def margin(step: PlanStep) -> str:
-    """How far the runner-up was behind, with the standard error of that difference."""
-    return "" if step.margin is None else signed(step.margin, step.margin_standard_error)
 
 
 def _template(name: str, escape: bool) -> Any:
@@ -70,9 +69,8 @@ def _template(name: str, escape: bool) -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["increase"] = increase
-    environment.filters["margin"] = margin
     environment.filters["cell"] = _markdown_cell
+    environment.filters["code"] = _with_code
     environment.filters["target"] = quote
     return environment.get_template(name)
 
@@ -82,63 +80,108 @@ def _markdown_cell(value: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(one_line(str(value)), quote=False))
 
 
+def _with_code(text: str) -> str:
+    """``text`` as HTML, with what stands in backticks as code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+
+
 def _heldout(plan: Plan, checks: CheckRecord | None) -> HeldOutRecord | None:
     """Held-out losses of this very pattern, from the search or else from eval."""
     records = [plan.heldout, checks.heldout.losses if checks and checks.heldout else None]
     return next((record for record in records if record and record.plan.pattern == plan.result.pattern), None)
 
 
-def _headline(plan: Plan, heldout: HeldOutRecord | None) -> dict[str, Any]:
-    """The figures to lead with: held-out ones, where there are any of this pattern."""
-    if heldout is not None:
-        return {"on": "held out", "plan": heldout.plan, "uniform": heldout.uniform}
-    return {"on": "calibration", "plan": plan.result, "uniform": plan.result.uniform}
-
-
-def _context(plan: Plan, pictures: dict[str, str], checks: CheckRecord | None) -> dict[str, Any]:
+def _context(plan: Plan, pictures: Mapping[str, str], checks: CheckRecord | None) -> dict[str, Any]:
     heldout = _heldout(plan, checks)
-    checks_by_group = [
-        (GROUP_TITLES[group], getattr(checks, group)) for group in (HELD_OUT, CALIBRATION) if checks is not None
-    ]
-    uniform = {pattern.kept: pattern for pattern in plan.search.uniform}
-    source_layers = [plan.model.site_layers[source] for source in plan.pattern.sources()]
+    confidence, comparison = plan.search.confidence, comparison_table(plan, heldout)
     return {
         "plan": plan,
-        "how": _how(plan),
-        "headline": _headline(plan, heldout),
+        "prose": _prose(plan, heldout, comparison),
+        "title": f"indexcache plan for {plan.model.id}",
+        "ratio": f"{plan.result.kept / plan.result.sites:.1%}",
+        "headlines": _headlines(plan, heldout),
+        "sites": strip(plan),
+        "strip": strip_text(strip(plan)),
         "heldout": heldout,
-        "checks": [(group, check) for group, check in checks_by_group if check is not None],
+        "comparison": comparison,
+        "probes": probes_table(plan.probes, confidence) if plan.probes else None,
+        "unskilled": _unskilled(plan.probes),
+        "decided": decided_steps(plan),
+        "interchanges": interchange_table(plan),
         "pictures": list(pictures.values()),
         "picture_files": list(pictures),
-        "title": f"indexcache plan for {plan.model.id}",
-        "steps": [(step, uniform.get(step.kept)) for step in plan.search.steps],
-        "cells": [
-            {"layer": layer, "role": role, "source": source}
-            for layer, role, source in zip(plan.model.site_layers, plan.result.pattern, source_layers, strict=True)
-        ],
-        "informative": f"{plan.tokens.informative_share:.1%}",
+        "again": checks_again(checks, plan.tokens.window),
+        "elsewhere": checks_elsewhere(checks),
+        "steps": steps_table(plan) if plan.search.steps else None,
+        "starts": starts_table(plan),
+        "swaps": swaps_table(plan),
         "choosing": f"indexers choose where a query sees more than {plan.model.selection_width} keys"
         if plan.model.selection_width
         else "where indexers begin to choose is not known",
-        "ratio": f"{plan.result.kept / plan.result.sites:.1%}",
     }
 
 
-def _how(plan: Plan) -> str:
-    """How each step's site was chosen, and what an older plan had to do with it."""
-    ways = {
-        "exact": "Each step turns one more site shared: of all, the one whose loss stays lowest.",
-        "fast": "Each step turns one more site shared, the one whose loss stays lowest of those measured: sites "
-        "that were clearly dearer before are not measured again.",
-        "blocks": f"Each step turns one more site shared, the one of its block whose loss stays lowest; "
-        f"{plan.search.blocks} blocks of layers take turns.",
+def _prose(plan: Plan, heldout: HeldOutRecord | None, comparison: Table) -> dict[str, str]:
+    """The sentences of the report by the part that they explain."""
+    return {
+        "incomplete": prose.INCOMPLETE,
+        "shorter_window": prose.shorter_window(plan),
+        "chances": prose.chances(plan),
+        "heldout": prose.held_out(plan, heldout),
+        "columns": prose.columns(plan, comparison),
+        "probes": prose.PROBES,
+        "chosen_by": prose.chosen_by(plan),
+        "decided": prose.decided(plan),
+        "undecided": prose.undecided(plan),
+        "curve": prose.curve(plan, heldout),
+        "steps": prose.steps(plan),
+        "refinement": prose.refinement(plan),
+        "windows": prose.windows(plan),
     }
-    way = ways.get(plan.search.strategy, "Each step turns one more site shared.")
-    if plan.search.pinned_layers:
-        way += (
-            f" Pinned to stay full, in the uniform patterns too: layers {layer_ranges(plan.search.pinned_layers)}."
-        )
-    if plan.search.init is None:
-        return way
-    changed = ", ".join(map(str, plan.search.init.changed_steps)) or "no step"
-    return f"{way} An older plan's order was tried first; the two differ at {changed} (full sites left)."
+
+
+class _Headline(NamedTuple):
+    """A figure to lead with: what it is of, the figure, its interval, and what it is in which unit."""
+
+    name: str
+    figure: str
+    interval: str
+    title: str
+    unit: str
+
+
+def _headlines(plan: Plan, heldout: HeldOutRecord | None) -> list[_Headline]:
+    """What leads: increases of the plan and its baselines, held out where possible, probes, and decided steps."""
+    where, sample = ("in sample", in_sample(plan)) if heldout is None else ("held out", {})
+    by_dp = sample.get("dp") if heldout is None else heldout.dp
+    increases: list[tuple[str, MeasuredPattern | ProbeRecord | None, str, str]] = [
+        ("plan", heldout.plan if heldout else plan.result, f"loss increase, {where}", "nats per token"),
+        ("uniform", heldout.uniform if heldout else plan.result.uniform, "uniform interleaving", ""),
+    ]
+    if by_dp is not None and by_dp.pattern != plan.result.pattern:
+        increases.append(("dp", by_dp, "dynamic programming over layer costs", ""))
+    if plan.probes is not None:
+        uniform = signed(plan.probes.all.uniform.loss - plan.probes.all.full.loss)
+        unit = f"nats per answer token; uniform {uniform}"
+        increases.append(("probes", plan.probes.all, "loss increase on probes", unit))
+    lines = []
+    for name, measured, title, unit in increases:
+        figure, _, spread = increase(measured, plan.search.confidence).partition(" ")
+        if measured is None:
+            figure, spread = "not measured", ""
+        lines.append(_Headline(name, figure, spread, title, unit))
+    if (decided := decided_steps(plan)) is not None:
+        settled = "no dropped layer is tied with a kept one"
+        some = "some dropped layers are tied with kept ones"
+        figure, title = f"{decided.count} of {decided.steps}", f"steps decided at {percent(decided.confidence)}"
+        lines.append(_Headline("steps", figure, "", title, some if interchanges(plan) else settled))
+    return lines
+
+
+# Where all full predicts fewer answer tokens than this, damage can hardly show.
+_SKILLED = 0.2
+
+
+def _unskilled(probes: ProbesRecord | None) -> str:
+    """The kinds of probes that the model itself hardly answers."""
+    return ", ".join(record.kind for record in probes.kinds if record.full.accuracy < _SKILLED) if probes else ""

@@ -1,4 +1,4 @@
-"""Dynamic programming over layer costs: the cheapest pattern for every number of full sites at once, with no search."""
+"""Dynamic programming over layer costs: without a search, the cheapest pattern for every number of full sites."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from ...pattern import Pattern
 
 Costs = Sequence[Sequence[float]]
-"""``costs[source][site]``: what ``site`` suffers under the selection of ``source``, an earlier one; 0 where equal."""
+"""``costs[source][site]``: what ``site`` suffers under the selection of ``source``, an earlier site."""
 
 
 def dp_patterns(costs: Costs, pinned: Collection[int] = ()) -> dict[int, Pattern]:
@@ -119,7 +119,7 @@ def kept_chances(
 
 
 def _runs(costs: Costs) -> list[list[float]]:
-    """``[end][first]``: what the sites between ``first`` and ``end`` suffer together where ``first`` serves them."""
+    """``[end][first]``: what the sites between ``first`` and ``end`` suffer together if ``first`` serves them."""
     sites = len(costs)
     runs = [[0.0] * sites for _ in range(sites + 1)]
     for first in range(sites):

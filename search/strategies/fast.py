@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...pattern import Pattern
-from ..intervals import CONFIDENCE
+from ..intervals import CONFIDENCE, margin
 from ..losses import Evaluation, Measurements, mean_difference
 from .greedy import Step, best_step, candidates, no_finite_loss
 from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
@@ -110,8 +110,17 @@ class _LazySearch:
         if not finished:
             raise no_finite_loss(sites)
         step = best_step(list(finished), list(finished.values()), self.noise_floor, self.confidence)
+        open_sites = [site for site in sites if site not in finished and not self._told_apart(site, step, current)]
         self._forget_next(step.removed, current.pattern)
-        return step
+        return replace(step, undecided=(*step.undecided, *open_sites))
+
+    def _told_apart(self, site: int, step: Step, current: Evaluation) -> bool:
+        """Whether ``site``, not measured at this step, is dearer for sure by what was last seen of it."""
+        increases = self.seen.get(site)
+        if increases is None:  # its loss is not finite
+            return True
+        lowest, documents = _increases(step.evaluation, current)[: len(increases)], current.documents
+        return margin(lowest, increases, documents[: len(increases)], self.confidence).beyond(self.noise_floor)
 
     def _first(self, sites: Sequence[int]) -> int | None:
         """The next site of the older search's order, or the one that seemed cheapest; None at a cold start."""

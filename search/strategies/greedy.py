@@ -21,7 +21,7 @@ class Step:
         runner_up: the site that came second of those measured on all windows; None where it was the only one.
         margin: how much dearer the runner-up is on the same windows.
         rivals: the other sites measured on all windows, the cheapest first.
-        undecided: other sites measured on all windows that these windows do not tell from the removed one.
+        undecided: other sites that these windows do not tell from the removed one, as last measured.
         tied: other sites measured on all windows whose cost is within the noise floor of the chosen one's.
     """
 

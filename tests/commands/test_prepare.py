@@ -5,6 +5,11 @@ import re
 
 import pytest
 
+from indexcache.dsa.checkpoint.config import open_checkpoint
+from indexcache.dsa.checkpoint.stored.weights import expected_weights_bytes
+from indexcache.dsa.long.backends import Backends
+from indexcache.dsa.long.capacity import layer_bytes
+
 
 @pytest.fixture
 def estimate(run_cli, checkpoints):
@@ -40,3 +45,65 @@ def test_where_every_site_has_to_stay_full_no_budget_is_named(estimate):
 def test_what_is_not_rounded_needs_no_warning(estimate):
     assert "warning" not in estimate("--keep", 1)[1]
     assert "warning" not in estimate("--max-delta", 0.1)[1]
+
+
+class TestDefaultWindow:
+    """Sixteen selection widths, which are 256 tokens here, as far as positions and memory go."""
+
+    def window(self, estimate, *options, model=None):
+        arguments = ["--keep", 1, *options, *(["--model", model] if model else [])]
+        return estimate(*arguments)[0]["window"]
+
+    def layer(self, monkeypatch, checkpoints, tokens):
+        """Leaves room for the weights and for a layer on windows of ``tokens``."""
+        from indexcache.commands.job import windows
+
+        def whole_memory(device):
+            checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
+            layer = layer_bytes(checkpoint.config, tokens, 4, Backends("chunked", "stock"), False)
+            return (layer + expected_weights_bytes(checkpoint, 4)) / 0.9 + 1024
+
+        monkeypatch.setattr(windows, "whole_memory", whole_memory)
+
+    def test_is_sixteen_selections(self, estimate):
+        assert self.window(estimate) == 256
+        assert self.window(estimate, "--window", 100) == 100
+
+    def test_says_why(self, run_cli, checkpoints):
+        arguments = ["--model", checkpoints["glm_moe_dsa"], "--keep", 1, "--no-time"]
+        assert (
+            "no --window was given: windows have 256 tokens, 16 x the selection width"
+            in (run_cli("estimate", *arguments)[2])
+        )
+        assert "no --window" not in run_cli("estimate", *arguments, "--window", 99)[2]
+
+    @pytest.mark.parametrize(("positions", "window"), [(200, 200), (40, 40), (256, 256)])
+    def test_is_no_longer_than_the_model(self, estimate, checkpoints, tmp_path, positions, window):
+        config = json.loads((checkpoints["glm_moe_dsa"] / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+        assert self.window(estimate, model=tmp_path) == window
+
+    def test_is_no_longer_than_32768(self, estimate, checkpoints, tmp_path):
+        config = json.loads((checkpoints["glm_moe_dsa"] / "config.json").read_text())
+        more = {"max_position_embeddings": 1 << 20, "index_topk": 4096}
+        (tmp_path / "config.json").write_text(json.dumps(config | more))
+        assert self.window(estimate, model=tmp_path) == 32768
+
+    @pytest.mark.parametrize(("fits", "window"), [(256, 256), (255, 128), (128, 128), (100, 64), (1, 64)])
+    def test_is_halved_to_what_fits_and_no_further_than_four_selections(
+        self, estimate, checkpoints, monkeypatch, fits, window
+    ):
+        self.layer(monkeypatch, checkpoints, fits)
+        assert self.window(estimate, "--dtype", "float32") == window
+
+    def test_says_what_did_not_fit(self, run_cli, checkpoints, monkeypatch):
+        self.layer(monkeypatch, checkpoints, 128)
+        arguments = ["--model", checkpoints["glm_moe_dsa"], "--keep", 1, "--no-time", "--dtype", "float32"]
+        assert (
+            "windows have 128 tokens, as windows of 256 do not fit into memory"
+            in (run_cli("estimate", *arguments)[2])
+        )
+
+    def test_leaves_weights_to_accelerate_where_it_places_them(self, estimate, checkpoints, monkeypatch):
+        self.layer(monkeypatch, checkpoints, 128)
+        assert self.window(estimate, "--dtype", "float32", "--device-map", "auto") == 256

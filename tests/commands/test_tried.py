@@ -47,6 +47,22 @@ class TestEval:
         assert run_cli("eval", plan(indexer="stock", device="cuda: NVIDIA H100"), "-q")[0] == 0
         assert tried == []
 
+    def test_where_longer_windows_run_on_other_code(self, run_cli, plan, tried):
+        path = plan(indexer="stock")
+        assert run_cli("eval", path, "--window", 47, "--windows", 2, "-q")[0] == 0
+        assert tried == []
+        assert run_cli("eval", path, "--window", 60, "--windows", 2, "-q")[0] == 0
+        assert tried == [60]
+
+    def test_a_refusal_of_longer_windows_advises_shorter_ones(self, run_cli, plan, monkeypatch):
+        def refuse(*args):
+            raise ModelError("layer 0", hint="--indexer stock runs the model's own code")
+
+        monkeypatch.setattr("indexcache.commands.job.measure.check_backends", refuse)
+        code, out, err = run_cli("eval", plan(indexer="stock"), "--window", 60, "--windows", 2, "-q")
+        assert (code, out, "--indexer" in err) == (2, "", False)
+        assert "lower --window" in err
+
     def test_a_refusal_advises_what_eval_can_do(self, run_cli, plan, monkeypatch):
         def refuse(*args):
             raise ModelError("layer 0", hint="--indexer stock runs the model's own code")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from indexcache.commands.job.measure import Loaded
-from indexcache.evaluate import CALIBRATION, HELD_OUT
+from indexcache.evaluate import WindowLoss
 
 
 class NoWeights(torch.nn.Module):
@@ -37,7 +37,7 @@ class PaperModel:
     def stand_in(self, loaded, windows, *_):
         """In place of ``evaluator``: knows the sites and how many windows there are."""
         self.sites = len(loaded.checkpoint.site_layers)
-        self.windows = {name: len(windows.group(name)) for name in (CALIBRATION, HELD_OUT)}
+        self.windows = {name: len(group.ids) for name, group in windows.groups.items()}
         return self
 
     def __call__(self, patterns, group, windows=None, last_token=False):
@@ -45,8 +45,12 @@ class PaperModel:
         windows = range(self.windows[group]) if windows is None else windows
         self.measured += [(group, last_token, str(pattern), window) for pattern in patterns for window in windows]
         return [
-            tuple(self._loss(pattern, group, window, last_token) for window in windows) for pattern in patterns
+            tuple(self._window(pattern, group, window, last_token) for window in windows) for pattern in patterns
         ]
+
+    def _window(self, pattern, group, window, last_token):
+        loss = self._loss(pattern, group, window, last_token)
+        return WindowLoss(loss, divergence=loss, key_loss=loss, agreement=1.0, correct=1.0)
 
     def _loss(self, pattern, group, window, last_token):
         other = self.trouble(self.calls, pattern, window)
@@ -67,6 +71,10 @@ class PaperModel:
     def overlap(self, group, width):
         sites = range(self.sites)
         return [[1.0 / (1 + abs(one - other)) for other in sites] for one in sites]
+
+    def layer_costs(self, group, surrogate):
+        sites = range(self.sites)
+        return [[[float(later - earlier) for later in sites] for earlier in sites]]
 
 
 def on_paper(patch, model=None):

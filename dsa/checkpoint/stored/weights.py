@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
 from ....errors import ModelError
+from ..architectures import skeleton
 from ..config import Checkpoint, file_sha256
 from ..dtypes import config_dtype
 from ..hub import fetch_weights
@@ -74,6 +75,17 @@ def weights_bytes(checkpoint: Checkpoint, weights: StoredWeights, element_size: 
     """
     stored = config_dtype(checkpoint)
     return weights.size * element_size // (stored.itemsize if stored is not None else 2)
+
+
+def expected_weights_bytes(checkpoint: Checkpoint, element_size: int) -> int:
+    """Likewise by the config alone, of a checkpoint whose files need not be there; a byte a value if quantised.
+
+    Raises:
+        ModelError: the model cannot be built.
+    """
+    quantised = getattr(checkpoint.config, "quantization_config", None) is not None
+    model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
+    return int(sum(weight.numel() for weight in model.parameters())) * (1 if quantised else element_size)
 
 
 def identify_weights(

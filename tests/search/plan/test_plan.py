@@ -74,10 +74,11 @@ def test_cutting_picks_the_step_with_that_many_sites(plan, keep, kept):
 
 
 def test_cutting_by_loss_picks_the_sparsest_step_within_it(plan):
-    limit = sorted(step.delta for step in plan.search.steps)[3]
-    again = cut(plan, max_delta=max(limit, 0.0))
-    within = [step.kept for step in plan.search.steps if step.delta <= max(limit, 0.0)]
+    limit = max(sorted(step.high for step in plan.search.steps)[3], 0.0)
+    again = cut(plan, max_delta=limit)
+    within = [step.kept for step in plan.search.steps if step.high <= limit]
     assert again.result.kept == min(within, default=8)
+    assert all(step.low < step.delta < step.high for step in plan.search.steps)
 
 
 def test_a_cut_plan_is_a_plan(plan, tmp_path):
@@ -103,7 +104,7 @@ def test_cutting_needs_one_possible_wish(plan, asked):
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("schema_version", 3, "schema version 3"),
+        ("schema_version", 4, "schema version 4"),
         ("schema_version", ..., "no plan schema version"),
         ("model.layers", "eight", "model.layers"),
         ("model.weights_sha256", "abc", "model.weights_sha256"),
@@ -120,7 +121,7 @@ def test_cutting_needs_one_possible_wish(plan, asked):
         ("result.pattern", "FFSSFFSSF", "9 letters"),
         ("result.kept", 5, "keeps 4"),
         ("result.layer_pattern", "FFFFFFFF", "layer_pattern"),
-        ("result.pattern", "FFFFSSSS", "no step"),
+        ("result.pattern", "FSSSSFFF", "no step"),
         ("result.loss", -1.0, "result.delta"),
         ("result.sites", 99, "result.sites"),
         ("result.keep", None, "exactly one"),

@@ -75,15 +75,15 @@ class TestFile:
 
 class TestHeadline:
     def lead(self, plan, checks=None):
-        return render(plan, checks=checks)["report.md"].split("\n\n")[1]
+        return render(plan, checks=checks)["report.md"].split("\n\n")[2]
 
     def test_it_is_of_held_out_windows_only_where_this_pattern_was_measured_on_them(self, folder):
         plan = read_plan(folder)
         assert "Loss increase, held out" in self.lead(plan)
         other = cut(plan, keep=0.25)
-        assert "Loss increase, calibration" in self.lead(other)
+        assert "Loss increase, in sample" in self.lead(other)
         forged = other.model_copy(update={"heldout": plan.heldout})
-        assert "Loss increase, calibration" in self.lead(forged)
+        assert "Loss increase, in sample" in self.lead(forged)
         checks = CheckRecord(plan_sha256=plan_sha256(other), pattern=other.result.pattern, heldout=check(other))
         assert "Loss increase, held out: +0.5000" in self.lead(other, checks)
 
@@ -115,11 +115,11 @@ class TestEval:
         assert code == 0
         assert run_cli("report", path)[0] == 0
         report = folder / "plan-2of8-report.md"
-        assert "Loss increase, calibration" in report.read_text()
+        assert "Loss increase, in sample" in report.read_text()
         code, out, _ = run_cli("eval", path, "--json", "-q")
         text = report.read_text()
         assert f"Loss increase, held out: {json.loads(out)['plan']['delta']:+.4f}" in text
-        assert "Measured by `indexcache eval` on 4 windows" in text
+        assert "On 4 windows of documents that the search did not see, measured by `indexcache eval`." in text
 
     def test_where_it_cannot_be_kept_the_result_is_printed_all_the_same(self, run_cli, folder):
         (folder / "evaluation.json").write_text("mine")

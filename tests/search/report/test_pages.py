@@ -2,14 +2,25 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from indexcache.search.plan.cut import cut
 from indexcache.search.plan.file import read_plan
-from indexcache.search.plan.schema import PlanSwap
+from indexcache.search.plan.schema import (
+    MeasuredPattern,
+    PlanStart,
+    PlanSwap,
+    ProbeRecord,
+    ProbeScores,
+    ProbesRecord,
+)
 from indexcache.search.report.pages import render
+from indexcache.search.report.words import increase
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 @pytest.fixture
@@ -51,7 +62,7 @@ def test_the_curve_is_an_svg_with_both_lines(plan):
 def test_every_step_and_identity_stands_in_the_report(plan, name):
     text = render(plan)[name]
     for step in plan.search.steps:
-        assert f"{step.delta:+.4f} ± {step.standard_error:.4f}" in text
+        assert increase(step) in text
     for fact in (plan.tokens.sha256, plan.model.weights_sha256, plan.result.layer_pattern):
         assert fact in text
     assert f"{plan.heldout.plan.delta:+.4f}" in text
@@ -96,11 +107,178 @@ def test_overlap_has_its_heatmap_and_its_line(plan):
     assert "overlap.svg" not in render(plan)
 
 
+def with_search(plan, **fields):
+    """The plan with other findings."""
+    return plan.model_copy(update={"search": plan.search.model_copy(update=fields)})
+
+
+def measured(pattern, delta, **fields):
+    return MeasuredPattern(
+        kept=pattern.count("F"), pattern=pattern, loss=delta + 2, delta=delta, standard_error=0.001, **fields
+    )
+
+
 def test_refinement_is_told(plan):
-    step = plan.search.steps[3]
-    fields = {name: getattr(step, name) for name in ("kept", "pattern", "loss", "delta", "standard_error")}
-    swap = PlanSwap(**fields, removed_layer=2, restored_layer=6)
-    files = render(plan.model_copy(update={"search": plan.search.model_copy(update={"swaps": [swap]})}))
+    swap = PlanSwap(**measured("FFSSFSFS", 0.01).model_dump(), removed_layer=2, restored_layer=6)
+    starts = [
+        PlanStart(name=name, start="FFFSFSSS", start_cost=0.02, end="FFSSFSFS", end_cost=0.01, swaps=number)
+        for number, name in enumerate(("older plan", "uniform"))
+    ]
+    files = render(with_search(plan, swaps=[swap], starts=starts))
     assert "| 2 | 6 |" in files["report.md"]
-    assert "Refinement then swapped" in files["report.html"]
+    assert "| older plan | FFFSFSSS | 0.0200 | 0 | FFSSFSFS | 0.0100 |" in files["report.md"]
+    assert "Each start was refined" in files["report.html"]
     assert "Refinement" not in render(plan)["report.md"]
+    # Swaps belong to one budget, and a plan cut to another one knows none.
+    swap = swap.model_copy(update={"loss": plan.search.baseline_loss + swap.delta})
+    assert "Refinement" not in render(cut(with_search(plan, swaps=[swap], starts=starts), keep=0.25))["report.md"]
+
+
+def test_swaps_of_an_older_plan_are_told(plan):
+    swap = PlanSwap(**measured("FFSSFSFS", 0.01).model_dump(), removed_layer=2, restored_layer=6)
+    assert "Refinement swapped" in render(with_search(plan, swaps=[swap]))["report.html"]
+
+
+class Cells(HTMLParser):
+    """Collects headings, and the cells of tables."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.headings, self.cells, self.text = [], [], None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.text = "" if tag in ("h2", "td", "th") else self.text
+
+    def handle_data(self, data):
+        self.text = None if self.text is None else self.text + data
+
+    def handle_endtag(self, tag):
+        if tag in ("h2", "td", "th") and self.text is not None:
+            (self.headings if tag == "h2" else self.cells).append(self.text)
+
+
+def rich(plan):
+    """The plan with everything that a report can show, as far as it needs no other files."""
+    scores = [ProbeScores(loss=loss, accuracy=0.5) for loss in (1.0, 1.25, 2.5, 1.5)]
+    probes = [
+        ProbeRecord(
+            kind=kind, probes=4, full=scores[0], plan=scores[1], uniform=scores[2], dp=scores[3],
+            delta=0.25, standard_error=0.1, low=0.05, high=0.45,
+        )
+        for kind in ("recall", "all")
+    ]  # fmt: skip
+    start = PlanStart(
+        name="dp", start=plan.result.pattern, start_cost=0.2, end=plan.result.pattern, end_cost=0.2, swaps=0
+    )
+    steps = [step.model_copy(update={"undecided_layers": [7]}) for step in plan.search.steps]
+    dp = measured("FFSSSSFF", 0.02, low=0.01, high=0.03)
+    found = with_search(
+        plan, steps=steps, dp=[dp], surrogate="fisher", starts=[start], kept_chances=[1.0, 0.25, *[0.5] * 6]
+    )
+    heldout = plan.heldout.model_copy(update={"dp": dp})
+    record = ProbesRecord(pattern=plan.result.pattern, kinds=probes[:1], all=probes[1])
+    return found.model_copy(update={"heldout": heldout, "probes": record})
+
+
+def test_both_pages_say_the_same_in_the_same_order(plan):
+    files = render(rich(plan))
+    html, markdown = Cells(files["report.html"]), files["report.md"]
+    assert html.headings == re.findall(r"^## (.+)$", markdown, re.MULTILINE)
+    assert {"Held-out check", "Probes", "How sure it is", "Steps", "Refinement"} <= set(html.headings)
+    rows = [line for line in markdown.splitlines() if line.startswith("|") and "sha256" not in line]
+    cells = [cell.strip().replace("\\", "") for row in rows for cell in row.split("|")]
+    tables = html.cells[: html.cells.index("model")]
+    missing = [cell for cell in tables if cell not in cells]
+    assert not missing, f"report.md lacks cells of report.html: {missing}"
+
+
+def test_a_report_leads_with_what_was_held_out(plan):
+    text = render(rich(plan))["report.md"]
+    lead = text[: text.index("```")]
+    assert f"- Loss increase, held out: {increase(plan.heldout.plan, 0.95)} nats per token" in lead
+    assert "- Dynamic programming over layer costs: +0.0200 (95 %: 0.0100 to 0.0300)" in lead
+    assert (
+        "- Loss increase on probes: +0.2500 (95 %: 0.0500 to 0.4500) nats per answer token; uniform +1.5" in lead
+    )
+    assert "0 of 4" in lead
+    assert "Loss increase, in sample" not in lead
+
+
+def test_probes_stand_by_kind_with_the_other_patterns(plan):
+    row = "| recall | 4 | 1.00, 50 % | 1.25, 50 % | 1.50, 50 % | 2.50, 50 % | +0.2500 (0.0500 to 0.4500) |"
+    text = render(rich(plan))["report.md"]
+    assert row in text
+    assert "LM loss hardly shows damage there" in text
+    assert "says little" not in text
+    assert "Probes" not in render(plan.model_copy(update={"probes": None}))["report.md"]
+
+
+def test_kinds_that_the_model_itself_does_not_answer_are_named(plan):
+    record = rich(plan).probes
+    dumb = record.kinds[0].model_copy(update={"full": ProbeScores(loss=9.0, accuracy=0.1)})
+    text = render(rich(plan).model_copy(update={"probes": record.model_copy(update={"kinds": [dumb]})}))
+    assert "say little about patterns: recall." in text["report.md"]
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_chances_stand_in_the_pattern(plan, name):
+    text = render(rich(plan))[name]
+    assert "if documents are drawn anew" in text
+    assert "25" in text
+    assert "drawn anew" not in render(with_search(plan, kept_chances=[]))[name]
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_a_plan_that_is_not_complete_says_so_on_top(plan, name):
+    unfinished = plan.model_copy(update={"complete": False, "heldout": None})
+    text = render(unfinished)[name]
+    assert text.index("The search was stopped before") < text.index(plan.result.layer_pattern)
+    assert "The search was stopped before" not in render(plan)[name]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_plan_is_shown_without_what_it_does_not_know(version):
+    files = render(read_plan(ASSETS / f"plan-v{version}.json"))
+    for name in ("report.md", "report.html"):
+        text = files[name]
+        for words in ("KL:", "same top token", "key tokens", "decided at", "95 %", "drawn anew", "Probes"):
+            assert words not in text, f"{name} of version {version} says {words!r}"
+        assert "tied with" in text or "noise floor" in text
+        assert " ± " in text
+        assert "LM loss chose" in text
+
+
+def test_what_lies_far_above_the_curve_is_said_in_words(plan):
+    uniform = measured(plan.heldout.uniform.pattern, 9.0)
+    svg = render(with_search(plan, uniform=[uniform]))["curve.svg"]
+    assert "\u2191 uniform interleaving +9.000 in sample" in svg
+    assert "\u2191" not in render(with_search(plan, uniform=[]))["curve.svg"]
+
+
+def test_the_curve_shows_dynamic_programming_and_held_out_points(plan):
+    svg = render(rich(plan))["curve.svg"]
+    for words in ("dp over layer costs", "held out (hollow)", "searched"):
+        assert words in svg
+    assert "dp over layer costs" not in render(with_search(plan, dp=[]))["curve.svg"]
+
+
+def test_a_plan_of_dynamic_programming_has_no_steps(plan):
+    dp = measured(plan.result.pattern, plan.result.delta)
+    files = render(
+        with_search(plan, strategy="dp", surrogate="error", steps=[], dp=[dp], kept_chances=[], ties=[])
+    )
+    assert "Layer costs chose" in files["report.md"]
+    assert "There are no steps" in files["report.html"]
+    assert "## Steps" not in files["report.md"]
+
+
+def test_names_in_tables_cannot_become_markup(plan):
+    evil = "<script>|[x](javascript:1)"
+    full = rich(plan)
+    record = full.probes.model_copy(update={"kinds": [full.probes.kinds[0].model_copy(update={"kind": evil})]})
+    starts = [full.search.starts[0].model_copy(update={"name": evil})]
+    files = render(with_search(full, starts=starts).model_copy(update={"probes": record}))
+    for name in ("report.md", "report.html"):
+        assert "<script" not in files[name]
+    assert "|[x]" not in files["report.md"]

@@ -225,7 +225,7 @@ class TestEightBits:
             return check(checkpoint)
 
         check = quantised.check_format
-        for module in (prepare, loading):
+        for module in (prepare, load_module):
             monkeypatch.setattr(module, "check_format", counted)
         arguments = ["search", "--model", folders[0], "--dataset", text_file, "--keep", 0.5, "--window", 48, "-q"]
         code, _, err = run_cli(*arguments, "--windows", 1, "--heldout", 0, "--out", tmp_path / "run")

@@ -1,0 +1,89 @@
+"""What eval measured of a plan, as the report shows it: on the plan's own windows, on others, and on probes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
+from .checks import Check, CheckRecord, Measurement, ProbesCheck, UnseenCheck
+from .tables import Column, Row, Table, probes_table
+from .words import increase
+
+
+@dataclass(frozen=True)
+class Section:
+    """A sentence and the table that it explains, and of which text that is where it is not the plan's own."""
+
+    sentence: str
+    table: Table
+    text: str = ""
+
+
+def checks_again(checks: CheckRecord | None, window: int) -> list[Section]:
+    """The checks on the plan's own windows and probes, of ``window`` tokens; none where eval measured none."""
+    if checks is None:
+        return []
+    by_group = {group: getattr(checks, group) for group in (HELD_OUT, CALIBRATION)}
+    rows = [
+        Row((f"{check.windows} {GROUP_TITLES[group]}", *_losses(check)))
+        for group, check in by_group.items()
+        if check is not None
+    ]
+    columns = [Column("windows", names=True), *_COLUMNS]
+    sentence = "`indexcache eval` measured this plan again on its frozen tokens; losses in nats per token."
+    sections = [Section(sentence, Table.of(columns, rows))] if rows else []
+    return sections + ([_probes(checks.probes, window)] if checks.probes else [])
+
+
+def checks_elsewhere(checks: CheckRecord | None) -> list[Section]:
+    """The checks on other windows, and on probes in them; none where eval measured none."""
+    if checks is None or not checks.others:
+        return []
+    rows = [
+        Row((f"{check.windows} of {check.length:,} tokens", _text(check), *_losses(check)))
+        for check in checks.others
+    ]
+    columns = [Column("windows", names=True), Column("text", names=True), *_COLUMNS]
+    sentence = (
+        "`indexcache eval` measured this plan on windows of other lengths or texts, of documents that its search "
+        "has not seen; losses in nats per token."
+    )
+    probes = [_probes(check.probes, check.length, _text(check)) for check in checks.others if check.probes]
+    return [Section(sentence, Table.of(columns, rows)), *probes]
+
+
+_COLUMNS = (
+    Column("all full"),
+    Column("this plan"),
+    Column("increase"),
+    Column("uniform"),
+    Column("allowed"),
+    Column("when, on what", names=True),
+)
+
+
+def _losses(check: Check) -> tuple[str, ...]:
+    losses = check.losses
+    return (
+        f"{losses.baseline_loss:.4f}",
+        f"{losses.plan.loss:.4f}",
+        increase(losses.plan, check.confidence),
+        increase(losses.uniform, check.confidence),
+        "" if check.max_delta is None else f"{check.max_delta:g}, {_verdict(check)}",
+        f"{check.when}, {check.dtype} on {check.device}",
+    )
+
+
+def _verdict(check: Measurement) -> str:
+    held = ", by the estimate" if check.gate == "estimate" else ""
+    return f"{'passed' if check.passed else 'failed'}{held}"
+
+
+def _text(check: UnseenCheck) -> str:
+    return ", ".join(part for part in (check.dataset, check.subset, check.split) if part)
+
+
+def _probes(check: ProbesCheck, tokens: int, text: str = "") -> Section:
+    limit = check.max_probe_delta
+    verdict = "" if limit is None else f" On all of them {limit:g} was allowed: {_verdict(check)}."
+    return Section(f"Probes of {tokens:,} tokens.{verdict}", probes_table(check.scores, check.confidence), text)

@@ -1,0 +1,217 @@
+"""The sentences of the report, the same for both of its pages; what stands in backticks is code."""
+
+from __future__ import annotations
+
+from ..plan.schema import HeldOutRecord, Plan
+from .certainty import interchanges, steps_to_budget
+from .tables import Table
+from .words import layers, percent
+
+INCOMPLETE = (
+    "The search was stopped before it measured baselines, the held-out check and probes. "
+    "Run the same command again: it goes on from its journal."
+)
+PROBES = (
+    "A probe asks for something that was planted far back in the text, and only the answer is scored. "
+    "LM loss hardly shows damage there: most tokens of ordinary text need nothing from far back. "
+    "Each pattern has its loss in nats per answer token, and the share of answer tokens that it predicts. "
+    "The increase is that of this plan over all full, on the same probes."
+)
+_OBJECTIVES = {
+    "expected-loss": (
+        "Expected loss chose: the KL divergence of next-token distributions, KL(all full || pattern). "
+        "It is the loss increase on tokens that the model itself would write, on average. "
+        "So it lacks the noise of the few tokens that the text happens to have."
+    ),
+    "loss": "LM loss chose, as in Algorithm 1: how badly the next tokens of the text are predicted.",
+    "key-loss": (
+        "The loss on key tokens chose: "
+        "tokens count by how much better the model predicts them because it sees far back."
+    ),
+    "mix": "Expected loss chose, KL(all full || pattern), on text and on the answers of probes together.",
+}
+_LAYER_COSTS = {
+    "error": "by how much attention outputs change under an earlier layer's selection, relative to their size",
+    "fisher": (
+        "by how much attention outputs change under an earlier layer's selection, "
+        "weighed by how strongly the loss reacts"
+    ),
+}
+_STEP = "Each step turns one more site shared"
+_STRATEGIES = {
+    "exact": f"{_STEP}: of all, the one that costs least.",
+    "fast": (
+        f"{_STEP}, the one that costs least of those measured: "
+        "sites that seemed dearer at an earlier step are not measured again."
+    ),
+    "dp": "There are no steps: dynamic programming over layer costs gives the pattern of each budget.",
+}
+
+
+def shorter_window(plan: Plan) -> str:
+    """That a plan's windows are shorter than what the model takes; "" where they are not, or it is not known."""
+    positions, window = plan.model.positions, plan.tokens.window
+    if positions is None or window >= positions:
+        return ""
+    return (
+        f"made on windows of {window:,} tokens; the model takes {positions:,}: `eval --window` measures a plan on "
+        "longer ones"
+    )
+
+
+def chosen_by(plan: Plan) -> str:
+    """What chose the pattern, and what that means."""
+    if plan.search.strategy == "dp":
+        return f"Layer costs chose, {_layer_costs(plan)}: the pattern is the one with the lowest sum."
+    return _OBJECTIVES.get(plan.search.objective, "")
+
+
+def _layer_costs(plan: Plan) -> str:
+    """How the costs were measured that dynamic programming adds up: a phrase that begins with a preposition."""
+    return _LAYER_COSTS.get(plan.search.surrogate or "", "under each earlier layer's selection")
+
+
+def chances(plan: Plan) -> str:
+    """What the chances beside the pattern are."""
+    after = " Refinement came later and is not in it." if plan.search.starts else ""
+    return (
+        "The per cent with each layer say how often a search keeps it full at this budget "
+        f"if documents are drawn anew. Near 100 and 0 the documents agree, near 50 they do not.{after}"
+    )
+
+
+def held_out(plan: Plan, heldout: HeldOutRecord | None) -> str:
+    """On what the plan was checked, or that it was not."""
+    if heldout is not None:
+        by_eval = "" if plan.heldout else ", measured by `indexcache eval`"
+        return f"On {plan.tokens.heldout_windows} windows of documents that the search did not see{by_eval}."
+    missing = (
+        "Not measured for this pattern: `indexcache eval` measures it."
+        if plan.tokens.heldout_windows
+        else "The search was given no held-out windows."
+    )
+    return f"{missing} The figures below are in sample: of the windows that chose, and so too good."
+
+
+def columns(plan: Plan, comparison: Table) -> str:
+    """What the columns of the comparison say, of those that are there."""
+    at = plan.search.confidence
+    spread = "standard error" if at is None else f"interval at {percent(at)}"
+    meanings = {
+        "increase, ": "Increase: the loss less that of all full on the same windows, nats per token, "
+        f"with its {spread} over documents.",
+        "KL": "KL: the expected loss increase, KL(all full || pattern), nats per token.",
+        "same top token": "Same top token: how often the likeliest next token is that of all full.",
+        "key tokens": "Key tokens: the increase where tokens count by how much the long context tells of them.",
+        "increase, in sample": "In sample: on the windows that chose, and so too good.",
+    }
+    headings = [column.heading for column in comparison.columns]
+    present = [text for name, text in meanings.items() if any(heading.startswith(name) for heading in headings)]
+    return " ".join([*present, _by_dp(plan)]).rstrip()
+
+
+def _by_dp(plan: Plan) -> str:
+    """What dynamic programming over layer costs is, where it is a baseline; "" where it is none."""
+    pattern = next((measured.pattern for measured in plan.search.dp if measured.kept == plan.result.kept), None)
+    if pattern is None or plan.search.strategy == "dp":
+        return ""
+    same = " It is the pattern of this plan." if pattern == plan.result.pattern else ""
+    return (
+        f"dp: the pattern of dynamic programming over layer costs, {_layer_costs(plan)}, without a search.{same}"
+    )
+
+
+def decided(plan: Plan) -> str:
+    """What a decided step is, and whether other documents may drop other layers."""
+    confidence = percent(plan.search.confidence or 0.0)
+    lazily = " `fast` compares some layers by what they cost at an earlier step."
+    after = " All this is of the removals; refinement came later."
+    tied = (
+        "Some dropped layers were not told, when they were dropped, from layers that stay: "
+        "a search on other documents may drop those instead, and its plan be as good."
+        if interchanges(plan)
+        else "No dropped layer is tied with a layer that stays."
+    )
+    return (
+        f"A step is decided where {used_windows(plan)} windows tell the dropped layer from every other one "
+        f"at {confidence} confidence.{lazily if plan.search.strategy == 'fast' else ''} "
+        f"{tied}{after if plan.search.starts else ''}"
+    )
+
+
+def undecided(plan: Plan) -> str:
+    """Why no step is said to be decided."""
+    if not steps_to_budget(plan):
+        return "There are no steps, so none is decided; the held-out check says how good the plan is."
+    return "How sure the steps are was not measured: the plan is of an older version."
+
+
+def steps(plan: Plan) -> str:
+    """How the steps were taken, and what their columns say."""
+    floor = f"{plan.search.noise_floor:.1e} nats per token"
+    words = [_how(plan), f"All figures are in sample: of the {used_windows(plan)} windows that chose."]
+    if plan.search.confidence is None:
+        words += [
+            "Runner-up and ties are of the candidates measured on all windows. "
+            f"Tied: within the noise floor of {floor}.",
+            "A margin below its own standard error is no clear choice either.",
+        ]
+    else:
+        words += [
+            "The runner-up is the second of those measured on all windows. "
+            "Margin: how much dearer it is in what chose, with its standard error.",
+            f"Equal but for rounding: within the noise floor of {floor}.",
+        ]
+    return " ".join(words)
+
+
+def _how(plan: Plan) -> str:
+    """How each step's site was chosen, and what an older plan had to do with it."""
+    search = plan.search
+    way = _STRATEGIES.get(search.strategy, f"{_STEP}.")
+    if search.strategy == "blocks":
+        way = f"{_STEP}, the one of its block that costs least; {search.blocks} blocks of layers take turns."
+    if search.pinned_layers:
+        way += f" Pinned to stay full, in the uniform patterns too: {layers(search.pinned_layers)}."
+    if search.init is None:
+        return way
+    changed = ", ".join(map(str, search.init.changed_steps)) or "no step"
+    return f"{way} An older plan's order was tried first; the two differ at {changed} (full sites left)."
+
+
+def refinement(plan: Plan) -> str:
+    """How refinement went."""
+    if not plan.search.starts:
+        return "Refinement swapped a full site for a shared one, each time for a lower loss."
+    other = plan.tokens.refinement_windows
+    windows = f"{other} windows that the search did not use" if other else "the windows of the search"
+    return (
+        f"Each start was refined on {windows}: a full site is swapped for a shared one as long as a paired test "
+        f"says that the cost falls, at {percent(plan.search.confidence or 0.0)} confidence. "
+        "The cheapest end comes first. Costs are those of what chose, nats per token."
+    )
+
+
+def curve(plan: Plan, heldout: HeldOutRecord | None) -> str:
+    """What the curve shows."""
+    at = plan.search.confidence
+    bars = "one standard error" if at is None else f"intervals at {percent(at)}"
+    return (
+        f"Differences to all full on the same {used_windows(plan)} calibration windows, in sample; "
+        f"bars are {bars} over documents.{' Hollow marks are held out.' if heldout else ''}"
+    )
+
+
+def windows(plan: Plan) -> str:
+    """Which windows and probes there were."""
+    tokens, used = plan.tokens, used_windows(plan)
+    chose = f"{tokens.windows}" if used == tokens.windows else f"{used} of {tokens.windows}"
+    parts = [f"{chose} of {tokens.window} tokens to choose", f"{tokens.heldout_windows} held out"]
+    parts += [f"{tokens.refinement_windows} for refinement"] if tokens.refinement_windows else []
+    parts += [f"{tokens.probes} probes"] if tokens.probes else []
+    return f"{', '.join(parts)}; {tokens.informative_share:.1%} of the positions are informative"
+
+
+def used_windows(plan: Plan) -> int:
+    """How many calibration windows chose: with ``--windows auto`` not all that there were."""
+    return plan.search.windows or plan.tokens.windows

@@ -1,0 +1,223 @@
+"""The tables of the report, the same for both of its pages: columns, and rows of figures in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, PlanStep, ProbeRecord, ProbesRecord
+from .certainty import interchanges, verdict
+from .words import answers, increase, layers, margin, nats, percent, signed
+
+
+class Column(NamedTuple):
+    """A column: its heading, and whether it holds names, which are flush left, or figures."""
+
+    heading: str
+    names: bool = False
+
+
+class Row(NamedTuple):
+    """A row of cells; ``chosen`` where it is the plan's own."""
+
+    cells: tuple[str, ...]
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; columns in which no row has anything are left out."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def of(cls, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+        """The table without its empty columns."""
+        filled = [place for place in range(len(columns)) if any(row.cells[place] for row in rows)]
+        return cls(
+            tuple(columns[place] for place in filled),
+            tuple(Row(tuple(row.cells[place] for place in filled), row.chosen) for row in rows),
+        )
+
+
+def comparison_table(plan: Plan, heldout: HeldOutRecord | None) -> Table:
+    """The plan beside its baselines: held-out figures first where there are any, those in sample last."""
+    sample = in_sample(plan)
+    lead = sample if heldout is None else held_out(heldout)
+    where = "in sample" if heldout is None else "held out"
+    baseline = plan.search.baseline_loss if heldout is None else heldout.baseline_loss
+    columns = [
+        Column("pattern", names=True),
+        Column("kept"),
+        Column(f"loss, {where}"),
+        Column(f"increase, {where}{_at(plan)}"),
+        Column("KL"),
+        Column("same top token"),
+        Column("key tokens"),
+        Column("increase, in sample" if heldout is not None else ""),
+    ]
+    rows = [Row(("all full", str(plan.result.sites), f"{baseline:.4f}", "", "", "", "", ""))]
+    for name in sample | lead:
+        calibration = sample.get(name) if heldout is not None else None
+        alone = "" if calibration is None else signed(calibration.delta)
+        cells = (name, str(plan.result.kept), *_measured(lead.get(name)), alone)
+        rows.append(Row(cells, name == "this plan"))
+    return Table.of(columns, rows)
+
+
+def in_sample(plan: Plan) -> dict[str, MeasuredPattern]:
+    """The patterns of the plan's budget that were measured on the calibration windows, by name."""
+    kept, search = plan.result.kept, plan.search
+    by_dp = next((pattern for pattern in search.dp if pattern.kept == kept), None)
+    by_overlap = next((pattern for pattern in search.overlap if pattern.kept == kept), None)
+    baselines = {"dp": by_dp, "uniform": plan.result.uniform, "overlap alone": by_overlap}
+    return _beside(plan.result, baselines)
+
+
+def held_out(heldout: HeldOutRecord) -> dict[str, MeasuredPattern]:
+    """The patterns that were measured on held-out windows, by name."""
+    return _beside(heldout.plan, {"dp": heldout.dp, "uniform": heldout.uniform})
+
+
+def _beside(plan: MeasuredPattern, baselines: Mapping[str, MeasuredPattern | None]) -> dict[str, MeasuredPattern]:
+    """The plan and what was measured of its baselines; one of dp that is the same pattern is not repeated."""
+    others = {name: pattern for name, pattern in baselines.items() if pattern is not None}
+    if "dp" in others and others["dp"].pattern == plan.pattern:
+        del others["dp"]
+    return {"this plan": plan, **others}
+
+
+def _measured(measured: MeasuredPattern | None) -> tuple[str, str, str, str, str]:
+    """Cells: loss, increase, divergence, agreement, key tokens."""
+    if measured is None:
+        return ("",) * 5
+    return (
+        f"{measured.loss:.4f}",
+        increase(measured),
+        "" if measured.divergence is None else nats(measured.divergence),
+        _share(measured.agreement),
+        "" if measured.key_delta is None else signed(measured.key_delta),
+    )
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _at(plan: Plan) -> str:
+    return "" if plan.search.confidence is None else f" ({percent(plan.search.confidence)})"
+
+
+def probes_table(probes: ProbesRecord, confidence: float | None = None) -> Table:
+    """Probes by kind: loss and share right of all full and the patterns, and the plan's paired increase."""
+    at = "" if confidence is None else f" ({percent(confidence)})"
+    columns = [
+        Column("kind", names=True),
+        Column("probes"),
+        Column("all full"),
+        Column("this plan"),
+        Column("dp"),
+        Column("uniform"),
+        Column(f"increase{at}"),
+    ]
+
+    def row(record: ProbeRecord) -> tuple[str, ...]:
+        scores = (record.full, record.plan, record.dp, record.uniform)
+        return record.kind, str(record.probes), *map(answers, scores), increase(record)
+
+    return Table.of(columns, [*(Row(row(record)) for record in probes.kinds), Row(row(probes.all), chosen=True)])
+
+
+def steps_table(plan: Plan) -> Table:
+    """The removals from all full down, each with what was measured in sample and how sure it is."""
+    search, sites = plan.search, plan.result.sites
+    spread: Mapping[int, MeasuredPattern] = {pattern.kept: pattern for pattern in search.uniform}
+    older = all(step.undecided_layers is None for step in search.steps)
+    columns = [
+        Column("kept"),
+        Column("layer dropped"),
+        Column("loss"),
+        Column(f"increase, in sample{_at(plan)}"),
+        Column("KL"),
+        Column("same top token"),
+        Column("uniform"),
+        Column("runner-up"),
+        Column("margin"),
+        Column("tied with" if older else "not told from", names=True),
+    ]
+
+    def row(step: PlanStep) -> tuple[str, ...]:
+        loss, delta, divergence, agreement, _ = _measured(step)
+        # One baseline of the plan's budget stands in the comparison; here it would be a column of gaps.
+        uniform = signed(spread[step.kept].delta) if len(spread) > 1 and step.kept in spread else ""
+        runner_up = "" if step.runner_up_layer is None else str(step.runner_up_layer)
+        measured = (loss, delta, divergence, agreement, uniform)
+        return str(step.kept), str(step.removed_layer), *measured, runner_up, margin(step), verdict(step)
+
+    full = (str(sites), "", f"{search.baseline_loss:.4f}", *("",) * 7)
+    rows = [Row(full, plan.result.kept == sites)]
+    rows += [Row(row(step), step.kept == plan.result.kept) for step in search.steps]
+    return Table.of(columns, rows)
+
+
+def interchange_table(plan: Plan) -> Table | None:
+    """Dropped layers beside the kept ones that these windows do not tell from them; None where there are none."""
+    choices = interchanges(plan)
+    if not choices:
+        return None
+    columns = [
+        Column("dropped", names=True),
+        Column("not told from, kept", names=True),
+        Column("windows that would decide", names=True),
+    ]
+    # Layers that are tied alike share a row.
+    dropped: dict[tuple[str, str], list[int]] = {}
+    for choice in choices:
+        dropped.setdefault((layers(list(choice.kept)), choice.outlook), []).append(choice.dropped)
+    return Table.of(columns, [Row((layers(numbers), *alike)) for alike, numbers in dropped.items()])
+
+
+def starts_table(plan: Plan) -> Table | None:
+    """Refinement's starts at the plan's budget and where each ended; None where there are none."""
+    starts = [start for start in plan.search.starts if start.start.count("F") == plan.result.kept]
+    if not starts:
+        return None
+    columns = [
+        Column("start", names=True),
+        Column("began with", names=True),
+        Column("cost then"),
+        Column("swaps"),
+        Column("ended in", names=True),
+        Column("cost at the end"),
+    ]
+    rows = [
+        Row(
+            (start.name, start.start, nats(start.start_cost), str(start.swaps), start.end, nats(start.end_cost)),
+            number == 0,
+        )
+        for number, start in enumerate(starts)
+    ]
+    return Table.of(columns, rows)
+
+
+def swaps_table(plan: Plan) -> Table | None:
+    """The swaps that led to the plan, measured in sample; None where there are none at its budget."""
+    swaps = [swap for swap in plan.search.swaps if swap.kept == plan.result.kept]
+    if not swaps:
+        return None
+    columns = [
+        Column("layer dropped"),
+        Column("layer restored"),
+        Column("loss"),
+        Column(f"increase, in sample{_at(plan)}"),
+        Column("KL"),
+        Column("same top token"),
+    ]
+    rows = []
+    for swap in swaps:
+        loss, delta, divergence, agreement, _ = _measured(swap)
+        layers_of_swap = (str(swap.removed_layer), str(swap.restored_layer))
+        rows.append(Row((*layers_of_swap, loss, delta, divergence, agreement), swap is swaps[-1]))
+    return Table.of(columns, rows)
