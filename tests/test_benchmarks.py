@@ -1,4 +1,4 @@
-"""What the benchmarks of searches stand on: losses in batches, results that outlive a stop, and rank correlation."""
+"""What the benchmarks of searches stand on: losses in batches, results that outlive a stop, ranks of sites."""
 
 import pytest
 import torch

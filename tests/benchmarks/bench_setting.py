@@ -303,11 +303,13 @@ class Setting:
         """The demo's own windows, packed as the demo packs them."""
         recipe = read_recipe("tiny")
         source = Documents(TextSource(str(demo_text())), self.tokenizer, recipe.seed)
-        length = recipe.window or 4 * self.checkpoint.selection_width
+        assert recipe.window, "the demo's recipe says how long its windows are"
         windows = pack(
             source,
             self.tokenizer,
-            WindowRequest(length, int(recipe.windows), recipe.heldout, recipe.seed, refinement_windows(recipe)),
+            WindowRequest(
+                recipe.window, int(recipe.windows), recipe.heldout, recipe.seed, refinement_windows(recipe)
+            ),
         )
         ids: list[list[int]] = []
         documents: list[int] = []
