@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 SPREAD := -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-versions test-newest torture lint drawing bench-search bench-intervals bench-memory bench-gpu clean
+.PHONY: help install demo test test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-gpu clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,9 +48,11 @@ lint: $(STAMP) ## ruff and mypy --strict only
 		-m indexcache.__main__ -m indexcache.cli -m indexcache.evaluate -m indexcache.pattern -m indexcache.errors \
 		-p indexcache.calibrate -p indexcache.commands -p indexcache.dsa -p indexcache.recipes -p indexcache.search -p indexcache.system
 
-bench-search: $(STAMP) ## search strategies against Algorithm 1 as written; about an hour on 2 cores
+bench-search: $(STAMP) ## searches against Algorithm 1, on held-out text; minutes on a GPU, hours on 2 cores
 	$(BIN)/python tests/benchmarks/bench_search.py
-	$(BIN)/python tests/benchmarks/bench_search.py --windows 16 --strategies fast --all-patterns
+
+bench-quality: $(STAMP) ## plans against all patterns and on probes, figures against float64; likewise
+	$(BIN)/python tests/benchmarks/bench_quality.py
 
 bench-intervals: $(STAMP) ## intervals, decisions and races on simulated documents with known means; 2 minutes
 	$(BIN)/python tests/benchmarks/bench_intervals.py

@@ -33,21 +33,32 @@ def divergences(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     Args:
         reference: all full's logits ``[rows, vocabulary]``, fp32.
         logits: the pattern's, likewise.
+
+    Returns:
+        ``[rows]`` in fp64.
     """
     shares = reference.softmax(-1)
+    # In fp32 a softmax over a vocabulary sums up to 1 within a millionth only, which the divergence would inherit.
+    total = shares.sum(-1, dtype=torch.float64)
     distance = reference - logits
-    distance -= (shares * distance).sum(-1, keepdim=True)
+    mean = (shares * distance).sum(-1, dtype=torch.float64) / total
+    distance -= mean.float().unsqueeze(-1)
     # exp(-x) - 1 + x = x^2/2 - x^3/6 + x^4/24 - ...
     series = 1 / 120 - distance * (1 / 720 - distance / 5040)
     series = distance * distance * (0.5 - distance * (1 / 6 - distance * (1 / 24 - distance * series)))
     excess = torch.where(distance.abs() < _SERIES_BELOW, series, torch.expm1(-distance) + distance)
-    divergence = (shares * excess).sum(-1).log1p()
+    divergence = (shares * excess).sum(-1, dtype=torch.float64).div(total).log1p()
     # Where the distributions have little in common, exp overflows, and the plain form has nothing to cancel.
     apart = ~(divergence < _PLAIN_ABOVE)
     if apart.any():
-        logs, other_logs = reference[apart].log_softmax(-1), logits[apart].log_softmax(-1)
-        divergence[apart] = (shares[apart] * (logs - other_logs)).sum(-1)
+        divergence[apart] = mean[apart] + _log_sums(logits[apart]) - _log_sums(reference[apart])
     return divergence
+
+
+def _log_sums(logits: torch.Tensor) -> torch.Tensor:
+    """``log(sum of exp(logits))`` of each row, in fp64."""
+    highest = logits.amax(-1, keepdim=True)
+    return highest[:, 0].double() + (logits - highest).exp().sum(-1, dtype=torch.float64).log()
 
 
 def window_loss(

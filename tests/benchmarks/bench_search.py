@@ -1,165 +1,363 @@
-"""Measures the search strategies against Algorithm 1 as written, in the same run: cost, time and plan.
+"""Measures searches against Algorithm 1 as written, on the same windows and held-out ones, in one run.
 
-Run by hand or with ``make bench-search``; ``--model`` and ``--text`` take any checkpoint and text.
+It shows whether an eighth of the text gives the same plan, how fast does beside exact, which objective chooses
+best, and how good plans of layer costs alone are. A pattern's losses on a window are measured once, in batches;
+what a search asks for is counted as the program counts it. On two CPU cores all of it takes hours: ``--parts`` and
+``--seconds`` take some of it, and ``--out`` keeps what is measured. Run by hand or with ``make bench-search``.
 """
 
 import argparse
-import itertools
-import json
+import random
+import statistics
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-import torch
+import bench_results
+import bench_setting
+from bench_results import Book, Deadline, OutOfTimeError, Row, run_parts
+from bench_setting import HELD_OUT_PART, Outcome, Setting, Texts
 
-from indexcache.calibrate.sources import Documents, TextSource
-from indexcache.calibrate.windows import WindowRequest, pack
-from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
-from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.long.capacity import path_budget
+from indexcache.dsa.model.evaluator import _COST_WINDOWS, Evaluator
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.paths import PathMemory
 from indexcache.dsa.model.tail import Window
 from indexcache.evaluate import CALIBRATION
-from indexcache.pattern import Pattern, kept_sites
-from indexcache.search.losses import Evaluation, Measurements, paired_difference
-from indexcache.search.strategies.fast import fast_greedy
-from indexcache.search.strategies.greedy import candidate_evaluations, exact_greedy
-from indexcache.search.strategies.refine import refine
+from indexcache.pattern import Pattern
+from indexcache.search.goal import Goal, Method
+from indexcache.search.losses import Difference
+from indexcache.search.search import Problem, SearchProgress, choose
+from indexcache.search.strategies.dp import dp_patterns, mean_costs
+
+DRAWS = (4, 8, 16, 32, 4, 6, 12, 24, 8, 16)
+"""Windows of the draws on which fast and exact are compared."""
+PARTS = ("default", "order", "cost", "draws", "dp", "time", "objectives")
+"""In the order in which they are measured."""
 
 
-class Runner:
-    """One strategy's run on a fresh evaluator: counts layer-windows and seconds."""
+class SearchBench:
+    """The parts of the benchmark."""
 
-    def __init__(self, model, checkpoint, windows, remember):
-        memory = None
-        if remember:
-            memory = PathMemory(checkpoint.site_layers, len(windows), path_budget(torch.device("cpu")))
-        blind = checkpoint.selection_width if remember else 0
-        self.losses = PatternLosses(model, checkpoint.site_layers, blind=blind, memory=memory)
-        self.windows, self.labels = windows, len(windows[0]) - 1
-        self.evaluations, self.began = 0, time.perf_counter()
+    def __init__(self, setting: Setting, book: Book) -> None:
+        self.setting = setting
+        self.book = book
+        self.plans: dict[str, Pattern] = {}
 
-    def measure(self, patterns, numbers):
-        self.evaluations += len(patterns) * len(numbers)
-        rows = [self.losses.measure(patterns, [Window(n, self.windows[n])])[0] for n in numbers]
-        return [tuple(row[index] / self.labels for row in rows) for index in range(len(patterns))]
+    def outcome(self, name: str, part: str, windows: int, **changes: Any) -> Outcome:
+        """A search on the first windows of a calibration set, the default settings with ``changes``."""
+        numbers = self.setting.text.parts[part][:windows]
+        return self._outcome(f"{name}, {windows} windows, {part}", self.setting.text, numbers, part, changes)
 
-    def one_by_one(self, patterns, numbers):
-        """As Algorithm 1 does it: one whole forward per candidate and window."""
-        return [self.measure([pattern], numbers)[0] for pattern in patterns]
+    def _outcome(
+        self, name: str, texts: Texts, numbers: Sequence[int], part: str, changes: dict[str, Any]
+    ) -> Outcome:
+        method = self.setting.method(**changes)
+        result = self.book.result(name, lambda: vars(self.setting.search(method, texts, numbers, part)))
+        outcome = Outcome(**{**result, "order": tuple(result["order"])})
+        self.plans[name] = outcome.plan
+        return outcome
 
-    def follow(self, step):
-        if self.losses.memory is not None:
-            self.losses.memory.follow(step.pattern)
-        print(
-            f"    {step.pattern}  {step.evaluation.loss:.5f}  {time.perf_counter() - self.began:.0f} s", flush=True
+    def default(self, part: str, windows: int) -> Outcome:
+        return self.outcome("default", part, windows)
+
+    def algorithm_1(self, part: str) -> Outcome:
+        """Algorithm 1 as written: every candidate on every one of W windows, by LM loss."""
+        windows = self.setting.options.windows
+        return self.outcome("Algorithm 1", part, windows, strategy="exact", objective="loss", surrogate="none")
+
+    def increase(self, pattern: Pattern, over: Pattern | None = None, figure: str = "loss") -> Difference:
+        """On the held-out windows."""
+        return self.setting.text.increase(pattern, over or self.setting.full, HELD_OUT_PART, figure)
+
+    def differences(self, windows: int) -> list[Difference]:
+        """Of each set, how much worse the default on ``windows`` is than Algorithm 1 on W, held out."""
+        return as_time_allows(
+            lambda part=part: self.increase(self.default(part, windows).plan, self.algorithm_1(part).plan)
+            for part in self.setting.sets
         )
 
-    def result(self, name, steps):
-        self.losses.switch.remove()
-        return {
-            "strategy": name,
-            "layer_windows": self.losses.layer_runs,
-            "window_evaluations": self.evaluations,
-            "seconds": time.perf_counter() - self.began,
-            "patterns": {step.pattern.kept: str(step.pattern) for step in steps},
-            "losses": {step.pattern.kept: step.evaluation.window_losses for step in steps},
+    def default_part(self) -> list[Row]:
+        """The default on an eighth of the windows against Algorithm 1."""
+        setting = self.setting
+        few, windows = setting.few, setting.options.windows
+        differences = self.differences(few)
+        sets = setting.sets[: len(differences)]
+        ours = [self.increase(self.default(part, few).plan).delta for part in sets]
+        theirs = [self.increase(self.algorithm_1(part).plan).delta for part in sets]
+        measured = f"{listed(ours)} against {listed(theirs)}; paired {'; '.join(map(shown, differences))}"
+        uniform = shown(self.increase(setting.uniform))
+        what = f"held-out loss increase: default, {few} windows, against Algorithm 1, {windows}"
+        return [
+            Row.judged(what, "not worse", measured, not_worse(differences)),
+            Row.judged("uniform, for comparison", "", uniform, None),
+        ]
+
+    def cost_part(self) -> list[Row]:
+        """The fewest windows on which the default is as good as Algorithm 1, and what it takes there."""
+        setting, counts = self.setting, [1]
+        while counts[-1] < setting.options.windows:
+            counts.append(min(2 * counts[-1], setting.options.windows))
+        for windows in counts:
+            differences = self.differences(windows)
+            if not_worse(differences):
+                break
+        else:
+            text = f"not reached with {counts[-1]} windows"
+            what = "window evaluations to Algorithm 1's quality"
+            return [Row.judged(what, "<= 1/50", text, False), self.layers_row()]
+        asked = statistics.mean(self.default(part, windows).window_evaluations for part in setting.sets)
+        costs = min(windows, _COST_WINDOWS) * self.cost_passes(setting.options.surrogate)
+        fewer = setting.algorithm_1_evaluations / (asked + costs)
+        measured = (
+            f"1/{fewer:.0f}: {asked:.0f} and layer costs worth {costs:.0f}, on {windows} windows, of "
+            f"{setting.algorithm_1_evaluations}"
+        )
+        return [
+            Row.judged("window evaluations to Algorithm 1's quality", "<= 1/50", measured, fewer >= 50),
+            self.layers_row(),
+        ]
+
+    def layers_row(self) -> Row:
+        """How many layers the default runs on W windows, counted as the program counts them."""
+        setting, windows = self.setting, self.setting.options.windows
+        spent = statistics.mean(self.default(part, windows).layer_windows for part in setting.sets)
+        literal = setting.algorithm_1_evaluations * setting.checkpoint.layers
+        measured = f"{spent:,.0f}, {literal / spent:.1f}x fewer than Algorithm 1's {literal:,}"
+        return Row.judged(f"layer-windows of the default on {windows} windows", "", measured, None)
+
+    def cost_passes(self, surrogate: str) -> float:
+        """What layer costs take, a window, in evaluations of a pattern: by the layers and attentions run."""
+        if surrogate == "none":
+            return 0.0
+
+        def measure() -> float:
+            self.setting.costs(self.setting.text, self.setting.text.parts["set 0"][0], surrogate)
+            return self.setting.cost_runs[surrogate] / self.setting.checkpoint.layers
+
+        return float(self.book.result(f"passes of {surrogate} costs", measure))
+
+    def order_part(self) -> list[Row]:
+        """How alike the orders of removal of disjoint sets are, under default settings and by LM loss."""
+        windows, rows = self.setting.options.windows, []
+        for objective in ("expected-loss", "loss"):
+            orders = [
+                self.outcome(f"fast by {objective}", part, windows, objective=objective).order
+                for part in self.setting.sets
+            ]
+            correlations = [
+                rank_correlation(ranks(one, self.setting.sites), ranks(other, self.setting.sites))
+                for place, one in enumerate(orders)
+                for other in orders[place + 1 :]
+            ]
+            met = min(correlations) >= 0.9 if correlations and objective == "expected-loss" else None
+            target = ">= .9" if objective == "expected-loss" else ""
+            what = f"rank correlation of the order of removal between sets of {windows}, by {objective}"
+            rows.append(Row.judged(what, target, ", ".join(f"{value:.2f}" for value in correlations), met))
+        return rows
+
+    def draws_part(self) -> list[Row]:
+        """Fast against exact, same objective and windows: the demo's setting and other draws."""
+        setting = self.setting
+        pool = [number for part in setting.sets for number in setting.text.parts[part]]
+        try:
+            draws = [("demo's setting", setting.demo, setting.demo.parts["demo"])]
+        except ImportError as error:  # the demo's order of documents is made by the datasets library
+            print(f"the demo's setting is left out: {error}", flush=True)
+            draws = []
+        for number, windows in enumerate(DRAWS[: setting.options.draws]):
+            numbers = random.Random(number).sample(pool, min(windows, len(pool)))
+            draws.append((f"draw {number} of {len(numbers)} windows", setting.text, tuple(numbers)))
+        differences = as_time_allows(lambda draw=draw: self.fast_over_exact(*draw) for draw in draws)
+        median = statistics.median(difference.delta for difference in differences)
+        worst = max(map(errors_of, differences))
+        measured = f"worst {worst:+.1f} standard errors, median {median:+.5f}, {len(differences)} draws"
+        met = worst <= 2 and median <= 0
+        return [
+            Row.judged("fast over exact, held out", "<= 2 standard errors; median 0", measured, met),
+            *(
+                Row.judged(f"fast over exact, {name}", "", shown(difference), None)
+                for (name, _, _), difference in zip(draws, differences, strict=False)
+            ),
+        ]
+
+    def fast_over_exact(self, name: str, texts: Texts, numbers: Sequence[int]) -> Difference:
+        """How much worse the plan of fast is than that of exact on the same windows, held out."""
+        setting = self.setting
+        fast = self._outcome(f"fast, {name}", texts, numbers, "", {})
+        exact = self._outcome(f"exact, {name}", texts, numbers, "", {"strategy": "exact", "surrogate": "none"})
+        # Where there is no text but the demo's, its plan is judged as the demo judges it.
+        judge = setting.demo if texts is setting.demo and not setting.demo_is_apart else setting.text
+        return judge.increase(fast.plan, exact.plan, HELD_OUT_PART)
+
+    def dp_part(self) -> list[Row]:
+        """Plans of layer costs alone against the best found by any means."""
+        setting, rows, plans = self.setting, [], {}
+        windows = setting.options.windows
+        self.outcome("refined", "set 0", windows, refine_rounds=20)
+        for surrogate in ("fisher", "error"):
+            for count in (setting.few, 2 * setting.few):
+                plans[surrogate, count] = [
+                    self.outcome(f"dp by {surrogate}", part, count, strategy="dp", surrogate=surrogate).plan
+                    for part in setting.sets
+                ]
+        for part in setting.sets:
+            self.algorithm_1(part)
+            self.default(part, setting.few)
+        name, best = self.best()
+        for (surrogate, count), patterns in plans.items():
+            ratios = [self.increase(pattern).delta / best for pattern in patterns]
+            measured = f"{', '.join(f'{ratio:.2f}x' for ratio in ratios)} of {best:+.4f} ({name})"
+            what = f"dp by {surrogate}, {count} windows, over the best found"
+            rows.append(Row.judged(what, "<= 1.3x", measured, statistics.mean(ratios) <= 1.3))
+        return rows
+
+    def best(self) -> tuple[str, float]:
+        """The plan with the lowest held-out increase of all that this run has found, and that increase."""
+        increases = {name: self.increase(plan).delta for name, plan in self.plans.items()}
+        name = min(increases, key=lambda plan: increases[plan])
+        return name, increases[name]
+
+    def time_part(self) -> list[Row]:
+        """Seconds of the program itself for dp and for fast, on the same windows."""
+        setting, rows = self.setting, []
+        numbers = setting.text.parts["set 0"][: setting.few]
+        name = f"seconds of fast, {len(numbers)} windows"
+        fast = self.book.result(name, lambda: program_seconds(setting, setting.method(surrogate="none"), numbers))
+        for surrogate in ("fisher", "error"):
+            name = f"seconds of dp by {surrogate}, {len(numbers)} windows"
+            seconds = self.book.result(name, lambda surrogate=surrogate: dp_seconds(setting, surrogate, numbers))
+            measured = f"{seconds:.2f} s, 1/{fast / seconds:.1f} of {fast:.2f} s, on {len(numbers)} windows"
+            what = f"time of dp by {surrogate} against fast"
+            rows.append(Row.judged(what, "<= 1/10", measured, 10 * seconds <= fast))
+        return rows
+
+    def objectives_part(self) -> list[Row]:
+        """What each objective's plans cost held out, for as many evaluated windows."""
+        setting, rows = self.setting, []
+        for windows in (setting.few, setting.options.windows):
+            losses = {}
+            for objective in ("expected-loss", "loss", "key-loss", "mix"):
+                # A mix has a probe beside each window: half as many of each.
+                count = max(1, windows // 2) if objective == "mix" else windows
+                if objective == "mix" and setting.mixed_probes is None:
+                    continue
+                plans = [
+                    self.outcome(f"fast by {objective}", part, count, objective=objective).plan
+                    for part in setting.sets
+                ]
+                losses[objective], text = self.described(plans)
+                rows.append(Row.judged(f"fast by {objective}, {count} windows, held out", "", text, None))
+            winner = min(losses, key=lambda name: losses[name])
+            what = f"least LM loss for {windows} windows"
+            rows.append(Row.judged(what, "the default", winner, winner == "expected-loss"))
+        return rows
+
+    def described(self, plans: Sequence[Pattern]) -> tuple[float, str]:
+        """The mean LM-loss increase of some plans, and their mean figures in words."""
+        losses = [self.increase(plan).delta for plan in plans]
+        mean = {
+            name: statistics.mean(self.increase(plan, figure=figure).delta for plan in plans)
+            for name, figure in (("KL", "divergence"), ("key loss", "key_loss"))
         }
+        text = f"LM loss {listed(losses)}; " + ", ".join(f"{name} {value:+.4f}" for name, value in mean.items())
+        if (probes := self.setting.probes) is not None:
+            damage = [probes.increase(plan, self.setting.full, HELD_OUT_PART).delta for plan in plans]
+            text += f", probes {statistics.mean(damage):+.4f}"
+        return statistics.mean(losses), text
 
 
-def run(name, model, checkpoint, windows, documents, kept):
-    """One strategy down to ``kept`` full sites."""
-    print(f"  {name}", flush=True)
-    sites = len(checkpoint.site_layers)
-    runner = Runner(model, checkpoint, windows, remember=name != "naive")
-    measure = runner.one_by_one if name == "naive" else runner.measure
-    measurements = Measurements(measure, len(windows), documents)
-    if name == "fast":
-        steps = fast_greedy(measurements, sites, kept, on_step=runner.follow)
-    else:
-        steps = exact_greedy(measurements, sites, kept, on_step=runner.follow)
-    return runner.result(name, steps), measurements
-
-
-def best_of_all(model, checkpoint, windows, documents, kept, start):
-    """Fast's pattern refined, against every pattern with ``kept`` full sites."""
-    sites = len(checkpoint.site_layers)
-    runner = Runner(model, checkpoint, windows, remember=False)
-    measurements = Measurements(runner.measure, len(windows), documents)
-    swaps = refine(measurements, start, rounds=20)
-    refined = swaps[-1].evaluation if swaps else measurements([start])[0]
-    everyone = [Pattern.from_full(sites, (0, *rest)) for rest in itertools.combinations(range(1, sites), kept - 1)]
-    losses = measurements(everyone)
-    runner.losses.switch.remove()
-    best = min(losses, key=lambda evaluation: evaluation.loss)
-    difference = paired_difference(refined, best)
-    print(f"  refined {refined.pattern} in {len(swaps)} swaps; best of {len(everyone)}: {best.pattern}")
-    print(f"  difference {difference.delta:+.6f} ± {difference.standard_error:.6f}", flush=True)
-
-
-def table(results, windows, checkpoint, keeps):
-    """Prints what each strategy took against Algorithm 1, and whether it found the first one's patterns.
-
-    Algorithm 1's layer-windows are known without running it; where it runs, the count is checked.
-    """
-    baseline = results[0]
-    evaluations = candidate_evaluations(len(checkpoint.site_layers), keeps[-1])
-    literal = evaluations * len(windows) * checkpoint.layers
-    assert all(result["layer_windows"] == literal for result in results if result["strategy"] == "naive")
-    print(f"\nAlgorithm 1 takes {literal:,} layer-windows; patterns compared with those of {baseline['strategy']}")
-    print(
-        f"\n| strategy | layer-windows | fewer | seconds | faster | {' | '.join(f'same at {k}' for k in keeps)} |"
+def program_seconds(setting: Setting, method: Method, numbers: Sequence[int]) -> float:
+    """How long a search of the program itself takes, its model loaded and warm."""
+    ids = [setting.text.losses.ids[number].tolist() for number in numbers]
+    layers, width = setting.checkpoint.site_layers, setting.checkpoint.selection_width
+    memory = PathMemory(layers, len(ids), path_budget(setting.layers.device))
+    losses = PatternLosses(setting.layers.model, layers, blind=width, memory=memory)
+    evaluate = Evaluator(losses, {CALIBRATION: [Window(number, window) for number, window in enumerate(ids)]})
+    losses.compare([setting.uniform], [Window("warm", ids[0])], keep_states=False)
+    problem = Problem(
+        evaluate,
+        labels={CALIBRATION: [setting.text.losses.labels] * len(ids)},
+        documents={CALIBRATION: [setting.text.documents[number] for number in numbers]},
+        sites=setting.sites,
+        goal=Goal(keep=setting.options.keep),
+        method=method,
     )
-    print("|---|---:|---:|---:|---:|" + "---|" * len(keeps))
-    for result in results:
-        fewer = literal / result["layer_windows"]
-        faster = baseline["seconds"] / result["seconds"]
-        same = []
-        for kept in keeps:
-            if result["patterns"][kept] == baseline["patterns"][kept]:
-                same.append("yes")
-                continue
-            ours = Evaluation(Pattern(result["patterns"][kept]), tuple(result["losses"][kept]))
-            theirs = Evaluation(Pattern(baseline["patterns"][kept]), tuple(baseline["losses"][kept]))
-            difference = paired_difference(ours, theirs)
-            same.append(f"no: {difference.delta:+.5f} ± {difference.standard_error:.5f}")
-        row = [result["strategy"], f"{result['layer_windows']:,}", f"{fewer:.1f}x", f"{result['seconds']:.0f}"]
-        print(f"| {' | '.join([*row, f'{faster:.1f}x', *same])} |", flush=True)
+    began = time.perf_counter()
+    choose(problem, SearchProgress(step=lambda step: evaluate.follow(step.pattern)))
+    seconds = time.perf_counter() - began
+    losses.switch.remove()
+    return seconds
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="recipes/tiny")
-    parser.add_argument("--text", default="recipes/tiny/calibration.jsonl")
-    parser.add_argument("--windows", type=int, default=64)
-    parser.add_argument("--window", type=int, default=256)
+def dp_seconds(setting: Setting, surrogate: str, numbers: Sequence[int]) -> float:
+    """How long layer costs and dynamic programming take, the model loaded and warm."""
+    setting.costs(setting.text, setting.text.parts["set 0"][-1], surrogate)
+    costs = [setting.costs(setting.text, number, surrogate) for number in numbers]
+    began = time.perf_counter()
+    dp_patterns(mean_costs(costs))
+    programming = time.perf_counter() - began
+    return programming + sum(setting.cost_seconds[surrogate, "text", number] for number in numbers)
+
+
+def as_time_allows(measures: Iterable[Callable[[], Difference]]) -> list[Difference]:
+    """What is measured before time is over; OutOfTimeError where that is nothing."""
+    differences: list[Difference] = []
+    try:
+        for measure in measures:
+            differences.append(measure())
+    except OutOfTimeError:
+        if not differences:
+            raise
+    return differences
+
+
+def errors_of(difference: Difference) -> float:
+    """A difference in its standard errors."""
+    if not difference.delta or not difference.standard_error:
+        return 0.0
+    return difference.delta / difference.standard_error
+
+
+def not_worse(differences: Sequence[Difference]) -> bool:
+    """Whether none is worse by more than one standard error, and their mean by no more than half of one."""
+    errors = list(map(errors_of, differences))
+    return max(errors) <= 1 and statistics.mean(errors) <= 0.5
+
+
+def shown(difference: Difference) -> str:
+    """A difference and its standard error."""
+    return f"{difference.delta:+.5f} ± {difference.standard_error or 0:.5f}"
+
+
+def listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.4f}" for value in values)
+
+
+def ranks(order: Sequence[int], sites: int) -> list[float]:
+    """When each site but the first was removed; those that stayed share the mean of the last places."""
+    stayed = (len(order) + sites - 2) / 2
+    return [float(order.index(site)) if site in order else stayed for site in range(1, sites)]
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's: Pearson's of the ranks, of which ties share the mean."""
+    return statistics.correlation(one, other)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    bench_setting.add_options(parser)
     parser.add_argument(
-        "--keep", type=float, nargs="+", default=[0.5, 0.25], help="compared; the last is searched to"
-    )
-    parser.add_argument("--strategies", nargs="+", default=["naive", "fast", "exact"])
-    parser.add_argument("--all-patterns", action="store_true", help="also refine, against every pattern")
-    parser.add_argument("--json", type=Path, help="write every figure here")
-    options = parser.parse_args()
-    checkpoint = open_checkpoint(options.model)
-    tokenizer = load_tokenizer(checkpoint)
-    request = WindowRequest(options.window, options.windows, 0)
-    documents = Documents(TextSource(options.text), tokenizer, request.seed)
-    packed = pack(documents, tokenizer, request)
-    windows, origins = packed.calibration.tolist(), packed.documents(CALIBRATION)
-    model = load_model(checkpoint, find_weights(checkpoint), "float32")
-    sites = len(checkpoint.site_layers)
-    keeps = [kept_sites(sites, keep) for keep in options.keep]
-    print(
-        f"{options.model}: {sites} sites to {keeps[-1]}, {options.windows} windows of {options.window}", flush=True
-    )
-    results = [run(name, model, checkpoint, windows, origins, keeps[-1])[0] for name in options.strategies]
-    table(results, windows, checkpoint, keeps)
-    if options.all_patterns:
-        result = next(result for result in results if result["strategy"] == "fast")
-        best_of_all(model, checkpoint, windows, origins, keeps[-1], Pattern(result["patterns"][keeps[-1]]))
-    if options.json:
-        options.json.write_text(json.dumps(results) + "\n")
+        "--draws", type=int, default=len(DRAWS), choices=range(len(DRAWS) + 1),
+        help="draws of 4 to 32 windows on which fast and exact are compared, beside the demo's setting",
+    )  # fmt: skip
+    bench_results.add_options(parser, PARTS, "outputs/bench-search.jsonl")
+    options = bench_setting.parsed(parser)
+    deadline = Deadline(options.seconds)
+    book = Book(options.out, bench_setting.settings_of(options))
+    bench = SearchBench(bench_setting.open_setting(options, deadline.check), book)
+    run_parts({name: getattr(bench, f"{name}_part") for name in PARTS}, options.parts, book, deadline)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,15 @@ def test_divergence_is_exact_to_a_millionth(distance, scale):
     assert float(divergences(reference, logits).double().sum()) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("distance", [1e-2, 0.3, 3.0])
+def test_divergence_is_exact_though_a_softmax_of_many_tokens_does_not_sum_up_to_one(distance):
+    generator = torch.Generator().manual_seed(0)
+    reference = 3 * torch.randn(16, 150_000, generator=generator)
+    logits = reference + distance * torch.randn(16, 150_000, generator=generator)
+    expected = float(exact_divergence(reference, logits).sum())
+    assert float(divergences(reference, logits).sum()) == pytest.approx(expected, rel=3e-7)
+
+
 def test_a_shift_of_all_logits_changes_nothing():
     logits = torch.randn(4, 100)
     assert float(divergences(logits, logits + 7.5).abs().max()) < 1e-10
