@@ -12,6 +12,7 @@ from statistics import NormalDist
 from .losses import Difference, mean_difference
 
 CONFIDENCE = 0.95
+_MOST_STANDARD_ERRORS = 8.0
 
 # Of the trapezoidal rule, whose error falls exponentially with the spacing: 9 digits and more at any tail in use.
 _SPACING, _POINTS = 0.125, 320
@@ -270,5 +271,6 @@ def clearly_worse(difference: Difference, sizes: tuple[int, ...], standard_error
     """
     if difference.standard_error is None:
         return False
-    tail = NormalDist().cdf(-standard_errors)
+    # Beyond 8 of a normal no chance is left that a float could tell from none.
+    tail = NormalDist().cdf(-min(standard_errors, _MOST_STANDARD_ERRORS))
     return difference.delta > critical_value(tail, sizes) * difference.standard_error

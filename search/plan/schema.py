@@ -322,5 +322,5 @@ class Plan(_Section):
 
 def content_checksum(content: dict[str, Any]) -> str:
     """The first 16 digits of the SHA-256 over a plan's content: a changed figure would look as good as any."""
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    text = json.dumps(content, sort_keys=True)  # what is no number is refused by its field, not here
     return hashlib.sha256(text.encode()).hexdigest()[:16]
