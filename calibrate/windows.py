@@ -72,7 +72,7 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
     Raises:
         DatasetError: fewer windows than asked for; says how many there are.
     """
-    prefix = _prefix(tokenizer)
+    prefix = text_opening(tokenizer)
     groups = [_Group(CALIBRATION, request.calibration), _Group(HELD_OUT, request.heldout)]
     count = 0
     for number, text in enumerate(documents):
@@ -192,7 +192,7 @@ def _clusters(origins: list[set[int]]) -> list[int]:
     return [root(min(documents)) for documents in origins]
 
 
-def _prefix(tokenizer: Any) -> list[int]:
+def text_opening(tokenizer: Any) -> list[int]:
     """What the tokenizer puts before every text: BOS, ``[gMASK]<sop>``, or nothing."""
     bare = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
     added: list[int] = tokenizer("a", verbose=False)["input_ids"]

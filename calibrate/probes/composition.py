@@ -1,0 +1,109 @@
+"""Puts scripts and filler together into a window of exactly the length asked for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...errors import WindowError
+from .filler import Volume
+from .pieces import Encoder
+from .scripts import Piece, Script
+
+_LINE_END = Piece("\n")
+
+
+@dataclass(frozen=True)
+class ProbeWindow:
+    """A window with answers in it.
+
+    Args:
+        token_ids: the window; it ends with an answer.
+        answers: its labels that are answers, ascending. A window's n tokens have n - 1 labels: label ``i`` is
+            token ``i + 1``, which position ``i`` predicts.
+    """
+
+    token_ids: tuple[int, ...]
+    answers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodedScript:
+    """A script as token ids.
+
+    Args:
+        lines: depth and ids of each fact.
+        question: ids of what stands at the end.
+        scored: positions in ``question`` that are answers.
+    """
+
+    lines: tuple[tuple[float, tuple[int, ...]], ...]
+    question: tuple[int, ...]
+    scored: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it takes."""
+        return sum(len(ids) for _, ids in self.lines) + len(self.question)
+
+
+def encode(script: Script, encoder: Encoder) -> EncodedScript:
+    """The token ids of a script, a piece at a time; a fact stands on a line by itself."""
+    lines = []
+    for fact in script.facts:
+        pieces = [_LINE_END, *fact.pieces, _LINE_END]
+        lines.append((fact.depth, tuple(token for piece in pieces for token in _ids(piece, encoder))))
+    question: list[int] = []
+    scored: list[int] = []
+    for piece in script.question:
+        ids = _ids(piece, encoder)
+        if piece.scored:
+            scored += range(len(question), len(question) + len(ids))
+        question += ids
+    return EncodedScript(tuple(lines), tuple(question), tuple(scored))
+
+
+def compose(
+    scripts: Sequence[EncodedScript], opening: tuple[int, ...], volume: Volume, length: int, draw: random.Random
+) -> ProbeWindow:
+    """The window of ``length`` tokens: what opens a text, filler with the facts in it, the questions in turn."""
+    tokens = length - len(opening) - sum(script.tokens for script in scripts)
+    start = volume.start(tokens, draw)
+    filler = volume.ids[start : start + tokens].tolist()
+    ids = list(opening)
+    place = 0
+    for depth, line in sorted((line for script in scripts for line in script.lines), key=lambda line: line[0]):
+        following = max(place, volume.near_end(start, tokens, round(depth * tokens)))
+        ids += filler[place:following]
+        ids += line
+        place = following
+    ids += filler[place:]
+    answers: list[int] = []
+    for script in scripts:
+        answers += (len(ids) + position - 1 for position in script.scored)
+        ids += script.question
+    return ProbeWindow(tuple(ids), tuple(answers))
+
+
+def most_planted(length: int) -> int:
+    """How many tokens of a window may be no filler: two of three."""
+    return 2 * length // 3
+
+
+def check_room(planted: int, length: int, kind: str) -> None:
+    """Refuses a window in which ``planted`` tokens of a probe would leave too little filler.
+
+    Raises:
+        WindowError: says the least length.
+    """
+    if planted > most_planted(length):
+        raise WindowError(
+            f"windows of {length} tokens are too short for {kind} probes: they plant and ask up to {planted} tokens, "
+            "and half as many must be filler",
+            hint=f"give {-(-3 * planted // 2)} tokens or more, or leave this kind out",
+        )
+
+
+def _ids(piece: Piece, encoder: Encoder) -> tuple[int, ...]:
+    return encoder.piece(piece.content) if isinstance(piece.content, str) else piece.content
