@@ -27,7 +27,7 @@ Windows = tuple[NDArray[np.uint16], NDArray[np.bool_]]
 
 
 def probe_windows(tokenizer: Any, documents: Sequence[str], length: int, seed: int, count: int) -> Windows:
-    """``count`` windows with probes: ids [count, length + 1] and which of their labels are answers [count, length]."""
+    """Windows with probes: ids [count, length + 1], and which of their labels are answers [count, length]."""
     ids = np.zeros((count, length + 1), np.uint16)
     answers = np.zeros((count, length), bool)
     mixture = probe_mixture(tokenizer, documents, length + 1, seed, TRAINED_KINDS)
@@ -40,7 +40,9 @@ def probe_windows(tokenizer: Any, documents: Sequence[str], length: int, seed: i
 class ProbeMill:
     """Processes that make windows with probes while this one does other things; begun before any GPU is used."""
 
-    def __init__(self, tokenizer: Any, documents: Sequence[str], lengths: Sequence[int], size: int, seed: int) -> None:
+    def __init__(
+        self, tokenizer: Any, documents: Sequence[str], lengths: Sequence[int], size: int, seed: int
+    ) -> None:
         workers = min(MOST_WORKERS, os.cpu_count() or 1)
         self._pool: Pool = multiprocessing.get_context("fork").Pool(workers)
         self._parts: dict[int, list[AsyncResult[Windows]]] = {}

@@ -78,7 +78,8 @@ def index_scores(module: Any, hidden: Tensor, latent: Tensor, rotary: Rotary, ro
     # In fp32, as stock: bf16 has too few digits to tell the k-th score from the next.
     with torch.autocast(hidden.device.type, enabled=False):
         products = (query.flatten(1, 2) @ key.transpose(1, 2)).view(batch, len(rows), module.n_heads, -1)
-        return (weights[..., None] * F.relu(products)).sum(2)
+        scores: Tensor = (weights[..., None] * F.relu(products)).sum(2)
+    return scores
 
 
 def causal_mask(window: int, device: torch.device) -> Tensor:

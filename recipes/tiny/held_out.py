@@ -90,17 +90,19 @@ def measure(folder: Path, windows: Tensor, probes: Sequence[Probe] = ()) -> dict
         models = {"dense": dense_model, "sparse": sparse_model}
         figures["probes"] = {name: probe_figures(model, probes, device) for name, model in models.items()}
         for name, kinds in figures["probes"].items():
-            shares = (f"{kind} {values['accuracy']:.3f}/{values['all_right']:.3f}" for kind, values in kinds.items())
-            print(f"  probes, {name}: tokens/answers right:", *shares, sep="\n    ", flush=True)
+            print(f"  probes, {name}: share of tokens, and of whole answers, that are right", flush=True)
+            for kind, values in kinds.items():
+                print(f"    {kind:9} {values['accuracy']:.3f} {values['all_right']:.3f}", flush=True)
     return figures
 
 
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]  # near-ties fall as in stock
-def check_against_stock(model: Any, window: int, seed: int) -> dict[str, float]:
-    """Asserts on a random window that this script and transformers agree on logits and on selections.
+def check_against_stock(model: Any, window: int, seed: int) -> dict[str, Any]:
+    """Whether this script and transformers agree on a random window's logits and selections, and how nearly.
 
-    Selections are compared on the stock layer's own inputs; only a row with a near-tie may differ.
+    Selections are compared on the stock layer's own inputs; only a row with a near-tie may differ. Such a row
+    changes all later layers, so that with one the median row is compared and not the worst.
     """
     calls: list[tuple[Any, Any, Tensor]] = []
     indexers = [layer.self_attn.indexer for layer in model.model.layers]
@@ -112,20 +114,23 @@ def check_against_stock(model: Any, window: int, seed: int) -> dict[str, float]:
         hook.remove()
     logits = model.lm_head(forward.run_layers(model, tokens, sparse=True))
     losses = [F.cross_entropy(rows[0, :-1], tokens[0, 1:]) for rows in (stock, logits)]
-    figures = {
-        "logits": (stock - logits).abs().max().item(),
+    differences = (stock - logits).abs().amax(-1)[0]
+    near_tied, others = torch.tensor([differing_rows(*call) for call in calls]).sum(0).tolist()
+    figures: dict[str, Any] = {
+        "logits": differences.max().item(),
+        "logits_of_median_row": differences.median().item(),
         "loss": (losses[0] - losses[1]).abs().item(),
-        "near_tied_rows": sum(differing_rows(*call) for call in calls),
+        "near_tied_rows": near_tied,
+        "other_rows": others,
     }
+    nearly = figures["logits"] < 1e-4 or (figures["logits_of_median_row"] < 1e-3 and figures["loss"] < 1e-2)
+    figures["agrees"] = nearly and not others and len(calls) == len(indexers)
     print("check against stock: differences " + json.dumps(figures), flush=True)
-    assert len(calls) == len(indexers)
-    # One row that selects otherwise changes all later layers, so the deeper the model the more.
-    assert figures["logits"] < 1e-4 or (figures["near_tied_rows"] and figures["loss"] < 1e-2)
     return figures
 
 
-def differing_rows(indexer: Any, given: Any, stock_best: Tensor) -> int:
-    """Rows that this script and stock select otherwise; asserts a near-tie at the k-th place of each."""
+def differing_rows(indexer: Any, given: Any, stock_best: Tensor) -> tuple[int, int]:
+    """Rows that this script and stock select otherwise: with a near-tie at the k-th place, and all others."""
     hidden, latent, rotary, *_ = given
     causal = forward.causal_mask(hidden.shape[1], hidden.device)
     rows = torch.arange(hidden.shape[1], device=hidden.device)
@@ -133,6 +138,5 @@ def differing_rows(indexer: Any, given: Any, stock_best: Tensor) -> int:
     stock = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, stock_best.long(), True) & causal
     differ = (forward.select(scores, causal, indexer.index_topk) != stock).any(-1)
     best = scores.masked_fill(~causal, -torch.inf).topk(indexer.index_topk + 1).values
-    near = best[..., -2] - best[..., -1] <= 1e-5 * best[..., 0].abs()
-    assert not (differ & ~near).any(), f"layer {indexer.layer_idx} selects otherwise than stock"
-    return int(differ.sum())
+    near = best[..., -2] - best[..., -1] <= 1e-4 * best[..., 0].abs()
+    return int((differ & near).sum()), int((differ & ~near).sum())
