@@ -1,8 +1,8 @@
 """Teacher-forced probes of long-context retrieval, for evaluation and for training, in the user's own text.
 
 ``make_probes(tokenizer, documents, length, count_per_kind, seed)`` gives a list of ``Probe``: ``token_ids`` of
-exactly ``length`` tokens and ``answers``, the labels to score (label ``i`` is token ``i + 1``, which position ``i``
-predicts). ``probe_mixture(tokenizer, documents, length, seed)`` yields training windows without end, with
+exactly ``length`` tokens and ``answers``, the labels to score; label ``i`` is token ``i + 1``, which position
+``i`` predicts. ``probe_mixture(tokenizer, documents, length, seed)`` yields training windows without end, with
 ``token_ids`` and ``answers`` likewise, and with names and numbers that no probe of ``make_probes`` has.
 ``fingerprint(probes)`` is the SHA-256 of a set. Documents are texts, or token ids without special ones.
 """

@@ -35,12 +35,12 @@ class EncodedScript:
     Args:
         lines: depth and ids of each fact.
         question: ids of what stands at the end.
-        scored: positions in ``question`` that are answers.
+        answers: positions in ``question`` that are an answer's.
     """
 
     lines: tuple[tuple[float, tuple[int, ...]], ...]
     question: tuple[int, ...]
-    scored: tuple[int, ...]
+    answers: tuple[int, ...]
 
     @property
     def tokens(self) -> int:
@@ -55,13 +55,15 @@ def encode(script: Script, encoder: Encoder) -> EncodedScript:
         pieces = [_LINE_END, *fact.pieces, _LINE_END]
         lines.append((fact.depth, tuple(token for piece in pieces for token in _ids(piece, encoder))))
     question: list[int] = []
-    scored: list[int] = []
+    answers: list[int] = []
     for piece in script.question:
         ids = _ids(piece, encoder)
-        if piece.scored:
-            scored += range(len(question), len(question) + len(ids))
+        if piece.answers:
+            # Tokenizers that part numbers from their space give that away: what follows "is" is a space always.
+            blank = isinstance(piece.content, str) and encoder.is_blank(ids[0])
+            answers += range(len(question) + blank, len(question) + len(ids))
         question += ids
-    return EncodedScript(tuple(lines), tuple(question), tuple(scored))
+    return EncodedScript(tuple(lines), tuple(question), tuple(answers))
 
 
 def compose(
@@ -74,34 +76,34 @@ def compose(
     ids = list(opening)
     place = 0
     for depth, line in sorted((line for script in scripts for line in script.lines), key=lambda line: line[0]):
-        following = max(place, volume.near_end(start, tokens, round(depth * tokens)))
-        ids += filler[place:following]
+        stop = max(place, volume.near_end(start, tokens, round(depth * tokens)))
+        ids += filler[place:stop]
         ids += line
-        place = following
+        place = stop
     ids += filler[place:]
     answers: list[int] = []
     for script in scripts:
-        answers += (len(ids) + position - 1 for position in script.scored)
+        answers += (len(ids) + position - 1 for position in script.answers)
         ids += script.question
     return ProbeWindow(tuple(ids), tuple(answers))
 
 
-def most_planted(length: int) -> int:
-    """How many tokens of a window may be no filler: two of three."""
+def room(length: int) -> int:
+    """How many tokens of a window need not be filler: two of three."""
     return 2 * length // 3
 
 
-def check_room(planted: int, length: int, kind: str) -> None:
-    """Refuses a window in which ``planted`` tokens of a probe would leave too little filler.
+def check_room(tokens: int, length: int, kind: str) -> None:
+    """Refuses a window in which a probe's ``tokens`` would leave too little filler.
 
     Raises:
         WindowError: says the least length.
     """
-    if planted > most_planted(length):
+    if tokens > room(length):
         raise WindowError(
-            f"windows of {length} tokens are too short for {kind} probes: they plant and ask up to {planted} tokens, "
-            "and half as many must be filler",
-            hint=f"give {-(-3 * planted // 2)} tokens or more, or leave this kind out",
+            f"windows of {length} tokens are too short for {kind} probes: up to {tokens} tokens are planted and "
+            "asked, and half as many must be filler",
+            hint=f"give {-(-3 * tokens // 2)} tokens or more, or leave this kind out",
         )
 
 

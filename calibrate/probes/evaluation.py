@@ -11,9 +11,10 @@ from typing import Any
 from ...errors import SettingError
 from .composition import EncodedScript, check_room, compose, encode
 from .filler import Document, Volume, read_filler
+from .kinds import SCRIPTS
 from .names import Vocabulary
 from .pieces import Encoder
-from .scripts import SCRIPTS, Cast, Sizes
+from .scripts import Cast, Sizes
 
 KINDS: tuple[str, ...] = tuple(SCRIPTS)
 DEPTHS: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -61,7 +62,7 @@ def make_probes(
 ) -> list[Probe]:
     """Probes of each kind, ``count_per_kind`` each, over ``depths`` in turn.
 
-    What is planted and asked does not depend on ``length`` or on the other kinds asked for.
+    A kind's probes are the same whatever other kinds are asked for.
 
     Args:
         tokenizer: one of transformers.
@@ -81,7 +82,7 @@ def make_probes(
     if not all(0 <= depth <= 1 for depth in depths) or not depths:
         raise SettingError("a probe's depth is a fraction of the filler, from 0 to 1", hint=f"such as {DEPTHS}")
     encoder = Encoder(tokenizer)
-    filler = read_filler(documents, encoder, length, most=count_per_kind * len(kinds))
+    filler = read_filler(documents, encoder, length, most=count_per_kind)
     vocabulary = Vocabulary(filler.words)
     probes = []
     for kind in kinds:
@@ -96,8 +97,8 @@ def make_probes(
             drafts.append(_Draft(draw, volume, depth, encode(script, encoder)))
         opening = encoder.opening
         # All at once, so that the least length that is told does for all of them.
-        planted = max((draft.script.tokens for draft in drafts), default=0)
-        check_room(len(opening) + planted, length, kind)
+        tokens = len(opening) + max((draft.script.tokens for draft in drafts), default=0)
+        check_room(tokens, length, kind)
         for draft in drafts:
             window = compose([draft.script], opening, draft.volume, length, draft.draw)
             document = draft.volume.document

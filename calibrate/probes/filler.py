@@ -1,4 +1,4 @@
-"""The text that probes are hidden in: the user's documents as token ids, and where a sentence can be planted."""
+"""The text that probes are hidden in: the user's documents as token ids, and where a line can be planted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..windows import TokenArray
 from .names import words
 from .pieces import Encoder
 
-# A sentence is planted at a line's or sentence's end if one is as near as this share of the filler.
+# A line is planted where a clause or a line ends if that is as near as this share of the filler.
 _NEAR = 1 / 16
 _LEAST_NEAR = 16
 
@@ -28,7 +28,7 @@ class Volume:
     Args:
         document: number of the first of its documents in what was given: the cluster of the standard error.
         ids: token ids ``[tokens]``.
-        ends: positions before which a sentence or a line ends, ascending.
+        ends: positions before which a clause or a line ends, ascending.
     """
 
     document: int
@@ -41,19 +41,18 @@ class Volume:
         return [int(token) for token in np.unique(self.ids)]
 
     def start(self, tokens: int, draw: random.Random) -> int:
-        """Where ``tokens`` ids of it can be cut out: at random, after the end of a sentence if possible."""
-        last = len(self.ids) - tokens
-        usable = int(np.searchsorted(self.ends, last, side="right"))
-        choice = draw.randrange(usable + 1)
-        return int(self.ends[choice - 1]) if choice else 0
+        """Where to begin a cut of ``tokens``: at random, so that it ends where a clause does if any can."""
+        first = int(np.searchsorted(self.ends, tokens))
+        if first < len(self.ends):
+            return int(self.ends[draw.randrange(first, len(self.ends))]) - tokens
+        return draw.randrange(len(self.ids) - tokens + 1)
 
     def near_end(self, start: int, tokens: int, position: int) -> int:
-        """Where to plant in a cut of ``tokens``: at a sentence's end near ``position``, or there."""
+        """Where to plant in a cut of ``tokens``: at a clause's end near ``position``, or there."""
         target = start + position
         index = int(np.searchsorted(self.ends, target))
-        candidates = self.ends[max(0, index - 1) : index + 1].tolist()
-        inside = [end for end in candidates if start <= end <= start + tokens]
-        nearest = min(inside, key=lambda end: abs(end - target), default=target)
+        ends = [end for end in self.ends[max(0, index - 1) : index + 1].tolist() if start <= end <= start + tokens]
+        nearest = min(ends, key=lambda end: abs(end - target), default=target)
         return (nearest if abs(nearest - target) <= max(_LEAST_NEAR, _NEAR * tokens) else target) - start
 
 
@@ -81,25 +80,23 @@ def read_filler(documents: Iterable[Document], encoder: Encoder, tokens: int, mo
     """
     volumes: list[Volume] = []
     vocabulary: set[str] = set()
-    pending: list[tuple[int, TokenArray]] = []
-    missing = tokens
+    short: list[tuple[int, TokenArray]] = []
     for number, document in enumerate(documents):
         ids = np.asarray(encoder.text(document) if isinstance(document, str) else document, dtype=np.int32)
         vocabulary |= words(document if isinstance(document, str) else encoder.decode(ids))
         if len(ids) >= tokens:
             volumes.append(Volume(number, ids, encoder.ends(ids)))
         else:
-            pending.append((number, ids))
-            missing -= len(ids)
-            if missing <= 0:
-                joined = np.concatenate([piece for _, piece in pending])
-                volumes.append(Volume(pending[0][0], joined, encoder.ends(joined)))
-                pending, missing = [], tokens
+            short.append((number, ids))
+            ids = np.concatenate([piece for _, piece in short])
+            if len(ids) >= tokens:
+                volumes.append(Volume(short[0][0], ids, encoder.ends(ids)))
+                short = []
         if len(volumes) == most:
             break
     if not volumes:
         raise DatasetError(
-            f"the filler has {tokens - missing} tokens, a probe of {tokens} needs as many",
+            f"the filler has {sum(len(ids) for _, ids in short)} tokens, a probe of {tokens} needs as many",
             hint="give more text, or shorter windows",
         )
     return Filler(tuple(volumes), frozenset(vocabulary))

@@ -7,17 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .composition import EncodedScript, ProbeWindow, check_room, compose, encode, most_planted
+from .composition import EncodedScript, ProbeWindow, check_room, compose, encode, room
 from .evaluation import KINDS, check_kinds
 from .filler import Document, read_filler
+from .kinds import SCRIPTS
 from .names import Vocabulary
 from .pieces import Encoder
-from .scripts import LEAST, SCRIPTS, Cast, random_sizes
+from .scripts import LEAST, Cast, random_sizes
 
 # Names and numbers to draw from: enough that none is learnt by heart, few enough to remember their encodings.
 _POOL = 8192
 _MOST_SCRIPTS = 4
-_MOST_TRIES = 12
+_MOST_MISFITS = 3
 
 
 def probe_mixture(
@@ -74,20 +75,20 @@ class _Stage:
 
     def scripts(self, cast: Cast) -> list[EncodedScript]:
         """Random scripts, as many as a random number says and as fit; smaller ones where large ones do not."""
-        wanted = cast.draw.randint(1, _MOST_SCRIPTS)
-        room = most_planted(self.length) - len(self.encoder.opening)
+        count = cast.draw.randint(1, _MOST_SCRIPTS)
+        left = room(self.length) - len(self.encoder.opening)
         scripts: list[EncodedScript] = []
         share = 1.0
-        tries = 0
+        misfits = 0
         # One of some kind fits always, as all were checked, but for a name that takes more tokens than another.
-        while not scripts or (len(scripts) < wanted and tries < _MOST_TRIES):
-            tries += 1
+        while not scripts or (len(scripts) < count and misfits < _MOST_MISFITS):
             kind = cast.draw.choice(self.kinds)
             sizes = random_sizes(cast.draw, share)
             script = encode(SCRIPTS[kind](cast, cast.draw.random(), sizes), self.encoder)
-            if script.tokens <= room:
+            if script.tokens <= left:
                 scripts.append(script)
-                room -= script.tokens
+                left -= script.tokens
             else:
+                misfits += 1
                 share = share / 2 if share > 1 / 16 else 0.0
         return scripts

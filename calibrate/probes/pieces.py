@@ -11,6 +11,7 @@ from ..windows import TokenArray, text_opening
 # What a piece is encoded behind: a tokenizer of the SentencePiece kind puts a space before a text, but not here.
 # The next one is tried where a tokenizer joins it with the piece.
 _ANCHORS = ("\n", ":", "a")
+_CLAUSE_ENDS = (".", "!", "?", ";", ":", ",")
 
 
 class Encoder:
@@ -25,7 +26,7 @@ class Encoder:
         self.opening: tuple[int, ...] = tuple(text_opening(tokenizer))
         """What stands before every text: BOS, ``[gMASK]<sop>``, or nothing."""
         self._pieces: dict[str, tuple[int, ...]] = {}
-        self._ends: dict[int, bool] = {}
+        self._texts: dict[int, str] = {}
         self._anchors = [(anchor, ids) for anchor in _ANCHORS if (ids := self.text(anchor))]
 
     def text(self, text: str) -> list[int]:
@@ -45,8 +46,15 @@ class Encoder:
     def ends(self, ids: TokenArray) -> TokenArray:
         """The positions in ``ids`` before which a line or a clause ends, ascending."""
         distinct, places = np.unique(ids, return_inverse=True)
-        flags = np.array([self._is_end(token) for token in distinct.tolist()], dtype=bool)
+        texts = [self._text(token) for token in distinct.tolist()]
+        flags = np.array(
+            [text.endswith("\n") or text.rstrip(" ").endswith(_CLAUSE_ENDS) for text in texts], dtype=bool
+        )
         return (np.flatnonzero(flags[places]) + 1).astype(np.int32)
+
+    def is_blank(self, token: int) -> bool:
+        """Whether a token is white space alone."""
+        return not self._text(token).strip()
 
     def _behind(self, text: str) -> list[int]:
         for anchor, opening in self._anchors:
@@ -55,8 +63,7 @@ class Encoder:
                 return ids[len(opening) :]
         return self.text(text)
 
-    def _is_end(self, token: int) -> bool:
-        if token not in self._ends:
-            text = str(self._tokenizer.decode([token]))
-            self._ends[token] = text.endswith("\n") or text.rstrip(" ").endswith((".", "!", "?", ";", ":", ","))
-        return self._ends[token]
+    def _text(self, token: int) -> str:
+        if token not in self._texts:
+            self._texts[token] = str(self._tokenizer.decode([token]))
+        return self._texts[token]

@@ -32,6 +32,7 @@ def stock_losses(model: Any, windows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]  # one window would be compiled anew
 def tie_shares(model: Any, windows: Tensor) -> Tensor:
     """Share of rows with more than k keys whose k-th and next score are equal; and equal to zero: [L, 2]."""
     width, window = model.config.index_topk, windows.shape[1] - 1

@@ -8,6 +8,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,12 +153,22 @@ class Learner:
         print(f"the loss is not finite: back to the last report, at a rate of at most {self.peak:g}", flush=True)
 
 
+@contextmanager
+def training_mode(model: Any) -> Iterator[None]:
+    """What the compiler looks at besides shapes is the same for all steps: a model in training, TF32 allowed."""
+    model.train()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
 def warm_up(model: Any, stages: list[Stage], batches: Batches, options: argparse.Namespace) -> None:
     """Runs every stage's step once at every length, so that compiling takes none of the training time."""
     for stage, length in [(some, length) for some in stages for length in some.lengths(options.lengths)]:
         began = time.perf_counter()
         try:
-            accumulate(model, batches.draw(length), stage, options)
+            with training_mode(model):
+                accumulate(model, batches.draw(length), stage, options)
         except Exception as error:  # whatever the compiler raises in a backward: slower is better than not at all
             torch.compiler.set_stance("force_eager")
             print(f"runs without the compiler, which failed: {error}", flush=True)
@@ -171,8 +183,6 @@ def train_stage(model: Any, stage: Stage, seconds: float, batches: Batches, opti
     curve: list[dict[str, float]] = []
     steps = tokens = 0
     began = time.perf_counter()
-    model.train()
-    torch.set_float32_matmul_precision("high")
     progress, reported = 0.0, 0.0
     while progress < 1:
         batch = batches.draw(lengths[int(progress * len(lengths))])
@@ -192,7 +202,6 @@ def train_stage(model: Any, stage: Stage, seconds: float, batches: Batches, opti
                 learner.keep()
             else:
                 learner.go_back()
-    torch.set_float32_matmul_precision("highest")
     return {"steps": steps, "tokens": tokens, "seconds": elapsed, "lengths": lengths, "curve": curve}
 
 
@@ -288,7 +297,8 @@ def train(options: argparse.Namespace, device: torch.device, began: float) -> No
     print(f"{spent:.0f} s spent; training takes {training_time:.0f} s", flush=True)
     for stage in stages:
         seconds = training_time * stage.share / sum(other.share for other in stages)
-        report[stage.name] = train_stage(model, stage, seconds, batches, options)
+        with training_mode(model):
+            report[stage.name] = train_stage(model, stage, seconds, batches, options)
         save(model, tokenizer, options.out)
         saved = load(options.out, device)
         report[stage.name]["check"] = check_against_stock(saved, options.lengths[-1], options.seed)
