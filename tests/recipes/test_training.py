@@ -1,4 +1,4 @@
-"""How the embedded model is trained: our forward equals stock, windows come as they should, stages learn what they say."""
+"""Training the embedded model: our forward equals stock, windows come as they should, stages do what they say."""
 
 import json
 import math
