@@ -29,7 +29,7 @@ SMOKE_CHARACTERS = 2_000_000
 SMOKE_OPTIONS = "--seconds 45 --reserve 15 --batch-tokens 1024 --lengths 256 512 --held-out 4 --probes 2 --pool 64"
 PROBED_LENGTH = 512  # shorter windows are too short for a probe of some kind
 LEAST_RATE = 0.1  # of the peak, at a stage's end
-REPORTS = 12  # lines that a stage prints
+REPORTS = 20  # lines that a stage prints
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("dense", 0.56, 3e-3, sparse=False, learns_text=True, learns_index=False),
+    Stage("dense", 0.56, 2e-3, sparse=False, learns_text=True, learns_index=False),
     Stage("index", 0.11, 2e-3, sparse=False, learns_text=False, learns_index=True),
     Stage("sparse", 0.33, 5e-4, sparse=True, learns_text=True, learns_index=True),
 )
@@ -70,6 +70,20 @@ def new_model(options: argparse.Namespace) -> Any:
         indexer_rope_interleave=True, topk_method="noaux_tc", scoring_func="sigmoid", moe_layer_freq=1,
     )  # fmt: skip
     return GlmMoeDsaForCausalLM(config)
+
+
+def learn_padding_row(model: Any) -> None:
+    """Lets the model learn the embedding of its padding token, which transformers keeps at zero.
+
+    Here that token is <|endoftext|>, which all documents begin with. A window that begins with a zero embedding is
+    zero at its first position in every layer. RMSNorm's backward multiplies by 1 / sqrt(eps) there, in layer after
+    layer, until the gradient overflows.
+    """
+    table = model.get_input_embeddings()
+    row, table.padding_idx = table.padding_idx, None
+    if row is not None and not table.weight[row].any():
+        with torch.no_grad():
+            table.weight[row].normal_(0, model.config.initializer_range)
 
 
 def accumulate(model: Any, batch: tuple[Tensor, Tensor], stage: Stage, options: argparse.Namespace) -> Tensor:
@@ -115,42 +129,36 @@ def rate_share(progress: float) -> float:
 
 
 class Learner:
-    """Weights in training: takes steps, and returns to the last finite state should a loss not be finite."""
+    """Weights in training: a fresh optimizer over what a stage learns, and how its steps went."""
 
     def __init__(self, model: Any, stage: Stage) -> None:
-        self.model, self.peak = model, stage.peak_rate
-        self.start_stage(stage)
-        self.keep()
-
-    def start_stage(self, stage: Stage) -> None:
-        """A fresh optimizer over what the stage learns."""
         # Two losses on disjoint parameters: each is clipped apart, so that neither shrinks the other.
-        indexers = [weight for name, weight in self.model.named_parameters() if ".indexer." in name]
-        others = [weight for name, weight in self.model.named_parameters() if ".indexer." not in name]
+        indexers = [weight for name, weight in model.named_parameters() if ".indexer." in name]
+        others = [weight for name, weight in model.named_parameters() if ".indexer." not in name]
         self.parts = [indexers] * stage.learns_index + [others] * stage.learns_text
         weights = [weight for part in self.parts for weight in part]
-        self.optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), fused=weights[0].is_cuda)
-        self.stage = stage
+        self.optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), fused=True)
+        self.peak = stage.peak_rate
+        self.skipped, self.largest_norm = torch.zeros(2, device=weights[0].device)
 
     def step(self, progress: float) -> None:
-        """One step of the optimizer on the gradients that were gathered."""
-        for part in self.parts:
-            nn.utils.clip_grad_norm_(part, 1.0)
+        """One step on the gradients that were gathered; none where their norm is not finite."""
+        norms = torch.stack([nn.utils.clip_grad_norm_(part, 1.0) for part in self.parts])
+        skipped = (~norms.isfinite().all()).float()
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak * rate_share(progress)
+        # As GradScaler does it: a fused optimizer reads this on the device, and no step waits for a figure.
+        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.skipped = self.skipped + skipped
+        self.largest_norm = torch.maximum(self.largest_norm, norms.nan_to_num(0, posinf=0).max())
 
-    def keep(self) -> None:
-        """Remembers the weights as they are."""
-        self.finite = {name: weight.clone() for name, weight in self.model.state_dict().items()}
-
-    def go_back(self) -> None:
-        """The weights as they last were finite, a fresh optimizer and half the rate."""
-        self.model.load_state_dict(self.finite)
-        self.start_stage(self.stage)
-        self.peak /= 2
-        print(f"the loss is not finite: back to the last report, at a rate of at most {self.peak:g}", flush=True)
+    def report(self) -> dict[str, float]:
+        """Steps skipped and the largest finite norm of a gradient since the last report; waits for the device."""
+        figures = {"skipped": self.skipped.item(), "norm": self.largest_norm.item()}
+        self.skipped, self.largest_norm = torch.zeros_like(self.skipped), torch.zeros_like(self.skipped)
+        return figures
 
 
 @contextmanager
@@ -191,17 +199,14 @@ def train_stage(model: Any, stage: Stage, seconds: float, batches: Batches, opti
         steps, tokens = steps + 1, tokens + batch[1].numel()
         progress = (time.perf_counter() - began) / seconds
         if progress - reported >= 1 / REPORTS or progress >= 1:
-            figures = torch.stack(recent).mean(0).tolist()  # waits for the device
+            figures = torch.stack(recent).nanmean(0).tolist()  # a skipped step's loss may be none
             recent.clear()
             reported, elapsed = progress, time.perf_counter() - began
-            curve.append(dict(zip(("loss", "answers", "kl"), figures, strict=True), step=steps, seconds=elapsed))
-            line = "  ".join(f"{name} {curve[-1][name]:.4f}" for name in ("loss", "answers", "kl"))
+            named = dict(zip(("loss", "answers", "kl"), figures, strict=True)) | learner.report()
+            line = "  ".join(f"{name} {figure:.4g}" for name, figure in named.items())
+            curve.append(named | {"step": steps, "seconds": elapsed})
             length, speed = batch[1].shape[1], f"{tokens / elapsed:,.0f} tokens/s"
             print(f"{stage.name:6} {length:5} {steps:6} {elapsed:4.0f} s  {line}  {speed}", flush=True)
-            if all(map(math.isfinite, figures)):
-                learner.keep()
-            else:
-                learner.go_back()
     return {"steps": steps, "tokens": tokens, "seconds": elapsed, "lengths": lengths, "curve": curve}
 
 
@@ -278,6 +283,7 @@ def train(options: argparse.Namespace, device: torch.device, began: float) -> No
     held_out = held_out_sets(tokenizer, options, device)
     torch.manual_seed(options.seed)
     model = load(options.start, device) if options.start else new_model(options).to(device)
+    learn_padding_row(model)
     report: dict[str, Any] = {
         "options": {name: str(value) for name, value in vars(options).items()},
         "torch": torch.__version__,

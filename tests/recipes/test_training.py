@@ -58,14 +58,44 @@ def test_keys_beyond_the_selection_are_not_seen_in_the_sparse_stage(model):
     assert not torch.allclose(dense[:, 16:], sparse[:, 16:], atol=1e-5)
 
 
-def test_a_loss_that_is_not_finite_returns_to_the_last_weights(model):
-    learner = train.Learner(model, DENSE)
-    kept = model.lm_head.weight.detach().clone()
+def test_a_window_that_begins_with_a_document_has_a_finite_gradient():
+    torch.manual_seed(0)
+    deep = train.new_model(Namespace(**{**vars(OPTIONS), "layers": 16}))
+    train.learn_padding_row(deep)
+    windows = torch.randint(1, 4000, (1, 33))
+    windows[0, 0] = deep.config.pad_token_id  # <|endoftext|>
+    train.accumulate(deep, (windows, torch.zeros(1, 32, dtype=torch.bool)), DENSE, OPTIONS)
+    wrong = [
+        name
+        for name, weight in deep.named_parameters()
+        if not (weight.grad is None or weight.grad.isfinite().all())
+    ]
+    assert not wrong, "a padding row of zeros overflows the backward of RMSNorm"
+    assert deep.model.embed_tokens.weight.grad[deep.config.pad_token_id].any(), "the row is learned"
+
+
+def test_a_learned_padding_row_stays_as_it_is(model):
+    learned = torch.full_like(model.model.embed_tokens.weight[0], 0.5)
     with torch.no_grad():
-        model.lm_head.weight.fill_(math.nan)
-    learner.go_back()
-    assert torch.equal(model.lm_head.weight, kept)
-    assert learner.peak == DENSE.peak_rate / 2
+        model.model.embed_tokens.weight[0] = learned
+    train.learn_padding_row(model)
+    assert torch.equal(model.model.embed_tokens.weight[0], learned)
+
+
+def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted(model, plain):
+    learner = train.Learner(model, DENSE)
+    before = model.lm_head.weight.detach().clone()
+    train.accumulate(model, plain.draw(32), DENSE, OPTIONS)
+    model.lm_head.weight.grad[0, 0] = math.nan
+    learner.step(0.5)
+    assert torch.equal(model.lm_head.weight, before), "no weight moves"
+    assert learner.report() == {"skipped": 1, "norm": 0}
+    train.accumulate(model, plain.draw(32), DENSE, OPTIONS)
+    learner.step(0.5)
+    assert not torch.equal(model.lm_head.weight, before), "the next step is taken"
+    report = learner.report()
+    assert report["skipped"] == 0
+    assert report["norm"] > 0
 
 
 def test_the_rate_rises_and_falls():
