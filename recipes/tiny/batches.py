@@ -26,11 +26,13 @@ TRAINED_KINDS = tuple(kind for kind in KINDS for _ in range(1 if kind == "copy" 
 Windows = tuple[NDArray[np.uint16], NDArray[np.bool_]]
 
 
-def probe_windows(tokenizer: Any, documents: Sequence[str], length: int, seed: int, count: int) -> Windows:
+def probe_windows(
+    tokenizer: Any, documents: Sequence[str], length: int, seed: int, kinds: Sequence[str], count: int
+) -> Windows:
     """Windows with probes: ids [count, length + 1], and which of their labels are answers [count, length]."""
     ids = np.zeros((count, length + 1), np.uint16)
     answers = np.zeros((count, length), bool)
-    mixture = probe_mixture(tokenizer, documents, length + 1, seed, TRAINED_KINDS)
+    mixture = probe_mixture(tokenizer, documents, length + 1, seed, kinds)
     for row, window in enumerate(islice(mixture, count)):
         ids[row] = window.token_ids
         answers[row, list(window.answers)] = True
@@ -41,7 +43,13 @@ class ProbeMill:
     """Processes that make windows with probes while this one does other things; begun before any GPU is used."""
 
     def __init__(
-        self, tokenizer: Any, documents: Sequence[str], lengths: Sequence[int], size: int, seed: int
+        self,
+        tokenizer: Any,
+        documents: Sequence[str],
+        lengths: Sequence[int],
+        size: int,
+        seed: int,
+        kinds: Sequence[str],
     ) -> None:
         workers = min(MOST_WORKERS, os.cpu_count() or 1)
         self._pool: Pool = multiprocessing.get_context("fork").Pool(workers)
@@ -52,7 +60,7 @@ class ProbeMill:
             self._parts[length] = []
             for worker in range(workers):
                 filler = filler_of(documents[worker::workers])
-                task = (tokenizer, filler, length, seed + worker, count)
+                task = (tokenizer, filler, length, seed * workers + worker, kinds, count)
                 self._parts[length].append(self._pool.apply_async(probe_windows, task))
 
     def windows(self, device: torch.device) -> dict[int, tuple[Tensor, Tensor]]:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, GlmMoeDsaConfig, GlmMoeDsaForCausalLM
 
-from indexcache.calibrate.probes import Probe
+from indexcache.calibrate.probes import KINDS, Probe
 from indexcache.recipes.tiny import forward
-from indexcache.recipes.tiny.batches import Batches, ProbeMill, held_out_probes
+from indexcache.recipes.tiny.batches import TRAINED_KINDS, Batches, ProbeMill, held_out_probes
 from indexcache.recipes.tiny.held_out import check_against_stock, load, measure
 from indexcache.recipes.tiny.text import VOCABULARY, encode, even_windows, read_documents, train_tokenizer
 
@@ -223,6 +223,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=540, help="time for everything")
     parser.add_argument("--reserve", type=float, default=75, help="seconds of it for measuring and saving")
     parser.add_argument("--stages", nargs="+", choices=[stage.name for stage in STAGES], metavar="STAGE")
+    parser.add_argument("--shares", type=float, nargs="+", help="of the time, one for each of these stages")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", help="highest learning rates, one for each of these stages"
+    )
     parser.add_argument("--index-heads", type=int, choices=range(8, 17), default=16, metavar="8..16")
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=128, help="width; the other widths go with it")
@@ -231,6 +235,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=32768, help="tokens a step")
     parser.add_argument("--row-stride", type=int, default=4, help="indexers learn from every n-th row")
     parser.add_argument("--probe-share", type=float, default=0.35, help="share of windows with probes in them")
+    kinds = {"nargs": "+", "choices": KINDS, "default": list(TRAINED_KINDS), "metavar": "KIND"}
+    parser.add_argument("--kinds", **kinds, help="of probes to train on; one named twice comes twice as often")
     parser.add_argument("--answer-weight", type=float, default=1.0, help="of the answers' loss beside the text's")
     parser.add_argument("--pool", type=int, default=12288, help="windows with probes of the longest length")
     parser.add_argument("--held-out", type=int, default=64, help="held-out windows")
@@ -242,6 +248,15 @@ def parse_options() -> argparse.Namespace:
     if not options.measure and not (options.train and options.out):
         parser.error("give --train and --out, or --measure")
     return options
+
+
+def chosen_stages(options: argparse.Namespace) -> list[Stage]:
+    """The stages to run, with the shares of time and learning rates that are asked for."""
+    stages = [stage for stage in STAGES if not options.stages or stage.name in options.stages]
+    shares = options.shares or [stage.share for stage in stages]
+    rates = options.rates or [stage.peak_rate for stage in stages]
+    given = zip(stages, shares, rates, strict=True)
+    return [replace(stage, share=share, peak_rate=rate) for stage, share, rate in given]
 
 
 HeldOut = list[tuple[Tensor, list[Probe]]]  # windows [W, S + 1] and probes of S tokens, a length each
@@ -262,7 +277,7 @@ def held_out_sets(tokenizer: Any, options: argparse.Namespace, device: torch.dev
 def make_batches(tokenizer: Any, documents: list[str], options: Any, device: torch.device) -> Batches:
     """Text and probes for training, on the device."""
     lengths = options.lengths if options.probe_share else []
-    mill = ProbeMill(tokenizer, documents, lengths, options.pool, options.seed)
+    mill = ProbeMill(tokenizer, documents, lengths, options.pool, options.seed, options.kinds)
     tokens = encode(tokenizer, documents)
     probes = mill.windows(device)
     return Batches(tokens.to(device), probes, options.probe_share, options.batch_tokens, options.seed)
@@ -276,6 +291,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def train(options: argparse.Namespace, device: torch.device, began: float) -> None:
     """All stages, a checkpoint after each, and training.json with every figure."""
+    stages = chosen_stages(options)
     documents = read_documents(options.train, SMOKE_CHARACTERS if options.smoke else -1)
     source = options.tokenizer or options.start
     tokenizer = AutoTokenizer.from_pretrained(source) if source else train_tokenizer(documents)
@@ -295,7 +311,6 @@ def train(options: argparse.Namespace, device: torch.device, began: float) -> No
     print(json.dumps(report), flush=True)
     report["check_before"] = check_against_stock(model, options.lengths[-1], options.seed)
     assert report["check_before"]["agrees"], "this script's forward is not that of transformers"
-    stages = [stage for stage in STAGES if not options.stages or stage.name in options.stages]
     print(f"data and model ready after {time.perf_counter() - began:.0f} s", flush=True)
     warm_up(model, stages, batches, options)
     spent = time.perf_counter() - began
@@ -308,9 +323,12 @@ def train(options: argparse.Namespace, device: torch.device, began: float) -> No
         save(model, tokenizer, options.out)
         saved = load(options.out, device)
         report[stage.name]["check"] = check_against_stock(saved, options.lengths[-1], options.seed)
-        report["held_out"] = report[stage.name]["held_out"] = [measure(options.out, *given) for given in held_out]
+        if stage.learns_index or stage is stages[-1]:  # learning the index leaves the dense figures as they are
+            report["held_out"] = report[stage.name]["held_out"] = [
+                measure(options.out, *given) for given in held_out
+            ]
         (options.out / "training.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-        print(f"{stage.name} stage measured after {time.perf_counter() - began:.0f} s", flush=True)
+        print(f"{stage.name} stage saved after {time.perf_counter() - began:.0f} s", flush=True)
     passed = all(figures["gap"] <= SPARSE_ALLOWANCE for figures in report["held_out"])
     print(f"{'PASS' if passed else 'FAIL'}: sparse - dense is to be at most {SPARSE_ALLOWANCE}")
 

@@ -132,7 +132,7 @@ def test_probes_and_their_answers_stand_in_their_share_of_a_batch():
 
 def test_probe_windows_mark_the_answers(tokenizer):
     documents = ["The sun rose over the hills. People went to the market, and all were glad. " * 200]
-    ids, answers = batches.probe_windows(tokenizer, documents, 256, seed=0, count=8)
+    ids, answers = batches.probe_windows(tokenizer, documents, 256, 0, batches.KINDS, 8)
     assert ids.shape == (8, 257)
     assert answers.any(1).all()
     assert answers[:, -1].all(), "a window ends with an answer"
