@@ -210,6 +210,22 @@ def train_stage(model: Any, stage: Stage, seconds: float, batches: Batches, opti
     return {"steps": steps, "tokens": tokens, "seconds": elapsed, "lengths": lengths, "curve": curve}
 
 
+def add_model_and_data_options(parser: argparse.ArgumentParser) -> None:
+    """The model's shape, and what its batches are made of."""
+    parser.add_argument("--index-heads", type=int, choices=range(8, 17), default=16, metavar="8..16")
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--hidden", type=int, default=128, help="width; the other widths go with it")
+    parser.add_argument("--index-topk", type=int, default=64, help="keys that an indexer selects")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024, 2048], help="tokens of a window")
+    parser.add_argument("--batch-tokens", type=int, default=32768, help="tokens a step")
+    parser.add_argument("--row-stride", type=int, default=4, help="indexers learn from every n-th row")
+    parser.add_argument("--probe-share", type=float, default=0.35, help="share of windows with probes in them")
+    kinds: dict[str, Any] = {"nargs": "+", "choices": KINDS, "default": list(TRAINED_KINDS), "metavar": "KIND"}
+    parser.add_argument("--kinds", **kinds, help="of probes to train on; one named twice comes twice as often")
+    parser.add_argument("--answer-weight", type=float, default=1.0, help="of the answers' loss beside the text's")
+    parser.add_argument("--pool", type=int, default=12288, help="windows with probes of the longest length")
+
+
 def parse_options() -> argparse.Namespace:
     """The command line; --smoke puts smaller budgets before it, so that explicit ones still win."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -221,24 +237,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="use this tokenizer instead of a new one")
     parser.add_argument("--smoke", action="store_true", help="a minute or two on a CPU, to try the script")
     parser.add_argument("--seconds", type=float, default=540, help="time for everything")
-    parser.add_argument("--reserve", type=float, default=75, help="seconds of it for measuring and saving")
+    parser.add_argument("--reserve", type=float, default=90, help="seconds of it for measuring and saving")
     parser.add_argument("--stages", nargs="+", choices=[stage.name for stage in STAGES], metavar="STAGE")
     parser.add_argument("--shares", type=float, nargs="+", help="of the time, one for each of these stages")
     parser.add_argument(
         "--rates", type=float, nargs="+", help="highest learning rates, one for each of these stages"
     )
-    parser.add_argument("--index-heads", type=int, choices=range(8, 17), default=16, metavar="8..16")
-    parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--hidden", type=int, default=128, help="width; the other widths go with it")
-    parser.add_argument("--index-topk", type=int, default=64, help="keys that an indexer selects")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024, 2048], help="tokens of a window")
-    parser.add_argument("--batch-tokens", type=int, default=32768, help="tokens a step")
-    parser.add_argument("--row-stride", type=int, default=4, help="indexers learn from every n-th row")
-    parser.add_argument("--probe-share", type=float, default=0.35, help="share of windows with probes in them")
-    kinds = {"nargs": "+", "choices": KINDS, "default": list(TRAINED_KINDS), "metavar": "KIND"}
-    parser.add_argument("--kinds", **kinds, help="of probes to train on; one named twice comes twice as often")
-    parser.add_argument("--answer-weight", type=float, default=1.0, help="of the answers' loss beside the text's")
-    parser.add_argument("--pool", type=int, default=12288, help="windows with probes of the longest length")
+    add_model_and_data_options(parser)
     parser.add_argument("--held-out", type=int, default=64, help="held-out windows")
     parser.add_argument("--probes", type=int, default=32, help="held-out probes of each kind")
     parser.add_argument("--seed", type=int, default=0)
@@ -247,6 +252,12 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args([*smoke, *sys.argv[1:]])
     if not options.measure and not (options.train and options.out):
         parser.error("give --train and --out, or --measure")
+    count = len(options.stages or STAGES)
+    for name, given in (("--shares", options.shares), ("--rates", options.rates)):
+        if given and len(given) != count:
+            parser.error(
+                f"{name} has {len(given)} numbers, but {count} stages run: give one for each, in their order"
+            )
     return options
 
 

@@ -98,6 +98,24 @@ def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted(model, plain
     assert report["norm"] > 0
 
 
+COMMAND = ["train.py", "--train", "a", "--val", "b", "--out", "c", "--stages", "dense", "sparse"]
+
+
+def test_stages_take_shares_and_rates_from_the_command_line(monkeypatch):
+    monkeypatch.setattr("sys.argv", [*COMMAND, "--shares", "0.7", "0.3", "--rates", "1e-3", "2e-4"])
+    stages = train.chosen_stages(train.parse_options())
+    chosen = [(stage.name, stage.share, stage.peak_rate) for stage in stages]
+    assert chosen == [("dense", 0.7, 1e-3), ("sparse", 0.3, 2e-4)]
+
+
+@pytest.mark.parametrize("option", ["--shares", "--rates"])
+def test_a_share_or_rate_too_few_is_refused(monkeypatch, capsys, option):
+    monkeypatch.setattr("sys.argv", [*COMMAND, option, "0.7"])
+    with pytest.raises(SystemExit):
+        train.parse_options()
+    assert f"{option} has 1 numbers, but 2 stages run" in capsys.readouterr().err
+
+
 def test_the_rate_rises_and_falls():
     rates = [train.rate_share(step / 100) for step in range(101)]
     assert rates[3] == pytest.approx(1)
