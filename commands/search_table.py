@@ -79,7 +79,7 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
     )
     print_line(
         console,
-        f"{plan.cost.search_layer_windows} layer-windows to choose, {plan.cost.fewer:.1f} times fewer than Algorithm 1",
+        f"{cost.search_layer_windows} layer-windows to choose, {cost.fewer:.1f} times fewer than Algorithm 1",
     )
     print_line(console, f"report   {folder / 'report.html'}")
 

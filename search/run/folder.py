@@ -78,8 +78,8 @@ def _begun(path: Path) -> bool:
 def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | None:
     """Writes a run to ``folder``, the plan last.
 
-    If the folder holds another finished plan, that plan is moved aside with its tokens and its report, so that it
-    can still be evaluated. The journal stays: it serves both. If it holds no plan, its files are this run's, because
+    If the folder holds another finished plan, it is moved aside with its tokens and its report, so that it
+    can still be evaluated. The journal stays: it serves both. If it holds no plan, its files are this run's, as
     ``begin_anew`` moved all others when the run began. Returns the folder that the old plan was moved to.
 
     Raises:

@@ -122,7 +122,7 @@ def test_a_model_without_a_loss_of_its_own_is_refused(value, shape):
 
     def trouble(call, pattern, window):
         calls.append(window)
-        # The second time is that of the noise floor, in another shape; with the loss as objective it is all full's.
+        # The second time is that of the noise floor, in another shape: all full's where the loss chooses.
         return NONE[value] if (len(calls) > WINDOWS) == shape and pattern.kept == SITES else None
 
     with pytest.raises(MeasurementError, match="the model's own loss"):

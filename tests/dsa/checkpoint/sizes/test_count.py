@@ -98,7 +98,7 @@ def test_what_a_config_may_change_is_counted(family, changes, opened):
         ("qwen4_exp", {"head_dim": 0}),
         ("deepseek_v4", {"scoring_func": "unheard_of"}),
         ("deepseek_v4", {"dtype": {}}),
-        ("dots3_note", {"per_layer_config": dict.fromkeys("23", {"moe_intermediate_size": 16})}),
+        ("dots3_note", {"per_layer_config": {number: {"moe_intermediate_size": 16} for number in "23"}}),
         ("mistral_large4", {"vision_config.hidden_size": 33}),
         ("mistral_large4", {"vision_config.patch_size": [14, 14]}),
         ("mistral_large4", {"top.vision_config": {"model_type": "clip_vision_model"}}),
