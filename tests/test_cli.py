@@ -50,7 +50,7 @@ def test_inspect_reads_a_config_without_weights(run_cli, tmp_path):
     document = json.loads(out)
     assert code == 0
     assert (document["sites"], document["selection_width"], document["kept_at_quarter"]) == (16, 64, 4)
-    assert 3_500_000 < document["parameters"] < 4_500_000
+    assert 6_000_000 < document["parameters"] < 6_500_000
     code, out, _ = run_cli("inspect", tmp_path)
     assert "16, 16 of them sites" in out
 

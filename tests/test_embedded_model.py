@@ -54,5 +54,5 @@ def test_sparse_attention_costs_little_over_dense(losses, windows):
 
 
 def test_the_folder_is_small_and_needs_no_code_of_ours():
-    assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) <= 12_000_000
+    assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) <= 16_000_000
     assert load_checkpoint(open_checkpoint(str(EMBEDDED))).dtype == torch.bfloat16

@@ -128,7 +128,7 @@ def _check_result(plan: Plan) -> None:
     losses["F" * sites] = plan.search.baseline_loss
     if losses.get(result.pattern) != result.loss:
         raise ValueError(
-            "result.pattern and result.loss are of no step, of no swap, of no end of refinement, and not of all full"
+            "result.pattern and result.loss are of no step, of no swap and no end of refinement, nor of all full"
         )
     if result.uniform is not None and result.uniform.kept != result.kept:
         raise ValueError("result.uniform.kept is not result.kept")
