@@ -3,11 +3,19 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Tests on all cores, a file a worker at a time; more than eight workers would only wait for memory.
-SPREAD := -n logical --maxprocesses 8 --dist loadfile
+# Tests on all cores, neighbours on one of them, so that they share fixtures; who has none left takes over some of
+# another's. More than eight workers would only wait for memory.
+SPREAD := -n logical --maxprocesses 8 --dist worksteal
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# pip would compile one file after another, and all that hardly anyone imports: tests, and hundreds of models. It is left
+# to the first import, and so are templates, which do not compile.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib
+
+# What a program compiles as it imports is kept, whatever the shell says: tests start dozens that import the same.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-gpu clean
+.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-gpu clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,9 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing indexcache and some 70 packages into $(VENV); PyTorch is most of what pip" \
 		"fetches: some 0.3 GB as built for the CPU, 3 GB as built for GPUs"
-	@while sleep 5; do echo "installing: $$(du -sh $(VENV) | cut -f 1) in $(VENV) so far"; done & beat=$$!; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
-		ended=$$?; kill $$beat; exit $$ended
+	@while sleep 5; do echo "installing: $$(du -sh $(VENV) 2>/dev/null | cut -f 1) in $(VENV) so far"; done & beat=$$!; \
+		$(PIP) --upgrade pip && $(PIP) -c constraints.txt -e '.[dev]'; \
+		ended=$$?; test $$ended -ne 0 || $(COMPILE); kill $$beat; exit $$ended
 	@touch $@
 
 install: $(STAMP) ## create .venv and install indexcache into it
@@ -27,7 +35,9 @@ demo: $(STAMP) ## search the embedded model, then check the plan on held-out tex
 	$(BIN)/indexcache search --recipe tiny --keep 0.25
 	$(BIN)/indexcache eval outputs/tiny/plan.json
 
-test: lint ## ruff, mypy and the whole test suite
+test: lint suite ## ruff, mypy and the whole test suite
+
+suite: $(STAMP)
 	$(BIN)/python -m pytest $(SPREAD)
 
 test-versions: $(STAMP) ## contract, applied, long windows and search on the lowest, pinned and newest transformers

@@ -1,10 +1,11 @@
 """Tiny random checkpoints of each family and the text they are measured on."""
 
+import functools
+import gc
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from functools import partial
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -12,23 +13,64 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Most models here are random, and predict nothing.
 os.environ["INDEXCACHE_SEARCH_UNTRAINED"] = "1"
+# Tried on a model of every family by tests of its own; a search that is to begin with it says --selfcheck.
+os.environ["INDEXCACHE_SEARCH_SELFCHECK"] = "0"
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 
-import torch
-
-# Kernels are read when they are imported: without a GPU, Triton's interpreter is to run them.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
 import pytest
-import transformers
 from filelock import FileLock
-from paper_model import on_paper
-from random_models import EMBEDDED, FAMILIES, LACKING, build
 
 from indexcache.system.launching import work_apart
 
 pytest_plugins = ["reliability"]
+
+
+def pytest_collectstart(collector):
+    """Sets up the libraries in processes that run tests; one that only shares them out imports neither."""
+    _set_up()
+
+
+@functools.cache
+def _set_up():
+    import torch
+
+    # Models this small run no faster on more threads, and far slower where other programs want the cores.
+    torch.set_num_threads(1)
+    # Kernels are read when they are imported: without a GPU, Triton's interpreter is to run them.
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(items):
+    """Skips, by name, tests of families that the installed transformers does not have."""
+    import transformers
+    from random_models import LACKING
+
+    for item in items:
+        family = getattr(item, "callspec", None) and item.callspec.params.get("family")
+        if isinstance(family, str) and family in LACKING:
+            reason = f"transformers {transformers.__version__} has no {family}"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish():
+    """What was imported stays: garbage collections need not go through it, here and in every forked child."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # or libraries complain of what is left when the process ends
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates_compiled_once():
+    """A process of a user's renders one report, this one hundreds."""
+    from indexcache.search.report import pages
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "_template", functools.cache(pages._template))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -38,27 +80,13 @@ def _no_process_left_to_work_apart():
     work_apart(False)
 
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-
-
-def pytest_collection_modifyitems(items):
-    """Skips, by name, tests of families that the installed transformers does not have."""
-    for item in items:
-        family = getattr(item, "callspec", None) and item.callspec.params.get("family")
-        if isinstance(family, str) and family in LACKING:
-            reason = f"transformers {transformers.__version__} has no {family}"
-            item.add_marker(pytest.mark.skip(reason=reason))
-
-
 def save(model, folder):
+    from random_models import EMBEDDED
+
     model.save_pretrained(folder)
-    for name in TOKENIZER_FILES:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(EMBEDDED / name, folder / name)
     return folder
-
-
-# Models this small run no faster on more threads, and far slower where other programs want the cores.
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -87,25 +115,24 @@ class Checkpoints(Mapping):
     """
 
     def __init__(self, made_once):
+        from random_models import FAMILIES, build
+
         self._made_once = made_once
+        self._models = {name: functools.partial(build, name) for name in FAMILIES}
+        self._models["eight"] = functools.partial(build, "glm_moe_dsa", layers=8, seed=3)
 
     def __getitem__(self, name):
-        if name not in self:
-            raise KeyError(name)
-        if name in LACKING:
-            pytest.skip(f"transformers {transformers.__version__} has no {name}")
-        model = partial(build, "glm_moe_dsa", layers=8, seed=3) if name == "eight" else partial(build, name)
+        import torch
+
+        model = self._models[name]
         with torch.random.fork_rng(devices=[]):  # a test's own random numbers do not depend on who came first
             return self._made_once(name, lambda folder: save(model(), folder))
 
-    def __contains__(self, name):
-        return name in FAMILIES or name == "eight"
-
     def __iter__(self):
-        return iter((*FAMILIES, "eight"))
+        return iter(self._models)
 
     def __len__(self):
-        return len(FAMILIES) + 1
+        return len(self._models)
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +143,8 @@ def checkpoints(made_once):
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory):
     """A checkpoint without indexers."""
+    import transformers
+
     config = transformers.LlamaConfig(
         vocab_size=4096,
         hidden_size=32,
@@ -130,6 +159,8 @@ def llama(tmp_path_factory):
 @pytest.fixture(scope="session")
 def embedded_text():
     """The embedded calibration documents."""
+    from random_models import EMBEDDED
+
     with (EMBEDDED / "calibration.jsonl").open(encoding="utf-8") as lines:
         return [json.loads(line)["text"] for line in lines]
 
@@ -147,6 +178,9 @@ def text_file(tmp_path_factory, embedded_text):
 
 @pytest.fixture(scope="session")
 def tokenizer():
+    import transformers
+    from random_models import EMBEDDED
+
     return transformers.AutoTokenizer.from_pretrained(EMBEDDED)
 
 
@@ -165,8 +199,11 @@ def run_cli(capsys):
 
 
 @pytest.fixture(scope="session")
-def searched(made_once, checkpoints, text_file):
-    """A finished run on the eight-layer model, searched down to one site; who changes it copies it first."""
+def searched(made_once, checkpoints, text_file, tmp_path_factory):
+    """A finished run on the eight-layer model, searched down to one site; who changes it copies it first.
+
+    Each worker has a copy: eval renders the report beside a plan anew.
+    """
 
     def make(out):
         from indexcache.cli import main
@@ -178,7 +215,7 @@ def searched(made_once, checkpoints, text_file):
             main([str(argument) for argument in arguments])
         assert not stop.value.code, "the search that other tests start from failed"
 
-    return made_once("searched", make)
+    return shutil.copytree(made_once("searched", make), tmp_path_factory.mktemp("searched") / "run")
 
 
 @pytest.fixture(scope="session")
@@ -205,4 +242,6 @@ def probed(made_once, probe_search):
 @pytest.fixture
 def paper(monkeypatch):
     """Searches and checks whose losses come from a formula: all is as it is but the model."""
+    from paper_model import on_paper
+
     return on_paper(monkeypatch)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 from indexcache.system.versions import TESTED
@@ -40,14 +41,22 @@ def pinned() -> str:
     return pin[1]
 
 
-def installed(release: str) -> str:
-    """A folder with this transformers and what it needs, to be put before what is installed; no torch."""
+def with_transformers(release: str) -> str:
+    """The interpreter of an environment over this one, that holds this transformers and what else it needs."""
     folder = PLACE / f"transformers-{release}"
+    python = str(folder / "bin" / "python")
     if not (folder / ".installed").exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--target", str(folder), f"transformers=={release}"], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, symlinks=True)
+        packages = sysconfig.get_path("purelib", "venv", {"base": str(folder)})
+        here = sysconfig.get_path("purelib")
+        # Not only on the path: the .pth file of an editable install there is to be read too.
+        (Path(packages) / "here.pth").write_text(f"import site; site.addsitedir({here!r})\n", "utf-8")
+        pip = [sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check"]
+        # What is imported is compiled then: a small part of it.
+        subprocess.run([*pip, "install", "--no-compile", f"transformers=={release}"], check=True)
         (folder / ".installed").touch()
-    return str(folder)
+    return python
 
 
 def interpreter(wanted: str | None) -> str | None:
@@ -82,13 +91,16 @@ def prepared(command: str) -> str:
     return python
 
 
-def passes(release: str, arguments: list[str], python: str = sys.executable) -> bool:
-    """Whether the tests pass with this transformers, on this Python."""
+def passes(release: str, arguments: list[str], python: str | None = None) -> bool:
+    """Whether the tests pass with this transformers, on ``python`` or on the one that runs this."""
+    if python is None:
+        python = sys.executable if release == pinned() else with_transformers(release)
     print(f"== transformers {release}, {python}", flush=True)
-    before = [] if release == pinned() else [installed(release)]
-    paths = os.pathsep.join([*before, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, check=False).returncode == 0
+    # Not where the suite, which may run at the same time, has tests about permissions.
+    PLACE.mkdir(parents=True, exist_ok=True)
+    places = ["-p", "no:cacheprovider", "--basetemp", str(PLACE / "temporary")]
+    command = [python, "-m", "pytest", "-q", *places, *arguments]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
 def newest_python_tested(wanted: str | None) -> bool | None:

@@ -11,7 +11,7 @@ from conftest import save
 from paper_model import on_paper
 from random_models import LAYERS, build, build_multimodal, settings_of
 
-COMMON = ("--keep", "0.5", "--windows", 3, "--heldout", 2, "--window", 64)
+COMMON = ("--keep", "0.5", "--windows", 3, "--heldout", 2, "--window", 64, "--selfcheck")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from paper_model import on_paper
 from random_models import EMBEDDED, ROOT, build
 
 sys.path.insert(0, str(ROOT / "docs"))
@@ -146,6 +147,8 @@ def test_its_commands_run_in_order(path, reader, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "reader"
     shutil.copytree(reader, folder, symlinks=True)
     monkeypatch.chdir(folder)
+    if path.name != "README.md":
+        on_paper(monkeypatch)  # searches and evaluations; those of the README run the model
     names = {"__name__": "document"}
     for fence in fences(path):
         place = f"{path.name}:{fence.line}"

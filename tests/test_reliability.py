@@ -44,6 +44,10 @@ def test_none_counted(cases):
     pass
 """
 
+PLUGINS = ("-p", "reliability", "-p", "xdist", "-p", "no:cacheprovider")
+# All other plugins that are installed would be imported by every process.
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "tests"), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
 
 @pytest.fixture
 def table(tmp_path):
@@ -53,9 +57,9 @@ def table(tmp_path):
 
     def run(*options):
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "reliability", "-p", "no:cacheprovider", *options, "."],
+            [sys.executable, "-m", "pytest", *PLUGINS, *options, "."],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "PYTEST_ADDOPTS": ""},
+            env=os.environ | ENVIRONMENT,
             capture_output=True,
             text=True,
             check=False,
@@ -66,7 +70,7 @@ def table(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2", "--dist", "loadfile")], ids=["one process", "two workers"])
+@pytest.mark.parametrize("workers", [(), ("-n", "2", "--dist", "worksteal")], ids=["one process", "two workers"])
 def test_it_counts_every_case(table, workers):
     code, rows = table("--torture", *workers)
     assert code == 1

@@ -31,6 +31,9 @@ print(json.dumps(outs))
 """
 
 
+SMALL = ("--window", "96", "--windows", "1", "--heldout", "1")
+
+
 def run(command, **options):
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -75,7 +78,7 @@ def test_it_runs_outside_the_repository(installed, tmp_path):
     assert version == f"indexcache {__version__}\n"
     commands = [
         ["inspect", str(installed / "indexcache" / "recipes" / "tiny"), "--json"],
-        ["search", "--recipe", "tiny", "--window", "96", "--windows", "1", "--heldout", "1", "--keep", "0.93"],
+        ["search", "--recipe", "tiny", "--keep", "0.93", *SMALL, "--selfcheck"],
     ]
     out = run([sys.executable, "-c", COMMANDS, json.dumps(commands)], cwd=tmp_path, env=environment)
     place, inspected, searched = json.loads(out.splitlines()[-1])

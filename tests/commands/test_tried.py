@@ -79,8 +79,9 @@ def test_a_search_that_goes_on_does_not_check_again(run_cli, checkpoints, text_f
     monkeypatch.setattr("indexcache.commands.search.self_check", lambda *_: checks.append("self"))
 
     def search(keep):
-        options = ["--keep", keep, "--window", 48, "--windows", 4, "--heldout", 2, "--out", tmp_path, "-q"]
-        return run_cli("search", "--model", checkpoints["eight"], "--dataset", text_file, *options)[0]
+        options = ["--keep", keep, "--window", 48, "--windows", 4, "--heldout", 2, "--selfcheck"]
+        given = ["--model", checkpoints["eight"], "--dataset", text_file, "--out", tmp_path, "-q"]
+        return run_cli("search", *given, *options)[0]
 
     assert search(0.9) == 0
     assert (checks, tried) == (["self"], [48])

@@ -1,5 +1,6 @@
 """Losses of every pattern without a model: random ones, and ones that behave like a model's."""
 
+import functools
 import math
 import random
 
@@ -37,11 +38,14 @@ class LossTable:
 class DistanceTable(LossTable):
     """A shared site costs its weight times the distance to its source, plus noise that windows share."""
 
+    @functools.cached_property
+    def weights(self):
+        draw = random.Random(f"{self.seed}/weights")
+        return [draw.expovariate(1.0) for _ in range(self.sites)]
+
     def loss(self, pattern, window):
-        weights = random.Random(f"{self.seed}/weights")
-        weight = [weights.expovariate(1.0) for _ in range(self.sites)]
         sources = Pattern(str(pattern)).sources()
-        cost = sum(weight[site] * (site - source) for site, source in enumerate(sources))
+        cost = sum(self.weights[site] * (site - source) for site, source in enumerate(sources))
         return 3.0 + cost / self.sites + 0.001 * random.Random(f"{self.seed}/{pattern}/{window}").random()
 
 

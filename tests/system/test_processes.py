@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from children import run_together
 from random_models import load_checkpoint
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
@@ -55,10 +56,11 @@ def test_two_processes_find_the_same_plan(checkpoints, text_file, tmp_path, run_
 
 def test_an_error_of_the_main_process_is_raised_everywhere_and_told_once(checkpoints, tmp_path):
     out = tmp_path / "out"
-    done = launch(arguments(checkpoints, tmp_path / "missing.jsonl", out), tmp_path)
-    assert done.returncode != 0
-    assert done.stderr.count("error: dataset") == 1, done.stderr[-2000:]
-    assert json.loads(done.stdout)["error"]["type"] == "DatasetError"
+    main, other = run_together(arguments(checkpoints, tmp_path / "missing.jsonl", out), tmp_path, 2)
+    assert (main.code, other.code) == (2, 2), (main, other)
+    assert (main.err.count("error: dataset"), other.err) == (1, ""), (main, other)
+    assert json.loads(main.out)["error"]["type"] == "DatasetError"
+    assert not other.out
     assert not (out / "plan.json").exists()
 
 

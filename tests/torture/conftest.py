@@ -16,11 +16,12 @@ from indexcache.system.exits import exit_code_of
 
 
 @pytest.fixture(scope="session")
-def real(checkpoints, text_file, tmp_path_factory):
+def real(checkpoints, text_file, full, tmp_path_factory):
     """Arguments of a search on a model, without --out, and the plan that it ends in."""
     folder = tmp_path_factory.mktemp("real")
     arguments = ["search", "--model", checkpoints["glm_moe_dsa"], "--dataset", text_file, "--window", 40]
     arguments += ["--windows", 4, "--heldout", 2, "--keep", 0.34, "-q"]
+    arguments += ["--selfcheck"] if full else []
     # In this process, so that what it imports on the way is there in every child that is forked later.
     with pytest.raises(SystemExit) as stop:
         main([str(word) for word in [*arguments, "--out", folder / "run"]])

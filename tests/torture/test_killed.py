@@ -77,7 +77,7 @@ def test_at_random_instants(real, cases, full, tmp_path):
     began = time.monotonic()
     assert run_child([*arguments, "--out", tmp_path / "clock"], tmp_path).code == 0
     length = time.monotonic() - began
-    for seed in range(200 if full else 3):
+    for seed in range(200 if full else 2):
         draw, out = random.Random(seed), tmp_path / f"seed{seed}"
         for _ in range(1 + seed % 2):  # some are killed twice
             child = Child([*arguments, "--out", out], tmp_path)

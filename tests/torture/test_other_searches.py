@@ -6,26 +6,51 @@ import shutil
 
 import pytest
 from children import one_line
+from paper_model import on_paper
 
 import indexcache
+from indexcache.cli import main
 
 pytestmark = pytest.mark.reliability("R8")
 
 
+def options_in(folder, **changes):
+    """Arguments of a search of the checkpoint and the text in ``folder``, with options changed."""
+    options = {"model": folder / "model", "dataset": folder / "text.jsonl", "keep": 0.67, "window": 40}
+    options |= {"windows": 2, "heldout": 1, "out": folder / "run"} | changes
+    return [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+
+
+@pytest.fixture(scope="module")
+def start(checkpoints, text_file, tmp_path_factory):
+    """A copy of a checkpoint and of text, and a search of them on paper."""
+    folder = tmp_path_factory.mktemp("start")
+    shutil.copytree(checkpoints["glm_moe_dsa"], folder / "model")
+    shutil.copy(text_file, folder / "text.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        on_paper(patch)
+        with pytest.raises(SystemExit) as stop:
+            main(["search", *options_in(folder), "-q"])
+    assert not stop.value.code, "the search that all tests here go on from failed"
+    return folder
+
+
 @pytest.fixture
-def run(checkpoints, text_file, run_cli, tmp_path):
-    """A search of a copy of the checkpoint, into one folder, with options changed."""
-    shutil.copytree(checkpoints["glm_moe_dsa"], tmp_path / "model")
-    shutil.copy(text_file, tmp_path / "text.jsonl")
-    options = {"model": tmp_path / "model", "dataset": tmp_path / "text.jsonl", "keep": 0.67, "window": 40}
-    options |= {"windows": 2, "heldout": 1, "out": tmp_path / "run"}
+def measured(start, run_cli, tmp_path):
+    """Searches again into the same folder, with options changed and with the model: exit code, stdout, stderr."""
+    shutil.copytree(start, tmp_path, dirs_exist_ok=True)
 
     def search(*more, **changes):
-        given = [word for name, value in (options | changes).items() for word in (f"--{name}", value)]
-        return run_cli("search", *given, *more, "-q")
+        return run_cli("search", *options_in(tmp_path, **changes), *more, "-q")
 
-    assert search()[0] == 0
     return search
+
+
+@pytest.fixture
+def run(measured, monkeypatch):
+    """Likewise on paper: what a journal may go on with is decided before a model is loaded."""
+    on_paper(monkeypatch)
+    return measured
 
 
 def flip_a_weight(folder):
@@ -190,21 +215,21 @@ class Mine(GlmMoeDsaForCausalLM):
 """
 
 
-def test_code_that_a_checkpoint_brings(run, run_cli, tmp_path):
+def test_code_that_a_checkpoint_brings(measured, run_cli, tmp_path):
     model, options = tmp_path / "model", {"out": tmp_path / "brought"}
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "mine.Mine"}}))
     (model / "mine.py").write_text(CODE)
     (model / "part.py").write_text("SCALE = 1.0\n")
-    assert run("--trust-remote-code", **options)[0] == 0
+    assert measured("--trust-remote-code", **options)[0] == 0
     assert run_cli("eval", tmp_path / "brought", "-q", "--trust-remote-code")[0] == 0
-    assert run("--trust-remote-code", "--resume", "required", **options)[0] == 0
+    assert measured("--trust-remote-code", "--resume", "required", **options)[0] == 0
     journal = (tmp_path / "brought" / "journal.jsonl").read_bytes()
     for change in ("none of it", "another part"):
         trust = ["--trust-remote-code"] if change == "another part" else []
         if change == "another part":
             (model / "part.py").write_text("SCALE = 2.0\n")
-        code, printed, err = run(*trust, **options)
+        code, printed, err = measured(*trust, **options)
         assert (code, printed, one_line(err), "remote_code is " in err) == (2, "", True, True), err
         code, printed, err = run_cli("eval", tmp_path / "brought", "-q", *trust)
         assert (code, printed, one_line(err), "code_sha256 is " in err) == (2, "", True, True), err
@@ -216,8 +241,8 @@ def test_a_journal_without_a_self_check_does_not_spare_one(run, tmp_path, monkey
     out = {"out": tmp_path / "unchecked"}
     monkeypatch.setattr("indexcache.commands.search.self_check", lambda *_: checks.append(1))
     assert run("--no-selfcheck", **out)[0] == 0
-    assert (run(**out)[0], len(checks)) == (0, 1)
-    assert (run(**out)[0], len(checks)) == (0, 1)
+    assert (run("--selfcheck", **out)[0], len(checks)) == (0, 1)
+    assert (run("--selfcheck", **out)[0], len(checks)) == (0, 1)
 
 
 @pytest.mark.parametrize("pins", [{"pin": "2"}, {"pp-layers": "2,4"}])
@@ -230,22 +255,14 @@ def test_pins_ask_for_other_losses_and_change_none(pins, run, tmp_path):
     assert (resumed["search"], resumed["result"]) == (anew["search"], anew["result"])
 
 
-@pytest.mark.parametrize("device", ["2 x cpu", "cuda: another one, offloaded"])
-def test_other_devices_are_refused_once_the_model_is_loaded(device, run, monkeypatch):
-    monkeypatch.setattr("indexcache.commands.job.measure.device_kinds", lambda model: device)
-    code, printed, err = run(keep=0.34)
-    assert (code, printed, one_line(err)) == (2, "", True)
-    assert f"device is {device.removesuffix(', offloaded')}, the journal has cpu" in err
-
-
-def test_weights_that_are_fetched_from_elsewhere_change_nothing(run, monkeypatch):
+def test_devices_are_compared_once_the_model_is_loaded(measured, monkeypatch):
+    """Weights that are fetched from elsewhere change nothing; another device does."""
+    assert measured("--resume", "never")[0] == 0
+    for device in ("2 x cpu", "cuda: another one", "cuda: another one, offloaded"):
+        monkeypatch.setattr("indexcache.commands.job.measure.device_kinds", lambda model, device=device: device)
+        code, printed, err = measured(keep=0.34)
+        assert (code, printed, one_line(err)) == (2, "", True)
+        assert f"device is {device.removesuffix(', offloaded')}, the journal has cpu" in err
     monkeypatch.setattr("indexcache.commands.job.measure.device_kinds", lambda model: "cpu, offloaded")
-    code, _, err = run("--resume", "required", keep=0.34)
+    code, _, err = measured("--resume", "required", keep=0.34)
     assert code == 0, err
-
-
-def test_a_model_that_runs_otherwise_than_before_is_refused_once_it_is_loaded(run, monkeypatch):
-    monkeypatch.setattr("indexcache.commands.job.measure.device_kinds", lambda model: "cuda: another one")
-    code, printed, err = run(keep=0.34)
-    assert (code, printed, one_line(err)) == (2, "", True)
-    assert "device is cuda: another one, the journal has cpu" in err

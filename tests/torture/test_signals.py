@@ -119,21 +119,21 @@ def test_before_there_is_a_journal_nothing_is_kept(real, number, tmp_path):
 
 
 @pytest.mark.reliability("R9")
-@pytest.mark.parametrize("place", ["prepare", "_open"])
-def test_before_a_resume_has_begun_what_is_kept_stays_kept(real, place, tmp_path):
+def test_before_a_resume_has_begun_what_is_kept_stays_kept(real, tmp_path):
     arguments, reference = real
     out = tmp_path / "run"
     run_child([*arguments, "--out", out], tmp_path, functools.partial(strike, "measuring", signal.SIGTERM))
     kept = read_journal(out / "journal.jsonl").content.window_evaluations
-    module = search_command if place == "prepare" else job_session
-    early = functools.partial(before, module, place, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    ended = run_child([*arguments, "--out", out], tmp_path, early)
-    assert (ended.code, one_line(ended.err)) == (75, True), ended
-    assert f"{kept} window evaluations are kept" in ended.err
+    for module, place in ((search_command, "prepare"), (job_session, "_open")):
+        early = functools.partial(before, module, place, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        ended = run_child([*arguments, "--out", out], tmp_path, early)
+        assert (ended.code, one_line(ended.err)) == (75, True), ended
+        assert f"{kept} window evaluations are kept" in ended.err
     again = run_child([*arguments, "--out", out], tmp_path)
     assert (again.code, plan_of(out)) == (0, plan_of(reference)), again
 
 
+@pytest.mark.torture
 @pytest.mark.reliability("R9")
 def test_signals_that_come_while_it_leaves_change_nothing(real, tmp_path):
     """A launcher sends its signal again and again until the process is gone."""

@@ -24,7 +24,7 @@ def windows(checkpoint):
     with (EMBEDDED / "calibration.jsonl").open(encoding="utf-8") as lines:
         documents = [json.loads(line)["text"] for line in lines]
     tokenizer = load_tokenizer(checkpoint)
-    return [tokenizer(text)["input_ids"][:TOKENS] for text in documents[:3]]
+    return [tokenizer(text)["input_ids"][:TOKENS] for text in documents[:2]]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def broken(model):
 class TestIndexers:
     def test_that_were_trained_draw_no_warning(self, model, checkpoint, windows, backends):
         install(model, backends)
-        assert [unskilled_indexers(model, checkpoint, window) for window in windows] == [None] * 3
+        assert [unskilled_indexers(model, checkpoint, window) for window in windows] == [None] * 2
 
     def test_that_are_noise_do(self, model, checkpoint, windows, backends):
         install(broken(model), backends)
@@ -66,6 +66,18 @@ def test_a_search_says_so_and_goes_on(checkpoint, text_file, run_cli, tmp_path, 
     line = "the indexers of tiny choose hardly better than chance"
     monkeypatch.setattr("indexcache.commands.search.unskilled_indexers", lambda *_: line)
     monkeypatch.delenv("INDEXCACHE_SEARCH_UNTRAINED")
-    options = ["--keep", 1, "--window", 96, "--windows", 3, "--heldout", 1, "--out", tmp_path / "run"]
+    options = [
+        "--keep",
+        1,
+        "--window",
+        96,
+        "--windows",
+        3,
+        "--heldout",
+        1,
+        "--selfcheck",
+        "--out",
+        tmp_path / "run",
+    ]
     code, _, err = run_cli("search", "--model", EMBEDDED, "--dataset", text_file, *options)
     assert (code, err.count("hardly better than chance")) == (0, 1)

@@ -1,6 +1,7 @@
 """Which backends run, what is said to fit, and what happens when memory runs out all the same."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from indexcache.dsa.chunks import out_of_memory
 from indexcache.dsa.long import feedforward
 from indexcache.dsa.long.backends import Backends, choose, install
 from indexcache.dsa.long.capacity import check_fits, layer_bytes, longest_window
+from indexcache.dsa.model import prefill
 from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.prefill import PrefillClock
@@ -150,15 +152,30 @@ def test_out_of_memory_is_known_whoever_says_it(said, memory):
     assert out_of_memory(ValueError(said)) is False
 
 
-def test_prefill_times_count_the_indexers_that_run():
+def test_prefill_times_count_the_indexers_that_run(monkeypatch):
+    """By a clock on which an indexer takes a second, the head four, and all else no time."""
     model = build("glm_moe_dsa")
-    forwards = [indexer.forward for indexer in find_indexers(model)[1].values()]
+    indexers = list(find_indexers(model)[1].values())
+    seconds = SimpleNamespace(passed=0.0)
+    monkeypatch.setattr(prefill, "time", SimpleNamespace(perf_counter=lambda: seconds.passed))
+
+    def taking(duration, forward):
+        def run(*args, **kwargs):
+            seconds.passed += duration
+            return forward(*args, **kwargs)
+
+        return run
+
+    for indexer in indexers:
+        indexer.forward = taking(1.0, indexer.forward)
+    model.lm_head.forward = taking(4.0, model.lm_head.forward)
+    forwards = [indexer.forward for indexer in indexers]
     clock = PrefillClock(model, range(6))
-    full, alone = clock.time([Pattern.all_full(6), Pattern.from_full(6, [0])], list(range(200)), 3)
-    assert 0 < alone.indexer_seconds < full.indexer_seconds < full.seconds
-    assert 0 < alone.indexer_share < 1
+    full, alone = clock.time([Pattern.all_full(6), Pattern.from_full(6, [0])], list(range(50)), 3)
+    assert (full.indexer_seconds, full.seconds) == (6.0, 10.0)
+    assert (alone.indexer_seconds, alone.seconds, alone.indexer_share) == (1.0, 5.0, 0.2)
     clock.close()
-    assert [indexer.forward for indexer in find_indexers(model)[1].values()] == forwards
+    assert [indexer.forward for indexer in indexers] == forwards
 
 
 def test_random_weights_need_the_config_alone(checkpoints, tmp_path):

@@ -29,7 +29,10 @@ TOKENS = 96
 SMALL = 40_000  # bytes a chunk: a few rows at these sizes
 
 
-@pytest.fixture(params=[(4096, 1 << 26, 4), (17, SMALL, 0), (37, SMALL, 1)], ids=["whole", "gathered", "mixed"])
+PIECES = {"whole": (4096, 1 << 26, 4), "gathered": (17, SMALL, 0), "mixed": (37, SMALL, 1)}
+
+
+@pytest.fixture(params=PIECES.values(), ids=PIECES)
 def pieces(request, monkeypatch):
     """Row chunks, their memory, and up to which multiple of the width products with all keys are used."""
     rows, budget, dense = request.param
@@ -76,14 +79,23 @@ class TestEveryFamily:
                 assert seen[0] == seen[1], f"indexer {layer}, row {row} selects other keys than stock"
 
     def test_window_losses_equal_stock_under_patterns(self, family, pieces):
-        window = Window(0, ids_of(1, seed=3)[0].tolist())
-        sites = len(find_indexers(build(family))[1])
-        for pattern in (Pattern.all_full(sites), Pattern.from_full(sites, [0, 2])):
-            wanted = loss(family, Backends(), pattern, window)
-            for backends in EVERY:
-                measured = loss(family, backends, pattern, window)
-                assert measured == pytest.approx(wanted, rel=1e-5), f"{backends} under {pattern}"
+        window, model = Window(0, ids_of(1, seed=3)[0].tolist()), build(family)
+        sites = list(find_indexers(model)[1])
+        patterns = [Pattern.all_full(len(sites)), Pattern.from_full(len(sites), [0, 2])]
 
+        def losses(backends):
+            remove = install(model, backends)
+            measure = PatternLosses(model, sites)
+            measured = measure.measure(patterns, [window])[0]
+            measure.switch.remove()
+            remove()
+            return measured
+
+        wanted = losses(Backends())
+        for backends in EVERY:
+            assert losses(backends) == pytest.approx(wanted, rel=1e-5), f"{backends} under {patterns}"
+
+    @pytest.mark.parametrize("pieces", [PIECES["whole"], PIECES["gathered"]], ids=str, indirect=True)
     def test_sequences_no_longer_than_the_width(self, family, pieces):
         model = build(family)
         for tokens in (1, 2, 15, 16, 17):
@@ -92,13 +104,6 @@ class TestEveryFamily:
             remove = install(model, Backends("chunked", "sparse"))
             torch.testing.assert_close(logits(model, ids), stock, rtol=0, atol=5e-5)
             remove()
-
-
-def loss(family, backends, pattern, window):
-    model = build(family)
-    install(model, backends)
-    losses = PatternLosses(model, list(find_indexers(model)[1]))
-    return losses.measure([pattern], [window])[0][0]
 
 
 def selections(model, ids):

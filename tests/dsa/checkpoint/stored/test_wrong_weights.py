@@ -371,7 +371,7 @@ class TestGitLfsPointers:
 class TestAModelNoBetterThanAGuess:
     def arguments(self, model, text_file, out):
         given = ["search", "--model", model, "--dataset", text_file, "--keep", 1, "--window", 96]
-        return [*given, "--windows", 3, "--heldout", 1, "--out", out, "-q"]
+        return [*given, "--windows", 3, "--heldout", 1, "--selfcheck", "--out", out, "-q"]
 
     def test_is_refused_before_the_search(self, run_cli, checkpoints, text_file, tmp_path, monkeypatch):
         arguments = self.arguments(checkpoints["glm_moe_dsa"], text_file, tmp_path / "run")
