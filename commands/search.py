@@ -19,7 +19,7 @@ from ..dsa.checks.selections import unskilled_indexers
 from ..dsa.checks.selfcheck import check_tokens as tokens_of_check
 from ..dsa.checks.selfcheck import self_check
 from ..dsa.model.evaluator import Evaluator
-from ..errors import GateError
+from ..errors import GateError, MeasurementError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES
 from ..recipes.schema import Recipe
 from ..search.cost import LayerCount, Shape
@@ -160,7 +160,13 @@ def _measure_beside(job: Job, session: Session, model: Evaluator, reporter: Repo
     content, surrogate = session.content, job.method.surrogate
     if surrogate != "none" and surrogate not in content.layer_costs:
         reporter.doing("measuring what each layer costs under earlier layers' selections")
-        session.keep_costs(surrogate, model.layer_costs(CALIBRATION, surrogate))
+        try:
+            session.keep_costs(surrogate, model.layer_costs(CALIBRATION, surrogate))
+        except MeasurementError as error:
+            if job.method.strategy == "dp":
+                raise
+            # They only save work and give a baseline: a search can do without.
+            reporter.warn(f"no layer costs, so fast begins without an order: {error}")
     if job.measures_overlap and content.overlap_matrix is None:
         reporter.doing("measuring how far selections overlap")
         session.keep_overlap(model.overlap(CALIBRATION, job.checkpoint.selection_width))

@@ -12,7 +12,7 @@ from statistics import NormalDist
 from .losses import Difference, mean_difference
 
 CONFIDENCE = 0.95
-_MOST_STANDARD_ERRORS = 8.0
+_MOST_STANDARD_ERRORS = 6.0
 
 # Of the trapezoidal rule, whose error falls exponentially with the spacing: 9 digits and more at any tail in use.
 _SPACING, _POINTS = 0.125, 320
@@ -271,6 +271,6 @@ def clearly_worse(difference: Difference, sizes: tuple[int, ...], standard_error
     """
     if difference.standard_error is None:
         return False
-    # Beyond 8 of a normal no chance is left that a float could tell from none.
+    # Beyond 6 of a normal no search takes as many windows as a chance so small would show on.
     tail = NormalDist().cdf(-min(standard_errors, _MOST_STANDARD_ERRORS))
     return difference.delta > critical_value(tail, sizes) * difference.standard_error

@@ -196,14 +196,16 @@ def _probe_groups(
     """Probes that check the plan, and those that choose: never in the same text, and under other seeds."""
     groups: dict[str, WindowGroup] = {}
     if probes.choosing:
-        texts = _texts(tokenizer, windows, (CALIBRATION, REFINEMENT))
-        count = request.calibration + request.refinement
-        made = make_probes(tokenizer, texts, request.length, -(-count // len(KINDS)), 2 * request.seed + 1)
-        # In random order, so that the first few are as mixed as all.
-        random.Random(f"{request.seed}/{PROBES}").shuffle(made)
-        groups[PROBES] = _group(made[:count])
+        # Each window's probe is made in the text of its own group, so that refinement's are new to the search too.
+        groups[PROBES] = _group(
+            [
+                probe
+                for place, name in enumerate((CALIBRATION, REFINEMENT))
+                for probe in _mixed_probes(tokenizer, windows, name, request, 2 * request.seed + 1 + 2 * place)
+            ]
+        )
     if probes.of_each_kind and request.heldout:
-        texts = _texts(tokenizer, windows, (HELD_OUT,))
+        texts = _texts(tokenizer, windows, HELD_OUT)
         try:
             groups[HELD_OUT_PROBES] = _group(
                 make_probes(tokenizer, texts, request.length, probes.of_each_kind, 2 * request.seed)
@@ -215,13 +217,23 @@ def _probe_groups(
     return groups
 
 
-def _texts(tokenizer: Any, windows: Windows, groups: Sequence[str]) -> list[list[int]]:
-    """The text of some groups, joined by document, without special tokens."""
+def _mixed_probes(tokenizer: Any, windows: Windows, name: str, request: WindowRequest, seed: int) -> list[Probe]:
+    """A probe beside every window of a group, in random order, so that the first few are as mixed as all."""
+    count = len(windows.group(name))
+    if not count:
+        return []
+    texts = _texts(tokenizer, windows, name)
+    made = make_probes(tokenizer, texts, request.length, -(-count // len(KINDS)), seed)
+    random.Random(f"{request.seed}/{name}/{PROBES}").shuffle(made)
+    return made[:count]
+
+
+def _texts(tokenizer: Any, windows: Windows, name: str) -> list[list[int]]:
+    """The text of a group, joined by document, without special tokens."""
     special = set(tokenizer.all_special_ids)
     texts: dict[int, list[int]] = {}
-    for name in groups:
-        for document, ids in zip(windows.documents(name), windows.group(name).tolist(), strict=True):
-            texts.setdefault(document, []).extend(token for token in ids if token not in special)
+    for document, ids in zip(windows.documents(name), windows.group(name).tolist(), strict=True):
+        texts.setdefault(document, []).extend(token for token in ids if token not in special)
     return list(texts.values())
 
 

@@ -181,6 +181,18 @@ class PatternLosses:
         if memory is not None and keep_states:
             for window, states in zip(windows, states_to_keep, strict=True):
                 memory.keep(window.name, patterns[0], states)
+        return self._row_losses(patterns, windows, ids, rows, last_token, references)
+
+    def _row_losses(
+        self,
+        patterns: Sequence[Pattern],
+        windows: Sequence[Window],
+        ids: Sequence[torch.Tensor],
+        rows: Sequence[_Row],
+        last_token: bool,
+        references: dict[Hashable, torch.Tensor] | None,
+    ) -> list[list[WindowLoss]]:
+        """What the rows that left the last layer cost, ``[window][pattern]``."""
         losses = [[WindowLoss(0.0)] * len(patterns) for _ in windows]
         # All full comes first: the others are compared with it, and its row gives the window's blind loss, as
         # other rows' differ by rounding, where experts group tokens.
@@ -286,9 +298,14 @@ class PatternLosses:
                 piece = tokens[:, start : end + 1]
                 hidden = self._through_all(piece[:, :-1])
                 short_losses[first:end] = self._tail.losses(hidden, piece, rows[first - start : end - start])
-            # No pattern changes what is blind, so nothing there is worth a weight.
-            short_losses[: self.blind] = long_losses[: self.blind]
-            self._key_weights[window.name] = key_weights(long_losses, short_losses)
+            # No pattern changes what is blind, so nothing there has a weight; all labels together weigh as many.
+            blind = min(self.blind, labels)
+            weights = torch.zeros(labels)
+            if blind < labels:
+                weights[blind:] = (
+                    key_weights(long_losses[blind:], short_losses[blind:]) * labels / (labels - blind)
+                )
+            self._key_weights[window.name] = weights
 
     def _through_all(self, tokens: torch.Tensor, pattern: Pattern | None = None) -> torch.Tensor:
         """What leaves the last layer under ``pattern``, all full by default, for ``tokens`` ``[1, tokens]``."""

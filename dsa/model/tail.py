@@ -100,7 +100,8 @@ class Tail:
             sums.append(window_loss(logits, self._labels(ids, part, logits), other, weights))
             return logits
 
-        self._run(rows, work)
+        # A comparison holds eight such matrices: both logits, shares, distances, and what is made of them.
+        self._run(rows, work, 1 if reference is None else 8)
         return WindowLoss(*(math.fsum(values) for values in zip(*sums, strict=True))) if sums else NOTHING
 
     def losses(self, hidden: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -112,7 +113,7 @@ class Tail:
             parts.append(label_losses(logits, self._labels(ids, part, logits)).cpu())
             return logits
 
-        self._run(rows, work)
+        self._run(rows, work, 1)
         return torch.cat(parts) if parts else torch.empty(0)
 
     def _logits(self, hidden: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -124,13 +125,13 @@ class Tail:
     def _labels(ids: torch.Tensor, rows: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         return ids[0, rows + 1].to(logits.device)
 
-    def _run(self, rows: torch.Tensor, work: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Calls ``work`` with some of ``rows`` at a time, as many as fit."""
+    def _run(self, rows: torch.Tensor, work: Callable[[torch.Tensor], torch.Tensor], matrices: int) -> None:
+        """Calls ``work``, which holds so many ``[rows, vocabulary]`` matrices, with as many rows as fit."""
         if not len(rows):
             return
         first = work(rows[:1])  # says how large the vocabulary is, and where logits are
         least = self._budget.bytes(first.device) // _MOST_LOGITS_ROWS
-        row_bytes = max(4 * first.shape[-1], least)
+        row_bytes = max(4 * matrices * first.shape[-1], least)
 
         def chunk(start: int, end: int) -> None:
             work(rows[1 + start : 1 + end])

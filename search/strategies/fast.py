@@ -48,8 +48,9 @@ def fast_greedy(
         noise_floor: costs that differ by no more than this count as tied.
         pinned: sites that stay full.
         confidence: with which a step has to be told from its rivals to count as decided.
-        order: sites in the order in which an earlier search removed them. Each step then measures the
-            next of them first, and the first step has only a glance, at four windows, at the others.
+        order: sites in the order in which an earlier search removed them, or in which layer costs would. Each
+            step then measures the next of them first, and the first step has only a glance, at four windows, at
+            the others.
         standard_errors: of the race.
         on_step: told of each committed step.
 

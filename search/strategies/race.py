@@ -21,9 +21,9 @@ def race(
     """Measures ``patterns`` on 4, 8, 16, ... windows and drops one when it is clearly worse than the best.
 
     Clearly means that its loss, paired on the same windows, is higher by more than ``standard_errors``
-    standard errors of the difference, seen on what tells as much as four documents of equally many windows
-    (see ``effective_documents``); a loss that is no number is always worse. Whatever stays has seen every
-    window. A pattern alone has nothing to race and sees them at once.
+    standard errors of a normal distribution are worth on as many documents (see ``clearly_worse``); a loss that
+    is no number is always worse. Whatever stays has seen every window. A pattern alone has nothing to race and
+    sees them at once.
 
     Args:
         measurements: of the calibration windows.
