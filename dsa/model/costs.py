@@ -67,7 +67,7 @@ def layer_costs(
     ``fisher`` estimates in nats per label the KL divergence of all full's predictions to those with site j
     served by site i: its loss has labels drawn from the model itself, so that the mean of ``g g^T`` is the
     Fisher information, the curvature of the KL. Products of two positions' terms are left out: on the embedded
-    model they add 5 %, and most of the noise; without them one draw is enough.
+    model they add a few per cent and most of the noise; without them one draw is enough.
 
     ``error`` needs no gradient, as the residual stream tells its size: norms make what follows blind to the
     length of ``h_r``, so gradients go by 1 / |h_r|. On the embedded model the mean of ``|g|^2 |h|^2`` is 0.9 to

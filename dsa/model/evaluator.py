@@ -18,7 +18,7 @@ from .losses import PatternLosses
 from .tail import Window
 
 # Of calibration, on which layer costs are measured.
-_COST_WINDOWS = 8
+_COST_WINDOWS = 4
 
 
 class Evaluator:
