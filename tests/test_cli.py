@@ -29,12 +29,13 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     assert {line.split(":")[0] for line in lines(err)} == {"note", "warning"}
     code, out, _ = run_cli("export", searched / "plan.json", "--to", "sglang", "--json")
     assert set(json.loads(out)["settings"]) == {"index_topk_pattern", "indexer_types"}
-    arguments = ["--to", "vllm", "--engine-version", "0.30.0", "--pp-layers", "1,7", "--json"]
+    plan = json.loads((searched / "plan.json").read_text())
+    shared = plan["result"]["pattern"].index("S")  # where a stage cannot start
+    arguments = ["--to", "vllm", "--engine-version", "0.30.0", "--pp-layers", f"{shared},{8 - shared}", "--json"]
     code, out, _ = run_cli("export", searched, *arguments)
     assert (code, "--force" in json.loads(out)["error"]["hint"]) == (2, True)
     code, out, err = run_cli("export", searched, *arguments, "--force")
     document = json.loads(out)
-    plan = json.loads((searched / "plan.json").read_text())
     assert (code, document["pattern"], document["written"]) == (0, plan["result"]["layer_pattern"], None)
     assert [remark["text"] for remark in document["warnings"]] == [line.partition(": ")[2] for line in lines(err)]
     failing = [remark["text"] for remark in document["warnings"] if remark["severity"] == "error"]

@@ -18,6 +18,7 @@ from indexcache.calibrate.sources import Documents, TextSource
 from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.load import load_model
+from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.agreement import selection_overlap
 from indexcache.dsa.model.costs import ERROR, FISHER, layer_costs
 from indexcache.dsa.model.losses import PatternLosses, Window
@@ -130,7 +131,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write every figure here")
     options = parser.parse_args()
     checkpoint = open_checkpoint(options.model)
-    tokenizer, model = load_tokenizer(checkpoint), load_model(checkpoint, "float32")
+    tokenizer, model = load_tokenizer(checkpoint), load_model(checkpoint, find_weights(checkpoint), "float32")
     sites = len(checkpoint.site_layers)
     keeps = [kept_sites(sites, keep) for keep in options.keep]
     most = max(*options.windows, options.fast_windows)

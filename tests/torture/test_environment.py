@@ -134,7 +134,8 @@ def test_streams_that_are_closed_full_or_left(plan, clean, cases, tmp_path):
 @pytest.mark.reliability("R22")
 def test_terminals_without_unicode_or_width(plan, clean, cases, tmp_path):
     document = json.loads(plan.read_text())
-    delta = f"{document['heldout']['plan']['delta']:+.4f} +/- {document['heldout']['plan']['standard_error']:.4f}"
+    held_out = document["heldout"]["plan"]
+    delta = f"{held_out['delta']:+.4f} ({held_out['low']:.4f} to {held_out['high']:.4f})"
     for columns in ("20", "1", "0", "x"):
         done = run_forked(tmp_path, "eval", plan, "-q", encoding="ascii", COLUMNS=columns)
         clean(f"no Unicode, {columns} columns", done, 0)

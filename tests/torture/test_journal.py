@@ -220,7 +220,7 @@ def test_losses_beyond_reason_are_kept_as_they_are(asked, search_on_paper, monke
     without_a_model(monkeypatch, asked[1], PaperModel(explode))
     code = search_on_paper(tmp_path)
     assert code == 0
-    assert read_journal(tmp_path / "journal.jsonl").content.losses["calibration", False]["FSFFFF"][0] == 3e9
+    assert read_journal(tmp_path / "journal.jsonl").content.losses["calibration", False]["FSFFFF"][0].loss == 3e9
 
 
 def test_records_are_lines_of_json_with_exact_floats(half):
@@ -233,4 +233,4 @@ def test_records_are_lines_of_json_with_exact_floats(half):
     for record in measured:
         known = content.losses[record["group"], record["last_token"]]
         for pattern, sums in zip(record["patterns"], record["sums"], strict=True):
-            assert [known[pattern][window] for window in record["windows"]] == sums
+            assert [list(known[pattern][window]) for window in record["windows"]] == sums

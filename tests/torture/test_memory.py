@@ -9,6 +9,7 @@ from random_models import build
 from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.paths import PathMemory
+from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
 from indexcache.search.cost import LayerCount, Shape
 from indexcache.search.run.journal import Journal
@@ -21,7 +22,10 @@ SITES, WINDOWS, LENGTH = 6, 4, 40
 @pytest.mark.reliability("R25")
 def test_over_500_evaluations(cases, full, tmp_path):
     model = build("glm_moe_dsa")
-    windows = [[(7 * window + 13 * place) % 4096 for place in range(LENGTH)] for window in range(WINDOWS)]
+    windows = [
+        Window(("calibration", window), [(7 * window + 13 * place) % 4096 for place in range(LENGTH)])
+        for window in range(WINDOWS)
+    ]
     memory = PathMemory(range(SITES), WINDOWS, 1 << 20)
     evaluator = Evaluator(PatternLosses(model, range(SITES), blind=16, memory=memory), {"calibration": windows})
     journal = Journal(tmp_path / "journal.jsonl", {}, None)

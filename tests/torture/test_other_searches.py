@@ -135,9 +135,10 @@ def another_release(tmp_path, patch):
 
 def another_schema(tmp_path, patch):
     path = tmp_path / "run" / "journal.jsonl"
-    from indexcache.search.run.journal import _check
+    from indexcache.search.run.journal import SCHEMA, _check
 
-    body = path.read_bytes().splitlines()[0].replace(b'"schema_version":1', b'"schema_version":9')
+    version = f'"schema_version":{SCHEMA}'.encode()
+    body = path.read_bytes().splitlines()[0].replace(version, b'"schema_version":9')
     body = re.sub(rb',"check":"[0-9a-f]+"\}$', b"", body)
     path.write_bytes(body + f',"check":"{_check("", body)}"}}\n'.encode())
 

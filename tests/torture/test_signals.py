@@ -25,10 +25,10 @@ PLACES = ["loading", "measuring", "writing a record", "writing the plan"]
 def strike(place, number, twice=False):
     """Makes this process send itself a signal when it comes to ``place``, and another one soon after."""
 
-    def send(*_):
+    def send(*_, **__):
         os.kill(os.getpid(), number)
 
-    def send_again(*_):
+    def send_again(*_, **__):
         time.sleep(2 * signals._SAME_STOP_SECONDS)
         os.kill(os.getpid(), number)
         time.sleep(60)
@@ -38,7 +38,7 @@ def strike(place, number, twice=False):
     if place == "loading":
         before(search_command, "load", send)
     if place == "measuring":
-        before(PatternLosses, "measure", send, times=20)
+        before(PatternLosses, "compare", send, times=20)
     if place == "writing a record":
         before(Journal, "append", lambda journal, record: before(os, "write", send), times=20)
     if place == "writing the plan":

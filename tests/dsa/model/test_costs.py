@@ -5,11 +5,10 @@ import random
 
 import pytest
 import torch
-from random_models import EMBEDDED, FAMILIES, LAYERS, TOKEN_INDEX_FAMILIES, build, site_layers
+from random_models import EMBEDDED, FAMILIES, LAYERS, TOKEN_INDEX_FAMILIES, build, load_checkpoint, site_layers
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.families import FAMILIES as TABLE
-from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.long.backends import Backends, install
 from indexcache.dsa.model.costs import ERROR, FISHER, layer_costs
@@ -237,7 +236,7 @@ def test_costs_that_are_no_numbers_are_refused(surrogate):
 
 def test_fisher_costs_are_about_the_kl_that_one_shared_site_makes():
     checkpoint = open_checkpoint(str(EMBEDDED))
-    model, ids, blind = load_model(checkpoint, "float32"), window(128, seed=4), checkpoint.selection_width
+    model, ids, blind = load_checkpoint(checkpoint, "float32"), window(128, seed=4), checkpoint.selection_width
     losses, sites = PatternLosses(model, checkpoint.site_layers), len(checkpoint.site_layers)
     costs = layer_costs(model, losses.switch, [ids], FISHER, blind).windows[0]
     full = Pattern.all_full(sites)
