@@ -236,7 +236,7 @@ def test_costs_that_are_no_numbers_are_refused(surrogate):
 
 def test_fisher_costs_are_about_the_kl_that_one_shared_site_makes():
     checkpoint = open_checkpoint(str(EMBEDDED))
-    model, ids, blind = load_checkpoint(checkpoint, "float32"), window(128, seed=4), checkpoint.selection_width
+    model, ids, blind = load_checkpoint(checkpoint, "float32"), window(256, seed=4), checkpoint.selection_width
     losses, sites = PatternLosses(model, checkpoint.site_layers), len(checkpoint.site_layers)
     costs = layer_costs(model, losses.switch, [ids], FISHER, blind).windows[0]
     full = Pattern.all_full(sites)
