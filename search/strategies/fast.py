@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...pattern import Pattern
-from ..intervals import CONFIDENCE, margin
+from ..intervals import CONFIDENCE, Margin, margin
 from ..losses import Evaluation, Measurements, mean_difference
-from .greedy import Step, best_step, candidates, no_finite_loss
+from .greedy import Step, best_step, candidates, no_finite_loss, undecided_sites
 from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
 
 # A candidate not measured on all windows at this step has to seem cheaper by so many standard errors.
@@ -111,17 +111,17 @@ class _LazySearch:
         if not finished:
             raise no_finite_loss(sites)
         step = best_step(list(finished), list(finished.values()), self.noise_floor, self.confidence)
-        open_sites = [site for site in sites if site not in finished and not self._told_apart(site, step, current)]
+        # A site that is in neither has no finite loss.
+        unfinished = [site for site in sites if site not in finished and site in self.seen]
+        margins = {**step.margins} | {site: self._last_seen(site, step, current) for site in unfinished}
         self._forget_next(step.removed, current.pattern)
-        return replace(step, undecided=(*step.undecided, *open_sites))
+        return replace(step, margins=margins, undecided=undecided_sites(margins, self.noise_floor))
 
-    def _told_apart(self, site: int, step: Step, current: Evaluation) -> bool:
-        """Whether ``site``, not measured at this step, is dearer for sure by what was last seen of it."""
-        increases = self.seen.get(site)
-        if increases is None:  # its loss is not finite
-            return True
+    def _last_seen(self, site: int, step: Step, current: Evaluation) -> Margin:
+        """How much dearer ``site``, not measured on all windows at this step, is by what was last seen of it."""
+        increases = self.seen[site]
         lowest, documents = _increases(step.evaluation, current)[: len(increases)], current.documents
-        return margin(lowest, increases, documents[: len(increases)], self.confidence).beyond(self.noise_floor)
+        return margin(lowest, increases, documents[: len(increases)], self.confidence)
 
     def _first(self, sites: Sequence[int]) -> int | None:
         """The next site of the older search's order, or the one that seemed cheapest; None at a cold start."""

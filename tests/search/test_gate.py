@@ -2,7 +2,7 @@
 
 import pytest
 
-from indexcache.search.plan.gate import Gate
+from indexcache.search.gate import Gate
 from indexcache.search.plan.schema import MeasuredPattern
 
 
