@@ -16,7 +16,7 @@ from .resamples import kept_chances
 from .sample_size import Choice, Outlook, Tie, look_confidence, look_count, outlook
 from .strategies.blocks import blocks_greedy
 from .strategies.dp import Costs, dp_patterns, mean_costs, removal_order
-from .strategies.fast import fast_greedy
+from .strategies.fast import fast_greedy, look_again
 from .strategies.greedy import Step, candidate_evaluations, exact_greedy
 from .strategies.overlap import overlap_pattern
 from .strategies.refine import Descent, Swap, refine
@@ -227,6 +227,8 @@ def _choose(problem: Problem, measurements: Measurements, confidence: float, pro
     surrogate = dp_patterns(costs, method.pinned) if costs else {}
     by_dp = _by_dp(measurements, surrogate, goal, method, sites) if method.strategy == "dp" else []
     chosen = _pick(baseline, [*(step.evaluation for step in steps), *by_dp], goal, method)
+    if method.auto_windows:
+        steps = _looked_again(measurements, steps, chosen.pattern, floor, confidence)
     descents = _refine(problem, measurements, chosen.pattern, surrogate, progress)
     swaps = _on_calibration(measurements, descents)
     if descents:
@@ -245,6 +247,18 @@ def _choose(problem: Problem, measurements: Measurements, confidence: float, pro
         algorithm_1_evaluations=candidate_evaluations(sites, min(reached), method.pinned),
         windows=measurements.windows,
     )
+
+
+def _looked_again(
+    measurements: Measurements, steps: Sequence[Step], picked: Pattern, floor: float, confidence: float
+) -> list[Step]:
+    """``steps``, those down to ``picked`` told from what it keeps full as far as these windows tell."""
+    return [
+        look_again(measurements, step, picked.full, floor, confidence)
+        if step.pattern.kept >= picked.kept
+        else step
+        for step in steps
+    ]
 
 
 def _kept_chances(

@@ -61,16 +61,16 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
 def _measured(plan: Plan) -> dict[int, MeasuredPattern]:
     """The pattern that a cut takes, for every number of full sites that has one.
 
-    Where there is a step, its pattern goes before that of layer costs, which is its baseline. Refinement belongs
-    to one number of full sites, at which its end goes before the step. What the plan picked goes before all.
+    It is a step, or where layer costs chose the pattern that they give. Refinement belongs to one number of full
+    sites, at which its end goes before the step. What the plan picked goes before all.
     """
     search = plan.search
-    patterns: list[MeasuredPattern] = [plan.all_full, *search.dp, *search.steps]
+    chosen: list[MeasuredPattern] = [plan.all_full, *(search.dp if search.strategy == "dp" else search.steps)]
     # The best end is where the swaps led, or a start that none improved.
     ends = {start.end for start in search.starts[:1]}
-    others = [*search.uniform, *search.overlap]
-    patterns += [pattern for pattern in [*others, *patterns] if pattern.pattern in ends]
-    return {pattern.kept: pattern for pattern in [*patterns, *search.swaps, plan.result]}
+    baselines = [*search.uniform, *search.dp]
+    refined = [pattern for pattern in [*baselines, *chosen] if pattern.pattern in ends]
+    return {pattern.kept: pattern for pattern in [*chosen, *search.swaps, *refined, plan.result]}
 
 
 def _not_measured(plan: Plan, keep: float, kept: int, measured: list[int]) -> PlanError:

@@ -68,6 +68,44 @@ def fast_greedy(
     return steps
 
 
+def look_again(
+    measurements: Measurements, step: Step, stays: Collection[int], noise_floor: float, confidence: float
+) -> Step:
+    """``step`` with those sites of ``stays`` measured further that it was not told from on the windows they saw.
+
+    What a lazy search saw of a site on a few windows often leaves open what more windows tell. So the open sites
+    are measured at this step, on twice as many windows each time, until they are told apart or have seen all.
+
+    Args:
+        measurements: of the calibration windows.
+        step: of a search on them.
+        stays: sites that stay full at the end.
+        noise_floor: costs that differ by no more than this are not told apart.
+        confidence: with which they have to be.
+    """
+    before = Pattern.from_full(len(step.pattern), {*step.pattern.full, step.removed})
+    margins = dict(step.margins)
+
+    def seen(site: int) -> int:
+        return margins[site].windows or measurements.windows
+
+    while rivals := [
+        site
+        for site in undecided_sites(margins, noise_floor)
+        if site in stays and seen(site) < measurements.windows
+    ]:
+        count = min(2 * min(map(seen, rivals)), measurements.windows)
+        field = [site for site in rivals if seen(site) < count]
+        results = measurements([before.share(site) for site in field], count)
+        for site, rival in zip(field, results, strict=True):
+            if rival.finite:
+                lowest = step.evaluation.window_costs[:count]
+                margins[site] = margin(lowest, rival.window_costs, rival.documents, confidence)
+            else:
+                del margins[site]
+    return replace(step, margins=margins, undecided=undecided_sites(margins, noise_floor))
+
+
 @dataclass
 class _LazySearch:
     """One lazy search in progress.
