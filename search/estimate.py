@@ -17,7 +17,6 @@ from .search import Problem, SearchProgress, run_search
 _NOISE = 1.5
 _MOST_WINDOWS = 32  # gone through; more cost in proportion, if anything less
 _FARTHER = 0.3
-_COST_WINDOWS = 8  # that made-up layer costs are of: as measured ones, they scatter less than one window does
 _GROUPS = ("windows", "heldout", "refinement", "probes", "mixed_probes")
 
 
@@ -153,7 +152,7 @@ class _InventedLosses:
                 [self._cost(site, site - source, number) if source < site else 0.0 for site in sites]
                 for source in sites
             ]
-            for number in range(min(_COST_WINDOWS, len(self._scatter[0])))
+            for number in range(min(max(1, self._shape.cost_windows), len(self._scatter[0])))
         ]
 
     def _cost(self, site: int, distance: int, number: int) -> float:

@@ -154,18 +154,28 @@ def test_dynamic_programming_costs_its_layer_costs_and_a_pattern_a_budget(goal, 
         assert expected.algorithm_1_layer_windows == sum(removals) * shape.windows * LAYERS
 
 
+def both_surrogates(method):
+    """What a search costs with either kind of layer costs, and by how much measuring the second takes more."""
+    shape = replace(SHAPE, cost_windows=2)
+    error, fisher = (
+        expected_cost(shape, Goal(0.4), replace(method, surrogate=name)) for name in ("error", "fisher")
+    )
+    runs = [layer_cost_runs(name, 2, LAYERS, SITE_LAYERS) for name in ("error", "fisher")]
+    return error, fisher, runs[1] - runs[0]
+
+
 def test_layer_costs_count_where_they_are_only_a_baseline_but_not_as_choosing():
-    method = Method(strategy="exact", surrogate="error")
-    few, many = (expected_cost(replace(SHAPE, cost_windows=windows), Goal(0.4), method) for windows in (1, 3))
-    assert many.layer_windows - few.layer_windows == 2 * layer_cost_runs("error", 1, LAYERS, SITE_LAYERS)
-    assert many.search_layer_windows == few.search_layer_windows
+    error, fisher, more = both_surrogates(Method(strategy="exact"))
+    assert fisher.layer_windows - error.layer_windows == more
+    assert fisher.search_layer_windows == error.search_layer_windows
 
 
 def test_where_layer_costs_order_fast_they_count_as_choosing():
-    method = Method(surrogate="error")
-    few, many = (expected_cost(replace(SHAPE, cost_windows=windows), Goal(0.4), method) for windows in (1, 3))
-    more = 2 * layer_cost_runs("error", 1, LAYERS, SITE_LAYERS)
-    assert many.search_layer_windows - few.search_layer_windows == more
+    error, fisher, more = both_surrogates(Method())
+    assert fisher.search_layer_windows - error.search_layer_windows == more
+    # An older plan's order goes before theirs.
+    error, fisher, _ = both_surrogates(Method(order=(3, 1, 4, 2)))
+    assert fisher.search_layer_windows == error.search_layer_windows
 
 
 def test_algorithm_1_takes_the_windows_that_auto_comes_to():
