@@ -93,7 +93,7 @@ def evaluate(
         **run.model_dump(include={"device", "dtype", "versions"}),
     }
     check = Check(
-        windows=len(windows.group(settings.group)),
+        windows=_window_count(planned.plan, windows, settings),
         losses=losses,
         max_delta=settings.max_delta,
         passed=gate.passes(losses.plan, settings.max_delta),
@@ -171,7 +171,8 @@ def _measured(
     """
     plan, group, confidence = planned.plan, settings.group, settings.gate.confidence
     probes = windows.groups[HELD_OUT_PROBES] if settings.with_probes else None
-    reporter.begin(3 * (len(windows.group(group)) + (len(probes.ids) if probes else 0)), "window evaluations")
+    count = _window_count(plan, windows, settings)
+    reporter.begin(3 * (count + (len(probes.ids) if probes else 0)), "window evaluations")
     problem = windows_problem(
         evaluator(loaded, windows, reporter),
         windows,
@@ -179,7 +180,7 @@ def _measured(
         Goal(keep=1.0),
         Method(pinned=plan.pinned_sites),
     )
-    losses = heldout_record(compare(problem, group, plan.pattern), confidence)
+    losses = heldout_record(compare(problem, group, plan.pattern, windows=count), confidence)
     if losses is None:
         raise MeasurementError(f"a loss on the {GROUP_TITLES[group]} windows is NaN or infinite")
     if probes is None:
@@ -188,6 +189,13 @@ def _measured(
     if scores is None:
         raise MeasurementError("a loss on the probes is NaN or infinite")
     return losses, scores
+
+
+def _window_count(plan: Plan, windows: Windows, settings: EvalSettings) -> int:
+    """How many windows are measured: all, but of those for choosing only the first ones, that the search used."""
+    available = len(windows.group(settings.group))
+    used = plan.search.windows if settings.group == CALIBRATION else None
+    return available if used is None else min(used, available)
 
 
 def _unseen_check(check: Check, probes: ProbesCheck | None, windows: Windows, text: OtherText) -> UnseenCheck:

@@ -11,9 +11,9 @@ from ..calibrate.sources import TextSource
 from ..errors import SettingError
 from ..evaluate import CALIBRATION, HELD_OUT
 from ..recipes.schema import Recipe
+from ..search.gate import Gate
 from ..search.intervals import CONFIDENCE
 from ..search.plan.cut import check_max_delta
-from ..search.plan.gate import Gate
 from ..search.plan.schema import Plan
 
 # Of eval's options those that ask for other windows than the plan's own, and of these what says where text is.

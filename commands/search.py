@@ -22,9 +22,9 @@ from ..dsa.model.evaluator import Evaluator
 from ..errors import GateError, MeasurementError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES
 from ..recipes.schema import Recipe
-from ..search.cost import LayerCount, Shape
+from ..search.cost import LayerCount, Shape, layer_cost_runs
+from ..search.gate import Gate
 from ..search.goal import Goal, Method
-from ..search.plan.gate import Gate
 from ..search.plan.older import changed_steps
 from ..search.plan.record import cost_record, heldout_record, probes_record, result_record, search_record
 from ..search.plan.schema import InitRecord, Plan
@@ -103,6 +103,13 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
     checkpoint, windows, confidence = job.checkpoint, job.windows, job.method.confidence
     evaluations = run.measure.window_evaluations
     overlap_layers = len(windows.calibration) * checkpoint.layers if job.measures_overlap else 0
+    cost_runs = layer_cost_runs(
+        run.method.surrogate,
+        len(run.method.layer_costs or ()),
+        checkpoint.layers,
+        checkpoint.site_layers,
+        checkpoint.shared_layers,
+    )
     probes = windows.groups.get(HELD_OUT_PROBES)
     return Plan(
         indexcache=__version__,
@@ -116,11 +123,12 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
         probes=probes_record(findings.probes, () if probes is None else probes.kinds, confidence),
         cost=cost_record(
             findings,
+            run.method,
             evaluations,
             run.measure.count.layer_windows + overlap_layers,
             evaluations * windows.length,
-            len(windows.calibration),
             checkpoint.layers,
+            cost_runs,
         ),
     )
 

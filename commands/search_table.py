@@ -10,8 +10,8 @@ from rich.table import Table
 
 from ..pattern import Pattern
 from ..search.plan.schema import Plan, ProbesRecord
-from ..search.report.certainty import decided_steps, least_chance
-from ..search.report.prose import shorter_window
+from ..search.report.certainty import decided_steps, least_chance, not_decided
+from ..search.report.prose import calibration_windows, shorter_window
 from ..search.report.tables import held_out, in_sample
 from ..search.report.timing import Timing
 from ..search.report.words import layers, percent
@@ -72,9 +72,12 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
     print_table(console, _comparison(plan))
     for name, text in _facts(plan).items():
         print_line(console, f"{name:<8} {text}")
+    if line := not_decided(plan):
+        print_line(console, line)
     print_line(
         console,
-        f"{tokens.windows} calibration and {tokens.heldout_windows} held-out windows of {tokens.window} tokens; "
+        f"{calibration_windows(plan)} calibration and {tokens.heldout_windows} held-out windows of "
+        f"{tokens.window} tokens; "
         f"{timing.seconds:.0f} s" + (f" in {timing.sittings} sessions" if timing.sittings > 1 else ""),
     )
     print_line(

@@ -13,6 +13,28 @@ def times_fewer(algorithm_1: int, spent: int) -> float:
     return algorithm_1 / spent if algorithm_1 and spent else 1.0
 
 
+def layer_cost_runs(
+    surrogate: str, windows: int, layers: int, site_layers: Sequence[int], shared_layers: Collection[int] = ()
+) -> int:
+    """Layer-windows that measuring layer costs takes, see ``dsa.model.costs``.
+
+    An attention that runs alone under another selection counts as a whole layer, a backward pass as two. With
+    ``fisher`` every layer runs forward, again, and backward, and attention under its own selection too.
+
+    Args:
+        surrogate: ``error`` or ``fisher``.
+        windows: that they are measured on.
+        layers: decoder layers of the model.
+        site_layers: absolute ids of the model's sites.
+        shared_layers: layers that share in the checkpoint itself, which suffer with the site that they follow.
+    """
+    sources = [sum(site < layer for site in site_layers) for layer in site_layers]
+    sources += [max(0, sum(site < layer for site in site_layers) - 1) for layer in shared_layers]
+    if surrogate == "fisher":
+        return windows * (4 * layers + sum(sources) + len(sources))
+    return windows * (layers + sum(sources))
+
+
 @dataclass(frozen=True)
 class Shape:
     """What a search's cost depends on, apart from the losses.
@@ -26,6 +48,8 @@ class Shape:
         probes: held-out probes.
         mixed_probes: probes that choose, one beside every window of calibration and refinement.
         max_rows: patterns that share a sweep, at most.
+        cost_windows: windows that layer costs are measured on, where they are.
+        shared_layers: layers that share in the checkpoint itself.
     """
 
     site_layers: Sequence[int]
@@ -36,6 +60,8 @@ class Shape:
     probes: int = 0
     mixed_probes: int = 0
     max_rows: int | None = None
+    cost_windows: int = 0
+    shared_layers: Collection[int] = ()
 
 
 class LayerCount:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, WindowLoss
 from ..pattern import Pattern
-from .cost import LayerCount, Shape, times_fewer
+from .cost import LayerCount, Shape, layer_cost_runs, times_fewer
 from .goal import Goal, Method
 from .search import Problem, SearchProgress, run_search
 
@@ -28,7 +28,7 @@ class ExpectedCost:
         window_evaluations: pattern x window pairs measured.
         layer_windows: decoder-layer executions of the whole run, baselines and checks included.
         shared_layer_windows: those of them that run no indexer.
-        search_layer_windows: those of the removals and swaps alone.
+        search_layer_windows: those of the removals and swaps alone, and of layer costs where these choose.
         algorithm_1_layer_windows: what Algorithm 1 as written takes for the removals.
     """
 
@@ -53,7 +53,8 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
     Args:
         shape: of the search.
         goal: how far it is to go.
-        method: how it is to go about it.
+        method: how it is to go about it; layer costs are made up too, also where they were measured, so that they
+            speak of the made-up losses.
         overlap: overlap patterns are to be measured too.
     """
     sites, times = len(shape.site_layers), max(1.0, shape.windows / _MOST_WINDOWS)
@@ -64,14 +65,9 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
         # Any matrix would do: it decides which overlap patterns are measured, and hardly what they cost.
         nearness = [[1 / (1 + abs(row - column)) for column in range(sites)] for row in range(sites)]
         method = replace(method, overlap_matrix=nearness)
-    count = evaluate.count
-    windows = {
-        CALIBRATION: range(small.windows),
-        HELD_OUT: range(small.heldout),
-        REFINEMENT: range(small.refinement),
-        HELD_OUT_PROBES: range(small.probes),
-        PROBES: range(small.mixed_probes),
-    }
+    if method.surrogate != "none":
+        method = replace(method, layer_costs=evaluate.layer_costs())
+    count, windows = evaluate.count, _windows(small)
     findings = run_search(
         Problem(
             evaluate,
@@ -84,13 +80,36 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
         ),
         SearchProgress(step=lambda step: count.follow(step.pattern)),
     )
+    costs = _layer_cost_runs(shape, method)
+    beside = costs + (shape.windows * shape.layers if overlap else 0)
     return ExpectedCost(
         window_evaluations=round(times * evaluate.window_evaluations),
-        layer_windows=round(times * count.layer_windows) + (shape.windows * shape.layers if overlap else 0),
+        layer_windows=round(times * count.layer_windows) + beside,
         shared_layer_windows=round(times * count.shared_layer_windows),
-        search_layer_windows=round(times * findings.search_layer_windows),
-        algorithm_1_layer_windows=findings.algorithm_1_evaluations * shape.windows * shape.layers,
+        search_layer_windows=round(times * findings.search_layer_windows) + (costs if method.costs_choose else 0),
+        algorithm_1_layer_windows=findings.algorithm_1_evaluations
+        * round(times * findings.windows)
+        * shape.layers,
     )
+
+
+def _windows(shape: Shape) -> dict[str, range]:
+    """The windows of each group, by number; no two are of one document."""
+    return {
+        CALIBRATION: range(shape.windows),
+        HELD_OUT: range(shape.heldout),
+        REFINEMENT: range(shape.refinement),
+        HELD_OUT_PROBES: range(shape.probes),
+        PROBES: range(shape.mixed_probes),
+    }
+
+
+def _layer_cost_runs(shape: Shape, method: Method) -> int:
+    """Layer-windows of measuring layer costs; 0 where they are not."""
+    if method.surrogate == "none":
+        return 0
+    windows = min(shape.cost_windows, shape.windows)
+    return layer_cost_runs(method.surrogate, windows, shape.layers, shape.site_layers, shape.shared_layers)
 
 
 class _InventedLosses:
@@ -125,11 +144,27 @@ class _InventedLosses:
             self.count.measure(patterns[first : first + rows], numbers, remember, keep_states)
         return [self._losses(pattern, numbers) for pattern in patterns]
 
+    def layer_costs(self) -> list[list[list[float]]]:
+        """What each site costs under each earlier one's selection, ``[windows][sites][sites]``."""
+        sites = range(len(self._scatter))
+        return [
+            [
+                [self._cost(site, site - source, number) if source < site else 0.0 for site in sites]
+                for source in sites
+            ]
+            for number in range(min(max(1, self._shape.cost_windows), len(self._scatter[0])))
+        ]
+
+    def _cost(self, site: int, distance: int, number: int) -> float:
+        """What a shared site adds to the loss of a window, ``distance`` sites behind its source."""
+        return self._weights[site] * (1 + _FARTHER * (distance - 1)) * self._scatter[site][number]
+
     def _losses(self, pattern: Pattern, numbers: Sequence[int]) -> tuple[WindowLoss, ...]:
         sums, distance = [10.0 * len(pattern)] * len(numbers), 0
         for site in range(len(pattern)):
             distance = 0 if pattern.is_full(site) else distance + 1
             if distance:
-                weight, scatter = self._weights[site] * (1 + _FARTHER * (distance - 1)), self._scatter[site]
-                sums = [total + weight * scatter[number] for total, number in zip(sums, numbers, strict=True)]
+                sums = [
+                    total + self._cost(site, distance, number) for total, number in zip(sums, numbers, strict=True)
+                ]
         return tuple(WindowLoss(total, total, total) for total in sums)

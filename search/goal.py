@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import SettingError
 from ..pattern import Pattern, kept_sites
+from .gate import GateKind
 from .objective import Objective
 from .strategies.blocks import check_blocks
 from .strategies.race import STANDARD_ERRORS
@@ -42,7 +43,7 @@ class Method:
         refine_rounds: swaps at most after the removals; 0 for none.
         older: patterns of an older plan by their number of full sites, from which refinement starts too.
         layer_costs: ``[windows][sites][sites]``, what a later site costs under an earlier one's selection.
-        gates_interval: whether ``Goal.max_delta`` holds the upper end of the interval, or the estimate.
+        gate: what ``Goal.max_delta`` holds of a loss increase: the upper end of its interval, or the estimate.
         auto_windows: whether the search begins with few windows and takes more until the plan is decided.
         order: sites in the order in which an earlier search removed them, tried first by ``fast``.
         curve: whether baselines are measured at every number of full sites that the search reaches.
@@ -59,7 +60,7 @@ class Method:
     refine_rounds: int = 0
     older: Mapping[int, Pattern] = field(default_factory=dict)
     layer_costs: Sequence[Sequence[Sequence[float]]] | None = None
-    gates_interval: bool = True
+    gate: GateKind = "interval"
     auto_windows: bool = False
     order: tuple[int, ...] = ()
     curve: bool = False
@@ -70,6 +71,12 @@ class Method:
         starts = Pattern.uniform(sites, self.blocks).full if self.strategy == "blocks" else (0,)
         return frozenset((*starts, *self.pinned))
 
+    @property
+    def costs_choose(self) -> bool:
+        """Whether the pattern picked depends on layer costs, and is not just measured beside theirs."""
+        ordered = self.strategy == "fast" and not self.order
+        return bool(self.layer_costs) and (self.strategy == "dp" or ordered or self.refine_rounds > 0)
+
     def deepest(self, goal: Goal, sites: int) -> int:
         """How many full sites the search goes down to."""
         if goal.to_one or goal.keep is None:
@@ -77,11 +84,16 @@ class Method:
         return kept_sites(sites, goal.keep)
 
     def check(self, goal: Goal, sites: int) -> None:
-        """Refuses a goal that keeps fewer sites than have to stay full.
+        """Refuses a goal that keeps fewer sites than have to stay full, and windows that nothing could decide.
 
         Raises:
-            SettingError: says how many of how many.
+            SettingError: says how many of how many, or what does not go together.
         """
+        if self.strategy == "dp" and self.auto_windows:
+            raise SettingError(
+                "--windows auto takes windows until the steps are decided, but --strategy dp has no steps",
+                hint="give a number of windows, or --strategy fast",
+            )
         kept = sites if goal.keep is None else kept_sites(sites, goal.keep)
         if self.strategy == "blocks":
             check_blocks(self.blocks, sites, kept)

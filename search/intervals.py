@@ -35,10 +35,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Margin:
-    """How much dearer a rival is than the winner of a step: its loss difference, and the interval of that."""
+    """How much dearer a rival is than the winner of a step: its loss difference, and the interval of that.
+
+    ``windows`` is how many both were seen on; None for all that were measured.
+    """
 
     difference: Difference
     interval: Interval
+    windows: int | None = None
 
     def beyond(self, noise_floor: float = 0.0) -> bool:
         """Whether the whole interval is above zero, and the difference above what rounding does."""
@@ -194,7 +198,8 @@ def margin(
     of two equal candidates one always seems better, and a one-sided test calls that decided twice too often.
     """
     differences = [loss - lowest for loss, lowest in zip(rival, winner, strict=True)]
-    return Margin(mean_difference(differences, documents), interval(differences, documents, confidence))
+    ends = interval(differences, documents, confidence)
+    return Margin(mean_difference(differences, documents), ends, len(differences))
 
 
 def decided(

@@ -14,11 +14,11 @@ _HOPELESS = 1e-3  # of a standard error: it would take a million times as many w
 
 @dataclass(frozen=True)
 class Choice:
-    """One removal of a search beside the sites that it was preferred to, all measured on all windows.
+    """One removal of a search beside the sites that it was preferred to.
 
     Args:
         removed: the site that turned shared.
-        margins: by rival, how much dearer that one would have been.
+        margins: by rival, how much dearer that one would have been, on the windows that it was seen on.
     """
 
     removed: int
@@ -32,8 +32,8 @@ class Tie:
     Args:
         removed: the site that turned shared.
         kept: its rival, full at the end.
-        windows: of how many a difference such as the measured one is expected to be decided; infinite where it is
-            within the noise floor.
+        windows: of how many a difference such as the measured one is expected to be decided, more than there were;
+            infinite where it is within the noise floor.
         fewest: of how many, if the true difference is one standard error larger than the measured one.
     """
 
@@ -123,8 +123,10 @@ def _tie(
     delta, error = margin.difference.delta, margin.difference.standard_error
     if error is None:  # one document: nothing is known of what more would bring
         return Tie(removed, kept, math.inf, windows + 1)
+    # A rival seen on fewer windows tells less; one that those many should have decided takes more all the same.
+    seen = margin.windows or windows
     numbers = [
-        _windows_to_decide(difference / error, windows, documents, confidence)
+        max(windows + 1, _windows_to_decide(difference / error, seen, documents * seen / windows, confidence))
         if difference > max(noise_floor, _HOPELESS * error)
         else math.inf
         for difference in (delta, delta + error)

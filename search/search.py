@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from ..errors import MeasurementError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate, WindowLoss
 from ..pattern import Pattern, kept_sites, layer_ranges
+from .gate import Gate, measured_increase
 from .goal import Goal, Method
-from .intervals import interval, margin
-from .losses import Evaluation, Measurements, effective_documents, loss_increases, noise_floor
+from .losses import Evaluation, Measurements, effective_documents, noise_floor
 from .objective import ScoredWindow, scored
 from .resamples import kept_chances
 from .sample_size import Choice, Outlook, Tie, look_confidence, look_count, outlook
 from .strategies.blocks import blocks_greedy
 from .strategies.dp import Costs, dp_patterns, mean_costs, removal_order
-from .strategies.fast import fast_greedy
+from .strategies.fast import fast_greedy, look_again
 from .strategies.greedy import Step, candidate_evaluations, exact_greedy
 from .strategies.overlap import overlap_pattern
 from .strategies.refine import Descent, Swap, refine
@@ -46,12 +46,14 @@ class Findings:
         descents: what refinement made of each start, on its own windows, the best first; empty without it.
         swaps: of the best descent, measured on the calibration windows.
         surrogate: the patterns that dynamic programming over layer costs gives, as far as measured.
-        kept_chances: how often each site stays full when documents are drawn anew; empty where it is not known.
-        windows: calibration windows that were used.
-        ties: of a removed and a kept site, which these windows do not tell apart.
         chosen: the pattern picked, measured on the calibration windows.
-        search_layer_windows: decoder-layer executions of the removals and swaps alone.
-        algorithm_1_evaluations: of patterns on all windows, that Algorithm 1 takes for the same removals.
+        search_layer_windows: decoder-layer executions of the removals and swaps alone, over all looks.
+        algorithm_1_evaluations: of patterns on all windows, that Algorithm 1 takes to as few full sites.
+        windows: calibration windows that were used.
+        kept_chances: how often each site stays full when documents are drawn anew; empty where that is not known,
+            and where the pattern picked is no step's.
+        outlook: what stands between the removals and a decided plan; None before it was looked at.
+        auto_windows: whether windows were added until the plan was decided, or more would have decided nothing.
         uniform: patterns spread evenly around the pinned sites, one per number of full sites that was asked for.
         overlap: the patterns that overlap alone would choose, likewise; empty unless asked for.
         heldout: the check on other windows; None where there are none.
@@ -67,13 +69,24 @@ class Findings:
     chosen: Evaluation
     search_layer_windows: int
     algorithm_1_evaluations: int
+    windows: int
     uniform: tuple[Evaluation, ...] = ()
     overlap: tuple[Evaluation, ...] = ()
     kept_chances: tuple[float, ...] = ()
-    windows: int | None = None
-    ties: tuple[Tie, ...] = ()
+    outlook: Outlook | None = None
+    auto_windows: bool = False
     heldout: Comparison | None = None
     probes: Comparison | None = None
+
+    @property
+    def ties(self) -> tuple[Tie, ...]:
+        """Of a removed and a kept site, which the windows used do not tell apart."""
+        return self.outlook.ties if self.outlook else ()
+
+    @property
+    def decided(self) -> bool | None:
+        """Whether the windows that were added decided the plan; None where their number was fixed."""
+        return self.outlook.decided if self.outlook and self.auto_windows else None
 
 
 @dataclass(frozen=True)
@@ -168,46 +181,38 @@ def choose(problem: Problem, progress: SearchProgress = SearchProgress()) -> Fin
 
     Raises:
         MeasurementError: the model's own loss is not finite, or no candidate's is.
-        SettingError: blocks or pinned sites that do not go with what is to be kept.
+        SettingError: blocks or pinned sites that do not go with what is to be kept, or windows to be added until
+            steps are decided where there are none.
     """
     problem.method.check(problem.goal, problem.sites)
-    available = len(problem.documents[CALIBRATION])
-    count: int | None = min(_FIRST_LOOK, available) if problem.method.auto_windows else available
-    looks = look_count(count or 1, available)
+    auto, available = problem.method.auto_windows, len(problem.documents[CALIBRATION])
+    count: int | None = min(_FIRST_LOOK, available) if auto else available
+    confidence = look_confidence(problem.method.confidence, look_count(count or 1, available))
+    spent = 0
     while count is not None:
-        findings = _choose(problem, problem.measurements(windows=count), progress)
-        prospect = _prospect(problem, findings, count, looks)
-        findings = replace(findings, windows=count, ties=prospect.ties)
-        count = prospect.windows if problem.method.auto_windows else None
+        findings = _choose(problem, problem.measurements(windows=count), confidence, progress)
+        spent += findings.search_layer_windows
+        prospect = _prospect(problem, findings, confidence)
+        findings = replace(findings, outlook=prospect, auto_windows=auto, search_layer_windows=spent)
+        count = prospect.windows if auto else None
     return findings
 
 
-def _prospect(problem: Problem, findings: Findings, windows: int, looks: int) -> Outlook:
+def _prospect(problem: Problem, findings: Findings, confidence: float) -> Outlook:
     """Whether the plan at the budget picked is decided, and how many windows to look at next."""
-    confidence = look_confidence(problem.method.confidence, looks)
-    documents = problem.documents[CALIBRATION][:windows]
-    choices = [
-        Choice(
-            step.removed,
-            {
-                site: margin(step.evaluation.window_costs, rival.window_costs, documents, confidence)
-                for site, rival in step.rivals.items()
-            },
-        )
-        for step in findings.steps
-        if step.pattern.kept >= findings.chosen.pattern.kept
-    ]
+    documents, kept = problem.documents[CALIBRATION], findings.chosen.pattern.kept
     return outlook(
-        choices,
-        windows,
-        effective_documents(documents, windows),
-        len(problem.documents[CALIBRATION]),
+        [Choice(step.removed, step.margins) for step in findings.steps if step.pattern.kept >= kept],
+        findings.windows,
+        effective_documents(documents[: findings.windows], findings.windows),
+        len(documents),
         findings.noise_floor,
         confidence,
     )
 
 
-def _choose(problem: Problem, measurements: Measurements, progress: SearchProgress) -> Findings:
+def _choose(problem: Problem, measurements: Measurements, confidence: float, progress: SearchProgress) -> Findings:
+    """One look: a search on the windows of ``measurements``, whose steps are decided with ``confidence``."""
     goal, method, sites = problem.goal, problem.method, problem.sites
     baseline, floor = _baseline(problem, measurements)
     layer_windows_before = problem.layer_windows()
@@ -215,17 +220,20 @@ def _choose(problem: Problem, measurements: Measurements, progress: SearchProgre
     steps: list[Step] = []
     try:
         if method.strategy != "dp":
-            steps = _remove(measurements, sites, goal, method, floor, costs, progress)
+            removal = replace(method, confidence=confidence)
+            steps = _remove(measurements, sites, goal, removal, floor, costs, progress)
     except MeasurementError as error:
         raise _naming_layers(error, problem.site_layers) from error
     surrogate = dp_patterns(costs, method.pinned) if costs else {}
     by_dp = _by_dp(measurements, surrogate, goal, method, sites) if method.strategy == "dp" else []
     chosen = _pick(baseline, [*(step.evaluation for step in steps), *by_dp], goal, method)
+    if method.auto_windows:
+        steps = _looked_again(measurements, steps, chosen.pattern, floor, confidence)
     descents = _refine(problem, measurements, chosen.pattern, surrogate, progress)
     swaps = _on_calibration(measurements, descents)
     if descents:
         chosen = measurements([descents[0].end.pattern])[0]
-    reached = [step.pattern.kept for step in steps]
+    reached = [step.pattern.kept for step in steps] or [chosen.pattern.kept]
     return Findings(
         baseline=baseline,
         noise_floor=floor,
@@ -233,21 +241,40 @@ def _choose(problem: Problem, measurements: Measurements, progress: SearchProgre
         descents=tuple(descents),
         swaps=tuple(swaps),
         surrogate=tuple(by_dp),
-        kept_chances=_kept_chances(problem, measurements.windows, baseline, steps, chosen.pattern.kept),
+        kept_chances=_kept_chances(problem, measurements.windows, baseline, steps, chosen.pattern),
         chosen=chosen,
         search_layer_windows=problem.layer_windows() - layer_windows_before,
-        algorithm_1_evaluations=candidate_evaluations(sites, min(reached, default=sites), method.pinned),
+        algorithm_1_evaluations=candidate_evaluations(sites, min(reached), method.pinned),
+        windows=measurements.windows,
     )
 
 
+def _looked_again(
+    measurements: Measurements, steps: Sequence[Step], picked: Pattern, floor: float, confidence: float
+) -> list[Step]:
+    """``steps``, those down to ``picked`` told from what it keeps full as far as these windows tell."""
+    return [
+        look_again(measurements, step, picked.full, floor, confidence)
+        if step.pattern.kept >= picked.kept
+        else step
+        for step in steps
+    ]
+
+
 def _kept_chances(
-    problem: Problem, windows: int, baseline: Evaluation, steps: Sequence[Step], kept: int
+    problem: Problem, windows: int, baseline: Evaluation, steps: Sequence[Step], chosen: Pattern
 ) -> tuple[float, ...]:
-    """How often each site is still full at the budget picked when documents are drawn anew; empty if unknown."""
+    """How often each site is still full at the budget picked when documents are drawn anew.
+
+    Empty if unknown, and where refinement or layer costs picked a pattern that the removals did not come by: the
+    chances are of the removals.
+    """
+    if all(step.pattern != chosen for step in steps):
+        return ()
     documents = problem.documents[CALIBRATION][:windows]
     before, increases = baseline, list[dict[int, tuple[float, ...]]]()
     for step in steps:
-        if step.pattern.kept < kept:
+        if step.pattern.kept < chosen.kept:
             break
         measured = {step.removed: step.evaluation, **step.rivals}
         increases.append(
@@ -402,24 +429,27 @@ def _pick(baseline: Evaluation, measured: Sequence[Evaluation], goal: Goal, meth
     if goal.keep is not None:
         kept = kept_sites(len(baseline.pattern), goal.keep)
         return next(evaluation for evaluation in evaluations if evaluation.pattern.kept == kept)
-    limit = goal.max_delta or 0.0
-
-    def increase(evaluation: Evaluation) -> float:
-        if evaluation is baseline or not method.gates_interval:
-            return evaluation.loss - baseline.loss
-        return interval(loss_increases(evaluation, baseline), evaluation.documents, method.confidence).high
-
-    within = [evaluation for evaluation in evaluations if increase(evaluation) <= limit]
+    limit, gate = goal.max_delta or 0.0, Gate(method.gate, method.confidence)
+    within = [
+        evaluation
+        for evaluation in evaluations
+        if gate.passes(measured_increase(evaluation, baseline, method.confidence), limit)
+    ]
     return min(within or [baseline], key=lambda evaluation: evaluation.pattern.kept)
 
 
-def compare(problem: Problem, group: str, chosen: Pattern, surrogate: Pattern | None = None) -> Comparison | None:
-    """Measures ``chosen``, all full and uniform around the pinned sites on all windows of ``group``."""
+def compare(
+    problem: Problem, group: str, chosen: Pattern, surrogate: Pattern | None = None, windows: int | None = None
+) -> Comparison | None:
+    """Measures ``chosen``, all full and uniform around the pinned sites on windows of ``group``.
+
+    On its first ``windows`` windows, all by default.
+    """
     if not problem.has(group):
         return None
     patterns = [problem.full, chosen, Pattern.uniform(problem.sites, chosen.kept, problem.method.pinned)]
     patterns += [surrogate] if surrogate is not None else []
-    documents = tuple(problem.documents[group])
+    documents = tuple(problem.documents[group][:windows])
     measured = problem.measure(patterns, group, range(len(documents)))
     return Comparison(
         *(

@@ -15,6 +15,7 @@ from ...dsa.checkpoint.load import Placement, check_stored
 from ...dsa.checkpoint.stored.quantised import check_format
 from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
 from ...dsa.long.backends import Backends
+from ...dsa.model.evaluator import COST_WINDOWS
 from ...errors import ModelError, SettingError
 from ...evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT
 from ...pattern import kept_sites
@@ -74,7 +75,14 @@ class Intent:
         """What the search will cost."""
         reporter.doing("counting what the search will run")
         checkpoint = self.checkpoint
-        shape = Shape(checkpoint.site_layers, checkpoint.layers, *self.window_counts, self.running.max_rows)
+        shape = Shape(
+            checkpoint.site_layers,
+            checkpoint.layers,
+            *self.window_counts,
+            self.running.max_rows,
+            COST_WINDOWS,
+            checkpoint.shared_layers,
+        )
         return expected_cost(shape, self.goal, self.method, self.measures_overlap)
 
 
@@ -221,7 +229,7 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
         objective=recipe.objective,
         surrogate=recipe.surrogate,
         confidence=recipe.confidence,
-        gates_interval=recipe.gate == "interval",
+        gate=recipe.gate,
         curve=recipe.baselines != "uniform",
         auto_windows=recipe.windows == "auto",
         older=old_patterns(older) if older else {},

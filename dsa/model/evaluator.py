@@ -18,7 +18,7 @@ from .losses import PatternLosses
 from .tail import Window
 
 # Of calibration, on which layer costs are measured.
-_COST_WINDOWS = 4
+COST_WINDOWS = 4
 
 
 class Evaluator:
@@ -97,7 +97,7 @@ class Evaluator:
 
         Measured on the first few windows of ``group``: pairs of sites differ by far more than windows do.
         """
-        windows = [window.token_ids for window in self._groups[group][:_COST_WINDOWS]]
+        windows = [window.token_ids for window in self._groups[group][:COST_WINDOWS]]
         measured = layer_costs(self._losses.model, self._losses.switch, windows, surrogate, self._losses.blind)
         return [[list(row) for row in matrix] for matrix in measured.windows]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...errors import PlanError, SettingError
 from ...pattern import Pattern, kept_sites
+from ..gate import Gate
 from .file import check_plan
 from .schema import LARGEST_DELTA, MeasuredPattern, Plan, Result
 
@@ -12,34 +13,30 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     """The plan with another step picked; nothing is measured, so the held-out check of another pattern is dropped.
 
     Args:
-        plan: a searched plan; its order of removal is nested, so each step is a pattern of its own.
+        plan: a searched plan, each of whose measured patterns can be picked: the steps, which are nested, those of
+            layer costs where there are no steps, and what refinement made of one of them.
         keep: fraction of sites that stay full.
         max_delta: instead, the sparsest measured pattern whose loss increase is at most this.
 
     Raises:
-        PlanError: the search did not go that far.
+        PlanError: the search did not go that far, or measured no pattern of that many full sites.
         SettingError: not exactly one of ``keep`` and ``max_delta``, or an impossible value.
     """
     if (keep is None) == (max_delta is None):
         raise SettingError("cut needs one of keep and max-delta", hint="e.g. --keep 0.5")
     sites = len(plan.model.site_layers)
-    full = plan.all_full
-    measured = {pattern.kept: pattern for pattern in [full, *plan.search.steps]}
+    measured = _measured(plan)
     if keep is not None:
         kept = kept_sites(sites, keep)
         if kept not in measured:
-            raise PlanError(
-                f"keep {keep:g} is {kept} of {sites} sites, but the plan was searched down to {min(measured)}",
-                hint="run search again with a lower --keep, or with --all",
-            )
+            raise _not_measured(plan, keep, kept, sorted(measured))
     else:
         check_max_delta(max_delta)
-        kept = min(pattern.kept for pattern in measured.values() if _within(pattern, max_delta or 0.0))
-    spread = full if kept == sites else None
+        gate = _gate(plan)
+        kept = min(pattern.kept for pattern in measured.values() if gate.passes(pattern, max_delta))
+    spread = plan.all_full if kept == sites else None
     uniform = next((pattern for pattern in plan.search.uniform if pattern.kept == kept), spread)
-    # Refinement belongs to one number of full sites; a cut to that number keeps the refined pattern.
-    swapped = [swap for swap in plan.search.swaps if swap.kept == kept]
-    chosen = swapped[-1] if swapped else measured[kept]
+    chosen = measured[kept]
     layer_pattern = Pattern(chosen.pattern).over_layers(
         plan.model.site_layers, plan.model.layers, plan.model.shared_layers
     )
@@ -61,9 +58,41 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     return check_plan(document, "the plan that is cut from")
 
 
-def _within(measured: MeasuredPattern, limit: float) -> bool:
-    """Whether a loss increase is at most ``limit``: the upper end of its interval, if the plan has one."""
-    return (measured.delta if measured.high is None else measured.high) <= limit
+def _measured(plan: Plan) -> dict[int, MeasuredPattern]:
+    """The pattern that a cut takes, for every number of full sites that has one.
+
+    It is a step, or where layer costs chose the pattern that they give. Refinement belongs to one number of full
+    sites, at which its end goes before the step. What the plan picked goes before all.
+    """
+    search = plan.search
+    chosen: list[MeasuredPattern] = [plan.all_full, *(search.dp if search.strategy == "dp" else search.steps)]
+    # The best end is where the swaps led, or a start that none improved.
+    ends = {start.end for start in search.starts[:1]}
+    baselines = [*search.uniform, *search.dp]
+    refined = [pattern for pattern in [*baselines, *chosen] if pattern.pattern in ends]
+    return {pattern.kept: pattern for pattern in [*chosen, *search.swaps, *refined, plan.result]}
+
+
+def _not_measured(plan: Plan, keep: float, kept: int, measured: list[int]) -> PlanError:
+    """The error for a number of full sites of which the plan has no pattern."""
+    sites = measured[-1]
+    if kept < measured[0]:
+        again = "--all" if plan.search.strategy == "dp" else "a lower --keep, or with --all"
+        return PlanError(
+            f"keep {keep:g} is {kept} of {sites} sites, but the plan was searched down to {measured[0]}",
+            hint=f"run search again with {again}: what its journal holds is not measured again",
+        )
+    return PlanError(
+        f"keep {keep:g} is {kept} of {sites} sites, of which the plan has no pattern: "
+        f"it has those of {', '.join(map(str, measured))}",
+        hint="run search again with --all: what its journal holds is not measured again",
+    )
+
+
+def _gate(plan: Plan) -> Gate:
+    """The gate of the plan's search: the interval if it does not say, the estimate if it has no intervals."""
+    gate, confidence = plan.search.gate, plan.search.confidence
+    return Gate("estimate") if confidence is None else Gate(gate or "interval", confidence)
 
 
 def check_max_delta(max_delta: float | None, option: str = "--max-delta") -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..cost import times_fewer
+from ..gate import measured_increase
 from ..goal import Goal, Method
-from ..intervals import interval
-from ..losses import Evaluation, loss_increases, paired_difference
+from ..losses import Evaluation, paired_difference
 from ..sample_size import Tie
 from ..search import Comparison, Findings
 from ..strategies.greedy import Step
@@ -52,10 +52,10 @@ def measured_pattern(evaluation: Evaluation, baseline: Evaluation, confidence: f
 
 def _ends(evaluation: Evaluation, baseline: Evaluation, confidence: float) -> tuple[float | None, float | None]:
     """The ends of the interval of a loss increase; None where one document is all there is."""
-    if evaluation.pattern == baseline.pattern:
-        return 0.0, 0.0
-    ends = interval(loss_increases(evaluation, baseline), evaluation.documents, confidence)
-    low, high = (end if abs(end) < LARGEST_DELTA else None for end in (ends.low, ends.high))
+    increase = measured_increase(evaluation, baseline, confidence)
+    low, high = (
+        end if end is not None and abs(end) < LARGEST_DELTA else None for end in (increase.low, increase.high)
+    )
     return low, high
 
 
@@ -72,6 +72,7 @@ def search_record(
         strategy=method.strategy,
         objective=method.objective,
         confidence=method.confidence,
+        gate=method.gate,
         standard_errors=method.standard_errors,
         blocks=method.blocks,
         refine_rounds=method.refine_rounds,
@@ -84,6 +85,7 @@ def search_record(
         starts=[_start(descent, findings.chosen) for descent in findings.descents],
         windows=findings.windows,
         ties=[_tie(tie, site_layers) for tie in findings.ties],
+        decided=findings.decided,
         surrogate=method.surrogate if method.layer_costs else None,
         dp=measured(findings.surrogate),
         kept_chances=[round(chance, 4) for chance in findings.kept_chances],
@@ -152,22 +154,30 @@ def _swap(swap: Swap, baseline: Evaluation, site_layers: Sequence[int], confiden
 
 
 def cost_record(
-    findings: Findings, evaluations: int, layer_windows: int, tokens: int, windows: int, layers: int
+    findings: Findings,
+    method: Method,
+    evaluations: int,
+    layer_windows: int,
+    tokens: int,
+    layers: int,
+    layer_costs: int = 0,
 ) -> Cost:
     """What the search takes, beside what Algorithm 1 takes to the same depth.
 
     Args:
         findings: of the search.
+        method: how it went about it.
         evaluations: pattern x window pairs asked for.
         layer_windows: decoder-layer executions that they take.
         tokens: tokens run, of all pairs.
-        windows: calibration windows.
         layers: decoder layers of the model.
+        layer_costs: decoder-layer executions that measuring layer costs takes, see ``layer_cost_runs``.
     """
-    algorithm_1, spent = findings.algorithm_1_evaluations * windows, findings.search_layer_windows
+    algorithm_1 = findings.algorithm_1_evaluations * findings.windows
+    spent = findings.search_layer_windows + (layer_costs if method.costs_choose else 0)
     return Cost(
         window_evaluations=evaluations,
-        layer_windows=layer_windows,
+        layer_windows=layer_windows + layer_costs,
         tokens=tokens,
         search_layer_windows=spent,
         algorithm_1_window_evaluations=algorithm_1,

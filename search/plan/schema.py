@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...pattern import Pattern
+from ..gate import GateKind
 
 SCHEMA: Final = 3
 CHECKSUM = "checksum"
@@ -167,7 +168,8 @@ class InitRecord(_Section):
 class SearchRecord(_Section):
     """What the search did.
 
-    ``objective`` chose, ``confidence`` is that of intervals and of decided steps.
+    ``objective`` chose, ``confidence`` is that of intervals and of decided steps, ``gate`` what of a loss increase
+    is held to ``result.max_delta``; None in older plans.
     ``pinned_layers`` had to stay full, in ``uniform`` and ``overlap`` too.
     ``overlap`` holds the patterns that overlap alone would choose, ``overlap_matrix`` the share of keys
     that two sites select alike; both are empty unless asked for. ``init.changed_steps`` lists the
@@ -175,12 +177,14 @@ class SearchRecord(_Section):
     ``dp`` holds patterns that dynamic programming over layer costs gives, ``surrogate`` says which costs, and
     ``kept_chances`` how often each site stays full when documents are drawn anew. ``starts`` are refinement's,
     the best end first, from which ``swaps`` are. ``windows`` is how many calibration windows were used, and
-    ``ties`` says what they leave open.
+    ``ties`` says what they leave open. ``decided`` says whether windows that were added until the plan is decided
+    got there; None where their number was fixed.
     """
 
     strategy: str
     objective: str
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    gate: GateKind | None = None
     standard_errors: Finite
     blocks: Count
     refine_rounds: Count
@@ -194,6 +198,7 @@ class SearchRecord(_Section):
     surrogate: str | None = None
     windows: Count | None = None
     ties: list[PlanTie] = Field(default_factory=list)
+    decided: bool | None = None
     dp: list[MeasuredPattern] = Field(default_factory=list)
     kept_chances: list[Share] = Field(default_factory=list)
     uniform: list[MeasuredPattern]
@@ -263,7 +268,9 @@ class Cost(_Section):
 
     Counted from what the search asked for, all states taken to fit in memory, so that the figures are the
     same however often it was stopped; layers run again where memory is short or states were lost.
-    ``search_layer_windows`` is the part of the removals and swaps, without baselines and checks;
+    Layer costs are counted too: an attention that runs alone as a layer, a backward pass as two.
+    ``search_layer_windows`` is the part of the removals and swaps, and of layer costs where these choose, without
+    baselines and checks;
     ``algorithm_1_layer_windows`` what the removals take as the paper writes them; ``fewer`` their ratio.
     """
 
@@ -303,9 +310,15 @@ class Plan(_Section):
     @property
     def all_full(self) -> MeasuredPattern:
         """All sites full, which the loss increases of the other patterns are measured from."""
-        sites = len(self.model.site_layers)
+        sites, end = len(self.model.site_layers), None if self.search.confidence is None else 0.0
         return MeasuredPattern(
-            kept=sites, pattern="F" * sites, loss=self.search.baseline_loss, delta=0.0, standard_error=0.0
+            kept=sites,
+            pattern="F" * sites,
+            loss=self.search.baseline_loss,
+            delta=0.0,
+            standard_error=0.0,
+            low=end,
+            high=end,
         )
 
     @property

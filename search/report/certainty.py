@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,16 +97,31 @@ def interchanges(plan: Plan) -> list[Interchange]:
     return open_choices
 
 
-def least_chance(plan: Plan) -> float | None:
-    """How often the kept layer that stays least often stays when documents are drawn anew.
+def not_decided(plan: Plan) -> str:
+    """That windows were added and do not decide the plan, and how many would; "" for any other plan."""
+    dropped = {step.removed_layer for step in steps_to_budget(plan)}
+    ties = [tie for tie in plan.search.ties if tie.removed_layer in dropped and tie.kept_layer not in dropped]
+    if plan.search.decided is not False or not ties:
+        return ""
+    # The pair that takes most windows stands for the others.
+    hardest = max(ties, key=lambda tie: math.inf if tie.windows is None else tie.windows)
+    pair = f"layers {hardest.removed_layer} and {hardest.kept_layer}"
+    more = len(ties) - 1
+    pairs = f"{pair}, and {more} more pair{'s' * (more > 1)}," if more else pair
+    would = (
+        "no number of windows is expected to"
+        if hardest.windows is None
+        else f"about {hardest.windows} windows would"
+    )
+    return f"not decided: {pairs} differ by less than these windows can tell; {would}"
 
-    None where it is not known, or where refinement or layer costs picked another pattern than the steps that the
-    chances are of.
-    """
-    pattern, chances = plan.result.pattern, plan.search.kept_chances
-    if not chances or all(step.pattern != pattern for step in plan.search.steps):
+
+def least_chance(plan: Plan) -> float | None:
+    """How often the kept layer that stays least often stays when documents are drawn anew; None if not known."""
+    chances = plan.search.kept_chances
+    if not chances:
         return None
-    return min(chance for chance, role in zip(chances, pattern, strict=True) if role == "F")
+    return min(chance for chance, role in zip(chances, plan.result.pattern, strict=True) if role == "F")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from ...errors import PlanError
-from ..plan.gate import GateKind
+from ..gate import GateKind
 from ..plan.schema import Finite, HeldOutRecord, Plan, ProbesRecord, Sha256, Timestamp
 from .beside import Record, Section, file_beside, read_record
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..plan.schema import HeldOutRecord, Plan
-from .certainty import interchanges, steps_to_budget
+from .certainty import interchanges, not_decided, steps_to_budget
 from .tables import Table
 from .words import layers, percent
 
@@ -73,7 +73,7 @@ def _layer_costs(plan: Plan) -> str:
 
 def chances(plan: Plan) -> str:
     """What the chances beside the pattern are."""
-    after = " Refinement came later and is not in it." if plan.search.starts else ""
+    after = " Refinement came later, changed nothing, and is not in it." if plan.search.starts else ""
     return (
         "The per cent with each layer say how often a search keeps it full at this budget "
         f"if documents are drawn anew. Near 100 and 0 the documents agree, near 50 they do not.{after}"
@@ -134,10 +134,12 @@ def decided(plan: Plan) -> str:
         if interchanges(plan)
         else "No dropped layer is tied with a layer that stays."
     )
+    open_line = not_decided(plan)
+    auto = f" {open_line[0].upper()}{open_line[1:]}." if open_line else ""
     return (
         f"A step is decided where {used_windows(plan)} windows tell the dropped layer from every other one "
         f"at {confidence} confidence.{lazily if plan.search.strategy == 'fast' else ''} "
-        f"{tied}{after if plan.search.starts else ''}"
+        f"{tied}{after if plan.search.starts else ''}{auto}"
     )
 
 
@@ -206,12 +208,20 @@ def curve(plan: Plan, heldout: HeldOutRecord | None) -> str:
 
 def windows(plan: Plan) -> str:
     """Which windows and probes there were."""
-    tokens, used = plan.tokens, used_windows(plan)
-    chose = f"{tokens.windows}" if used == tokens.windows else f"{used} of {tokens.windows}"
-    parts = [f"{chose} of {tokens.window} tokens to choose", f"{tokens.heldout_windows} held out"]
+    tokens = plan.tokens
+    parts = [
+        f"{calibration_windows(plan)} of {tokens.window} tokens to choose",
+        f"{tokens.heldout_windows} held out",
+    ]
     parts += [f"{tokens.refinement_windows} for refinement"] if tokens.refinement_windows else []
     parts += [f"{tokens.probes} probes"] if tokens.probes else []
     return f"{', '.join(parts)}; {tokens.informative_share:.1%} of the positions are informative"
+
+
+def calibration_windows(plan: Plan) -> str:
+    """How many calibration windows chose, and of how many if not of all."""
+    used, available = used_windows(plan), plan.tokens.windows
+    return f"{used}" if used == available else f"{used} of {available}"
 
 
 def used_windows(plan: Plan) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...pattern import Pattern
-from ..intervals import CONFIDENCE, margin
+from ..intervals import CONFIDENCE, Margin, margin
 from ..losses import Evaluation, Measurements, mean_difference
-from .greedy import Step, best_step, candidates, no_finite_loss
+from .greedy import Step, best_step, candidates, no_finite_loss, undecided_sites
 from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
 
 # A candidate not measured on all windows at this step has to seem cheaper by so many standard errors.
@@ -68,6 +68,44 @@ def fast_greedy(
     return steps
 
 
+def look_again(
+    measurements: Measurements, step: Step, stays: Collection[int], noise_floor: float, confidence: float
+) -> Step:
+    """``step`` with those sites of ``stays`` measured further that it was not told from on the windows they saw.
+
+    What a lazy search saw of a site on a few windows often leaves open what more windows tell. So the open sites
+    are measured at this step, on twice as many windows each time, until they are told apart or have seen all.
+
+    Args:
+        measurements: of the calibration windows.
+        step: of a search on them.
+        stays: sites that stay full at the end.
+        noise_floor: costs that differ by no more than this are not told apart.
+        confidence: with which they have to be.
+    """
+    before = Pattern.from_full(len(step.pattern), {*step.pattern.full, step.removed})
+    margins = dict(step.margins)
+
+    def seen(site: int) -> int:
+        return margins[site].windows or measurements.windows
+
+    while rivals := [
+        site
+        for site in undecided_sites(margins, noise_floor)
+        if site in stays and seen(site) < measurements.windows
+    ]:
+        count = min(2 * min(map(seen, rivals)), measurements.windows)
+        field = [site for site in rivals if seen(site) < count]
+        results = measurements([before.share(site) for site in field], count)
+        for site, rival in zip(field, results, strict=True):
+            if rival.finite:
+                lowest = step.evaluation.window_costs[:count]
+                margins[site] = margin(lowest, rival.window_costs, rival.documents, confidence)
+            else:
+                del margins[site]
+    return replace(step, margins=margins, undecided=undecided_sites(margins, noise_floor))
+
+
 @dataclass
 class _LazySearch:
     """One lazy search in progress.
@@ -111,17 +149,17 @@ class _LazySearch:
         if not finished:
             raise no_finite_loss(sites)
         step = best_step(list(finished), list(finished.values()), self.noise_floor, self.confidence)
-        open_sites = [site for site in sites if site not in finished and not self._told_apart(site, step, current)]
+        # A site that is in neither has no finite loss.
+        unfinished = [site for site in sites if site not in finished and site in self.seen]
+        margins = {**step.margins} | {site: self._last_seen(site, step, current) for site in unfinished}
         self._forget_next(step.removed, current.pattern)
-        return replace(step, undecided=(*step.undecided, *open_sites))
+        return replace(step, margins=margins, undecided=undecided_sites(margins, self.noise_floor))
 
-    def _told_apart(self, site: int, step: Step, current: Evaluation) -> bool:
-        """Whether ``site``, not measured at this step, is dearer for sure by what was last seen of it."""
-        increases = self.seen.get(site)
-        if increases is None:  # its loss is not finite
-            return True
+    def _last_seen(self, site: int, step: Step, current: Evaluation) -> Margin:
+        """How much dearer ``site``, not measured on all windows at this step, is by what was last seen of it."""
+        increases = self.seen[site]
         lowest, documents = _increases(step.evaluation, current)[: len(increases)], current.documents
-        return margin(lowest, increases, documents[: len(increases)], self.confidence).beyond(self.noise_floor)
+        return margin(lowest, increases, documents[: len(increases)], self.confidence)
 
     def _first(self, sites: Sequence[int]) -> int | None:
         """The next site of the older search's order, or the one that seemed cheapest; None at a cold start."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ...errors import MeasurementError
 from ...pattern import Pattern
-from ..intervals import CONFIDENCE, margin
+from ..intervals import CONFIDENCE, Margin, margin
 from ..losses import Difference, Evaluation, Measure, paired_cost
 
 
@@ -21,7 +21,9 @@ class Step:
         runner_up: the site that came second of those measured on all windows; None where it was the only one.
         margin: how much dearer the runner-up is on the same windows.
         rivals: the other sites measured on all windows, the cheapest first.
-        undecided: other sites that these windows do not tell from the removed one, as last measured.
+        margins: how much dearer than the removed one every other candidate with a finite loss is: measured at
+            this step, or as last seen at an earlier one, on the windows that it was seen on.
+        undecided: those of them that these windows do not tell from the removed one.
         tied: other sites measured on all windows whose cost is within the noise floor of the chosen one's.
     """
 
@@ -32,6 +34,7 @@ class Step:
     tied: tuple[int, ...]
     undecided: tuple[int, ...] = ()
     rivals: Mapping[int, Evaluation] = field(default_factory=dict)
+    margins: Mapping[int, Margin] = field(default_factory=dict)
 
     @property
     def pattern(self) -> Pattern:
@@ -102,26 +105,25 @@ def best_step(
         raise no_finite_loss(sites)
     cost, site, evaluation = ranked[0]
     second = ranked[1] if len(ranked) > 1 else None
+    margins = {
+        other: margin(evaluation.window_costs, rival.window_costs, evaluation.documents, confidence)
+        for _, other, rival in ranked[1:]
+    }
     return Step(
         removed=site,
         evaluation=evaluation,
         runner_up=second[1] if second else None,
         margin=paired_cost(second[2], evaluation) if second else None,
         rivals={other: rival for _, other, rival in ranked[1:]},
-        undecided=tuple(
-            other
-            for _, other, rival in ranked[1:]
-            if not margin(evaluation.window_costs, rival.window_costs, evaluation.documents, confidence).beyond(
-                noise_floor
-            )
-        ),
+        undecided=undecided_sites(margins, noise_floor),
+        margins=margins,
         tied=tuple(other for other_cost, other, _ in ranked[1:] if other_cost - cost <= noise_floor),
     )
 
 
-def _told_apart(rival: Evaluation, winner: Evaluation, noise_floor: float, confidence: float) -> bool:
-    """Whether these windows tell that ``rival`` is dearer than ``winner``."""
-    return margin(winner.window_costs, rival.window_costs, winner.documents, confidence).beyond(noise_floor)
+def undecided_sites(margins: Mapping[int, Margin], noise_floor: float) -> tuple[int, ...]:
+    """The sites that windows do not tell from the removed one, by how much dearer each is."""
+    return tuple(site for site, apart in margins.items() if not apart.beyond(noise_floor))
 
 
 def no_finite_loss(sites: Sequence[int]) -> MeasurementError:

@@ -19,7 +19,7 @@ from bench_results import Book, Deadline, OutOfTimeError, Row, run_parts
 from bench_setting import HELD_OUT_PART, Outcome, Setting, Texts
 
 from indexcache.dsa.long.capacity import path_budget
-from indexcache.dsa.model.evaluator import _COST_WINDOWS, Evaluator
+from indexcache.dsa.model.evaluator import COST_WINDOWS, Evaluator
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.paths import PathMemory
 from indexcache.dsa.model.tail import Window
@@ -107,7 +107,7 @@ class SearchBench:
             what = "window evaluations to Algorithm 1's quality"
             return [Row.judged(what, "<= 1/50", text, False), self.layers_row()]
         asked = statistics.mean(self.default(part, windows).window_evaluations for part in setting.sets)
-        costs = min(windows, _COST_WINDOWS) * self.cost_passes(setting.options.surrogate)
+        costs = min(windows, COST_WINDOWS) * self.cost_passes(setting.options.surrogate)
         fewer = setting.algorithm_1_evaluations / (asked + costs)
         measured = (
             f"1/{fewer:.0f}: {asked:.0f} and layer costs worth {costs:.0f}, on {windows} windows, of "

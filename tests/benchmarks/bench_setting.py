@@ -23,7 +23,7 @@ from indexcache.dsa.checkpoint.config import Checkpoint, load_tokenizer, open_ch
 from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.costs import layer_costs
-from indexcache.dsa.model.evaluator import _COST_WINDOWS
+from indexcache.dsa.model.evaluator import COST_WINDOWS
 from indexcache.errors import DatasetError, WindowError
 from indexcache.evaluate import CALIBRATION, HELD_OUT, PROBES, REFINEMENT, WindowLoss
 from indexcache.pattern import Pattern, kept_sites
@@ -345,7 +345,7 @@ class Setting:
             to_one: search on to one full site, for the whole order; the plan is the same.
         """
         if method.surrogate != "none":
-            costs = [self.costs(texts, number, method.surrogate) for number in numbers[:_COST_WINDOWS]]
+            costs = [self.costs(texts, number, method.surrogate) for number in numbers[:COST_WINDOWS]]
             method = Method(**{**vars(method), "layer_costs": costs})
         groups = {CALIBRATION: self._group(texts, numbers, texts.parts.get(part, numbers))}
         if method.refine_rounds:

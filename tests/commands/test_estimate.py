@@ -40,6 +40,23 @@ class TestEstimate:
         assert expected["search_layer_windows"] == pytest.approx(cost["search_layer_windows"], rel=0.25)
         assert expected["layer_windows"] == pytest.approx(cost["layer_windows"], rel=0.25)
 
+    @pytest.mark.parametrize("surrogate", ["error", "fisher"])
+    def test_dynamic_programming_is_counted_without_its_layer_costs(
+        self, run_cli, checkpoints, text_file, tmp_path, monkeypatch, surrogate
+    ):
+        changes = {"strategy": "dp", "surrogate": surrogate}
+        arguments = search_arguments(checkpoints, text_file, tmp_path, **changes)
+        code, out, err = run_cli(*arguments, "--dry-run", "--json", "-q")
+        assert code == 0, err
+        expected = json.loads(out)
+        on_paper(monkeypatch)
+        cost = json.loads(run_cli(*arguments, "--json", "-q")[1])["cost"]
+        assert expected["algorithm_1_layer_windows"] == cost["algorithm_1_layer_windows"] == 12 * 3 * 6
+        assert expected["search_layer_windows"] == pytest.approx(cost["search_layer_windows"], rel=0.25)
+        assert expected["layer_windows"] == pytest.approx(cost["layer_windows"], rel=0.25)
+        # Of them the layer costs: three windows through six layers, and attention alone for each pair of sites.
+        assert cost["search_layer_windows"] > 3 * (6 + 15)
+
     def test_a_dry_run_checks_everything_and_writes_nothing(self, run_cli, checkpoints, text_file, tmp_path):
         out = tmp_path / "run"
         code, printed, err = run_cli(*search_arguments(checkpoints, text_file, out), "--dry-run")

@@ -1,12 +1,13 @@
 """What a search is expected to cost: the same count as measuring, without a model."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from loss_tables import LossTable
 
 from indexcache.pattern import Pattern
-from indexcache.search.cost import LayerCount, Shape
+from indexcache.search.cost import LayerCount, Shape, layer_cost_runs
 from indexcache.search.estimate import expected_cost
 from indexcache.search.goal import Goal, Method
 
@@ -136,3 +137,50 @@ def test_overlap_patterns_and_their_selections_count():
 def test_blocks_go_no_deeper_than_a_site_each():
     expected = expected_cost(SHAPE, Goal(max_delta=1.0), Method(strategy="blocks", blocks=2))
     assert expected.algorithm_1_layer_windows == (4 + 3 + 2) * 6 * LAYERS
+
+
+@pytest.mark.parametrize("goal", [Goal(keep=0.4), Goal(max_delta=0.1), Goal(0.6, to_one=True)])
+@pytest.mark.parametrize("surrogate", ["error", "fisher"])
+def test_dynamic_programming_costs_its_layer_costs_and_a_pattern_a_budget(goal, surrogate):
+    shape = replace(SHAPE, cost_windows=2)
+    expected = expected_cost(shape, goal, Method(strategy="dp", surrogate=surrogate))
+    costs = layer_cost_runs(surrogate, 2, LAYERS, SITE_LAYERS)
+    patterns = 1 if goal.keep and not goal.to_one else 4
+    asked = expected.search_layer_windows - costs
+    assert 0 < asked <= patterns * shape.windows * LAYERS
+    kept = 3 if goal.to_one else 2
+    if goal.keep:
+        removals = range(kept, 5)
+        assert expected.algorithm_1_layer_windows == sum(removals) * shape.windows * LAYERS
+
+
+def both_surrogates(method):
+    """What a search costs with either kind of layer costs, and by how much measuring the second takes more."""
+    shape = replace(SHAPE, cost_windows=2)
+    error, fisher = (
+        expected_cost(shape, Goal(0.4), replace(method, surrogate=name)) for name in ("error", "fisher")
+    )
+    runs = [layer_cost_runs(name, 2, LAYERS, SITE_LAYERS) for name in ("error", "fisher")]
+    return error, fisher, runs[1] - runs[0]
+
+
+def test_layer_costs_count_where_they_are_only_a_baseline_but_not_as_choosing():
+    error, fisher, more = both_surrogates(Method(strategy="exact"))
+    assert fisher.layer_windows - error.layer_windows == more
+    assert fisher.search_layer_windows == error.search_layer_windows
+
+
+def test_where_layer_costs_order_fast_they_count_as_choosing():
+    error, fisher, more = both_surrogates(Method())
+    assert fisher.search_layer_windows - error.search_layer_windows == more
+    # An older plan's order goes before theirs.
+    error, fisher, _ = both_surrogates(Method(order=(3, 1, 4, 2)))
+    assert fisher.search_layer_windows == error.search_layer_windows
+
+
+def test_algorithm_1_takes_the_windows_that_auto_comes_to():
+    shape = Shape(range(16), 16, 128, 0)
+    expected = expected_cost(shape, Goal(keep=0.5), Method(auto_windows=True))
+    evaluations = sum(range(8, 16))
+    assert expected.algorithm_1_layer_windows % (evaluations * 16) == 0
+    assert 0 < expected.algorithm_1_layer_windows <= evaluations * 16 * 128

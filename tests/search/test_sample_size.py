@@ -77,6 +77,15 @@ def test_one_document_calls_for_more():
     assert outlook([Choice(3, {4: unknown})], 4, 1, 4).windows is None
 
 
+def test_a_rival_seen_on_fewer_windows_is_forecast_from_those():
+    """The same ratio of difference and error says more windows where it took more of them to come by."""
+    seen = Margin(Difference(1.0, 1.0), Interval(-1.0, 3.0, 0.95), windows=16)
+    assert outlook([Choice(3, {4: seen})], 32, 32, 1000).ties[0].windows == 64
+    assert outlook([Choice(3, {4: apart(1.0, 1.0)})], 32, 32, 1000).ties[0].windows > 100
+    # On 18 windows it would be decided, and on the 32 there are it was not looked at again.
+    assert outlook([Choice(3, {4: seen})], 32, 32, 1000).ties[0].fewest == 33
+
+
 def test_looks_are_counted_and_share_the_error():
     assert [look_count(8, available) for available in (8, 9, 16, 17, 128)] == [1, 2, 2, 3, 5]
     assert look_count(8, 4) == 1

@@ -9,7 +9,8 @@ from indexcache.errors import MeasurementError, SettingError
 from indexcache.evaluate import WindowLoss
 from indexcache.pattern import Pattern
 from indexcache.search.goal import Goal, Method
-from indexcache.search.search import Problem, run_search
+from indexcache.search.search import Problem, choose, compare, run_search
+from indexcache.search.strategies.greedy import exact_greedy
 
 SITES, LABELS = 6, 10
 
@@ -152,6 +153,130 @@ def test_refinement_changes_the_pattern_picked_and_is_recorded():
     assert better.chosen.loss < start.chosen.loss
     assert better.chosen.pattern == better.swaps[-1].evaluation.pattern
     assert better.heldout.plan.pattern == better.chosen.pattern
+
+
+class Blurred:
+    """Each shared site adds a cost of its own that windows blur; counts the window evaluations asked for."""
+
+    def __init__(self, costs, blur):
+        self.costs, self.blur, self.windows = costs, blur, 0
+
+    def __call__(self, patterns, group, windows=None, last_token=False):
+        self.windows += len(patterns) * len(windows)
+        return [tuple(WindowLoss(*[self.loss(pattern, window)] * 2) for window in windows) for pattern in patterns]
+
+    def loss(self, pattern, window):
+        shared = [site for site, role in enumerate(pattern.roles) if role == "S"]
+        noise = sum(self.blur * random.Random(f"{site}/{window}").gauss(0, 1) for site in shared)
+        return (1 + sum(self.costs[site] for site in shared) + noise) * LABELS
+
+
+def search_auto(table, available=64, **method):
+    labels, documents = {"calibration": [LABELS] * available}, {"calibration": range(available)}
+    settings = Method(auto_windows=True, **method)
+    goal = Goal(keep=0.5)
+    return choose(Problem(table, labels, documents, SITES, goal, settings, layer_windows=lambda: table.windows))
+
+
+CLEAR, CLOSE = (0.0, 0.9, 0.1, 0.8, 0.2, 0.7), (0.0, 0.50, 0.10, 0.51, 0.2, 0.49)
+
+
+@pytest.mark.parametrize("strategy", ["fast", "exact"])
+def test_auto_stops_at_the_first_look_that_decides(strategy):
+    findings = search_auto(Blurred(CLEAR, 0.001), strategy=strategy)
+    assert (findings.windows, findings.decided, findings.ties) == (8, True, ())
+
+
+@pytest.mark.parametrize("strategy", ["fast", "exact"])
+def test_auto_goes_on_while_any_candidate_is_not_told_apart(strategy):
+    """Sites 1, 3 and 5 are all but equal, and one of them has to go: no number of windows tells which."""
+    findings = search_auto(Blurred(CLOSE, 0.5), strategy=strategy)
+    assert findings.windows > 8
+    assert findings.decided is False
+    removed = {step.removed for step in findings.steps}
+    assert {tie.removed for tie in findings.ties} <= removed
+    assert not {tie.kept for tie in findings.ties} & removed
+
+
+@pytest.mark.parametrize("strategy", ["fast", "exact", "blocks"])
+def test_a_plan_is_decided_where_no_step_leaves_a_kept_site_open(strategy):
+    """Ties and undecided sites are two views of the same margins, of whatever number of windows."""
+    for blur in (0.001, 0.1, 0.5, 2.0):
+        findings = search_auto(Blurred(CLOSE, blur), strategy=strategy, blocks=1)
+        kept = set(findings.chosen.pattern.full)
+        still_open = {(step.removed, site) for step in findings.steps for site in step.undecided if site in kept}
+        assert still_open == {(tie.removed, tie.kept) for tie in findings.ties}, f"blur {blur}"
+        candidates = [set(step.evaluation.pattern.full) - {0} for step in findings.steps]
+        if strategy != "blocks":
+            assert [set(step.margins) for step in findings.steps] == candidates, f"blur {blur}"
+
+
+def test_a_fixed_number_of_windows_promises_no_decision():
+    assert run(Goal(keep=0.5)).decided is None
+
+
+def test_the_cost_counts_all_looks():
+    table = Blurred(CLOSE, 0.5)
+    findings = search_auto(table, strategy="exact")
+    looks = [8]
+    while looks[-1] < findings.windows:
+        looks.append(min(2 * looks[-1], 64))
+    assert len(looks) > 1, "one look would show nothing"
+    # Baseline and noise floor are no part of the removals: all full and a shared pattern, this one once more.
+    beside = findings.windows + sum(looks) + findings.windows
+    assert table.windows - beside <= findings.search_layer_windows < table.windows
+
+
+def test_steps_of_several_looks_are_held_to_the_confidence_of_one(monkeypatch):
+    taken = []
+
+    def spy(*arguments):
+        taken.append(arguments[5])
+        return exact_greedy(*arguments)
+
+    monkeypatch.setattr("indexcache.search.search.exact_greedy", spy)
+    search_auto(Blurred(CLEAR, 0.001), strategy="exact")
+    assert taken == [pytest.approx(1 - 0.05 / 4)]
+
+
+def test_auto_with_layer_costs_alone_is_refused_before_anything_is_measured():
+    table = Blurred(CLEAR, 0.001)
+    with pytest.raises(SettingError, match="--strategy dp has no steps") as caught:
+        search_auto(table, strategy="dp", layer_costs=[[[1.0] * SITES] * SITES])
+    assert caught.value.hint
+    assert table.windows == 0
+
+
+def test_algorithm_1_would_go_as_far_as_dynamic_programming():
+    costs = [[[float(later - earlier) for later in range(SITES)] for earlier in range(SITES)]]
+    findings = run(Goal(keep=0.5), strategy="dp", layer_costs=costs)
+    assert findings.steps == ()
+    assert findings.algorithm_1_evaluations == 5 + 4 + 3
+
+
+def test_chances_stand_beside_no_pattern_that_the_removals_did_not_come_by():
+    blocks = {"strategy": "blocks", "blocks": 2}
+    assert len(run(Goal(keep=0.5), **blocks).kept_chances) == SITES
+    better = run(Goal(keep=0.5), refine_rounds=5, **blocks)
+    assert better.swaps
+    assert better.kept_chances == ()
+    assert len(run(Goal(keep=0.5), refine_rounds=5).kept_chances) == SITES, "refinement changed nothing here"
+
+
+@pytest.mark.parametrize(("gate", "kept"), [("interval", 6), ("estimate", 1)])
+def test_of_one_document_the_interval_passes_nothing(gate, kept):
+    labels, documents = {"calibration": [LABELS] * 4}, {"calibration": (7,) * 4}
+    problem = Problem(Table(), labels, documents, SITES, Goal(max_delta=9.0), Method(gate=gate))
+    assert choose(problem).chosen.pattern.kept == kept
+
+
+def test_a_comparison_can_be_of_the_first_windows_alone():
+    labels, documents = {"calibration": [LABELS] * 4}, {"calibration": range(4)}
+    problem = Problem(Table(), labels, documents, SITES, Goal(keep=0.5), Method())
+    first = compare(problem, "calibration", Pattern("FFSFSS"), windows=2)
+    assert len(first.plan.windows) == len(first.full.windows) == 2
+    every = compare(problem, "calibration", Pattern("FFSFSS"))
+    assert first.plan.window_losses == every.plan.window_losses[:2]
 
 
 def test_overlap_patterns_are_measured_when_asked_for():

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from indexcache.commands.job.measure import Loaded
+from indexcache.dsa.model.evaluator import COST_WINDOWS
 from indexcache.evaluate import WindowLoss
 
 
@@ -74,7 +75,8 @@ class PaperModel:
 
     def layer_costs(self, group, surrogate):
         sites = range(self.sites)
-        return [[[float(later - earlier) for later in sites] for earlier in sites]]
+        costs = [[float(later - earlier) for later in sites] for earlier in sites]
+        return [costs] * min(COST_WINDOWS, self.windows[group])
 
 
 def on_paper(patch, model=None):

@@ -17,6 +17,7 @@ from indexcache.dsa.model.stack import Stack
 from indexcache.dsa.model.switch import Switch
 from indexcache.errors import MeasurementError
 from indexcache.pattern import Pattern
+from indexcache.search.cost import layer_cost_runs
 from indexcache.system import processes
 
 TOKENS = 48
@@ -173,6 +174,15 @@ def test_what_is_run_is_counted(surrogate):
     # Backwards every layer runs again and is differentiated, and attention runs under its own selection too.
     layers, attentions = (LAYERS, pairs) if surrogate == ERROR else (4 * LAYERS, pairs + LAYERS)
     assert (costs.layer_runs, costs.attention_runs, len(done)) == (2 * layers, 2 * attentions, 2)
+    assert layer_cost_runs(surrogate, 2, LAYERS, range(LAYERS)) == 2 * (layers + attentions)
+
+
+@pytest.mark.parametrize("surrogate", [ERROR, FISHER])
+def test_layers_that_share_in_the_checkpoint_are_counted_without_a_model_too(surrogate):
+    types = ["full" if role == "F" else "shared" for role in "FSFSSF"]
+    model, sites, shared = build("glm_moe_dsa", indexer_types=types), (0, 2, 5), (1, 3, 4)
+    costs = layer_costs(model, Switch(model, sites), [window()], surrogate, 16)
+    assert layer_cost_runs(surrogate, 1, 6, sites, shared) == costs.layer_runs + costs.attention_runs
 
 
 def test_processes_share_the_windows_and_draw_the_same_labels(monkeypatch):

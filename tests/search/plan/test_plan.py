@@ -7,6 +7,7 @@ import pytest
 from indexcache.errors import PlanError, SettingError
 from indexcache.search.plan.cut import cut
 from indexcache.search.plan.file import read_plan
+from indexcache.search.plan.schema import MeasuredPattern, PlanStart
 
 
 @pytest.fixture
@@ -93,6 +94,79 @@ def test_cutting_beyond_the_search_says_how_far_it_went(plan):
     short = plan.model_copy(update={"search": plan.search.model_copy(update={"steps": plan.search.steps[:4]})})
     with pytest.raises(PlanError, match="searched down to 4"):
         cut(short, keep=0.25)
+
+
+def with_search(plan, result=None, **fields):
+    """The plan with other findings, and another result."""
+    search = plan.search.model_copy(update=fields)
+    return plan.model_copy(update={"search": search, "result": result or plan.result, "heldout": None})
+
+
+def of_layer_costs(plan):
+    """The plan as dynamic programming would have made it: no steps, and the pattern of one budget."""
+    dp = MeasuredPattern(**{name: getattr(plan.result, name) for name in MeasuredPattern.model_fields})
+    return with_search(plan, strategy="dp", surrogate="error", steps=[], dp=[dp], kept_chances=[], ties=[])
+
+
+def test_a_plan_of_layer_costs_is_cut_to_what_it_measured(plan):
+    dp = of_layer_costs(plan)
+    assert cut(dp, keep=0.5).result.pattern == plan.result.pattern
+    sparser = plan.search.steps[-1].model_dump(include=set(MeasuredPattern.model_fields))
+    several = with_search(dp, dp=[*dp.search.dp, MeasuredPattern(**sparser)])
+    assert cut(several, keep=0.1).result.pattern == sparser["pattern"]
+    assert cut(several, max_delta=1000).result.kept == 1
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"), [(0.25, "searched down to 4"), (0.75, "the plan has no pattern: it has those of 4, 8")]
+)
+def test_a_plan_of_layer_costs_says_which_cuts_there_are_and_how_to_get_more(plan, keep, says):
+    with pytest.raises(PlanError, match=says) as caught:
+        cut(of_layer_costs(plan), keep=keep)
+    assert "run search again with --all" in caught.value.line()
+
+
+def refined(plan, name, pattern):
+    """The plan as refinement would have made it whose best end is a start that no swap improved."""
+    step = next(step for step in plan.search.steps if step.kept == plan.result.kept)
+    other = MeasuredPattern(**step.model_dump(include=set(MeasuredPattern.model_fields)) | {"pattern": pattern})
+    start = PlanStart(
+        name=name, start=pattern, start_cost=0.1, end=pattern, end_cost=0.1, swaps=0, calibration_loss=other.loss
+    )
+    spelled = {"pattern": pattern, "layer_pattern": pattern}
+    return with_search(plan, plan.result.model_copy(update=spelled), starts=[start], dp=[other])
+
+
+def test_a_cut_to_a_plans_own_budget_keeps_what_refinement_picked(plan):
+    pattern = next(name for name in ("FFSSSSFF", "FSFSFSFS") if name != plan.result.pattern)
+    better = refined(plan, "dp", pattern)
+    assert cut(better, keep=0.5).result.pattern == pattern
+    assert cut(cut(better, keep=0.25), keep=0.5).result.pattern == pattern
+
+
+def test_a_cut_holds_losses_as_the_search_did(plan):
+    steps = [
+        step.model_copy(update={"loss": plan.search.baseline_loss + 0.01, "delta": 0.01, "low": 0.0, "high": 0.05})
+        for step in plan.search.steps
+    ]
+    first = steps[0].model_dump(include=set(MeasuredPattern.model_fields))
+    result = plan.result.model_copy(update=first | {"layer_pattern": first["pattern"], "uniform": None})
+    held = with_search(plan, result, steps=steps, dp=[])
+    assert cut(held, max_delta=0.02).result.kept == 8
+    assert cut(held, max_delta=0.05).result.kept == 1
+    by_estimate = with_search(held, result, gate="estimate")
+    assert cut(by_estimate, max_delta=0.02).result.kept == 1
+
+
+def test_of_one_document_a_cut_drops_nothing_unless_the_plan_has_no_intervals_at_all(plan):
+    none = {"loss": plan.search.baseline_loss, "delta": 0.0, "standard_error": None, "low": None, "high": None}
+    steps = [step.model_copy(update=none) for step in plan.search.steps]
+    first = steps[0].model_dump(include=set(MeasuredPattern.model_fields))
+    result = plan.result.model_copy(update=first | {"layer_pattern": first["pattern"], "uniform": None})
+    one = with_search(plan, result, steps=steps, dp=[])
+    assert cut(one, max_delta=1).result.kept == 8
+    assert cut(with_search(one, result, gate=None), max_delta=1).result.kept == 8
+    assert cut(with_search(one, result, gate=None, confidence=None), max_delta=1).result.kept == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from indexcache.search.report.certainty import (
     decided_steps,
     interchanges,
     least_chance,
+    not_decided,
     strip,
     strip_text,
     verdict,
@@ -107,14 +108,38 @@ def test_the_strip_says_chances_and_pins(plan):
     assert "50 %" in sites[2].explanation
 
 
-def test_the_least_chance_is_of_a_kept_layer_of_the_steps_own_pattern(plan):
+def test_the_least_chance_is_of_a_kept_layer(plan):
     chances = [0.9 - 0.1 * site if role == "F" else 0.0 for site, role in enumerate(plan.result.pattern)]
-    known = changed(plan, kept_chances=chances)
     last = plan.result.pattern.rindex("F")
-    assert least_chance(known) == pytest.approx(0.9 - 0.1 * last)
-    refined = known.result.model_copy(update={"pattern": "FSFSFSFS"})
-    assert least_chance(known.model_copy(update={"result": refined})) is None
+    assert least_chance(changed(plan, kept_chances=chances)) == pytest.approx(0.9 - 0.1 * last)
     assert least_chance(changed(plan, kept_chances=[])) is None
+
+
+def test_a_plan_that_added_windows_in_vain_says_how_many_would_decide(plan):
+    first, second = (step.removed_layer for step in plan.search.steps[:2])
+    stays, other = kept_layers(plan)[1:3]
+    tie = PlanTie(removed_layer=first, kept_layer=stays, windows=40)
+    few = PlanTie(removed_layer=second, kept_layer=other, windows=9)
+    never = few.model_copy(update={"windows": None})
+    differ = "differ by less than these windows can tell"
+    assert not_decided(changed(plan, ties=[tie], decided=False)) == (
+        f"not decided: layers {first} and {stays} {differ}; about 40 windows would"
+    )
+    assert not_decided(changed(plan, ties=[few, tie], decided=False)) == (
+        f"not decided: layers {first} and {stays}, and 1 more pair, {differ}; about 40 windows would"
+    )
+    assert not_decided(changed(plan, ties=[tie, never], decided=False)).endswith(
+        f"layers {second} and {other}, and 1 more pair, {differ}; no number of windows is expected to"
+    )
+    assert not_decided(changed(plan, ties=[tie])) == "", "the number of windows was given, so nothing was promised"
+    assert not_decided(changed(plan, decided=True)) == ""
+
+
+def test_a_tie_between_layers_that_a_cut_drops_both_is_decided(plan):
+    first, fifth = plan.search.steps[0].removed_layer, plan.search.steps[4].removed_layer
+    tied = changed(plan, ties=[PlanTie(removed_layer=first, kept_layer=fifth, windows=40)], decided=False)
+    assert not_decided(tied) != ""
+    assert not_decided(cut(tied, keep=0.25)) == ""
 
 
 def test_chances_are_of_one_budget(plan):

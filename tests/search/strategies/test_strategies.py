@@ -10,7 +10,7 @@ from indexcache.errors import MeasurementError, SettingError
 from indexcache.pattern import Pattern
 from indexcache.search.losses import Measurements, paired_difference
 from indexcache.search.strategies.blocks import blocks_greedy
-from indexcache.search.strategies.fast import fast_greedy
+from indexcache.search.strategies.fast import fast_greedy, look_again
 from indexcache.search.strategies.greedy import exact_greedy
 from indexcache.search.strategies.race import race
 from indexcache.search.strategies.refine import refine
@@ -258,3 +258,32 @@ class TestBlocks:
     def test_more_blocks_than_sites_to_keep_are_refused(self):
         with pytest.raises(SettingError, match="3 blocks"):
             blocks_greedy(LossTable(0, SITES).measurements(), SITES, 2, blocks=3)
+
+
+class TestLookAgain:
+    """Sites that stay, left undecided on few windows, are measured until they are told apart or have seen all."""
+
+    @staticmethod
+    def steps(table, stays):
+        measurements = table.measurements()
+        steps = fast_greedy(measurements, SITES, 3)
+        assert any(step.margins[site].windows < 32 for step in steps for site in step.undecided if site in stays)
+        return measurements, steps
+
+    def test_leaves_nothing_open_that_more_windows_tell(self):
+        table, stays = SumTable(3, SITES, windows=32), {0, 7, 8}
+        measurements, steps = self.steps(table, stays)
+        for step in steps:
+            settled = look_again(measurements, step, stays, 0.0, 0.95)
+            for site in stays & set(settled.margins):
+                assert settled.margins[site].beyond() or settled.margins[site].windows == 32
+            assert set(settled.undecided) <= set(step.undecided)
+            assert set(settled.undecided) - stays == set(step.undecided) - stays
+
+    def test_measures_nothing_where_every_candidate_saw_all(self):
+        table = SumTable(3, SITES, windows=32)
+        measurements = table.measurements()
+        step = exact_greedy(measurements, SITES, 8)[0]
+        measured = len(table.measured)
+        assert look_again(measurements, step, set(range(SITES)), 0.0, 0.95) == step
+        assert len(table.measured) == measured

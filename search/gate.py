@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..intervals import CONFIDENCE
+from .intervals import CONFIDENCE, interval
+from .losses import Evaluation, loss_increases, paired_difference
 
 GateKind = Literal["interval", "estimate"]
 
@@ -20,6 +22,33 @@ class LossIncrease(Protocol):
     @property
     def high(self) -> float | None:
         """The upper end."""
+
+
+@dataclass(frozen=True)
+class MeasuredIncrease:
+    """The loss increase of a pattern over all full, with its interval, in nats per label.
+
+    Args:
+        delta: the estimate.
+        standard_error: None where one document is all there is.
+        low: the lower end; None likewise.
+        high: the upper end; None likewise.
+    """
+
+    delta: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+
+
+def measured_increase(evaluation: Evaluation, baseline: Evaluation, confidence: float) -> MeasuredIncrease:
+    """By how much the loss is higher than all full's on the same windows; all full's own is zero for sure."""
+    difference = paired_difference(evaluation, baseline)
+    if evaluation.pattern == baseline.pattern:
+        return MeasuredIncrease(difference.delta, difference.standard_error, 0.0, 0.0)
+    ends = interval(loss_increases(evaluation, baseline), evaluation.documents, confidence)
+    low, high = (None if math.isinf(end) else end for end in (ends.low, ends.high))
+    return MeasuredIncrease(difference.delta, difference.standard_error, low, high)
 
 
 @dataclass(frozen=True)

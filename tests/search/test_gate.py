@@ -2,7 +2,9 @@
 
 import pytest
 
-from indexcache.search.plan.gate import Gate
+from indexcache.pattern import Pattern
+from indexcache.search.gate import Gate, MeasuredIncrease, measured_increase
+from indexcache.search.losses import Evaluation
 from indexcache.search.plan.schema import MeasuredPattern
 
 
@@ -43,3 +45,19 @@ def test_without_a_limit_nothing_passes_or_fails():
 )
 def test_a_failure_says_which_of_them_is_above(delta, high, says):
     assert Gate(confidence=0.9).failure(measured(delta, high), 0.03, "--limit", "it") == says
+
+
+def test_an_increase_has_its_interval_and_that_of_all_full_is_zero():
+    full = Evaluation.of_losses(Pattern("FF"), (1.0, 2.0, 3.0))
+    shared = Evaluation.of_losses(Pattern("FS"), (1.1, 2.3, 3.2))
+    increase = measured_increase(shared, full, 0.95)
+    assert increase.delta == pytest.approx(0.2)
+    assert increase.low < 0.2 < increase.high
+    assert measured_increase(full, full, 0.95) == MeasuredIncrease(0.0, 0.0, 0.0, 0.0)
+
+
+def test_one_document_has_no_interval():
+    full, shared = (Evaluation.of_losses(Pattern(name), (1.0, 2.0), (7, 7)) for name in ("FF", "FS"))
+    increase = measured_increase(shared, full, 0.95)
+    assert (increase.standard_error, increase.low, increase.high) == (None, None, None)
+    assert Gate().passes(increase, 1.0) is False
