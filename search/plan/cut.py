@@ -66,8 +66,10 @@ def _within(measured: MeasuredPattern, limit: float) -> bool:
     return (measured.delta if measured.high is None else measured.high) <= limit
 
 
-def check_max_delta(max_delta: float | None, option: str = "--max-delta") -> None:
-    """Refuses a loss increase that no pattern could be held to; ``option`` sets it.
+def check_max_delta(
+    max_delta: float | None, option: str = "--max-delta", unit: str = "nats per token, e.g. 0.01"
+) -> None:
+    """Refuses a loss increase that no pattern could be held to; ``option`` sets it, in ``unit``.
 
     Raises:
         SettingError: negative, NaN or beyond what a plan can hold.
@@ -75,5 +77,5 @@ def check_max_delta(max_delta: float | None, option: str = "--max-delta") -> Non
     if max_delta is not None and not 0 <= max_delta <= LARGEST_DELTA:
         raise SettingError(
             f"{option} is {max_delta:g}",
-            hint=f"give a loss increase from 0 to {LARGEST_DELTA:g} nats per token, e.g. 0.01",
+            hint=f"give a loss increase from 0 to {LARGEST_DELTA:g} {unit}",
         )
