@@ -17,12 +17,16 @@ from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT, REFINEMENT
 
 TokenArray = npt.NDArray[np.int32]
 
+# Where calibration takes what there is, the other groups get documents as if it asked for so many windows.
+_SHARED_AS = 32
+
 
 @dataclass(frozen=True)
 class WindowRequest:
     """How many windows of which length: ``length`` tokens each, drawn under ``seed``; refinement's apart.
 
-    With ``as_many_as_there_are``, fewer calibration windows will do.
+    With ``as_many_as_there_are``, fewer calibration windows will do, and past ``_SHARED_AS`` of them the other
+    groups come first.
     """
 
     length: int
@@ -105,7 +109,8 @@ class Windows:
 def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Windows:
     """Packs ``documents`` until all groups are full; the same input gives the same windows.
 
-    Each document goes whole to the group that is further from full. A document that fills a window gives
+    Each document goes whole to the group that is further from full, or from its share where calibration takes as
+    many as there are. A document that fills a window gives
     one, cut at random. Shorter documents are joined with the end-of-text token between them; each such window
     begins with a document that no other window holds. Where documents run out, the same ones give more: the
     long ones in turn, then what is left of the short ones. Each window opens with what the tokenizer puts
@@ -115,16 +120,18 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
         DatasetError: fewer windows than asked for; says how many there are.
     """
     prefix = text_opening(tokenizer)
-    groups = [_Group(CALIBRATION, request.calibration), _Group(HELD_OUT, request.heldout)]
+    share = min(request.calibration, _SHARED_AS) if request.as_many_as_there_are else request.calibration
+    groups = [_Group(CALIBRATION, request.calibration, share), _Group(HELD_OUT, request.heldout, request.heldout)]
     if request.refinement:
-        groups.append(_Group(REFINEMENT, request.refinement))
+        groups.append(_Group(REFINEMENT, request.refinement, request.refinement))
     count = 0
     for number, text in enumerate(documents):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        group = min(groups, key=lambda candidate: candidate.fill)
+        lacking = [candidate for candidate in groups if not candidate.is_full]
+        group = min(lacking or groups, key=lambda candidate: candidate.fill)
         group.add(ids, prefix, tokenizer.eos_token_id, request, number)
         count += 1
-        if all(candidate.fill >= 1 for candidate in groups):
+        if all(candidate.is_full for candidate in groups):
             break
     return Windows({group.name: group.finish(request, prefix, count) for group in groups})
 
@@ -133,12 +140,15 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
 class _Group:
     """One group being filled: its windows, and what its documents could give more.
 
+    ``share`` of its ``count`` windows decide which group the next document goes to.
+
     A window is its ids and the documents that they are of. What a window's end leaves of a short document goes to
     the next tail, where rests are joined likewise: so windows share documents only where they have to, and few.
     """
 
     name: str
     count: int
+    share: int
     windows: list[tuple[set[int], list[int]]] = field(default_factory=list)
     spare: list[list[tuple[set[int], list[int]]]] = field(default_factory=list)
     tails: defaultdict[int, list[tuple[int, list[int]]]] = field(default_factory=lambda: defaultdict(list))
@@ -149,7 +159,13 @@ class _Group:
 
     @property
     def fill(self) -> float:
-        return len(self.windows) / self.count if self.count else 1.0
+        """Its windows over its share of them."""
+        return len(self.windows) / self.share if self.share else 1.0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has all windows that it wants."""
+        return len(self.windows) >= self.count
 
     def add(self, ids: list[int], prefix: list[int], end: int | None, request: WindowRequest, number: int) -> None:
         """Takes a document; its ``number`` in the stream seeds where it is cut."""

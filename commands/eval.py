@@ -24,6 +24,7 @@ from ..search.report.checks import (
     with_unseen_check,
 )
 from ..search.report.timing import now
+from ..search.report.words import NOT_COMPLETE
 from ..search.run.folder import has_report, render_beside
 from ..search.search import compare
 from ..system import processes
@@ -33,7 +34,7 @@ from .eval_settings import EvalSettings, OtherText
 from .job.measure import Loaded, evaluator, load, run_identity, running_on
 from .job.planned import PlannedModel
 from .job.prepare import announce
-from .job.windows import ProbeRequest, build_windows, check_window, windows_problem
+from .job.windows import ProbeRequest, build_windows, check_documents, check_window, windows_problem
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def evaluate(
     """
     windows = planned.windows(path.parent)
     announce(planned.checkpoint, reporter)
+    for line in (*settings.warnings, *([] if planned.plan.complete else [NOT_COMPLETE])):
+        reporter.warn(line)
     if settings.text is not None:
         windows = _unseen(planned, windows, settings, settings.text, reporter)
     _check_groups(windows, settings)
@@ -129,10 +132,11 @@ def _unseen(
 
 
 def _check_groups(windows: Windows, settings: EvalSettings) -> None:
-    """Refuses to measure on what is not there.
+    """Refuses to measure on what is not there, or what cannot be held to a limit.
 
     Raises:
         DatasetError: the plan has no such windows or probes.
+        SettingError: one document gives no interval that could be held to a limit.
     """
     title = GROUP_TITLES[settings.group]
     if not len(windows.group(settings.group)):
@@ -142,6 +146,9 @@ def _check_groups(windows: Windows, settings: EvalSettings) -> None:
             "the plan has no probes: its search made none",
             hint=f"give --window {windows.length}: then some are made in text that the search has not seen",
         )
+    gate = settings.gate.kind
+    check_documents(windows, settings.group, settings.max_delta, "--max-delta", gate)
+    check_documents(windows, HELD_OUT_PROBES, settings.max_probe_delta, "--max-probe-delta", gate)
 
 
 def _model(

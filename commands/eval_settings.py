@@ -50,6 +50,7 @@ class EvalSettings:
         gate: what of a loss increase is held to a limit.
         max_delta: the limit, nats per token; None for none.
         max_probe_delta: likewise of probes, nats per answer token.
+        warnings: of options that do nothing.
     """
 
     group: str
@@ -59,6 +60,7 @@ class EvalSettings:
     gate: Gate
     max_delta: float | None
     max_probe_delta: float | None
+    warnings: tuple[str, ...] = ()
 
 
 def eval_settings(plan: Plan, group: str, with_probes: bool, fields: Mapping[str, Any]) -> EvalSettings:
@@ -71,12 +73,13 @@ def eval_settings(plan: Plan, group: str, with_probes: bool, fields: Mapping[str
         raise SettingError(f"--on is {group!r}", hint="give heldout or calibration")
     max_delta, max_probe_delta = fields.get("max_delta"), fields.get("max_probe_delta")
     check_max_delta(max_delta)
-    check_max_delta(max_probe_delta, "--max-probe-delta")
+    check_max_delta(max_probe_delta, "--max-probe-delta", "nats per answer token, e.g. 0.1")
     text = _other_text(plan, fields)
     if text is not None and group != HELD_OUT:
         raise SettingError(
             f"--on {group} is of the plan's own windows, and other windows were asked for", hint="leave --on out"
         )
+    is_idle = "gate" in fields and max_delta is None and max_probe_delta is None
     confidence = fields.get("confidence") or plan.search.confidence or CONFIDENCE
     return EvalSettings(
         group=group,
@@ -86,6 +89,7 @@ def eval_settings(plan: Plan, group: str, with_probes: bool, fields: Mapping[str
         gate=Gate(fields.get("gate", "interval"), confidence),
         max_delta=max_delta,
         max_probe_delta=max_probe_delta,
+        warnings=("--gate does nothing without --max-delta or --max-probe-delta",) if is_idle else (),
     )
 
 

@@ -9,7 +9,7 @@ from rich import box
 
 from ..evaluate import CALIBRATION, GROUP_TITLES
 from ..search.report.tables import Table, probes_table
-from ..search.report.words import percent
+from ..search.report.words import at_confidence
 from ..system.console import new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.launching import speaks
@@ -29,9 +29,9 @@ def show(outcome: EvalOutcome, as_json: bool) -> None:
 def eval_table(outcome: EvalOutcome) -> None:
     """Prints a plan's check, on stdout."""
     settings, check, probes = outcome.settings, outcome.check, outcome.probes
-    at = percent(settings.gate.confidence)
-    title = f"increase, in sample ({at})" if settings.group == CALIBRATION else f"increase ({at})"
     patterns = {"this plan": check.losses.plan, "uniform": check.losses.uniform}
+    where = ", in sample" if settings.group == CALIBRATION else ""
+    title = f"increase{where}{at_confidence(patterns.values(), settings.gate.confidence)}"
     console = new_console()
     print_line(console, f"{check.windows} {_kind(outcome)} windows of {outcome.length} tokens, nats per token")
     sites, baseline = len(check.losses.plan.pattern), check.losses.baseline_loss

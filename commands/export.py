@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ import typer
 
 from ..errors import ExportError, IdentityError, ModelError, OutputError, wrapped
 from ..pattern import SHARED, layer_ranges
+from ..search.export.remarks import Remark, worst_first
 from ..search.export.settings import Export, check_servable, edited_config, export
 from ..search.export.support import Serving
 from ..search.plan.schema import Plan
+from ..search.report.words import NOT_COMPLETE
 from ..system.console import Reporter
 from ..system.exits import print_result
 from ..system.files import write_atomically
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def settings_for(plan: Plan, engine: str, serving: Serving, force: bool) -> Export:
-    """The settings that make ``engine`` run ``plan``.
+    """The settings that make ``engine`` run ``plan``, with a warning where the plan was not checked to its end.
 
     Raises:
         ExportError: the engine takes no pattern of this family, or is known to fail with it and ``force`` is off.
@@ -32,7 +35,9 @@ def settings_for(plan: Plan, engine: str, serving: Serving, force: bool) -> Expo
     exported = export(plan, engine, serving)
     if not force:
         check_servable(exported)
-    return exported
+    if plan.complete:
+        return exported
+    return replace(exported, warnings=worst_first([Remark("warning", NOT_COMPLETE), *exported.warnings]))
 
 
 def write(

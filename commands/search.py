@@ -42,7 +42,7 @@ from .job.measure import evaluator, load, run_identity
 from .job.prepare import Job, prepare
 from .job.session import Session, resumable_stops, session
 from .job.windows import windows_problem
-from .search_table import search_summary, silent_progress, spoken_progress
+from .search_table import nothing_dropped, search_summary, silent_progress, spoken_progress
 
 # Of the first window, enough for a mean loss.
 _FEW_TOKENS = 1024
@@ -82,7 +82,9 @@ def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
     def save(run: _Run, findings: Findings) -> None:
         plan = _plan(job, session, run, findings, complete=False)
         moved.append(processes.run_on_main(lambda: save_choice(job.folder, plan, frozen_bytes(job.windows))))
-        reporter.doing("measuring baselines, the held-out windows and probes")
+        if run.measures:
+            path, rest = job.folder / PLAN_FILE, "measuring baselines, held-out windows and probes"
+            reporter.say(f"plan chosen and written to {path}; {rest}")
 
     run, findings = _findings(job, session, reporter, save)
     plan, timing = _plan(job, session, run, findings, complete=True), session.timing()
@@ -93,10 +95,11 @@ def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
 
 @dataclass(frozen=True)
 class _Run:
-    """A search in progress: how it goes about it, and what measures."""
+    """A search in progress: how it goes about it, what measures, and whether the model is there to."""
 
     method: Method
     measure: ReplayedEvaluator
+    measures: bool
 
 
 def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: bool) -> Plan:
@@ -140,7 +143,7 @@ def _findings(
     content = session.content
     if content.window_evaluations and (content.checked or not job.self_checks) and _measured_beside(job, session):
         with suppress(MissingLoss):
-            run = _Run(_method(job, session), _replay(job, session))
+            run = _Run(_method(job, session), _replay(job, session), measures=False)
             return run, _run(job, run, silent_progress(run.measure.follow), save)
     if content.run is not None:
         # Sums are rounded as in the session that measured what is there.
@@ -150,7 +153,7 @@ def _findings(
     method = _method(job, session)
     expected = replace(job, method=method).expected(reporter)
     reporter.begin(expected.window_evaluations, "window evaluations", guessed=True)
-    run = _Run(method, _replay(job, session, model, reporter))
+    run = _Run(method, _replay(job, session, model, reporter), measures=True)
     layers = job.checkpoint.site_layers
     removals = len(layers) - method.deepest(job.goal, len(layers))
     return run, _run(job, run, spoken_progress(layers, removals, reporter, run.measure.follow), save)
@@ -257,6 +260,8 @@ def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, repor
         return
     if outcome.moved:
         reporter.say(f"the run that stood there is now in {outcome.moved}")
+    if (line := nothing_dropped(outcome.plan)) is not None:
+        reporter.warn(line)
     if not quiet:
         search_summary(outcome.plan, folder, outcome.timing)
     print_result(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))

@@ -14,7 +14,7 @@ from ..search.report.certainty import decided_steps, least_chance, not_decided
 from ..search.report.prose import calibration_windows, shorter_window
 from ..search.report.tables import held_out, in_sample
 from ..search.report.timing import Timing
-from ..search.report.words import layers, percent
+from ..search.report.words import at_confidence, increase, layers, percent, stay
 from ..search.search import SearchProgress
 from ..search.strategies.greedy import Step
 from ..search.strategies.refine import Swap
@@ -60,6 +60,19 @@ def spoken_progress(
     return SearchProgress(step, swap)
 
 
+def nothing_dropped(plan: Plan) -> str | None:
+    """Says that no step is within the limit, and what the cheapest costs; None where one is, or there is none."""
+    search, result = plan.search, plan.result
+    if result.max_delta is None or result.kept < result.sites:
+        return None
+    line = f"no step is within --max-delta {result.max_delta:g}: all {result.sites} indexers stay"
+    measured = [*search.steps, *search.dp]
+    if not measured:
+        return line
+    least = min(measured, key=lambda pattern: pattern.delta)
+    return f"{line}; the least increase that one has is {increase(least, search.confidence)}"
+
+
 def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
     """Prints what a search found, on stderr."""
     result, tokens, cost = plan.result, plan.tokens, plan.cost
@@ -90,10 +103,11 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
 def _comparison(plan: Plan) -> Table:
     """The plan beside its baselines: held out where that was measured, and in sample."""
     sites, confidence, sample = plan.result.sites, plan.search.confidence, in_sample(plan)
-    at = "" if confidence is None else f" ({percent(confidence)})"
     if plan.heldout is None:
-        return loss_table(sites, plan.search.baseline_loss, sample, title=f"increase, in sample{at}")
-    heldout, title = held_out(plan.heldout), f"increase, held out{at}"
+        title = f"increase, in sample{at_confidence(sample.values(), confidence)}"
+        return loss_table(sites, plan.search.baseline_loss, sample, title=title)
+    heldout = held_out(plan.heldout)
+    title = f"increase, held out{at_confidence(heldout.values(), confidence)}"
     return loss_table(sites, plan.heldout.baseline_loss, heldout, sample, title)
 
 
@@ -108,7 +122,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     if (decided := decided_steps(plan)) is not None:
         facts["steps"] = f"{decided.count} of {decided.steps} decided at {percent(decided.confidence)}"
     if (chance := least_chance(plan)) is not None:
-        facts["chances"] = f"kept layers stay in {percent(round(chance, 2))} of draws of the documents, or more"
+        facts["chances"] = f"{stay(chance)} of the documents"
     if plan.probes is not None:
         facts["probes"] = probes_line(plan.probes)
     if line := shorter_window(plan):

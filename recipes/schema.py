@@ -145,7 +145,9 @@ class Recipe:
         Option(
             SEARCH,
             "exit with 1 where the plan's loss increase on probes may be larger, nats per answer token",
-            parser=partial(decimal, "max-probe-delta", example="a loss increase in nats per answer, e.g. 0.1"),
+            parser=partial(
+                decimal, "max-probe-delta", example="a loss increase in nats per answer token, e.g. 0.1"
+            ),
             metavar="NATS",
         ),
     ] = None
@@ -345,12 +347,20 @@ def _field_error(error: ValidationError, recipe: str) -> SettingError:
             f"{recipe} has an unknown field {field!r}",
             hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(FIELDS)}",
         )
-    name = field.partition(".")[0]
     return SettingError(
         f"{_field_place(field, recipe)} is {reprlib.repr(first['input'])}: "
         f"{fault.lower().replace('input should', 'it should')}",
-        hint=option_of(name).help if name in FIELDS and name != "schema_version" else None,
+        hint=None if first["type"] == "literal_error" else _example(field.partition(".")[0]),
     )
+
+
+def _example(field: str) -> str | None:
+    """What a field may be instead: its default where that is a number, else what it is for."""
+    if field not in FIELDS or field == "schema_version":
+        return None
+    default = FIELDS[field].default
+    is_number = isinstance(default, int | float) and not isinstance(default, bool)
+    return f"e.g. {default:g}" if is_number else option_of(field).help
 
 
 def _field_place(field: str, recipe: str) -> str:

@@ -57,6 +57,17 @@ class TestShippedRecipes:
         assert path.stem == "tiny" or {"device_map", "pin"} <= named
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "hint"),
+    [("gate", "wat", ""), ("confidence", 2.0, "e.g. 0.95"), ("windows", 0, "e.g. 32"), ("dtype", "int4", "")],
+)
+def test_a_hint_is_a_value_and_no_paragraph(field, value, hint):
+    with pytest.raises(SettingError) as raised:
+        with_options(None, {field: value})
+    assert raised.value.hint == hint
+    assert field != "gate" or "it should be 'interval' or 'estimate'" in str(raised.value)
+
+
 @pytest.mark.reliability("R11")
 @pytest.mark.parametrize(
     ("text", "says"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import WindowError
@@ -93,17 +93,19 @@ def room(length: int) -> int:
     return 2 * length // 3
 
 
-def check_room(tokens: int, length: int, kind: str) -> None:
-    """Refuses a window in which a probe's ``tokens`` would leave too little filler.
+def check_room(tokens: Mapping[str, int], length: int) -> None:
+    """Refuses a window in which probes, of so many ``tokens`` by kind, would leave too little filler.
 
     Raises:
-        WindowError: says the least length.
+        WindowError: says the least length that does for all kinds.
     """
-    if tokens > room(length):
+    kind = max(tokens, key=lambda name: tokens[name])
+    most = tokens[kind]
+    if most > room(length):
         raise WindowError(
-            f"windows of {length} tokens are too short for {kind} probes: up to {tokens} tokens are planted and "
+            f"windows of {length} tokens are too short for {kind} probes: up to {most} tokens are planted and "
             "asked, and half as many must be filler",
-            hint=f"give {-(-3 * tokens // 2)} tokens or more, or leave this kind out",
+            hint=f"give --window {-(-3 * most // 2)} or more",
         )
 
 

@@ -62,7 +62,8 @@ def make_probes(
 ) -> list[Probe]:
     """Probes of each kind, ``count_per_kind`` each, over ``depths`` in turn.
 
-    A kind's probes are the same whatever other kinds are asked for.
+    All kinds together go through the documents, so that they have one each as far as there are enough. Which ones
+    a kind has depends on its place in ``KINDS``: its probes are the same whatever other kinds are asked for.
 
     Args:
         tokenizer: one of transformers.
@@ -82,28 +83,54 @@ def make_probes(
     if not all(0 <= depth <= 1 for depth in depths) or not depths:
         raise SettingError("a probe's depth is a fraction of the filler, from 0 to 1", hint=f"such as {DEPTHS}")
     encoder = Encoder(tokenizer)
-    filler = read_filler(documents, encoder, length, most=count_per_kind)
-    vocabulary = Vocabulary(filler.words)
-    probes = []
-    for kind in kinds:
-        order = list(range(len(filler.volumes)))
-        random.Random(f"probes/{seed}/{kind}").shuffle(order)
-        drafts = []
-        for number in range(count_per_kind):
-            draw = random.Random(f"probes/{seed}/{kind}/{number}")
-            volume = filler.volumes[order[number % len(order)]]
-            depth = depths[number % len(depths)]
-            script = SCRIPTS[kind](Cast(draw, vocabulary, volume.distinct_ids), depth, Sizes())
-            drafts.append(_Draft(draw, volume, depth, encode(script, encoder)))
-        opening = encoder.opening
+    filler = read_filler(documents, encoder, length, most=count_per_kind * len(KINDS))
+    writer = _Writer(encoder, Vocabulary(filler.words), _order(filler.volumes, seed), seed)
+    drafts = {kind: writer.drafts(kind, count_per_kind, depths) for kind in kinds if count_per_kind}
+    if drafts:
         # All at once, so that the least length that is told does for all of them.
-        tokens = len(opening) + max((draft.script.tokens for draft in drafts), default=0)
-        check_room(tokens, length, kind)
-        for draft in drafts:
-            window = compose([draft.script], opening, draft.volume, length, draft.draw)
-            document = draft.volume.document
-            probes.append(Probe(kind, draft.depth, length, window.token_ids, window.answers, document))
+        tokens = {kind: max(draft.script.tokens for draft in made) for kind, made in drafts.items()}
+        check_room({kind: len(encoder.opening) + count for kind, count in tokens.items()}, length)
+    probes = []
+    for kind, draft in ((kind, draft) for kind, made in drafts.items() for draft in made):
+        window = compose([draft.script], encoder.opening, draft.volume, length, draft.draw)
+        probes.append(Probe(kind, draft.depth, length, window.token_ids, window.answers, draft.volume.document))
     return probes
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """What all probes of a set have in common; ``volumes`` are in the order in which kinds go through them."""
+
+    encoder: Encoder
+    vocabulary: Vocabulary
+    volumes: tuple[Volume, ...]
+    seed: int
+
+    def drafts(self, kind: str, count: int, depths: Sequence[float]) -> list[_Draft]:
+        """``count`` probes of a kind, before their windows are put together."""
+        drafts = []
+        for number in range(count):
+            draw = random.Random(f"probes/{self.seed}/{kind}/{number}")
+            volume = self._volume(KINDS.index(kind) * count + number)
+            depth = depths[number % len(depths)]
+            script = SCRIPTS[kind](Cast(draw, self.vocabulary, volume.distinct_ids), depth, Sizes())
+            drafts.append(_Draft(draw, volume, depth, encode(script, self.encoder)))
+        return drafts
+
+    def _volume(self, place: int) -> Volume:
+        """The volume of the probe at ``place`` among those of all kinds.
+
+        Each round through the volumes begins one further on, or their depths would be the same in every round.
+        """
+        rounds, count = place // len(self.volumes), len(self.volumes)
+        return self.volumes[(place + rounds) % count]
+
+
+def _order(volumes: Sequence[Volume], seed: int) -> tuple[Volume, ...]:
+    """The volumes in random order."""
+    order = list(volumes)
+    random.Random(f"probes/{seed}/documents").shuffle(order)
+    return tuple(order)
 
 
 def fingerprint(probes: Iterable[Probe]) -> str:

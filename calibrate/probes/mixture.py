@@ -68,10 +68,12 @@ class _Stage:
 
     def check(self, token_ids: Sequence[int]) -> None:
         """Refuses a length that the smallest script of a kind does not fit."""
+        tokens = {}
         for kind in self.kinds:
             cast = Cast(random.Random(kind), self.vocabulary, token_ids)
             script = encode(SCRIPTS[kind](cast, 0.5, LEAST), self.encoder)
-            check_room(len(self.encoder.opening) + script.tokens, self.length, kind)
+            tokens[kind] = len(self.encoder.opening) + script.tokens
+        check_room(tokens, self.length)
 
     def scripts(self, cast: Cast) -> list[EncodedScript]:
         """Random scripts, as many as a random number says and as fit; smaller ones where large ones do not."""

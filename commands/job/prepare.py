@@ -32,7 +32,7 @@ from ...system.console import Reporter
 from ...system.files import check_writable
 from .identity import model_identity
 from .measure import Running, running_on
-from .windows import ProbeRequest, build_windows, check_window, default_window, token_identity
+from .windows import ProbeRequest, build_windows, check_documents, check_window, default_window, token_identity
 
 MOST_AUTO_WINDOWS = 128
 _DEFAULT_REFINE_WINDOWS = 32
@@ -120,6 +120,7 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     length = window_length(recipe, checkpoint, reporter)
     older, method = search_method(recipe, checkpoint, goal)
     _warn_of_nothing_to_drop(method, goal, len(checkpoint.site_layers), reporter)
+    _warn_of_idle_options(recipe, goal, reporter)
     placement = Placement(recipe.device_map, recipe.offload_folder)
     backends = Backends(recipe.indexer, recipe.attention)
     return Intent(
@@ -169,6 +170,8 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     probes = ProbeRequest(recipe.probes, recipe.objective == "mix", recipe.max_probe_delta is not None)
     reporter.doing(f"reading {source.dataset}")
     windows = processes.run_on_main(lambda: build_windows(checkpoint, source, request, probes, reporter))
+    check_documents(windows, CALIBRATION, goal.max_delta, "--max-delta", recipe.gate)
+    check_documents(windows, HELD_OUT_PROBES, recipe.max_probe_delta, "--max-probe-delta", recipe.gate)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     weights = processes.run_on_main(lambda: find_weights(checkpoint))
     processes.run_on_main(lambda: check_stored(checkpoint, weights, quantiser))
@@ -260,6 +263,14 @@ def _warn_of_nothing_to_drop(method: Method, goal: Goal, sites: int, reporter: R
     # Rounded down, or it could keep them all again.
     largest = math.floor(10_000 * (sites - 1) / sites) / 10_000
     reporter.warn(f"{what}; give --keep {largest:g} or less")
+
+
+def _warn_of_idle_options(recipe: Recipe, goal: Goal, reporter: Reporter) -> None:
+    """Warns of what was set and does nothing, as what it belongs to was not."""
+    if recipe.refine_windows is not None and not recipe.refine_rounds:
+        reporter.warn("--refine-windows does nothing without --refine-rounds")
+    if recipe.gate != Recipe.gate and goal.max_delta is None and recipe.max_probe_delta is None:
+        reporter.warn("--gate does nothing without --max-delta or --max-probe-delta")
 
 
 def required(value: str | None, name: str) -> str:

@@ -11,6 +11,7 @@ from ...dsa.checkpoint.load import FETCHED
 from ...errors import IndexcacheError, JournalError, StoppedRunError
 from ...evaluate import WindowLoss
 from ...pattern import Pattern
+from ...search.plan.file import read_plan
 from ...search.plan.schema import RunIdentity
 from ...search.report.timing import Timing, now, timing_of
 from ...search.run.folder import PLAN_FILE, begin_anew, remove_leftovers
@@ -182,9 +183,18 @@ def resumable_stops(folder: Path, resume: str) -> Iterator[None]:
             raise
         count = stored.content.window_evaluations
         raise StoppedRunError(
-            f"stopped by {stop.name}: {count} window evaluations are kept in {str(path)!r}",
+            f"stopped by {stop.name}: {count} window evaluations are kept in {str(path)!r}{_chosen(folder)}",
             hint=f"{again}, without --resume never" if resume == "never" else again,
         ) from None
+
+
+def _chosen(folder: Path) -> str:
+    """Names a plan that is written and not complete; nothing where there is none."""
+    path = folder / PLAN_FILE
+    with suppress(IndexcacheError):
+        if is_there(path) and not read_plan(path).complete:
+            return f"; {str(path)!r} is chosen, but not complete: its held-out check is to come"
+    return ""
 
 
 def _nothing_to_resume(path: Path) -> JournalError:

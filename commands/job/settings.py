@@ -64,7 +64,7 @@ def _check_probe_limit(settings: Recipe) -> None:
     Raises:
         SettingError: no number to hold them to, or no probes.
     """
-    check_max_delta(settings.max_probe_delta, "--max-probe-delta")
+    check_max_delta(settings.max_probe_delta, "--max-probe-delta", "nats per answer token, e.g. 0.1")
     if settings.max_probe_delta is not None and not (settings.probes and settings.heldout):
         less = "--probes" if not settings.probes else "--heldout"
         raise SettingError(

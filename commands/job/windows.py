@@ -28,9 +28,10 @@ from ...dsa.checkpoint.load import Placement
 from ...dsa.checkpoint.stored.weights import expected_weights_bytes
 from ...dsa.long.backends import Backends, choose
 from ...dsa.long.capacity import layer_bytes, whole_memory
-from ...errors import DatasetError, ModelError, WindowError
-from ...evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate
+from ...errors import DatasetError, ModelError, SettingError, WindowError
+from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate
 from ...search.goal import Goal, Method
+from ...search.plan.gate import GateKind
 from ...search.plan.schema import TokenIdentity
 from ...search.run.folder import TOKENS_FILE
 from ...search.search import Problem
@@ -166,6 +167,27 @@ def build_windows(
     return windows.with_groups(_probe_groups(tokenizer, windows, request, probes, reporter))
 
 
+def check_documents(windows: Windows, group: str, limit: float | None, option: str, gate: GateKind) -> None:
+    """Refuses to hold a loss increase on a group to ``limit`` by an interval that its one document cannot give.
+
+    Args:
+        windows: of which none are measured yet.
+        group: whose loss increase is held; one without windows is not.
+        limit: that ``option`` set; None for none.
+        option: its name, such as ``--max-delta``.
+        gate: what is held to the limit.
+
+    Raises:
+        SettingError: nothing could pass.
+    """
+    if limit is not None and gate == "interval" and len(set(windows.documents(group))) == 1:
+        raise SettingError(
+            f"{option} holds the upper end of an interval, but all {GROUP_TITLES[group]} windows are of one "
+            "document, which gives none",
+            hint="give --gate estimate, or text of more documents with --dataset",
+        )
+
+
 def _pack_unseen(
     documents: UnseenDocuments, tokenizer: Any, request: WindowRequest, reporter: Reporter
 ) -> Windows:
@@ -213,7 +235,7 @@ def _probe_groups(
         except (DatasetError, WindowError) as error:
             if probes.choosing or probes.needed:
                 raise
-            reporter.say(f"no probes: {error}")
+            reporter.say(f"no probes: {error}; {error.hint}, or --probes 0 to do without")
     return groups
 
 

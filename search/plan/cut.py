@@ -95,8 +95,10 @@ def _gate(plan: Plan) -> Gate:
     return Gate("estimate") if confidence is None else Gate(gate or "interval", confidence)
 
 
-def check_max_delta(max_delta: float | None, option: str = "--max-delta") -> None:
-    """Refuses a loss increase that no pattern could be held to; ``option`` sets it.
+def check_max_delta(
+    max_delta: float | None, option: str = "--max-delta", unit: str = "nats per token, e.g. 0.01"
+) -> None:
+    """Refuses a loss increase that no pattern could be held to; ``option`` sets it, in ``unit``.
 
     Raises:
         SettingError: negative, NaN or beyond what a plan can hold.
@@ -104,5 +106,5 @@ def check_max_delta(max_delta: float | None, option: str = "--max-delta") -> Non
     if max_delta is not None and not 0 <= max_delta <= LARGEST_DELTA:
         raise SettingError(
             f"{option} is {max_delta:g}",
-            hint=f"give a loss increase from 0 to {LARGEST_DELTA:g} nats per token, e.g. 0.01",
+            hint=f"give a loss increase from 0 to {LARGEST_DELTA:g} {unit}",
         )

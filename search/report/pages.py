@@ -27,7 +27,7 @@ from .tables import (
     swaps_table,
 )
 from .timing import Timing
-from .words import increase, percent, signed
+from .words import increase, percent, signed, stay
 
 
 def render(
@@ -173,8 +173,7 @@ def _headlines(plan: Plan, heldout: HeldOutRecord | None) -> list[_Headline]:
     if (decided := decided_steps(plan)) is not None:
         figure, title = f"{decided.count} of {decided.steps}", f"steps decided at {percent(decided.confidence)}"
         chance = least_chance(plan)
-        stay = "" if chance is None else f"kept layers stay in {percent(round(chance, 2))} of draws or more"
-        lines.append(_Headline("steps", figure, "", title, stay))
+        lines.append(_Headline("steps", figure, "", title, "" if chance is None else stay(chance)))
     return lines
 
 

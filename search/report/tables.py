@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, PlanStep, ProbeRecord, ProbesRecord
 from .certainty import interchanges, verdict
-from .words import answers, increase, layers, margin, nats, percent, signed
+from .words import answers, at_confidence, increase, layers, margin, nats, signed
 
 
 class Column(NamedTuple):
@@ -52,7 +52,7 @@ def comparison_table(plan: Plan, heldout: HeldOutRecord | None) -> Table:
         Column("pattern", names=True),
         Column("kept"),
         Column(f"loss, {where}"),
-        Column(f"increase, {where}{_at(plan)}"),
+        Column(f"increase, {where}{at_confidence(lead.values(), plan.search.confidence)}"),
         Column("KL"),
         Column("same top token"),
         Column("key tokens"),
@@ -106,13 +106,9 @@ def _share(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
-def _at(plan: Plan) -> str:
-    return "" if plan.search.confidence is None else f" ({percent(plan.search.confidence)})"
-
-
 def probes_table(probes: ProbesRecord, confidence: float | None = None) -> Table:
     """Probes by kind: loss and share right of all full and the patterns, and the plan's paired increase."""
-    at = "" if confidence is None else f" ({percent(confidence)})"
+    at = at_confidence([probes.all], confidence)
     columns = [
         Column("kind", names=True),
         Column("probes"),
@@ -139,7 +135,7 @@ def steps_table(plan: Plan) -> Table:
         Column("kept"),
         Column("layer dropped"),
         Column("loss"),
-        Column(f"increase, in sample{_at(plan)}"),
+        Column(f"increase, in sample{at_confidence(search.steps, search.confidence)}"),
         Column("KL"),
         Column("same top token"),
         Column("uniform"),
@@ -211,7 +207,7 @@ def swaps_table(plan: Plan) -> Table | None:
         Column("layer dropped"),
         Column("layer restored"),
         Column("loss"),
-        Column(f"increase, in sample{_at(plan)}"),
+        Column(f"increase, in sample{at_confidence(swaps, plan.search.confidence)}"),
         Column("KL"),
         Column("same top token"),
     ]

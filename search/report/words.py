@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from ...pattern import layer_ranges
 from ..plan.schema import MeasuredPattern, PlanStep, ProbeRecord, ProbeScores
+
+NOT_COMPLETE = (
+    "the plan is not complete: its baselines and held-out check were not measured; run the search again to go on"
+)
+
+
+class Bounded(Protocol):
+    """A loss increase; ``high``, the upper end of its interval, is None where one document gives none."""
+
+    @property
+    def high(self) -> float | None:
+        """The upper end, in nats."""
 
 
 def percent(share: float) -> str:
     """``95 %``; decimals only where they are needed."""
     return f"{100 * share:.3g} %"
+
+
+def stay(chance: float) -> str:
+    """In how many draws of the documents the kept layers stay, of which ``chance`` is the least share."""
+    whole = math.floor(round(100 * chance, 6))  # rounded down, or fewer draws than said would do
+    return "each kept layer stays in " + ("all draws" if whole >= 100 else f"at least {whole} % of draws")
+
+
+def at_confidence(measured: Iterable[Bounded], confidence: float | None) -> str:
+    """What a heading says of the intervals below it: `` (95 %)``, or that one document gives none.
+
+    Args:
+        measured: what stands below it.
+        confidence: of the intervals; None in a plan of a version that had none.
+    """
+    if confidence is None:
+        return ""
+    increases = list(measured)
+    bounded = not increases or any(increase.high is not None for increase in increases)
+    return f" ({percent(confidence)})" if bounded else " (one document: no interval)"
 
 
 def nats(value: float) -> str:

@@ -205,7 +205,7 @@ def test_a_kind_is_the_same_whatever_else_is_asked_for():
 def test_probes_are_what_they_were():
     """On every platform and for good: figures of other times are of the same probes."""
     probes = make_probes(Characters(), [sentences(200, 200 * number) for number in range(4)], 2000, 5, seed=3)
-    assert fingerprint(probes) == "4b43a3b1fbe108f7fb4fadc7cdf58518926fb2a2258d32f83742637a43e14f18"
+    assert fingerprint(probes) == "e009efabca503c33ec54215d1d79b1b9d7873b54e0c07eda2676047e6192ee91"
 
 
 def test_the_fingerprint_tells_seeds_lengths_and_depths_apart():
@@ -227,9 +227,27 @@ def test_texts_and_their_token_ids_give_the_same(tokenizer):
 
 
 def test_no_more_documents_are_read_than_needed():
-    documents = iter([sentences(100, 100 * number) for number in range(10)])
+    documents = iter([sentences(100, 100 * number) for number in range(3 * len(KINDS) + 7)])
     make_probes(Characters(), documents, 1500, 3)
     assert len(list(documents)) == 7
+
+
+def test_every_probe_has_a_document_of_its_own_while_there_are_any():
+    def uses(documents):
+        probes = make_probes(Characters(), documents, 1500, 2)
+        return sorted(Counter(probe.document for probe in probes).values())
+
+    documents = [sentences(100, 100 * number) for number in range(2 * len(KINDS))]
+    assert uses(documents) == [1] * (2 * len(KINDS))
+    counts = uses(documents[:5])
+    assert len(counts) == 5, "all documents are used"
+    assert counts[-1] - counts[0] <= 1, f"documents are used alike, but so often: {counts}"
+
+
+def test_a_document_stands_at_other_depths_in_other_kinds():
+    probes = make_probes(Characters(), [sentences(100, 100 * number) for number in range(5)], 1500, 5)
+    depths = {number: {probe.depth for probe in probes if probe.document == number} for number in range(5)}
+    assert all(len(of_document) > 3 for of_document in depths.values()), depths
 
 
 def test_short_documents_are_joined_and_no_two_volumes_share_one():
@@ -360,10 +378,17 @@ def test_the_least_length_that_is_named_does(kind):
 
     with pytest.raises(WindowError, match=f"32 tokens are too short for {kind}") as raised:
         made(32)
-    least = int(re.search(r"give (\d+) tokens", raised.value.hint)[1])
+    least = int(re.search(r"give --window (\d+) or more", raised.value.hint)[1])
     assert len(made(least)) == 10
     with pytest.raises(WindowError):
         made(least - 1)
+
+
+def test_the_least_length_that_is_named_does_for_all_kinds():
+    with pytest.raises(WindowError, match="32 tokens are too short for") as raised:
+        make_probes(Characters(), [sentences(400)], 32, 2)
+    least = int(re.search(r"give --window (\d+) or more", raised.value.hint)[1])
+    assert len(make_probes(Characters(), [sentences(400)], least, 2)) == 2 * len(KINDS)
 
 
 def test_training_windows_that_nothing_fits_are_refused_at_once():

@@ -44,6 +44,23 @@ def test_each_document_gives_one_window_while_there_are_others():
     assert len(origins(windows.heldout)) == 8
 
 
+def test_as_many_windows_as_there_are_leave_the_others_as_many_documents_as_the_default_does():
+    documents = [document(number, 400) for number in range(24)]
+    shares = []
+    for calibration, takes_all in ((32, False), (128, True)):
+        request = WindowRequest(10, calibration, 16, 0, 8, as_many_as_there_are=takes_all)
+        windows = pack(documents, Words(), request)
+        assert len(windows.calibration) == calibration
+        shares.append({name: len(origins(windows.group(name))) for name in windows.groups})
+    assert shares[0] == shares[1]
+
+
+def test_as_many_windows_as_there_are_go_on_where_the_others_are_full():
+    documents = [document(number, 10) for number in range(100)]
+    windows = pack(documents, Words(), WindowRequest(10, 128, 16, as_many_as_there_are=True))
+    assert (len(windows.calibration), len(windows.heldout)) == (84, 16)
+
+
 def test_few_long_documents_give_more_in_turn():
     windows = pack([document(number, 200) for number in range(6)], Words(), WindowRequest(10, 16, 4))
     firsts = [int(window[0]) // 1000 for window in windows.calibration]

@@ -100,11 +100,21 @@ class TestProbes:
         assert read_checks(folder / "evaluation.json").probes.passed is False
 
     def test_in_one_document_alone_pass_by_their_estimate_only(self, run_cli, folder, measured):
-        """The short documents of these held-out windows, joined, fill one probe."""
         measured(lambda group, window: 0.3)
-        code, out, err = run_cli("eval", folder, "--max-probe-delta", "0.4", "--json", "-q")
-        assert json.loads(out)["probes"]["all"]["high"] is None
-        assert (code, "but one document gives no upper end to hold to --max-probe-delta 0.4" in err) == (1, True)
+        arguments = ["eval", folder, "--max-probe-delta", "0.4", "--windows", "1"]
+        document = json.loads(run_cli(*arguments, "--gate", "estimate", "--json", "-q")[1])
+        assert document["probes"]["all"]["high"] is None
+        assert "one document: no interval" in run_cli(*arguments, "--gate", "estimate", "-q")[1]
+        code, out, err = run_cli(*arguments, "-q")
+        assert (code, out, len(lines(err))) == (2, "", 1), err
+        assert "all held-out probe windows are of one document" in err
+        assert "--gate estimate" in err
+
+    def test_a_gate_without_a_limit_does_nothing_and_says_so(self, run_cli, folder, measured):
+        measured()
+        warning = "warning: --gate does nothing without --max-delta or --max-probe-delta"
+        assert lines(run_cli("eval", folder, "--gate", "estimate", "-q")[2]) == [warning]
+        assert lines(run_cli("eval", folder, "--confidence", "0.9", "-q")[2]) == []
 
 
 class TestGate:

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from command_lines import lines, search_arguments
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.stored.weights import expected_weights_bytes
@@ -45,6 +46,29 @@ def test_where_every_site_has_to_stay_full_no_budget_is_named(estimate):
 def test_what_is_not_rounded_needs_no_warning(estimate):
     assert "warning" not in estimate("--keep", 1)[1]
     assert "warning" not in estimate("--max-delta", 0.1)[1]
+
+
+def test_options_that_do_nothing_are_warned_of(estimate):
+    assert (
+        "warning: --refine-windows does nothing without --refine-rounds"
+        in estimate("--keep", 0.5, "--refine-windows", 4)[1]
+    )
+    assert "does nothing" not in estimate("--keep", 0.5, "--refine-windows", 4, "--refine-rounds", 1)[1]
+    warning = "warning: --gate does nothing without --max-delta or --max-probe-delta"
+    assert warning in estimate("--keep", 0.5, "--gate", "estimate")[1]
+    assert "does nothing" not in estimate("--max-delta", 0.5, "--gate", "estimate")[1]
+
+
+def test_a_limit_by_the_interval_of_one_document_is_refused(run_cli, checkpoints, text_file, tmp_path):
+    text = tmp_path / "one.txt"
+    text.write_text(" ".join(f"This is sentence {number} of many." for number in range(2000)))
+    changes = {"keep": None, "max_delta": 0.1, "heldout": 0}
+    arguments = [*search_arguments(checkpoints, text, tmp_path / "run", **changes), "--dry-run", "-q"]
+    code, out, err = run_cli(*arguments)
+    assert (code, out, len(lines(err))) == (2, "", 1), err
+    assert "--max-delta holds the upper end of an interval, but all calibration windows are of one document" in err
+    assert "--gate estimate" in err
+    assert run_cli(*arguments, "--gate", "estimate")[0] == 0
 
 
 class TestDefaultWindow:

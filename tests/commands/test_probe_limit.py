@@ -35,10 +35,11 @@ def test_a_plan_within_it_passes(run_cli, finished):
 
 
 REFUSED = {
+    "one document": (["--heldout", 1], "all held-out probe windows are of one document"),
     "no probes": (["--probes", 0], "with --probes 0 no probes are measured"),
     "no text for them": (["--heldout", 0], "with --heldout 0 no probes are measured"),
-    "no room for them": (["--window", 100], "too short for recall probes"),
-    "a limit that none can be": (["--max-probe-delta", "nan"], "--max-probe-delta is nan"),
+    "no room for them": (["--window", 100], "100 tokens are too short for"),
+    "a limit that none can be": (["--max-probe-delta", "-1"], "nats per answer token"),
 }
 
 
@@ -56,3 +57,4 @@ def test_without_it_windows_without_probes_are_no_error(run_cli, probe_search, t
     arguments = ["--window", 100, "--out", tmp_path / "run", "--dry-run"]
     code, _, err = run_cli(*probe_search, *arguments)
     assert (code, "no probes: windows of 100 tokens are too short" in err) == (0, True)
+    assert "--probes 0" in err

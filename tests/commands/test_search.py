@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import signal
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from paper_model import on_paper
 
 from indexcache.cli import main
 from indexcache.search.run.journal import read_journal
+from indexcache.system.signals import Stop
 
 
 class TestSearch:
@@ -166,6 +168,43 @@ class TestSearch:
         monkeypatch.setattr("indexcache.commands.search.load", lambda *_: pytest.fail("the model was loaded"))
         assert run_cli(*arguments, "-q")[0] == 0
         assert (tmp_path / "plan.json").read_bytes() == plan
+
+    @pytest.mark.usefixtures("paper")
+    def test_a_plan_that_is_chosen_is_named_and_warned_of_until_it_is_complete(
+        self, run_cli, checkpoints, text_file, tmp_path, monkeypatch
+    ):
+        def stop(*_):
+            raise Stop(signal.SIGTERM)
+
+        path, arguments = tmp_path / "plan.json", search_arguments(checkpoints, text_file, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr("indexcache.commands.search.complete", stop)
+            code, _, err = run_cli(*arguments)
+        assert code == 75, err
+        assert f"plan chosen and written to {path}; measuring baselines, held-out windows and probes" in err
+        assert f"'{path}' is chosen, but not complete" in lines(err)[-1]
+        warning = "warning: the plan is not complete: its baselines and held-out check were not measured"
+        for command in (["eval", path, "-q"], ["export", path, "--to", "none"]):
+            code, _, err = run_cli(*command)
+            assert (code, " ".join(err.split()).count(warning)) == (0, 1), f"{command}: {err}"
+        assert run_cli(*arguments, "-q")[0] == 0
+        for command in (["eval", path, "-q"], ["export", path, "--to", "none"]):
+            assert "not complete" not in " ".join(run_cli(*command)[2].split()), command
+
+    @pytest.mark.usefixtures("paper")
+    def test_a_limit_that_no_step_is_within_is_said(self, run_cli, checkpoints, text_file, tmp_path):
+        changes = {"keep": None, "max_delta": 1e-12, "windows": 4}
+        code, out, err = run_cli(*search_arguments(checkpoints, text_file, tmp_path, **changes), "--json", "-q")
+        plan = json.loads(out)
+        assert (code, plan["result"]["kept"]) == (0, 6)
+        (line,) = lines(err)
+        assert line.startswith(
+            "warning: no step is within --max-delta 1e-12: all 6 indexers stay; the least increase"
+        )
+        least = min(step["delta"] for step in plan["search"]["steps"])
+        assert f"is {least:+.4f}" in line
+        changes = {"keep": None, "max_delta": 100, "windows": 4}
+        assert run_cli(*search_arguments(checkpoints, text_file, tmp_path, **changes), "-q")[2] == ""
 
     def test_resume_wants_a_journal_where_it_is_required(self, run_cli, checkpoints, text_file, tmp_path):
         arguments = search_arguments(checkpoints, text_file, tmp_path / "run", resume="required")

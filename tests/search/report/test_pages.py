@@ -215,7 +215,7 @@ def test_a_report_leads_with_what_was_held_out(plan):
     assert (
         "- Loss increase on probes: +0.2500 (95 %: 0.0500 to 0.4500) nats per answer token; uniform +1.5" in lead
     )
-    assert "- Steps decided at 95 %: 0 of 4; kept layers stay in 25 % of draws or more" in lead
+    assert "- Steps decided at 95 %: 0 of 4; each kept layer stays in at least 25 % of draws" in lead
     assert "Loss increase, in sample" not in lead
 
 

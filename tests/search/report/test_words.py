@@ -3,7 +3,7 @@
 import pytest
 
 from indexcache.search.plan.schema import MeasuredPattern
-from indexcache.search.report.words import increase, layers, nats, percent, signed
+from indexcache.search.report.words import at_confidence, increase, layers, nats, percent, signed, stay
 
 
 def measured(delta, **fields):
@@ -28,6 +28,22 @@ def test_an_increase_says_its_confidence_where_no_heading_does():
     assert increase(measured(0.024, standard_error=0.01, low=0.004, high=0.044), 0.95) == (
         "+0.0240 (95 %: 0.0040 to 0.0440)"
     )
+
+
+def test_a_heading_says_the_confidence_or_why_there_is_no_interval():
+    bounded = measured(0.024, standard_error=0.01, low=0.004, high=0.044)
+    alone = measured(0.024, standard_error=None)
+    assert at_confidence([bounded, alone], 0.95) == " (95 %)"
+    assert at_confidence([alone, alone], 0.95) == " (one document: no interval)"
+    assert at_confidence([], 0.95) == " (95 %)"
+    assert at_confidence([alone], None) == "", "plans of older versions have no confidence"
+
+
+def test_how_often_kept_layers_stay_is_never_rounded_up():
+    assert stay(0.25) == "each kept layer stays in at least 25 % of draws"
+    assert stay(0.29) == "each kept layer stays in at least 29 % of draws"
+    assert stay(0.999) == "each kept layer stays in at least 99 % of draws"
+    assert stay(1.0) == "each kept layer stays in all draws"
 
 
 def test_all_full_has_no_increase_and_what_is_missing_is_said():
