@@ -30,8 +30,8 @@ from ...dsa.long.backends import Backends, choose
 from ...dsa.long.capacity import layer_bytes, whole_memory
 from ...errors import DatasetError, ModelError, SettingError, WindowError
 from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate
+from ...search.gate import GateKind
 from ...search.goal import Goal, Method
-from ...search.plan.gate import GateKind
 from ...search.plan.schema import TokenIdentity
 from ...search.run.folder import TOKENS_FILE
 from ...search.search import Problem
