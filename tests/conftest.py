@@ -33,7 +33,11 @@ def pytest_collectstart(collector):
 @functools.cache
 def _set_up():
     import torch
+    import transformers
 
+    # A command sets this in the environment before it imports transformers, which is too late here.
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     # Models this small run no faster on more threads, and far slower where other programs want the cores.
     torch.set_num_threads(1)
     # Kernels are read when they are imported: without a GPU, Triton's interpreter is to run them.

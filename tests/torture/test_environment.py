@@ -176,7 +176,7 @@ def test_a_terminal_of_20_columns(plan, cases, tmp_path):
 def test_the_same_in_real_shells(plan, clean, cases, full, checkpoints, text_file, tmp_path):
     if not full:
         pytest.skip("a start of Python takes seconds: in the full run")
-    good, bad = f"$INDEXCACHE export {plan} --to vllm", f"$INDEXCACHE export {plan} --to none"
+    good, bad = f"$INDEXCACHE export {plan} --to vllm", f"$INDEXCACHE export {plan} --to tgi"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     clean("stdout closed", run_shell(f"{good} >&-"), 0)
     clean("all closed", run_shell(f"{good} <&- >&- 2>&-"), 0)
