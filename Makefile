@@ -6,12 +6,7 @@ STAMP  := $(VENV)/.installed
 # Tests on all cores, neighbours on one of them, so that they share fixtures; who has none left takes over some of
 # another's. More than eight workers would only wait for memory.
 SPREAD := -n logical --maxprocesses 8 --dist worksteal
-<<<<<<< HEAD
-# setuptools warns of folders of data that lie beside packages.
-PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
-=======
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
->>>>>>> quick
 # pip would compile one file after another, and all that hardly anyone imports: tests, and hundreds of models. It is left
 # to the first import, and so are templates, which do not compile.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib

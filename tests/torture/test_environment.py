@@ -190,7 +190,7 @@ def test_the_same_in_real_shells(plan, clean, cases, full, checkpoints, text_fil
     clean("one of errors that leaves", run_shell(f"{bad} 2>&1 > /dev/null | true"), 0)
     done = run_shell(f"$INDEXCACHE eval {plan} -q", **plain, COLUMNS="20")
     clean("no Unicode", done, 0)
-    cases.check(b" +/- " in done.stdout and done.stdout.isascii(), f"{done.stdout!r}")
+    cases.check(b"increase (95 %)" in done.stdout and done.stdout.isascii(), f"{done.stdout!r}")
     clean("a name that the locale lacks", run_shell(f"$INDEXCACHE inspect {tmp_path}/é", **plain), 2)
     nowhere = dict.fromkeys(("HF_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"), "/proc/nowhere")
     arguments = (
