@@ -1,11 +1,13 @@
 """What the benchmarks of searches stand on: losses in batches, results that outlive a stop, ranks of sites."""
 
+import importlib
+
 import pytest
 import torch
 from batched_losses import BatchedLosses, LayerStack, difference_from_package
 from bench_results import Book, Deadline, OutOfTimeError, Row, run_parts
 from bench_search import rank_correlation, ranks
-from random_models import build
+from random_models import ROOT, build
 
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.tail import Window
@@ -13,6 +15,12 @@ from indexcache.pattern import Pattern
 
 SITES, WIDTH = 6, 16
 PATTERNS = [Pattern("FFFFFF"), Pattern("FSFFSF"), Pattern("FSFSSF"), Pattern("FSSSSS")]
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "tests/benchmarks").glob("bench_*.py")))
+def test_a_script_finds_all_that_it_takes_from_others(script):
+    """Nothing runs them here, so that a change of one would be seen only on the day when another is needed."""
+    importlib.import_module(script)
 
 
 @pytest.fixture(scope="module")
