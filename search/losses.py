@@ -95,6 +95,12 @@ def loss_increases(evaluation: Evaluation, baseline: Evaluation) -> list[float]:
     return [loss - baseline_loss for loss, baseline_loss in pairs]
 
 
+def cost_increases(evaluation: Evaluation, other: Evaluation) -> list[float]:
+    """By how much each window is dearer than under the other pattern, in what chooses."""
+    pairs = zip(evaluation.window_costs, other.window_costs, strict=True)
+    return [cost - other_cost for cost, other_cost in pairs]
+
+
 def paired_difference(evaluation: Evaluation, baseline: Evaluation) -> Difference:
     """How much higher the loss is than the baseline's on the same windows."""
     return mean_difference(loss_increases(evaluation, baseline), evaluation.documents)
@@ -102,8 +108,7 @@ def paired_difference(evaluation: Evaluation, baseline: Evaluation) -> Differenc
 
 def paired_cost(evaluation: Evaluation, other: Evaluation) -> Difference:
     """How much dearer a pattern is than another on the same windows, in what chooses."""
-    pairs = zip(evaluation.window_costs, other.window_costs, strict=True)
-    return mean_difference([cost - other_cost for cost, other_cost in pairs], evaluation.documents)
+    return mean_difference(cost_increases(evaluation, other), evaluation.documents)
 
 
 def mean_difference(differences: Sequence[float], documents: Sequence[int] = ()) -> Difference:

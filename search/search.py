@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ..errors import MeasurementError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate, WindowLoss
 from ..pattern import Pattern, kept_sites, layer_ranges
 from .gate import Gate, measured_increase
 from .goal import Goal, Method
-from .losses import Evaluation, Measurements, effective_documents, noise_floor
+from .losses import Evaluation, Measurements, cost_increases, effective_documents, noise_floor
 from .objective import ScoredWindow, scored
 from .resamples import kept_chances
 from .sample_size import Choice, Outlook, Tie, look_confidence, look_count, outlook
@@ -18,7 +19,7 @@ from .strategies.blocks import blocks_greedy
 from .strategies.dp import Costs, dp_patterns, mean_costs, removal_order
 from .strategies.fast import fast_greedy, look_again
 from .strategies.greedy import Step, candidate_evaluations, exact_greedy
-from .strategies.overlap import overlap_pattern
+from .strategies.overlap import overlap_patterns
 from .strategies.refine import Descent, Swap, refine
 
 # Windows at first, where more are taken until the plan is decided.
@@ -127,6 +128,16 @@ class Problem:
         """All sites full."""
         return Pattern.all_full(self.sites)
 
+    @cached_property
+    def layer_costs(self) -> Costs:
+        """Means over their windows, ``[sites][sites]``; empty where they were not measured."""
+        return mean_costs(self.method.layer_costs) if self.method.layer_costs else []
+
+    @cached_property
+    def dp_patterns(self) -> dict[int, Pattern]:
+        """What dynamic programming over layer costs gives for each number of full sites."""
+        return dp_patterns(self.layer_costs, self.method.pinned) if self.layer_costs else {}
+
     def has(self, group: str) -> bool:
         """Whether there are windows of ``group``."""
         return bool(self.labels.get(group))
@@ -216,20 +227,18 @@ def _choose(problem: Problem, measurements: Measurements, confidence: float, pro
     goal, method, sites = problem.goal, problem.method, problem.sites
     baseline, floor = _baseline(problem, measurements)
     layer_windows_before = problem.layer_windows()
-    costs = mean_costs(method.layer_costs) if method.layer_costs else []
     steps: list[Step] = []
     try:
         if method.strategy != "dp":
             removal = replace(method, confidence=confidence)
-            steps = _remove(measurements, sites, goal, removal, floor, costs, progress)
+            steps = _remove(measurements, sites, goal, removal, floor, problem.layer_costs, progress)
     except MeasurementError as error:
         raise _naming_layers(error, problem.site_layers) from error
-    surrogate = dp_patterns(costs, method.pinned) if costs else {}
-    by_dp = _by_dp(measurements, surrogate, goal, method, sites) if method.strategy == "dp" else []
+    by_dp = _by_dp(measurements, problem.dp_patterns, goal, method, sites) if method.strategy == "dp" else []
     chosen = _pick(baseline, [*(step.evaluation for step in steps), *by_dp], goal, method)
     if method.auto_windows:
         steps = _looked_again(measurements, steps, chosen.pattern, floor, confidence)
-    descents = _refine(problem, measurements, chosen.pattern, surrogate, progress)
+    descents = _refine(problem, measurements, chosen.pattern, progress)
     swaps = _on_calibration(measurements, descents)
     if descents:
         chosen = measurements([descents[0].end.pattern])[0]
@@ -272,19 +281,12 @@ def _kept_chances(
     if all(step.pattern != chosen for step in steps):
         return ()
     documents = problem.documents[CALIBRATION][:windows]
-    before, increases = baseline, list[dict[int, tuple[float, ...]]]()
+    before, increases = baseline, list[dict[int, list[float]]]()
     for step in steps:
         if step.pattern.kept < chosen.kept:
             break
         measured = {step.removed: step.evaluation, **step.rivals}
-        increases.append(
-            {
-                site: tuple(
-                    after - cost for after, cost in zip(rival.window_costs, before.window_costs, strict=True)
-                )
-                for site, rival in measured.items()
-            }
-        )
+        increases.append({site: cost_increases(rival, before) for site, rival in measured.items()})
         before = step.evaluation
     chances = kept_chances(increases, documents) if increases else {}
     return tuple(chances.get(site, 1.0) for site in range(problem.sites)) if chances else ()
@@ -297,12 +299,11 @@ def complete(problem: Problem, findings: Findings) -> Findings:
     budgets = [step.pattern.kept for step in findings.steps] or [chosen.kept]
     asked = budgets if method.curve else [kept for kept in budgets if kept == chosen.kept]
     uniform = [Pattern.uniform(problem.sites, kept, method.pinned) for kept in asked]
-    overlap = [
-        overlap_pattern(method.overlap_matrix, kept, method.pinned)
-        for kept in (budgets if method.overlap_matrix is not None else ())
-        if method.overlap_matrix is not None
-    ]
-    by_dp = dp_patterns(mean_costs(method.layer_costs), method.pinned) if method.layer_costs else {}
+    by_overlap = (
+        overlap_patterns(method.overlap_matrix, method.pinned) if method.overlap_matrix is not None else {}
+    )
+    overlap = [by_overlap[kept] for kept in budgets if kept in by_overlap]
+    by_dp = problem.dp_patterns
     surrogate = findings.surrogate or tuple(measurements([by_dp[kept] for kept in asked if kept in by_dp]))
     return replace(
         findings,
@@ -393,7 +394,6 @@ def _refine(
     problem: Problem,
     measurements: Measurements,
     picked: Pattern,
-    surrogate: Mapping[int, Pattern],
     progress: SearchProgress,
 ) -> list[Descent]:
     """Refines the pattern picked and others of as many full sites, on windows of its own where there are any."""
@@ -401,7 +401,7 @@ def _refine(
     if not method.refine_rounds:
         return []
     starts = {"searched": picked}
-    for name, patterns in (("dp", surrogate), ("older plan", method.older)):
+    for name, patterns in (("dp", problem.dp_patterns), ("older plan", method.older)):
         if picked.kept in patterns:
             starts[name] = patterns[picked.kept]
     starts["uniform"] = Pattern.uniform(problem.sites, picked.kept, method.pinned)

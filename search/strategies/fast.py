@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ...pattern import Pattern
 from ..intervals import CONFIDENCE, Margin, margin
-from ..losses import Evaluation, Measurements, mean_difference
+from ..losses import Evaluation, Measurements, cost_increases, mean_difference
 from .greedy import Step, best_step, candidates, no_finite_loss, undecided_sites
 from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
 
@@ -119,7 +119,7 @@ class _LazySearch:
     noise_floor: float
     confidence: float
     standard_errors: float
-    seen: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    seen: dict[int, list[float]] = field(default_factory=dict)
 
     def step(self, current: Evaluation) -> Step:
         """The next removal from ``current``."""
@@ -220,7 +220,6 @@ def _lowest(evaluations: Mapping[int, Evaluation]) -> Evaluation | None:
     return min(evaluations.values(), key=lambda evaluation: evaluation.cost, default=None)
 
 
-def _increases(evaluation: Evaluation, current: Evaluation) -> tuple[float, ...]:
-    """By how much the loss of each window rose from ``current``, on as many windows as were seen."""
-    pairs = zip(evaluation.window_costs, current.window_costs, strict=False)
-    return tuple(after - before for after, before in pairs)
+def _increases(evaluation: Evaluation, current: Evaluation) -> list[float]:
+    """By how much the cost of each window rose from ``current``, on as many windows as were seen."""
+    return cost_increases(evaluation, current.first(len(evaluation.windows)))
