@@ -146,18 +146,6 @@ def interval(
     return Interval(_end(differences, documents, tail, -1), _end(differences, documents, tail, 1), confidence)
 
 
-def upper_bound(
-    differences: Sequence[float], documents: Sequence[int] = (), confidence: float = CONFIDENCE
-) -> float:
-    """What a mean difference does not exceed with ``confidence``, one-sided; see ``interval``.
-
-    Exponential documents exceed a 95 % bound in 12 % of cases at 6 documents, 9 % at 16 and 7 % at 32 (Student's
-    t: 15, 12, 10 %), since all that is missed lies on this side. The upper end of the two-sided ``interval``,
-    which they exceed in 9, 6 and 5 % at most, is the safer limit.
-    """
-    return _end(differences, documents, 1 - confidence, 1)
-
-
 def _end(differences: Sequence[float], documents: Sequence[int], tail: float, side: int) -> float:
     """The upper (``side`` 1) or lower (-1) end that the true mean is beyond with the chance ``tail``."""
     difference = mean_difference(differences, documents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from ...pattern import Pattern
 
@@ -12,7 +12,7 @@ Costs = Sequence[Sequence[float]]
 
 
 def dp_patterns(costs: Costs, pinned: Collection[int] = ()) -> dict[int, Pattern]:
-    """The pattern with the lowest ``pattern_cost``, for every number of full sites that can be.
+    """The pattern with the lowest sum of costs, for every number of full sites that can be.
 
     A pattern splits the sites into runs: a full site and the shared ones that it serves. With ``run(f, e)``
     the sum of ``costs[f][j]`` over ``f < j < e``, the cheapest way to end a run before site ``e`` with ``k``
@@ -49,16 +49,11 @@ def dp_patterns(costs: Costs, pinned: Collection[int] = ()) -> dict[int, Pattern
     return patterns
 
 
-def pattern_cost(costs: Costs, pattern: Pattern) -> float:
-    """The sum over shared sites of what each suffers under its source's selection."""
-    return math.fsum(costs[source][site] for site, source in enumerate(pattern.sources()) if source != site)
-
-
 def removal_order(costs: Costs, pinned: Collection[int] = ()) -> list[int]:
     """Sites in the order in which greedy removal under the same sums turns them shared.
 
     The patterns of ``dp_patterns`` are not nested, so they are no order. Each step removes the site whose
-    removal raises ``pattern_cost`` least; of equal ones the earlier.
+    removal raises that sum least; of equal ones the earlier.
 
     Args:
         costs: of all pairs of sites.
@@ -77,45 +72,14 @@ def removal_order(costs: Costs, pinned: Collection[int] = ()) -> list[int]:
     return order
 
 
-def mean_costs(window_costs: Sequence[Costs], weights: Sequence[float] = ()) -> list[list[float]]:
-    """The mean of the windows' costs, ``[sites][sites]``.
-
-    Args:
-        window_costs: one matrix a window.
-        weights: how often each window counts; once by default.
-    """
-    counts = weights or [1.0] * len(window_costs)
-    total = math.fsum(counts)
-    counted = [(count, matrix) for count, matrix in zip(counts, window_costs, strict=True) if count]
-    sites = range(len(window_costs[0]))
+def mean_costs(window_costs: Sequence[Costs]) -> list[list[float]]:
+    """The mean of the windows' costs, ``[sites][sites]``, of one matrix a window."""
+    count, sites = len(window_costs), range(len(window_costs[0]))
     # Below the diagonal, where no selection is handed backwards, nothing is read.
     return [
-        [math.fsum(count * matrix[i][j] for count, matrix in counted) / total if i < j else 0.0 for j in sites]
+        [math.fsum(matrix[i][j] for matrix in window_costs) / count if i < j else 0.0 for j in sites]
         for i in sites
     ]
-
-
-def kept_chances(
-    window_costs: Sequence[Costs],
-    resamples: Iterable[Sequence[float]],
-    kept: int,
-    pinned: Collection[int] = (),
-) -> list[float]:
-    """In how many of ``resamples`` of the windows dynamic programming keeps each site full.
-
-    Args:
-        window_costs: one matrix a window.
-        resamples: how often each window counts, e.g. of a bootstrap over documents; at least one.
-        kept: full sites.
-        pinned: sites that have to be full.
-    """
-    counts, drawn = [0] * len(window_costs[0]), 0
-    for weights in resamples:
-        pattern = dp_patterns(mean_costs(window_costs, weights), pinned)[kept]
-        drawn += 1
-        for site in pattern.full:
-            counts[site] += 1
-    return [count / drawn for count in counts]
 
 
 def _runs(costs: Costs) -> list[list[float]]:

@@ -16,7 +16,6 @@ from indexcache.search.intervals import (
     interval,
     margin,
     tail_probability,
-    upper_bound,
 )
 from indexcache.search.losses import Difference, mean_difference
 
@@ -48,7 +47,6 @@ def test_one_document_bounds_nothing():
     assert critical_value(0.025, (5,)) == math.inf
     ends = interval([1.0, 2.0, 1.5], [4, 4, 4])
     assert (ends.low, ends.high) == (-math.inf, math.inf)
-    assert upper_bound([1.0, 2.0], [0, 0]) == math.inf
     assert not decided([1.0, 1.0], [[9.0, 9.1]], [3, 3])
     assert chance_of_no_gain([1.0, 1.0], [9.0, 9.1], [3, 3]) == 1.0
     assert not clearly_worse(Difference(100.0, None), (8,), 3.0)
@@ -71,7 +69,6 @@ def test_a_symmetric_interval_is_the_mean_and_t_standard_errors():
     assert ends.low == pytest.approx(2 - 4.30265 / math.sqrt(3), rel=1e-5)
     assert ends.high == pytest.approx(2 + 4.30265 / math.sqrt(3), rel=1e-5)
     assert ends.confidence == 0.95
-    assert upper_bound([1.0, 2.0, 3.0]) == pytest.approx(2 + 2.91999 / math.sqrt(3), rel=1e-5)
 
 
 def test_skewness_moves_the_end_on_its_side_out_and_no_end_in():
