@@ -95,7 +95,10 @@ class Tail:
 
         def work(part: torch.Tensor) -> torch.Tensor:
             logits = self._logits(hidden, ids, part)
-            other = None if reference is None else self._logits(reference, ids, part)
+            if reference is None:
+                other = None
+            else:  # all full is its own reference: its logits are made once
+                other = logits if reference is hidden else self._logits(reference, ids, part)
             weights = None if key_weights is None else key_weights[part.cpu()]
             sums.append(window_loss(logits, self._labels(ids, part, logits), other, weights))
             return logits
