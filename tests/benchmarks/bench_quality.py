@@ -14,12 +14,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import bench_results
 import bench_setting
 import numpy as np
 import torch
 from batched_losses import difference_from_package
-from bench_results import Book, Deadline, Row, run_parts
+from bench_results import Book, Row
 from bench_search import as_time_allows, listed, rank_correlation, shown
 from bench_setting import HELD_OUT_PART, Outcome, Setting, Texts
 
@@ -306,12 +305,7 @@ def weights(package: PatternLosses, pattern: Pattern, ids: torch.Tensor, logits:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     bench_setting.add_options(parser)
-    bench_results.add_options(parser, PARTS, "outputs/bench-quality.jsonl")
-    options = bench_setting.parsed(parser)
-    deadline = Deadline(options.seconds)
-    book = Book(options.out, bench_setting.settings_of(options))
-    bench = QualityBench(bench_setting.open_setting(options, deadline.check), book)
-    run_parts({name: getattr(bench, f"{name}_part") for name in PARTS}, options.parts, book, deadline)
+    bench_setting.run(parser, QualityBench, PARTS, "outputs/bench-quality.jsonl")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import bench_results
 import bench_setting
-from bench_results import Book, Deadline, OutOfTimeError, Row, run_parts
+from bench_results import Book, OutOfTimeError, Row
 from bench_setting import HELD_OUT_PART, Outcome, Setting, Texts
 
 from indexcache.dsa.long.capacity import path_budget
@@ -352,12 +351,7 @@ def main() -> None:
         "--draws", type=int, default=len(DRAWS), choices=range(len(DRAWS) + 1),
         help="draws of 4 to 32 windows on which fast and exact are compared, beside the demo's setting",
     )  # fmt: skip
-    bench_results.add_options(parser, PARTS, "outputs/bench-search.jsonl")
-    options = bench_setting.parsed(parser)
-    deadline = Deadline(options.seconds)
-    book = Book(options.out, bench_setting.settings_of(options))
-    bench = SearchBench(bench_setting.open_setting(options, deadline.check), book)
-    run_parts({name: getattr(bench, f"{name}_part") for name in PARTS}, options.parts, book, deadline)
+    bench_setting.run(parser, SearchBench, PARTS, "outputs/bench-search.jsonl")
 
 
 if __name__ == "__main__":

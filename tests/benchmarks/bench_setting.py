@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from batched_losses import BatchedLosses, LayerStack
+from bench_results import Book, Deadline, run_parts
+from bench_results import add_options as add_result_options
 
 from indexcache.calibrate.probes import KINDS, make_probes
 from indexcache.calibrate.sources import Documents, TextSource
@@ -435,3 +437,15 @@ def open_setting(options: argparse.Namespace, check: Callable[[], None]) -> Sett
         flush=True,
     )
     return setting
+
+
+def run(
+    parser: argparse.ArgumentParser, bench: Callable[[Setting, Book], Any], parts: Sequence[str], out: str
+) -> None:
+    """Reads the command line and measures what it asks for; each of ``parts`` is a method of ``bench``."""
+    add_result_options(parser, parts, out)
+    options = parsed(parser)
+    deadline = Deadline(options.seconds)
+    book = Book(options.out, settings_of(options))
+    measuring = bench(open_setting(options, deadline.check), book)
+    run_parts({name: getattr(measuring, f"{name}_part") for name in parts}, options.parts, book, deadline)
