@@ -31,7 +31,8 @@ _OBJECTIVES = {
     "mix": "Expected loss chose, KL(all full || pattern), on text and on the answers of probes together.",
 }
 _LAYER_COSTS = {
-    "error": "by how much attention outputs change under an earlier layer's selection, relative to what they are added to",
+    "error": "by how much attention outputs change under an earlier layer's selection, relative to what they are "
+    "added to",
     "fisher": (
         "by how much attention outputs change under an earlier layer's selection, "
         "weighed by how strongly the loss reacts"
