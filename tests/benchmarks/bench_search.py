@@ -186,7 +186,7 @@ class SearchBench:
         fast = self._outcome(f"fast, {name}", texts, numbers, "", {})
         exact = self._outcome(f"exact, {name}", texts, numbers, "", {"strategy": "exact", "surrogate": "none"})
         # Where there is no text but the demo's, its plan is judged as the demo judges it.
-        judge = setting.demo if texts is setting.demo and not setting.demo_is_apart else setting.text
+        judge = setting.demo if texts is not setting.text and not setting.demo_is_apart else setting.text
         return judge.increase(fast.plan, exact.plan, HELD_OUT_PART)
 
     def dp_part(self) -> list[Row]:
