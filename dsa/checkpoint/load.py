@@ -6,7 +6,7 @@ import copy
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError, SettingError, first_line
 from .architectures import build, model_class, skeleton
@@ -16,6 +16,9 @@ from .stored.quantised import check_format, check_tensors, dequantises
 from .stored.shards import Tensor
 from .stored.unread import check_complete, load_reported
 from .stored.weights import StoredWeights
+
+if TYPE_CHECKING:
+    import torch
 
 # Torch's names for what safetensors headers call the types.
 _STORED = {
@@ -77,7 +80,7 @@ def load_model(
     # By their cost: headers first, then names and shapes on the meta device, and only then the load.
     stored = _stored_tensors(checkpoint, weights)
     check_tensors(checkpoint, stored, quantiser)
-    _rehearse(checkpoint, stored, torch_dtype)
+    rehearse(checkpoint, stored, torch_dtype)
     model = _load(checkpoint, weights, torch_dtype, placement)
     if cast:
         _cast(model, torch_dtype)
@@ -152,10 +155,21 @@ def _stored_tensors(checkpoint: Checkpoint, weights: StoredWeights) -> dict[str,
     return tensors
 
 
-def _rehearse(checkpoint: Checkpoint, stored: Mapping[str, Tensor], dtype: Any) -> None:
+def rehearse(
+    checkpoint: Checkpoint, stored: Mapping[str, Tensor], dtype: Any, plain: bool = False
+) -> dict[str, torch.dtype] | None:
     """Loads tensors without content onto the meta device, so that names and shapes are checked before the load.
 
     What cannot be rehearsed, as some conversions look at values, is checked after the load alone.
+
+    Args:
+        checkpoint: what is to be loaded.
+        stored: its tensors, by name.
+        dtype: what the model is to compute in, or "auto".
+        plain: the tensors are taken for plain numbers, whatever format the config names.
+
+    Returns:
+        The type of each parameter and stored buffer, as transformers makes them; None where nothing was rehearsed.
 
     Raises:
         ModelError: see ``check_complete``; or a weight that cannot be converted.
@@ -163,15 +177,15 @@ def _rehearse(checkpoint: Checkpoint, stored: Mapping[str, Tensor], dtype: Any) 
     import torch
 
     if any(tensor.dtype not in _STORED for tensor in stored.values()):
-        return
+        return None
     model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
     config = copy.deepcopy(model.config)
     settings = getattr(checkpoint.config, "quantization_config", None)
-    if settings is not None:
+    if settings is not None and not plain:
         config.quantization_config = copy.deepcopy(settings)
     with load_reported() as report:
         try:
-            _, loaded = type(model).from_pretrained(
+            rehearsed, loaded = type(model).from_pretrained(
                 None,
                 config=config,
                 state_dict={
@@ -186,8 +200,9 @@ def _rehearse(checkpoint: Checkpoint, stored: Mapping[str, Tensor], dtype: Any) 
         except Exception as error:  # the load itself will say; a reported conversion is sure to fail there too
             if report.cause is not None and "NotImplementedError" not in report.cause:
                 raise _cannot_load(checkpoint, error, report.cause) from error
-            return
+            return None
     check_complete(checkpoint, loaded)
+    return {name: value.dtype for name, value in rehearsed.state_dict().items()}
 
 
 def _cast(model: Any, dtype: Any) -> None:

@@ -1,0 +1,37 @@
+"""Memory for runs of bytes: on a device, and on the host so that a GPU copies from it at full speed."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+
+from ...errors import MeasurementError
+
+
+def host_run(size: int, device: torch.device) -> torch.Tensor:
+    """``[size]`` bytes of host memory, pinned where ``device`` is a GPU.
+
+    Torch's own pinned memory comes in powers of two: of a layer of 20 GB it would take 32.
+
+    Raises:
+        MeasurementError: the host has no such memory.
+    """
+    try:
+        run = torch.empty(size, dtype=torch.uint8)
+    except (RuntimeError, MemoryError) as error:
+        raise MeasurementError(
+            f"the host has no {size / 1e9:.1f} GB left for weights", hint="lower --max-host-memory"
+        ) from error
+    if device.type == "cuda" and size:
+        runtime: Any = torch.cuda.cudart()
+        # Memory that cannot be pinned is copied from all the same, only more slowly.
+        if int(runtime.cudaHostRegister(run.data_ptr(), size, 0)) == 0:
+            weakref.finalize(run.untyped_storage(), runtime.cudaHostUnregister, run.data_ptr())
+    return run
+
+
+def is_pinned(run: torch.Tensor) -> bool:
+    """Whether a GPU copies from ``run`` by itself."""
+    return torch.cuda.is_available() and run.is_pinned()
