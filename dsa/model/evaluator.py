@@ -27,7 +27,7 @@ class Evaluator:
     Args:
         losses: the model to measure.
         groups: windows by the group's name, each named by the group and its number.
-        max_rows: how many rows, windows times patterns, go through the layers together at most.
+        max_rows: how many patterns of a window go through the layers together at most.
         on_window: called with the number of patterns each time one window is measured here.
         on_shortage: called with a line for the user when memory runs out.
     """
@@ -66,19 +66,15 @@ class Evaluator:
         numbers = range(len(self._groups[group])) if windows is None else windows
         share = self._share(numbers, processes.process_index())
         measured: dict[int, tuple[WindowLoss, ...]] = {}
-        for portion in self._sweeps(share, len(patterns)):
+        for portion in self._sweeps(share):
             measured.update(zip(portion, self._sweep(patterns, group, portion, last_token), strict=True))
         losses = processes.merge(measured)
         return [tuple(losses[number][index] for number in numbers) for index in range(len(patterns))]
 
-    def pieces(self, windows: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
-        """``windows`` in portions of one sweep on each process, alike on all of them.
-
-        Only where weights are fetched for each sweep does a portion depend on free memory, and such a model
-        runs in one process.
-        """
+    def pieces(self, windows: Sequence[int]) -> Iterator[Sequence[int]]:
+        """``windows`` in portions of one sweep on each process, alike on all of them."""
         shares = [self._share(windows, process) for process in range(processes.process_count())]
-        for sweeps in zip_longest(*(self._sweeps(share, patterns) for share in shares), fillvalue=()):
+        for sweeps in zip_longest(*(self._sweeps(share) for share in shares), fillvalue=()):
             yield [number for sweep in sweeps for number in sweep]
 
     def follow(self, pattern: Pattern) -> None:
@@ -101,6 +97,10 @@ class Evaluator:
         measured = layer_costs(self._losses.model, self._losses.switch, windows, surrogate, self._losses.blind)
         return [[list(row) for row in matrix] for matrix in measured.windows]
 
+    def weight_bytes(self) -> int:
+        """Bytes of weights that came to devices so far, over all processes."""
+        return sum(processes.merge({processes.process_index(): self._losses.weight_bytes}).values())
+
     def layer_windows(self) -> int:
         """Decoder-layer executions so far, one per layer, window and branch, over all processes."""
         return sum(processes.merge({processes.process_index(): self._losses.layer_runs}).values())
@@ -109,11 +109,15 @@ class Evaluator:
         """Windows that ``process`` measures: always the same ones, so that it may remember their states."""
         return [number for number in numbers if number % processes.process_count() == process]
 
-    def _sweeps(self, numbers: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
-        """Windows that go through the layers together: many where weights are fetched for each sweep."""
-        together = max(1, self._max_rows // patterns) if self._losses.offloaded else 1
-        for first in range(0, len(numbers), together):
-            yield numbers[first : first + together]
+    def _sweeps(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Windows that go through the layers together: all of them where weights come for each sweep.
+
+        There a process without windows sweeps too, as the others may need its part of the weights.
+        """
+        if self._losses.streams:
+            yield numbers
+        else:
+            yield from ([number] for number in numbers)
 
     def _sweep(
         self, patterns: Sequence[Pattern], group: str, numbers: Sequence[int], last_token: bool
@@ -147,10 +151,11 @@ class Evaluator:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if len(patterns) == len(windows) == 1:
+            # Processes that bring weights together have to sweep alike.
+            if len(patterns) == len(windows) == 1 or self._losses.gathers:
                 raise MeasurementError(
-                    f"out of memory on a window of {len(windows[0].token_ids)} tokens",
-                    hint="lower --window, or spread the model with --device-map auto",
+                    f"out of memory on windows of {len(windows[0].token_ids)} tokens",
+                    hint="lower --window, or --max-memory, so that weights leave more room",
                 ) from error
         torch.cuda.empty_cache()
         if len(patterns) > 1:

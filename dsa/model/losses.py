@@ -12,6 +12,7 @@ from torch import nn
 from ...evaluate import WindowLoss
 from ...pattern import Pattern
 from .objectives import key_weights, short_pieces
+from .parking import ParkedState, Parking
 from .paths import PathMemory
 from .stack import LayerCalls, Stack, State
 from .switch import Switch
@@ -29,12 +30,12 @@ class _Row:
     Args:
         window: position of the window in the sweep.
         members: positions of those patterns in the list that was asked for.
-        state: what enters the next layer.
+        state: what enters the next layer, where it waits for that.
     """
 
     window: int
     members: tuple[int, ...]
-    state: State
+    state: ParkedState
 
 
 class PatternLosses:
@@ -53,6 +54,8 @@ class PatternLosses:
             depends on what was measured before it.
         memory: where to keep the states of the pattern in force; none are kept without.
         reference_budget: bytes of host memory for the last states of all full, see ``References``.
+        row_budget: bytes of the device for the states of rows that wait; what they need beyond it waits in host
+            memory.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class PatternLosses:
         blind: int = 0,
         memory: PathMemory | None = None,
         reference_budget: int = 1 << 30,
+        row_budget: int = 1 << 62,
     ) -> None:
         self.switch = Switch(model, site_layers)
         self._stack = Stack(model, self.switch.stack_name)
@@ -75,6 +79,7 @@ class PatternLosses:
         self.blind = blind
         self._blind_loss: dict[Hashable, WindowLoss] = {}
         self._references = References(reference_budget)
+        self._row_budget = row_budget
         self._key_weights: dict[Hashable, torch.Tensor] = {}
         self.memory = memory
         self.layer_runs = 0
@@ -146,7 +151,8 @@ class PatternLosses:
             blind = self.blind and window.answers is None and not last_token
             return bool(blind) and not runs_now and window.name not in self._blind_loss
 
-        if unknown := [window for window in windows if lacks(window)]:
+        unknown = [window for window in windows if lacks(window)]
+        if self._stack.anywhere(bool(unknown)):
             self._sweep([self._full], unknown, [self._ids(window) for window in unknown], False, False, references)
 
     def _sweep(
@@ -161,27 +167,27 @@ class PatternLosses:
         """Runs all rows through all layers; what is to be compared finds and puts all full in ``references``."""
         memory = None if last_token else self.memory
         calls = [self._stack.record(tokens if last_token else tokens[:, :-1]) for tokens in ids]
+        parking = Parking(self._device, self._row_budget)
         entering: dict[int, list[_Row]] = {}
         for index, (window, call) in enumerate(zip(windows, calls, strict=True)):
-            for start, row in _first_rows(index, window, patterns, State(call.hidden), memory):
-                entering.setdefault(start, []).append(row)
+            for start, members, state in _starts(window, patterns, State(call.hidden), memory):
+                entering.setdefault(start, []).append(_Row(index, members, parking.park(state)))
+        calls = [call.without_hidden for call in calls]
         states_to_keep: list[dict[int, State]] = [{} for _ in windows]
         rows: list[_Row] = []
-        for layer in range(len(self._stack)):
-            rows += entering.get(layer, [])
-            if memory is not None and keep_states:
-                for row in rows:
-                    if memory.wants(layer, row.state):
-                        states_to_keep[row.window][layer] = row.state
-            rows = [
-                self._run(layer, row, full, calls[row.window])
-                for parent in rows
-                for full, row in self._split(layer, parent, patterns)
-            ]
+        for layer in self._stack.sweep(min(entering, default=len(self._stack))):
+            leaving: list[_Row] = []
+            for row, state in parking.states([*rows, *entering.pop(layer, [])], lambda row: row.state):
+                if memory is not None and keep_states and memory.wants(layer, state):
+                    states_to_keep[row.window][layer] = state
+                for full, members in self._split(layer, row.members, patterns):
+                    left = self._through(layer, state, full, calls[row.window])
+                    leaving.append(_Row(row.window, members, parking.park(left)))
+            rows = leaving
         if memory is not None and keep_states:
             for window, states in zip(windows, states_to_keep, strict=True):
                 memory.keep(window.name, patterns[0], states)
-        return self._row_losses(patterns, windows, ids, rows, last_token, references)
+        return self._row_losses(patterns, windows, ids, rows, parking, last_token, references)
 
     def _row_losses(
         self,
@@ -189,6 +195,7 @@ class PatternLosses:
         windows: Sequence[Window],
         ids: Sequence[torch.Tensor],
         rows: Sequence[_Row],
+        parking: Parking,
         last_token: bool,
         references: dict[Hashable, torch.Tensor] | None,
     ) -> list[list[WindowLoss]]:
@@ -197,8 +204,9 @@ class PatternLosses:
         # All full comes first: the others are compared with it, and its row gives the window's blind loss, as
         # other rows' differ by rounding, where experts group tokens.
         all_full = {member for member, pattern in enumerate(patterns) if pattern == self._full}
-        for row in sorted(rows, key=lambda row: all_full.isdisjoint(row.members)):
-            window, hidden = windows[row.window], row.state.hidden
+        in_order = sorted(rows, key=lambda row: all_full.isdisjoint(row.members))
+        for row, state in parking.states(in_order, lambda row: row.state):
+            window, hidden = windows[row.window], state.hidden
             reference = None
             if references is not None:
                 if not (last_token or all_full.isdisjoint(row.members)):
@@ -215,7 +223,7 @@ class PatternLosses:
         """What each site selects when all are full, in the family's own form: mostly ``[1, tokens, width]``."""
         calls = self._stack.record(self._ids(window)[:, :-1])
         state, selections = State(calls.hidden), []
-        for layer in range(len(self._stack)):
+        for layer in self._stack.alone():
             state = self._through(layer, state, True, calls)
             if layer in self._site_of:
                 selections.append(state.selection)
@@ -223,9 +231,19 @@ class PatternLosses:
         return selections
 
     @property
-    def offloaded(self) -> bool:
-        """Whether weights come from CPU memory or disk for each sweep, so that few sweeps pay."""
-        return any(weight.device.type == "meta" for layer in self._stack.layers for weight in layer.parameters())
+    def streams(self) -> bool:
+        """Whether weights come to the device for each sweep, so that few sweeps pay."""
+        return self._stack.stream is not None
+
+    @property
+    def gathers(self) -> bool:
+        """Whether several processes bring weights together, and so have to sweep alike."""
+        return self._stack.stream is not None and self._stack.stream.gathers
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that came to this process's device so far, as stored."""
+        return 0 if self._stack.stream is None else self._stack.stream.weight_bytes
 
     @torch.inference_mode()
     def logits(self, pattern: Pattern, window: Window, positions: int) -> torch.Tensor:
@@ -237,19 +255,17 @@ class PatternLosses:
     def _ids(self, window: Window) -> torch.Tensor:
         return torch.as_tensor(window.token_ids, dtype=torch.long, device=self._device).unsqueeze(0)
 
-    def _split(self, layer: int, row: _Row, patterns: Sequence[Pattern]) -> Iterator[tuple[bool, _Row]]:
-        """``row`` by the role that its patterns give ``layer``: (runs its indexer, row)."""
+    def _split(
+        self, layer: int, members: tuple[int, ...], patterns: Sequence[Pattern]
+    ) -> Iterator[tuple[bool, tuple[int, ...]]]:
+        """Those of ``patterns`` that a row stands for, by the role they give ``layer``: (runs its indexer, members)."""
         site = self._site_of.get(layer)
         if site is None:
-            yield True, row
+            yield True, members
             return
         for full in (True, False):
-            members = tuple(member for member in row.members if patterns[member].is_full(site) is full)
-            if members:
-                yield full, _Row(row.window, members, row.state)
-
-    def _run(self, layer: int, row: _Row, full: bool, calls: LayerCalls) -> _Row:
-        return _Row(row.window, row.members, self._through(layer, row.state, full, calls))
+            if some := tuple(member for member in members if patterns[member].is_full(site) is full):
+                yield full, some
 
     def _through(self, layer: int, state: State, full: bool, calls: LayerCalls) -> State:
         """What leaves ``layer``, run full or shared, when ``state`` enters it."""
@@ -286,38 +302,60 @@ class PatternLosses:
         self, windows: Sequence[Window], ids: Sequence[torch.Tensor], references: dict[Hashable, torch.Tensor]
     ) -> None:
         """Finds how much each label of a window profits from a long context, by one more pass with short ones."""
-        for window, tokens in zip(windows, ids, strict=True):
-            if not window.weighs_keys or window.name in self._key_weights:
-                continue
-            labels = tokens.shape[1] - 1
-            rows = torch.arange(labels, device=tokens.device)
+        unknown = [
+            (window, tokens)
+            for window, tokens in zip(windows, ids, strict=True)
+            if window.weighs_keys and window.name not in self._key_weights
+        ]
+        if not self._stack.anywhere(bool(unknown)):
+            return
+        pieces = {
+            (number, piece): tokens[:, piece[0] : piece[2] + 1]
+            for number, (_, tokens) in enumerate(unknown)
+            for piece in short_pieces(tokens.shape[1] - 1, _short_context(tokens))
+        }
+        leaving = self._through_full([tokens[:, :-1] for tokens in pieces.values()])
+        for number, (window, tokens) in enumerate(unknown):
+            rows = torch.arange(tokens.shape[1] - 1, device=tokens.device)
             long_losses = self._tail.losses(references[window.name], tokens, rows)
             short_losses = long_losses.clone()
-            short = max(_SHORTEST_CONTEXT, labels // _SHORT_CONTEXTS_IN_WINDOW)
-            for start, first, end in short_pieces(labels, short):
-                piece = tokens[:, start : end + 1]
-                hidden = self._through_all(piece[:, :-1])
-                short_losses[first:end] = self._tail.losses(hidden, piece, rows[first - start : end - start])
-            # No pattern changes what is blind, so nothing there has a weight; all labels together weigh as many.
-            blind = min(self.blind, labels)
-            weights = torch.zeros(labels)
-            if blind < labels:
-                weights[blind:] = (
-                    key_weights(long_losses[blind:], short_losses[blind:]) * labels / (labels - blind)
-                )
-            self._key_weights[window.name] = weights
+            for ((of, (start, first, end)), piece), hidden in zip(pieces.items(), leaving, strict=True):
+                if of == number:
+                    short_losses[first:end] = self._tail.losses(hidden, piece, rows[first - start : end - start])
+            self._key_weights[window.name] = _weights(long_losses, short_losses, min(self.blind, len(rows)))
 
-    def _through_all(self, tokens: torch.Tensor, pattern: Pattern | None = None) -> torch.Tensor:
-        """What leaves the last layer under ``pattern``, all full by default, for ``tokens`` ``[1, tokens]``."""
+    def _through_full(self, tokens: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What leaves the last layer under all full for each ``[1, tokens]``, in one sweep."""
+        calls = [self._stack.record(ids) for ids in tokens]
+        states = [State(call.hidden) for call in calls]
+        for layer in self._stack.sweep():
+            states = [self._through(layer, state, True, call) for state, call in zip(states, calls, strict=True)]
+        self.switch.forget()
+        return [state.hidden for state in states]
+
+    def _through_all(self, tokens: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+        """What leaves the last layer under ``pattern`` for ``tokens`` ``[1, tokens]``."""
         calls = self._stack.record(tokens)
         state = State(calls.hidden)
-        for layer in range(len(self._stack)):
+        for layer in self._stack.alone():
             site = self._site_of.get(layer)
-            full = pattern is None or site is None or pattern.is_full(site)
-            state = self._through(layer, state, full, calls)
+            state = self._through(layer, state, site is None or pattern.is_full(site), calls)
         self.switch.share_only(None)
         self.switch.forget()
         return state.hidden
+
+
+def _short_context(tokens: torch.Tensor) -> int:
+    return max(_SHORTEST_CONTEXT, (tokens.shape[1] - 1) // _SHORT_CONTEXTS_IN_WINDOW)
+
+
+def _weights(long_losses: torch.Tensor, short_losses: torch.Tensor, blind: int) -> torch.Tensor:
+    """Key weights of all labels; no pattern changes what is blind, so nothing there has one."""
+    labels = len(long_losses)
+    weights = torch.zeros(labels)
+    if blind < labels:  # all labels together weigh as many as they are
+        weights[blind:] = key_weights(long_losses[blind:], short_losses[blind:]) * labels / (labels - blind)
+    return weights
 
 
 def input_device(model: Any) -> torch.device:
@@ -326,13 +364,13 @@ def input_device(model: Any) -> torch.device:
     return torch.device("cpu") if device.type == "meta" else device
 
 
-def _first_rows(
-    index: int, window: Window, patterns: Sequence[Pattern], embedded: State, memory: PathMemory | None
-) -> Iterator[tuple[int, _Row]]:
-    """Where each pattern has to begin, with what is known of it: (layer, row); ``embedded`` enters layer 0."""
+def _starts(
+    window: Window, patterns: Sequence[Pattern], embedded: State, memory: PathMemory | None
+) -> Iterator[tuple[int, tuple[int, ...], State]]:
+    """Where each pattern has to begin, with what is known of it: (layer, patterns, state); at 0 enters ``embedded``."""
     starts = [(memory and memory.find(window.name, pattern)) or (0, embedded) for pattern in patterns]
     groups: dict[tuple[int, int], list[int]] = {}
     for member, (layer, state) in enumerate(starts):
         groups.setdefault((layer, id(state)), []).append(member)
     for (layer, _), members in groups.items():
-        yield layer, _Row(index, tuple(members), starts[members[0]][1])
+        yield layer, tuple(members), starts[members[0]][1]

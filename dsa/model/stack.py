@@ -15,6 +15,7 @@ from ...errors import ModelError
 from ..checkpoint.families import CARRYING_ARGUMENTS, SELECTION_ARGUMENTS, family_of
 from ..checkpoint.sites import decoder_layers
 from ..overrides import Overrides
+from ..stream.layers import stream_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class LayerCalls:
     hidden: torch.Tensor
     kwargs: tuple[dict[str, Any], ...]
 
+    @property
+    def without_hidden(self) -> LayerCalls:
+        """The arguments alone."""
+        return LayerCalls(self.hidden.new_empty(0), self.kwargs)
+
 
 class Stack:
     """The decoder layers of ``model``, callable singly.
@@ -73,9 +79,26 @@ class Stack:
         # Models stop there too: multi-token prediction may stand behind.
         self.layers = list(layers)[: decoder_layers(model)]
         self._outputs: int | None = None
+        self.stream = stream_of(model)
+        """Brings the layers' weights; None where all of them stay on their device."""
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def sweep(self, first: int = 0) -> Iterator[int]:
+        """The numbers of the layers from ``first`` on, in order; a streamed one's weights are there in its turn.
+
+        Where several processes bring weights together, all of them sweep alike.
+        """
+        return iter(range(first, len(self))) if self.stream is None else self.stream.sweep(first)
+
+    def alone(self) -> range:
+        """The numbers of all layers, for what this process runs whatever others do."""
+        return range(len(self))
+
+    def anywhere(self, needed: bool) -> bool:
+        """Whether a sweep is needed here, or on any process that brings weights together with this one."""
+        return needed if self.stream is None else self.stream.anywhere(needed)
 
     def record(self, input_ids: torch.Tensor) -> LayerCalls:
         """Runs the model on ``input_ids`` ``[rows, tokens]`` and notes how it calls each layer."""
