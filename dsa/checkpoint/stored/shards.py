@@ -20,6 +20,12 @@ WHOLE, _PICKLED_WHOLE = "model.safetensors", "pytorch_model.bin"
 _LARGEST_HEADER = 100_000_000
 _BITS = {"BOOL": 8, "F4": 4, "C64": 64}
 _DTYPE = re.compile(r"(?:BF|F|I|U)(\d+)(?:_\w+)?")
+# Torch's names for what headers call the types, where both count numbers alike.
+TORCH_NAMES = {
+    "BF16": "bfloat16", "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "I16": "int16",
+    "I32": "int32", "I64": "int64", "I8": "int8", "U8": "uint8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,13 @@ def unread(names: Collection[str], checkpoint: Checkpoint, quantised: bool = Fal
     return {name for name in names if _is_unread(name, checkpoint, predicts, quantised)}
 
 
+def is_of_activations(name: str) -> bool:
+    """Whether a tensor of that name holds scales of activations or of a cache, not of weights."""
+    return bool(_OF_ACTIVATIONS.search(name))
+
+
 def _is_unread(name: str, checkpoint: Checkpoint, predicts: Callable[[int], bool], quantised: bool) -> bool:
-    if _COMPUTED.search(name) or (quantised and _OF_ACTIVATIONS.search(name)):
+    if _COMPUTED.search(name) or (quantised and is_of_activations(name)):
         return True
     layer = _LAYER.fullmatch(name)
     if _BESIDE.search(name[: layer.start(1)] if layer else name):
