@@ -82,6 +82,14 @@ def layer_sizes(checkpoint: Checkpoint) -> tuple[LayerSizes, ...] | None:
         return None
 
 
+def resident_parameters(checkpoint: Checkpoint) -> int | None:
+    """Parameters of the language model outside of its layers: embedding, last norm, head; None as above."""
+    sizes, layers = count_sizes(checkpoint), layer_sizes(checkpoint)
+    if sizes is None or layers is None:
+        return None
+    return sizes.parameters - sizes.idle_parameters - sum(layer.parameters for layer in layers)
+
+
 def _decoder(checkpoint: Checkpoint) -> Decoder | None:
     """What is known of its family's parameters; None where nothing is, or its config is none of the usual ones."""
     kind = "" if checkpoint.family is None else checkpoint.family.model_type

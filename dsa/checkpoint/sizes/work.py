@@ -63,9 +63,9 @@ def layer_times(checkpoint: Checkpoint, tokens: int) -> LayerTimes | None:
     if sizes is None:
         return None
     computed = [computed_seconds(checkpoint, layer, size, tokens) for layer, size in enumerate(sizes)]
-    timed = _timed(checkpoint)
-    # The layers that are alike, and were timed.
+    # The layers that are alike, and may have been timed.
     experts = next((layer for layer, size in enumerate(sizes) if size.idle and size.indexer), None)
+    timed = None if experts is None else _timed(_layer_config(checkpoint, experts))
     if timed is None or experts is None:
         return LayerTimes(tuple(computed), "computed")
     length = min(timed.seconds, key=lambda length: abs(math.log(length / tokens)))
@@ -86,9 +86,7 @@ def computed_seconds(checkpoint: Checkpoint, layer: int, size: LayerSizes, token
         size: its parameters.
         tokens: of the window.
     """
-    text, family, width = checkpoint.text, checkpoint.family, checkpoint.selection_width
-    # Where layers have widths of their own, transformers tells no common ones.
-    text = text.per_layer_config[layer] if hasattr(text, "per_layer_config") else text
+    text, family, width = _layer_config(checkpoint, layer), checkpoint.family, checkpoint.selection_width
     used = size.feed_forward - size.idle
     experts, dense = (used, 0) if size.idle else (0, used)
     # A query sees the keys up to its own position, and at most as many as are selected.
@@ -117,10 +115,13 @@ def _attention_rate(heads: int) -> float:
     return _ATTENTION[max((timed for timed in _ATTENTION if timed <= heads), default=min(_ATTENTION))]
 
 
-def _timed(checkpoint: Checkpoint) -> TimedLayer | None:
-    text = checkpoint.text
-    if hasattr(text, "per_layer_config"):
-        return None
+def _layer_config(checkpoint: Checkpoint, layer: int) -> Any:
+    """The config of one layer: where layers differ, transformers tells no common numbers."""
+    configs = getattr(checkpoint.text, "per_layer_config", None)
+    return configs[layer] if configs else checkpoint.text
+
+
+def _timed(text: Any) -> TimedLayer | None:
     names = ("hidden_size", "num_attention_heads", "n_routed_experts", "moe_intermediate_size")
     shape = tuple(_number(text, name) for name in names)
     return next((timed for timed in TIMED if timed.shape == shape), None)
