@@ -1,4 +1,4 @@
-"""Numbers as people write them in options and recipes: lists with commas, fractions, per cents."""
+"""Numbers as people write them in options and recipes: lists with commas, fractions, per cents, sizes in bytes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from ..errors import SettingError
 
 # With a point or a comma, and of bounded length: no digits without end reach a conversion.
 _DECIMAL = r"[+-]?(?:\d{1,40}(?:[.,]\d{0,40})?|[.,]\d{1,40})(?:e[+-]?\d{1,3})?"
+_SIZE = re.compile(r"(\d{1,15}(?:[.,]\d{1,15})?)\s*([kmgtp])(i?)b", re.IGNORECASE)
+_LARGEST = 10**18
 
 
 def lengths(text: str) -> list[int]:
@@ -80,3 +82,53 @@ def fraction(text: str) -> float:
             raise SettingError(f"--keep is {text!r}, which divides by 0", hint=f"give {example}")
         return int(match[1]) / int(match[2])
     return decimal("keep", text, example)
+
+
+def byte_size(option: str, text: str) -> int:
+    """``80GB``, ``1.5TB`` or ``64GiB`` as bytes; a G is 1000 to the third, a Gi 1024 to the third.
+
+    Raises:
+        SettingError: no such size; names ``option``.
+    """
+    size = _bytes(text)
+    if size is None:
+        raise SettingError(f"--{option} is {text!r}", hint="give a size with its unit, e.g. 80GB, 1TB or 64GiB")
+    return size
+
+
+def byte_rate(option: str, text: str) -> int:
+    """``6GB/s`` or ``900MB/s`` as bytes a second.
+
+    Raises:
+        SettingError: no such rate; names ``option``.
+    """
+    size = re.fullmatch(r"(.+?)\s*/\s*s", text.strip(), re.IGNORECASE)
+    rate = _bytes(size[1]) if size else None
+    if rate is None:
+        raise SettingError(f"--{option} is {text!r}", hint="give bytes a second, e.g. 6GB/s or 900MB/s")
+    return rate
+
+
+def devices(option: str, text: str) -> tuple[int, int]:
+    """``8x80GB`` as how many devices and the bytes of one; ``80GB`` is one device.
+
+    Raises:
+        SettingError: neither; names ``option``.
+    """
+    match = re.fullmatch(r"(?:(\d{1,6})\s*[x×*]\s*)?(.+)", text.strip(), re.IGNORECASE)
+    count, size = (int(match[1] or 1), _bytes(match[2])) if match else (0, None)
+    if not count or size is None:
+        raise SettingError(
+            f"--{option} is {text!r}", hint="give a number of GPUs and the memory of one, e.g. 8x80GB or 1x141GB"
+        )
+    return count, size
+
+
+def _bytes(text: str) -> int | None:
+    """Bytes of a size with its unit; None where it is none, nothing, or more than any machine has."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    unit = (1024 if match[3] else 1000) ** ("kmgtp".index(match[2].lower()) + 1)
+    size = int(Decimal(match[1].replace(",", ".")) * unit)
+    return size if 0 < size <= _LARGEST else None

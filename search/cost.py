@@ -50,6 +50,7 @@ class Shape:
         max_rows: patterns that share a sweep, at most.
         cost_windows: windows that layer costs are measured on, where they are.
         shared_layers: layers that share in the checkpoint itself.
+        kept_states: layers at which a window's states are kept, spread evenly; None where they are at every site.
     """
 
     site_layers: Sequence[int]
@@ -62,6 +63,61 @@ class Shape:
     max_rows: int | None = None
     cost_windows: int = 0
     shared_layers: Collection[int] = ()
+    kept_states: int | None = None
+
+    @property
+    def kept_layers(self) -> tuple[int, ...]:
+        """Where states are kept that a pattern can start from: as the model's evaluator chooses them."""
+        layers, count = tuple(self.site_layers[1:]), self.kept_states
+        if count is None or count >= len(layers):
+            return layers
+        return tuple(layers[(2 * part + 1) * len(layers) // (2 * count)] for part in range(count))
+
+
+@dataclass(frozen=True)
+class SweepRows:
+    """What one pass over the layers carries: a row is one window in one state.
+
+    Args:
+        windows: that are measured in it.
+        full: rows that each layer runs with its indexer, by layer.
+        shared: rows that it runs without.
+    """
+
+    windows: int
+    full: tuple[int, ...]
+    shared: tuple[int, ...]
+
+    def times(self, factor: float) -> SweepRows:
+        """As many times the windows and the rows."""
+
+        def grown(rows: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(round(factor * count) for count in rows)
+
+        return SweepRows(round(factor * self.windows), grown(self.full), grown(self.shared))
+
+
+def layer_cost_sweeps(
+    surrogate: str, windows: int, layers: int, site_layers: Sequence[int], shared_layers: Collection[int] = ()
+) -> list[SweepRows]:
+    """The passes that measuring layer costs takes; their rows add up to ``layer_cost_runs``."""
+    sites = set(site_layers)
+    alone = [
+        windows * max(0, sum(site < layer for site in site_layers) - (layer not in sites))
+        if layer in sites or layer in shared_layers
+        else 0
+        for layer in range(layers)
+    ]
+    full = tuple(windows if layer in sites else 0 for layer in range(layers))
+    rest = [windows - count for count in full]
+    if surrogate != "fisher":
+        return [SweepRows(windows, full, tuple(map(sum, zip(rest, alone, strict=True))))]
+    measured = [windows if layer in sites or layer in shared_layers else 0 for layer in range(layers)]
+    # Forward; then, layer by layer from the last, forward again and backward.
+    backward = tuple(
+        2 * windows + left + runs + once for left, runs, once in zip(rest, alone, measured, strict=True)
+    )
+    return [SweepRows(windows, full, tuple(rest)), SweepRows(windows, full, backward)]
 
 
 class LayerCount:
@@ -73,12 +129,14 @@ class LayerCount:
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
+        self._kept_layers = shape.kept_layers
         self._base: dict[int, Pattern] = {}
         self._latest: dict[int, tuple[Pattern, ...]] = {}
         self.layer_windows = 0
         """Layer executions so far."""
         self.shared_layer_windows = 0
         """Those that reused a selection."""
+        self._full, self._shared = [0] * shape.layers, [0] * shape.layers
 
     def measure(
         self,
@@ -100,38 +158,51 @@ class LayerCount:
                 self._latest[window] = (*self._latest.get(window, ())[-1:], patterns[0])
                 self._base.setdefault(window, patterns[0])
         for states, times in alike.items():
-            full, shared = self._from_known(patterns, states)
-            self.layer_windows += times * (full + shared)
-            self.shared_layer_windows += times * shared
+            self._from_known(patterns, states, times)
+
+    def sweep(self, windows: int) -> SweepRows:
+        """All that was counted since the last time, as one pass over the layers with so many windows."""
+        rows = SweepRows(windows, tuple(self._full), tuple(self._shared))
+        self._full, self._shared = [0] * self._shape.layers, [0] * self._shape.layers
+        return rows
 
     def follow(self, pattern: Pattern) -> None:
         """``pattern`` is in force from now on."""
         self._base |= {window: pattern for window, latest in self._latest.items() if pattern in latest}
 
-    def _from_known(self, patterns: Sequence[Pattern], known: Collection[Pattern]) -> tuple[int, int]:
-        """Layers run on one window, (with an indexer of their own, without)."""
+    def _from_known(self, patterns: Sequence[Pattern], known: Collection[Pattern], windows: int) -> None:
+        """Counts ``patterns`` on ``windows`` windows, of each of which the states of ``known`` are kept."""
         together: dict[tuple[int, str], list[Pattern]] = {}
         for pattern in patterns:
             start = max((self._common_depth(measured, pattern) for measured in known), default=0)
             passed = sum(layer < start for layer in self._shape.site_layers)
             together.setdefault((start, pattern.roles[:passed]), []).append(pattern)
-        runs = [self._below(group, start) for (start, _), group in together.items()]
-        return sum(full for full, _ in runs), sum(shared for _, shared in runs)
+        for (start, _), group in together.items():
+            self._below(group, start, windows)
 
     def _common_depth(self, known: Pattern, pattern: Pattern) -> int:
         """The deepest layer at which a known pattern's states are kept and ``pattern`` has the same."""
         # The layer at which two patterns first differ is still entered in the same state.
-        return self._shape.site_layers[min(known.common_length(pattern), len(known) - 1)]
+        depth = self._shape.site_layers[min(known.common_length(pattern), len(known) - 1)]
+        return max((layer for layer in self._kept_layers if layer <= depth), default=0)
 
-    def _below(self, patterns: Sequence[Pattern], start: int) -> tuple[int, int]:
+    def _below(self, patterns: Sequence[Pattern], start: int, windows: int) -> None:
         """Layers from ``start`` on, each as often as the patterns are in different states there."""
-        full, shared = 0, max(0, self._shape.site_layers[0] - start)
+        for layer in range(start, self._shape.site_layers[0]):
+            self._add(layer, 0, windows)
         ends = [*self._shape.site_layers[1:], self._shape.layers]
         for site, (first, end) in enumerate(zip(self._shape.site_layers, ends, strict=True)):
             branches = {pattern.roles[: site + 1] for pattern in patterns}
             if first >= start:
                 indexing = sum(roles[-1] == FULL for roles in branches)
-                full, shared = full + indexing, shared + len(branches) - indexing
+                self._add(first, windows * indexing, windows * (len(branches) - indexing))
             # Layers between two sites run no indexer.
-            shared += len(branches) * max(0, end - max(start, first + 1))
-        return full, shared
+            for layer in range(max(start, first + 1), end):
+                self._add(layer, 0, windows * len(branches))
+
+    def _add(self, layer: int, full: int, shared: int) -> None:
+        """Counts rows of a layer."""
+        self._full[layer] += full
+        self._shared[layer] += shared
+        self.layer_windows += full + shared
+        self.shared_layer_windows += shared

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, WindowLoss
 from ..pattern import Pattern
-from .cost import LayerCount, Shape, layer_cost_runs, times_fewer
+from .cost import LayerCount, Shape, SweepRows, layer_cost_runs, layer_cost_sweeps, times_fewer
 from .goal import Goal, Method
 from .search import Problem, SearchProgress, run_search
 
@@ -30,6 +30,7 @@ class ExpectedCost:
         shared_layer_windows: those of them that run no indexer.
         search_layer_windows: those of the removals and swaps alone, and of layer costs where these choose.
         algorithm_1_layer_windows: what Algorithm 1 as written takes for the removals.
+        sweep_rows: what each pass over the layers carries, in their order; one for whatever is asked together.
     """
 
     window_evaluations: int
@@ -37,6 +38,12 @@ class ExpectedCost:
     shared_layer_windows: int
     search_layer_windows: int
     algorithm_1_layer_windows: int
+    sweep_rows: tuple[SweepRows, ...]
+
+    @property
+    def sweeps(self) -> int:
+        """Passes over the layers."""
+        return len(self.sweep_rows)
 
     @property
     def fewer(self) -> float:
@@ -48,7 +55,8 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
     """Goes through the search with made-up losses and counts what a model would have had to run.
 
     For ``exact`` and ``blocks`` the count is off only by which sites happen to go. What ``fast`` and
-    refinement take depends on the losses, so theirs is a guess. All states are taken to fit in memory.
+    refinement take depends on the losses, so theirs is a guess. States are taken to fit in memory as far as ``shape``
+    says.
 
     Args:
         shape: of the search.
@@ -90,6 +98,7 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
         algorithm_1_layer_windows=findings.algorithm_1_evaluations
         * round(times * findings.windows)
         * shape.layers,
+        sweep_rows=(*_beside_sweeps(shape, method, overlap), *(rows.times(times) for rows in evaluate.sweep_rows)),
     )
 
 
@@ -112,6 +121,20 @@ def _layer_cost_runs(shape: Shape, method: Method) -> int:
     return layer_cost_runs(method.surrogate, windows, shape.layers, shape.site_layers, shape.shared_layers)
 
 
+def _beside_sweeps(shape: Shape, method: Method, overlap: bool) -> list[SweepRows]:
+    """The passes that no pattern is measured in: of layer costs, and of selections that overlap."""
+    sweeps = []
+    if method.surrogate != "none":
+        windows = min(shape.cost_windows, shape.windows)
+        sweeps += layer_cost_sweeps(
+            method.surrogate, windows, shape.layers, shape.site_layers, shape.shared_layers
+        )
+    if overlap:
+        full = tuple(shape.windows * (layer in shape.site_layers) for layer in range(shape.layers))
+        sweeps.append(SweepRows(shape.windows, full, tuple(shape.windows - count for count in full)))
+    return sweeps
+
+
 class _InventedLosses:
     """Losses that behave like measured ones: sites differ, windows scatter, distance from the source counts."""
 
@@ -119,6 +142,7 @@ class _InventedLosses:
         self._shape = shape
         self.count = LayerCount(shape)
         self.window_evaluations = 0
+        self.sweep_rows: list[SweepRows] = []
         sites, draw = len(shape.site_layers), random.Random(0)
         order = list(range(sites))
         draw.shuffle(order)
@@ -142,6 +166,7 @@ class _InventedLosses:
         for first in range(0, len(patterns), rows):
             remember, keep_states = group == CALIBRATION and not last_token, len(patterns) == 1
             self.count.measure(patterns[first : first + rows], numbers, remember, keep_states)
+        self.sweep_rows.append(self.count.sweep(len(numbers)))
         return [self._losses(pattern, numbers) for pattern in patterns]
 
     def layer_costs(self) -> list[list[list[float]]]:

@@ -41,11 +41,66 @@ def measure_sizes(checkpoint: Checkpoint) -> Sizes:
     return Sizes(sum(counts.values()), indexers, idle)
 
 
+@dataclass(frozen=True)
+class LayerSizes:
+    """Parameters of one decoder layer.
+
+    Args:
+        attention: without an indexer.
+        indexer: 0 where it has none.
+        feed_forward: all of it, norms and what else stands beside included.
+        idle: of the feed-forward, those of routed experts that a token does not go through.
+    """
+
+    attention: int
+    indexer: int
+    feed_forward: int
+    idle: int
+
+    @property
+    def parameters(self) -> int:
+        """All together."""
+        return self.attention + self.indexer + self.feed_forward
+
+
+def layer_sizes(checkpoint: Checkpoint) -> tuple[LayerSizes, ...] | None:
+    """Parameters of every decoder layer by the numbers in the config; None where only building the model can tell."""
+    decoder, text = _decoder(checkpoint), checkpoint.text
+    if decoder is None:
+        return None
+    try:
+        return tuple(
+            LayerSizes(
+                decoder.attention(text, layer),
+                decoder.indexer(text, layer) if layer in checkpoint.site_layers else 0,
+                decoder.feed_forward(text, layer) + decoder.beside(text, layer),
+                decoder.idle(text, layer),
+            )
+            for layer in range(checkpoint.layers)
+        )
+    except (TypeError, LookupError, RuntimeError):  # as in count_sizes
+        return None
+
+
+def resident_parameters(checkpoint: Checkpoint) -> int | None:
+    """Parameters of the language model outside of its layers: embedding, last norm, head; None as above."""
+    sizes, layers = count_sizes(checkpoint), layer_sizes(checkpoint)
+    if sizes is None or layers is None:
+        return None
+    return sizes.parameters - sizes.idle_parameters - sum(layer.parameters for layer in layers)
+
+
+def _decoder(checkpoint: Checkpoint) -> Decoder | None:
+    """What is known of its family's parameters; None where nothing is, or its config is none of the usual ones."""
+    kind = "" if checkpoint.family is None else checkpoint.family.model_type
+    return DECODERS.get(kind) if is_usual(checkpoint.config, checkpoint.text) else None
+
+
 def count_sizes(checkpoint: Checkpoint) -> Sizes | None:
     """What ``measure_sizes`` gives, by the numbers in the config; None where only building the model can tell."""
     kind = "" if checkpoint.family is None else checkpoint.family.model_type
-    decoder = DECODERS.get(kind)
-    if decoder is None or not is_usual(checkpoint.config, checkpoint.text):
+    decoder = _decoder(checkpoint)
+    if decoder is None:
         return None
     idle = 0 if checkpoint.text_only else tower_parameters(checkpoint.config, kind)
     try:

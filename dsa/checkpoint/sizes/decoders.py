@@ -19,6 +19,8 @@ from .parts import (
     experts,
     gated_mlp,
     hyper_connection,
+    idle_experts,
+    idle_where_sparse,
     indexer_on_states,
     latent_attention,
     lightning_indexer,
@@ -37,6 +39,7 @@ class Decoder:
         attention: of a layer, without an indexer.
         indexer: of a layer that owns one.
         feed_forward: of a layer.
+        idle: of the layer's routed experts that a token does not go through.
         beside: of what else is in every layer, its norms above all.
         behind: of what stands behind the layers or beside them all: the last norm, and what merges streams.
     """
@@ -44,6 +47,7 @@ class Decoder:
     attention: OfLayer
     indexer: OfLayer
     feed_forward: OfLayer = dense_or_experts
+    idle: OfLayer = idle_where_sparse
     beside: OfLayer = lambda config, layer: 2 * config.hidden_size
     behind: Callable[[Numbers], int] = lambda config: config.hidden_size
 
@@ -184,6 +188,10 @@ def _deepseek_v4_experts(config: Numbers, layer: int) -> int:
     return experts(config, config.num_local_experts, config.intermediate_size) + shared
 
 
+def _deepseek_v4_idle(config: Numbers, layer: int) -> int:
+    return idle_experts(config, config.num_local_experts, config.intermediate_size)
+
+
 def _minimax_attention(config: Numbers, layer: int) -> int:
     width = config.num_attention_heads * config.head_dim
     keys_and_values = 2 * linear(config.hidden_size, config.num_key_value_heads * config.head_dim)
@@ -200,6 +208,12 @@ def _minimax_feed_forward(config: Numbers, layer: int) -> int:
         return gated_mlp(config.hidden_size, config.dense_intermediate_size)
     shared = gated_mlp(config.hidden_size, config.shared_intermediate_size)
     return experts(config, config.num_local_experts, config.intermediate_size) + shared
+
+
+def _minimax_idle(config: Numbers, layer: int) -> int:
+    if config.mlp_layer_types[layer] != "sparse":
+        return 0
+    return idle_experts(config, config.num_local_experts, config.intermediate_size)
 
 
 def _qwen4_attention(config: Numbers, layer: int) -> int:
@@ -229,6 +243,10 @@ def _averaging_indexer(config: Numbers, layer: int) -> int:
 def _qwen4_feed_forward(config: Numbers, layer: int) -> int:
     shared = gated_mlp(config.hidden_size, config.shared_expert_intermediate_size) + config.hidden_size
     return experts(config, config.num_experts, config.moe_intermediate_size) + shared
+
+
+def _qwen4_idle(config: Numbers, layer: int) -> int:
+    return idle_experts(config, config.num_experts, config.moe_intermediate_size)
 
 
 def _gated_residual(config: Numbers) -> int:
@@ -283,12 +301,18 @@ DECODERS = {
         _deepseek_v4_attention,
         _compressing_indexer,
         _deepseek_v4_experts,
+        _deepseek_v4_idle,
         _three_way_connections,
         _weighted_head,
     ),
-    "minimax_m3_vl": Decoder(_minimax_attention, _block_indexer, _minimax_feed_forward),
+    "minimax_m3_vl": Decoder(_minimax_attention, _block_indexer, _minimax_feed_forward, _minimax_idle),
     "qwen4_exp": Decoder(
-        _qwen4_attention, _averaging_indexer, _qwen4_feed_forward, _qwen4_beside, _gated_residual
+        _qwen4_attention,
+        _averaging_indexer,
+        _qwen4_feed_forward,
+        _qwen4_idle,
+        _qwen4_beside,
+        _gated_residual,
     ),
 }
 """The decoder of each family, by transformers' name for it."""

@@ -69,6 +69,18 @@ def experts(config: Numbers, count: int, width: int) -> int:
     return count * gated_mlp(config.hidden_size, width) + count * config.hidden_size
 
 
+def idle_experts(config: Numbers, count: int, width: int) -> int:
+    """Parameters of the routed experts that a token does not go through."""
+    return (count - config.num_experts_per_tok) * gated_mlp(config.hidden_size, width)
+
+
+def idle_where_sparse(config: Numbers, layer: int) -> int:
+    """Likewise in a layer of ``dense_or_experts``."""
+    if config.mlp_layer_types[layer] != "sparse":
+        return 0
+    return idle_experts(config, config.num_local_experts, config.moe_intermediate_size)
+
+
 def dense_or_experts(config: Numbers, layer: int) -> int:
     """A dense MLP, or routed experts and shared ones, as ``mlp_layer_types`` says."""
     if config.mlp_layer_types[layer] != "sparse":
