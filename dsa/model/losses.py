@@ -258,7 +258,7 @@ class PatternLosses:
     def _split(
         self, layer: int, members: tuple[int, ...], patterns: Sequence[Pattern]
     ) -> Iterator[tuple[bool, tuple[int, ...]]]:
-        """Those of ``patterns`` that a row stands for, by the role they give ``layer``: (runs its indexer, members)."""
+        """Those of a row's patterns by the role that they give ``layer``: (runs its indexer, members)."""
         site = self._site_of.get(layer)
         if site is None:
             yield True, members
@@ -367,7 +367,7 @@ def input_device(model: Any) -> torch.device:
 def _starts(
     window: Window, patterns: Sequence[Pattern], embedded: State, memory: PathMemory | None
 ) -> Iterator[tuple[int, tuple[int, ...], State]]:
-    """Where each pattern has to begin, with what is known of it: (layer, patterns, state); at 0 enters ``embedded``."""
+    """Where each pattern has to begin, with what is known of it; at layer 0 enters ``embedded``."""
     starts = [(memory and memory.find(window.name, pattern)) or (0, embedded) for pattern in patterns]
     groups: dict[tuple[int, int], list[int]] = {}
     for member, (layer, state) in enumerate(starts):

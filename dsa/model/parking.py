@@ -1,4 +1,4 @@
-"""Keeps states that wait for their turn: on the device while there is room, else in host memory, copied alongside."""
+"""Keeps states that wait for their turn: on the device while there is room, else in host memory."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class Parking:
         """Begins to bring a state back."""
         if parked.state is not None:
             return
-        assert parked.host is not None and parked.meta is not None
+        assert parked.host is not None
+        assert parked.meta is not None
         tensors, _ = _emptied(parked.meta)
         places = [torch.empty_like(tensor, device=self._device) for tensor in tensors]
         self._coming.wait_stream(torch.cuda.current_stream(self._device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,20 +13,25 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 
 from ...errors import ModelError
 
+Plain = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+"""Makes plain numbers of tensors as stored, by name; what it is given may be empty afterwards."""
+
 
 @dataclass
-class _Target:
+class Target:
     """What one parameter, or several that are made together, are made of.
 
     Args:
         name: of the first parameter.
-        converter: that makes them; None where the stored tensor is the parameter.
-        sources: (the converter's pattern, stored name), in the order in which it takes them.
+        converter: that makes them; None where a plain tensor is the parameter.
+        sources: (the converter's pattern, the plain tensor's name), in the order in which it takes them.
+        stored: names of the stored tensors that all sources are made of.
     """
 
     name: str
     converter: Any
     sources: list[tuple[str, str]] = field(default_factory=list)
+    stored: list[str] = field(default_factory=list)
 
 
 class Conversion:
@@ -38,74 +43,78 @@ class Conversion:
     Args:
         model: its parameters and buffers have the names and shapes that are to come of it.
         types: of parameters and buffers, by name.
+        parts: of each plain tensor of the checkpoint, the names of the stored ones that it is made of.
+        plain: makes it of them.
     """
 
-    def __init__(self, model: Any, types: Mapping[str, torch.dtype]) -> None:
-        self._model = model
-        self.types = {name: types.get(name, value.dtype) for name, value in model.state_dict().items()}
-        """Of parameters and stored buffers, by name."""
+    def __init__(
+        self,
+        model: Any,
+        types: Mapping[str, torch.dtype],
+        parts: Mapping[str, Sequence[str]],
+        plain: Plain = dict,
+    ) -> None:
+        self._model, self._parts, self._plain = model, parts, plain
         transforms = get_model_conversion_mapping(model)
         self._renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
         self._of_pattern = {
             pattern: converter for converter in self._converters for pattern in converter.source_patterns
         }
-        self._expected = {
-            name: (tuple(value.shape), self.types[name]) for name, value in model.state_dict().items()
-        }
+        self._shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        self.types = {name: types.get(name, value.dtype) for name, value in model.state_dict().items()}
+        """Of parameters and stored buffers, by name."""
 
-    def parameter(self, name: str) -> str | None:
-        """The parameter, or the first of several, that the stored tensor ``name`` goes into; None for no one."""
-        return self._place(name)[0]
-
-    def targets(self, names: Collection[str]) -> list[_Target]:
-        """What is made of the stored tensors ``names``; those that the model does not ask for are left out."""
-        targets: dict[str, _Target] = {}
-        for name in sorted(names, key=dot_natural_key):
+    def targets(self) -> list[Target]:
+        """What is made of the checkpoint; tensors that the model does not ask for are left out."""
+        targets: dict[str, Target] = {}
+        for name in sorted(self._parts, key=dot_natural_key):
             parameter, pattern = self._place(name)
             if parameter is None:
                 continue
             converter = self._of_pattern[pattern] if pattern is not None else None
-            target = targets.setdefault(parameter, _Target(parameter, converter))
+            target = targets.setdefault(parameter, Target(parameter, converter))
             target.sources.append((pattern or name, name))
+            target.stored += self._parts[name]
         return list(targets.values())
 
     def parameters(
-        self, targets: Collection[_Target], tensors: dict[str, torch.Tensor]
+        self, targets: Iterable[Target], tensors: dict[str, torch.Tensor]
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Makes parameters and buffers of ``tensors``, which are taken out of it: (name, value).
+        """Makes parameters and buffers of stored ``tensors``, which are taken out of it: (name, value).
 
-        No value shares memory with ``tensors``, so that this may be filled again.
+        No value shares memory with ``tensors``, so that this may be filled again. One target at a time is there
+        as stored, as plain numbers and as what comes of them.
 
         Raises:
             ModelError: one has another shape than the model's.
         """
-        given = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+        memory = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
         for target in targets:
-            made = self._convert(target, tensors)
+            made = self._convert(target, self._plain({name: tensors.pop(name) for name in target.stored}))
             for name in list(made):
                 value = made.pop(name)
-                shape, dtype = self._expected.get(name, (tuple(value.shape), value.dtype))
-                if tuple(value.shape) != shape:
-                    raise ModelError(f"{name} comes out with the shape {list(value.shape)}, not {list(shape)}")
-                value = value.to(dtype)
-                yield name, value.clone() if value.untyped_storage().data_ptr() in given else value.contiguous()
+                if tuple(value.shape) != self._shapes.get(name, tuple(value.shape)):
+                    raise ModelError(
+                        f"{name} comes out with the shape {list(value.shape)}, not {list(self._shapes[name])}"
+                    )
+                value = value.to(self.types.get(name, value.dtype))
+                yield name, value.clone() if value.untyped_storage().data_ptr() in memory else value.contiguous()
 
-    def _convert(self, target: _Target, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _convert(self, target: Target, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if target.converter is None:
             return {target.name: tensors.pop(target.sources[-1][1])}
-        dtype = self._expected[target.name][1]
+        dtype = self.types[target.name]
         converter = copy.deepcopy(target.converter)
         for pattern, name in target.sources:
-            tensor = tensors.pop(name)
-            converter.add_tensor(target.name, name, pattern, tensor if tensor.dtype == dtype else tensor.to(dtype))
+            converter.add_tensor(target.name, name, pattern, tensors.pop(name).to(dtype))
         made = converter.convert(target.name, model=self._model, config=self._model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
 
     def _place(self, name: str) -> tuple[str | None, str | None]:
         """The parameter that ``name`` goes into, and the pattern of the converter by which it does."""
         prefix = self._model.base_model_prefix
-        expected: Mapping[str, Any] = self._expected
+        expected: Any = self._shapes
         renamed, pattern = rename_source_key(name, self._renamings, self._converters, prefix, expected)
         if renamed not in expected and name in expected:
             renamed, pattern = rename_source_key(name, [], [], prefix, expected)

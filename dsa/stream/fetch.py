@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...errors import IndexcacheError, LostProcessError, first_line
+from ...errors import LostProcessError, first_line
 from .files import Files
 from .layout import Layout
 from .memory import host_run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -11,13 +11,9 @@ import torch
 from torch import nn
 
 from ..overrides import Overrides
-from .conversion import Conversion
+from .conversion import Conversion, Target
 from .fetch import Fetcher, StoredLayer
 from .slots import Slots
-
-Plain = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
-"""Makes plain numbers of tensors as stored, by name; what it is given may be empty afterwards."""
-
 
 _ATTRIBUTE = "_layer_stream"
 
@@ -39,8 +35,8 @@ class LayerStream:
         stack: the name of its list of decoder layers.
         layers: how many of them there are.
         stored: of each streamed layer, by number.
-        conversion: makes parameters of stored tensors.
-        plain: makes plain numbers of stored ones.
+        targets: of each of them, what is made of its stored tensors.
+        conversion: makes it.
         fetcher: brings the bytes.
         least: the least of all processes' numbers, where several gather; each has to ask.
     """
@@ -51,17 +47,13 @@ class LayerStream:
         stack: str,
         layers: int,
         stored: Mapping[int, StoredLayer],
+        targets: Mapping[int, Sequence[Target]],
         conversion: Conversion,
-        plain: Plain,
         fetcher: Fetcher,
         least: Callable[[int], int] | None = None,
     ) -> None:
         self._layers, self._stored = layers, dict(stored)
-        self._conversion, self._plain, self._fetcher, self._least = conversion, plain, fetcher, least
-        self._targets = {
-            number: conversion.targets([piece.name for piece in layer.layout.pieces])
-            for number, layer in self._stored.items()
-        }
+        self._targets, self._conversion, self._fetcher, self._least = targets, conversion, fetcher, least
         self._slots = {number: Slots(model, f"{stack}.{number}.") for number in self._stored}
         self._present: int | None = None
         self._overrides = Overrides()
@@ -124,7 +116,7 @@ class LayerStream:
         return self._fetcher.start(self._stored[waiting.pop(0)]) if waiting else None
 
     def _put(self, number: int, tensors: dict[str, torch.Tensor]) -> None:
-        self._slots[number].fill(self._conversion.parameters(self._targets[number], self._plain(tensors)))
+        self._slots[number].fill(self._conversion.parameters(self._targets[number], tensors))
         self._present = number
 
     def _release(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,39 +11,39 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 
-from ...errors import ModelError
 from ...system import processes
 from ..checkpoint.architectures import model_class
 from ..checkpoint.config import Checkpoint
 from ..checkpoint.dtypes import compute_dtype
 from ..checkpoint.load import rehearse
 from ..checkpoint.sites import decoder_layers, expected_indexers
-from ..checkpoint.stored.shards import Shard, Tensor
+from ..checkpoint.stored.shards import Tensor
 from ..checkpoint.stored.weights import StoredWeights
-from .conversion import Conversion
+from .conversion import Conversion, Target
 from .fetch import Fetcher, StoredLayer, largest_run
-from .layers import LayerStream, Plain
-from .layout import Layout, lay_out
+from .formats.quantised import StoredFormat
+from .layers import LayerStream
+from .layout import TYPES, Layout, lay_out
 from .room import Homes, LayerSizes, Room, homes
 from .slots import Slots
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """A checkpoint's stored tensors, by where they go.
+class _Part:
+    """A part of a checkpoint: a layer, or everything that is none.
 
     Args:
-        stack: the name of the model's list of decoder layers.
-        layers: of each of them.
-        resident: of everything else that the model asks for.
+        layout: of its stored tensors.
+        targets: what is made of them.
     """
 
-    stack: str
-    layers: tuple[Layout, ...]
-    resident: Layout
+    layout: Layout
+    targets: Sequence[Target]
 
 
-def load(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, room: Room) -> Any:
+def load(
+    checkpoint: Checkpoint, weights: StoredWeights, dtype: str, room: Room, known: StoredFormat | None = None
+) -> Any:
     """The model in evaluation mode, gradients off, on this process's device as far as its weights have room there.
 
     Args:
@@ -51,18 +51,50 @@ def load(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, room: Room)
         weights: of it, in safetensors.
         dtype: "auto" keeps the checkpoint's; else "float32", "bfloat16" or "float16".
         room: that weights may take.
+        known: the format of its quantised weights; None where all are plain.
 
     Raises:
         ModelError: weights that are damaged, or not those of the config.
         MeasurementError: the device is too small for one layer.
     """
     stored = {name: (shard, tensor) for shard in weights.shards for name, tensor in shard.tensors.items()}
+    headers = {name: tensor for name, (_, tensor) in stored.items()}
     computes_in = compute_dtype(checkpoint, dtype)
-    types = rehearse(checkpoint, {name: tensor for name, (_, tensor) in stored.items()}, computes_in, plain=True)
+    types = rehearse(checkpoint, _plain_headers(headers, computes_in, known), computes_in, plain=True)
     model = _skeleton(checkpoint, computes_in)
-    conversion = Conversion(model, types or {})
-    parts = _parts(model, checkpoint, stored, conversion)
-    return _Loading(model, parts, conversion, dict).run(room)
+    plain = dict if known is None else partial(known.plain, dtype=computes_in)
+    conversion = Conversion(model, types or {}, _stored_parts(headers, known), plain)
+    stack, _ = expected_indexers(model, checkpoint.site_layers)
+    count = decoder_layers(model) or len(model.get_submodule(stack))
+    resident: list[Target] = []
+    layers: list[list[Target]] = [[] for _ in range(count)]
+    for target in conversion.targets():
+        number = target.name.removeprefix(f"{stack}.").partition(".")[0]
+        is_layer = target.name.startswith(f"{stack}.") and int(number) < count
+        (layers[int(number)] if is_layer else resident).append(target)
+
+    def part(targets: Sequence[Target]) -> _Part:
+        return _Part(lay_out({name: stored[name] for target in targets for name in target.stored}), targets)
+
+    return _Loading(model, stack, list(map(part, layers)), part(resident), conversion).run(room)
+
+
+def _stored_parts(headers: Mapping[str, Tensor], known: StoredFormat | None) -> dict[str, Sequence[str]]:
+    """Of each plain tensor, the stored ones that it is made of."""
+    weights = {} if known is None else {weight.name: weight.stored for weight in known.weights(headers)}
+    consumed = {name for names in weights.values() for name in names}
+    return {**weights, **{name: (name,) for name in headers if name not in consumed}}
+
+
+def _plain_headers(
+    headers: Mapping[str, Tensor], dtype: torch.dtype, known: StoredFormat | None
+) -> dict[str, Tensor]:
+    """Headers of the tensors as plain numbers."""
+    if known is None:
+        return dict(headers)
+    kind = next(name for name, stored in TYPES.items() if stored == dtype)
+    shapes = known.plain_shapes(headers, kind)
+    return {name: Tensor(kind, shape, 0, 0) for name, (kind, shape) in shapes.items()}
 
 
 def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
@@ -77,85 +109,68 @@ def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def _parts(
-    model: Any, checkpoint: Checkpoint, stored: Mapping[str, tuple[Shard, Tensor]], conversion: Conversion
-) -> _Parts:
-    stack, _ = expected_indexers(model, checkpoint.site_layers)
-    count = decoder_layers(model) or len(model.get_submodule(stack))
-    layers: list[dict[str, tuple[Shard, Tensor]]] = [{} for _ in range(count)]
-    resident: dict[str, tuple[Shard, Tensor]] = {}
-    for name, place in stored.items():
-        parameter = conversion.parameter(name)
-        if parameter is None:
-            continue
-        number = parameter.removeprefix(f"{stack}.").partition(".")[0]
-        is_layer = parameter.startswith(f"{stack}.") and int(number) < count
-        (layers[int(number)] if is_layer else resident)[name] = place
-    return _Parts(stack, tuple(map(lay_out, layers)), lay_out(resident))
-
-
 class _Loading:
-    """One load: the resident parts, the layers that stay, and the stream of the others.
+    """One load: the resident part, the layers that stay, and the stream of the others.
 
     Args:
         model: without weights.
-        parts: what is stored for it.
-        conversion: makes parameters of stored tensors.
-        plain: makes plain numbers of stored ones.
+        stack: the name of its list of decoder layers.
+        layers: what is stored of each.
+        resident: what is stored of everything else.
+        conversion: makes parameters of it.
     """
 
-    def __init__(self, model: Any, parts: _Parts, conversion: Conversion, plain: Plain) -> None:
-        self._model, self._parts, self._conversion, self._plain = model, parts, conversion, plain
+    def __init__(
+        self, model: Any, stack: str, layers: Sequence[_Part], resident: _Part, conversion: Conversion
+    ) -> None:
+        self._model, self._stack, self._layers, self._resident = model, stack, layers, resident
+        self._conversion = conversion
         self._device = processes.process_device()
-        prefixes = tuple(f"{parts.stack}.{number}." for number in range(len(parts.layers)))
-        self._resident = Slots(model, without=prefixes)
+        prefixes = tuple(f"{stack}.{number}." for number in range(len(layers)))
+        self._resident_slots = Slots(model, without=prefixes)
         self._slots = [Slots(model, prefix) for prefix in prefixes]
 
     def run(self, room: Room) -> Any:
-        layers = [StoredLayer(layout) for layout in self._parts.layers]
+        """The model, loaded."""
         places = self._places(room)
+        layers = [StoredLayer(part.layout) for part in self._layers]
         streamed = {number: layers[number] for number in (*places.host, *places.files)}
-        together = processes.process_count() if streamed else 1
-        rank = processes.process_index() if streamed else 0
-        largest = largest_run(layers) if together > 1 else largest_run(list(streamed.values()))
-        fetcher = Fetcher(self._device, largest, together, rank)
-        self._fill(self._resident, fetcher.alone(StoredLayer(self._parts.resident)))
+        together, rank = (processes.process_count(), processes.process_index()) if streamed else (1, 0)
+        brought = layers if together > 1 else list(streamed.values())
+        fetcher = Fetcher(self._device, largest_run(brought), together, rank)
+        self._fill(self._resident_slots, self._resident, fetcher.alone(StoredLayer(self._resident.layout)))
         self._model.tie_weights()
         self._move_buffers()
         for number in places.device:
-            self._fill(self._slots[number], self._bring(fetcher, layers[number], together))
+            layer = layers[number]
+            # Of several processes each reads a part, where they have a buffer to gather it in.
+            alone = together == 1
+            tensors = fetcher.alone(layer) if alone else fetcher.tensors(fetcher.start(layer), layer)
+            self._fill(self._slots[number], self._layers[number], tensors)
             fetcher.done()
         for number in places.host:
             fetcher.keep(layers[number])
         if streamed:
+            targets = {number: self._layers[number].targets for number in streamed}
             least = _least if together > 1 else None
-            LayerStream(
-                self._model, self._parts.stack, len(layers), streamed, self._conversion, self._plain, fetcher, least
-            )
+            count = len(layers)
+            LayerStream(self._model, self._stack, count, streamed, targets, self._conversion, fetcher, least)
         return self._model
 
     def _places(self, room: Room) -> Homes:
+        types = self._conversion.types
         sizes = [
-            LayerSizes(layout.stored, slots.bytes(self._conversion.types))
-            for layout, slots in zip(self._parts.layers, self._slots, strict=True)
+            LayerSizes(part.layout.stored, slots.bytes(types))
+            for part, slots in zip(self._layers, self._slots, strict=True)
         ]
-        resident = self._resident.bytes(self._conversion.types)
-        everything = resident + sum(size.plain for size in sizes)
-        device = everything if room.device is None else room.device
+        resident = self._resident_slots.bytes(types)
+        device = resident + sum(size.plain for size in sizes) if room.device is None else room.device
         host = sum(size.stored for size in sizes) if room.host is None else room.host
         # Alike on all processes, which sweep together: the least that one of them has.
-        device, host = (_least(size) for size in (device, host))
-        return homes(sizes, resident, device, host)
+        return homes(sizes, resident, _least(device), _least(host))
 
-    def _bring(self, fetcher: Fetcher, layer: StoredLayer, together: int) -> dict[str, torch.Tensor]:
-        """A layer that stays: of several processes each reads a part, where they hold a buffer for it."""
-        if together == 1:
-            return fetcher.alone(layer)
-        return fetcher.tensors(fetcher.start(layer), layer)
-
-    def _fill(self, slots: Slots, tensors: dict[str, torch.Tensor]) -> None:
-        tensors = self._plain(tensors)
-        slots.fill(self._conversion.parameters(self._conversion.targets(tensors), tensors))
+    def _fill(self, slots: Slots, part: _Part, tensors: dict[str, torch.Tensor]) -> None:
+        slots.fill(self._conversion.parameters(part.targets, tensors))
 
     def _move_buffers(self) -> None:
         """Brings what the model computed when it was built to the device."""

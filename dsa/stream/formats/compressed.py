@@ -115,9 +115,7 @@ class CompressedTensors(StoredFormat):
 
     def _weight(self, stored: Mapping[str, Tensor], codes: str, name: str) -> QuantisedWeight:
         """The weight ``name``, whose numbers are in the tensor ``codes``."""
-        scales, zeros, order, extent = (
-            f"{name}_{part}" for part in ("scale", "zero_point", "g_idx", "shape")
-        )
+        scales, zeros, order, extent = (f"{name}_{part}" for part in ("scale", "zero_point", "g_idx", "shape"))
         if scales not in stored or stored[scales].dtype not in SCALE_TYPES[:3]:
             there = f"scales in {stored[scales].dtype}" if scales in stored else f"no scales {scales}"
             raise ModelError(

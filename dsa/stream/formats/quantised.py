@@ -145,9 +145,7 @@ class StoredFormat(ABC):
                 shapes[name] = (tensor.dtype, tensor.shape)
         return shapes
 
-    def plain(
-        self, tensors: MutableMapping[str, torch.Tensor], dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
+    def plain(self, tensors: MutableMapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Plain weights by name, made where the stored tensors are; ``tensors`` is empty after it.
 
         Tensors are taken out of ``tensors`` weight by weight, so that, where nobody else holds them, one weight
