@@ -1,4 +1,4 @@
-"""What every quantised format can do: name itself, check stored tensors by headers, and make plain weights of them."""
+"""What each quantised format can do: name itself, check stored tensors by headers, make plain weights of them."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class StoredFormat(ABC):
         ]
         if left:
             raise ModelError(
-                f"{self.model_id!r} holds {and_more(left)} in {stored[left[0]].dtype}, which is no part of a weight "
-                f"in {self.words}: it would load as wrong numbers",
+                f"{self.model_id!r} holds {and_more(left)} in {stored[left[0]].dtype}, which no weight in "
+                f"{self.words} is made of: it would load as wrong numbers",
                 hint=RESTORE,
             )
         return weights
@@ -145,9 +145,7 @@ class StoredFormat(ABC):
                 shapes[name] = (tensor.dtype, tensor.shape)
         return shapes
 
-    def plain(
-        self, tensors: MutableMapping[str, torch.Tensor], dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
+    def plain(self, tensors: MutableMapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Plain weights by name, made where the stored tensors are; ``tensors`` is empty after it.
 
         Tensors are taken out of ``tensors`` weight by weight, so that, where nobody else holds them, one weight
