@@ -14,10 +14,12 @@ DIVIDING = {
     "num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 128, "q_lora_rank": 128,
     "qk_rope_head_dim": 128, "qk_nope_head_dim": 128, "v_head_dim": 128, "index_head_dim": 128,
 }  # fmt: skip
+# Blocks do not divide kv_a_proj, of 576 rows as shipped checkpoints have it, experts of 192 and q_b_proj of 448 columns.
+RAGGED = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "q_lora_rank": 448, "moe_intermediate_size": 192}
 SETTINGS = {
     "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]
 }  # fmt: skip
-_KEPT = ("embed_tokens", "lm_head", "norm", "mlp.gate.weight", "weights_proj", "eh_proj")
+_KEPT = ("embed_tokens", "lm_head", "norm", "mlp.gate.weight", "weights_proj", "eh_proj", "shared_head")
 
 
 def quantised(weight):
@@ -51,6 +53,22 @@ def in_eight_bits(tensors, scale="weight_scale_inv"):
     return stored, plain
 
 
+def with_predicting_layer(tensors, layers):
+    """The tensors, and those of a layer behind the decoder's ``layers`` that predicts the token after next."""
+    last = f"model.layers.{layers - 1}."
+    behind = {
+        name.replace(last, f"model.layers.{layers}."): tensor.clone()
+        for name, tensor in tensors.items()
+        if name.startswith(last)
+    }
+    hidden = tensors["model.norm.weight"].shape[0]
+    joint = {f"{part}.weight": torch.ones(hidden) for part in ("enorm", "hnorm", "shared_head.norm")}
+    joint["eh_proj.weight"] = torch.ones(hidden, 2 * hidden)
+    joint |= {"embed_tokens.weight": tensors["model.embed_tokens.weight"].clone()}
+    joint |= {"shared_head.head.weight": tensors["lm_head.weight"].clone()}
+    return tensors | behind | {f"model.layers.{layers}.{name}": part.bfloat16() for name, part in joint.items()}
+
+
 def write(source, folder, tensors, **config):
     """A checkpoint of ``tensors``, its config that of ``source`` with changes; None removes a key."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +82,31 @@ def write(source, folder, tensors, **config):
     return folder
 
 
-def make(folder, family="deepseek_v32", scale="weight_scale_inv", settings=SETTINGS, **changes):
-    """Folders of an FP8 checkpoint and its bf16 twin; ``changes`` are of the dimensions."""
+def make(
+    folder,
+    family="deepseek_v32",
+    scale="weight_scale_inv",
+    settings=SETTINGS,
+    quantise=None,
+    predicts=False,
+    **changes,
+):
+    """Folders of a quantised checkpoint and its bf16 twin, with a tensor an expert.
+
+    Args:
+        folder: where both are put.
+        family: of the model.
+        scale: the name of the scales.
+        settings: the ``quantization_config``.
+        quantise: gives stored and plain tensors; FP8 in blocks where it is None.
+        predicts: whether there is a layer behind the decoder's, which predicts the token after next.
+        changes: of the dimensions.
+    """
     source = folder / "source"
     build(family, layers=2, **(DIVIDING | changes)).bfloat16().save_pretrained(source)
-    stored, plain = in_eight_bits(load_file(source / "model.safetensors"), scale)
+    tensors = load_file(source / "model.safetensors")
+    if predicts:
+        tensors = with_predicting_layer(tensors, 2)
+    stored, plain = in_eight_bits(tensors, scale) if quantise is None else quantise(tensors)
     eight = write(source, folder / "fp8", stored, quantization_config=settings)
     return eight, write(source, folder / "plain", plain)

@@ -48,6 +48,7 @@ MAY_IMPORT_IN_DSA = {
     "checkpoint": {"overrides", "chunks", "caches"},
     "model": {"overrides", "chunks", "caches", "checkpoint"},
     "long": {"overrides", "chunks", "caches", "checkpoint"},
+    "stream": {"overrides", "chunks", "caches", "checkpoint"},
     "checks": {"overrides", "chunks", "caches", "checkpoint", "model", "long"},
 }
 # And inside search, whose parts are files and folders.

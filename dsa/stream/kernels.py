@@ -19,15 +19,15 @@ def _scaled_blocks(
     codes, scales, out, rows, columns, high, wide,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    # One program: ROWS x COLUMNS of out_nk = codes_nk scales[n // BLOCK_ROWS, k // BLOCK_COLUMNS], in fp32. Shapes:
-    # codes, out [weights, rows, columns], scales [weights, high, wide]; codes as bytes.
+    # One program: ROWS x COLUMNS of out_nk = codes_nk scales[n // BLOCK_ROWS, k // BLOCK_COLUMNS], in fp32.
+    # Shapes: codes, out [weights, rows, columns], scales [weights, high, wide]; codes as bytes.
     weight = tl.program_id(2).to(tl.int64)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)
     place = (weight * rows + row)[:, None] * columns + column
     code = tl.load(codes + place, mask=inside, other=0).to(tl.int32)
-    # As fp16 of the same mantissa, whose exponent is biased by 15, not 7: a factor of 2^8, and exact, small ones too.
+    # As fp16 of the same mantissa, whose exponent is biased by 15, not 7: 2^8 too small, and exact.
     half = (((code & 0x80) << 8) | ((code & 0x7F) << 7)).to(tl.int16).to(tl.float16, bitcast=True)
     value = tl.where((code & 0x7F) == 0x7F, float("nan"), half.to(tl.float32) * 256.0)
     if (BLOCK_ROWS % ROWS == 0) & (BLOCK_COLUMNS % COLUMNS == 0):  # one scale for all of it

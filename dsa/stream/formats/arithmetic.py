@@ -1,4 +1,4 @@
-"""The numbers that quantised weights stand for: ``(codes - zeros) * scales`` in fp32, rounded once more at the end."""
+"""The numbers that quantised weights stand for: (codes - zeros) * scales in fp32, then rounded to a type."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def _parts(
     rows, columns = values.shape[-2:]
     wide = grid.repeat_interleave(block[1], -1)[..., :columns]
     whole = rows // block[0]
-    yield values[..., : whole * block[0], :].unflatten(-2, (whole, block[0])), wide[..., :whole, None, :]
+    tall = values[..., : whole * block[0], :].view(*values.shape[:-2], whole, block[0], columns)
+    yield tall, wide[..., :whole, None, :]
     yield values[..., whole * block[0] :, :], wide[..., whole:, :]
 
 

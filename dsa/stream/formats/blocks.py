@@ -84,7 +84,7 @@ class BlockScaled(StoredFormat):
             beside = sorted(other for other in stored if other != name and other.startswith(f"{stem}."))
             others = f"; {and_more(beside)} stand beside it" if beside else ""
             raise ModelError(
-                f"{self.model_id!r} holds {name} in {stored[name].dtype} without scales under a name of the format "
+                f"{self.model_id!r} holds {name} in {stored[name].dtype} without scales under a name that is read "
                 f"({', '.join(_SCALES)}){others}",
                 hint=f"without scales it would load as wrong weights: {FETCH_AGAIN}",
             )

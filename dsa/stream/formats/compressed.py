@@ -123,14 +123,11 @@ class CompressedTensors(StoredFormat):
                 hint=f"without scales it would load as wrong weights: {FETCH_AGAIN}",
             )
         scheme, shape, block = self._scheme(stored, codes, scales)
-        absent = [
-            part for part, is_needed in ((zeros, not scheme.symmetric), (order, scheme.ordered)) if is_needed
-        ]  # fmt: skip
-        for part in absent:
-            if part not in stored:
+        for part, is_needed in ((zeros, not scheme.symmetric), (order, scheme.ordered)):
+            if is_needed and part not in stored:
                 raise ModelError(
-                    f"{self.model_id!r} holds {codes} in {scheme.words}, and not {part}, which its config promises",
-                    hint=f"without it it would load as wrong weights: {FETCH_AGAIN}",
+                    f"{self.model_id!r} holds {codes} without {part}, which its config promises",
+                    hint=f"without it the weight would be wrong: {FETCH_AGAIN}",
                 )
         weight = QuantisedWeight(
             name, shape, codes, scales, block,
@@ -180,7 +177,7 @@ class CompressedTensors(StoredFormat):
 
 
 def schemes_of(settings: Mapping[str, Any]) -> tuple[Scheme, ...] | None:
-    """The schemes of a ``quantization_config``; None where one is read by the package alone, or transforms weights."""
+    """The schemes of a ``quantization_config``; None where the package alone reads one."""
     sparsity = settings.get("sparsity_config") or {}
     if settings.get("transform_config") or sparsity.get("format", "dense") != "dense":
         return None
@@ -211,6 +208,8 @@ def _shared(weights: Mapping[str, Any]) -> tuple[Any, tuple[int, int] | None]:
     """The strategy, and the rows and columns that share a scale, 0 for all; None where it is not read here."""
     group, structure = weights.get("group_size"), weights.get("block_structure")
     strategy = weights.get("strategy")
+    if not isinstance(strategy, str | None):
+        return strategy, None
     if strategy is None:
         strategy = "tensor" if group is None else "channel" if group == -1 else "group"
     if isinstance(structure, str):

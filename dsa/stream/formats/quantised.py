@@ -1,4 +1,4 @@
-"""What every quantised format can do: name itself, check stored tensors by headers, and make plain weights of them."""
+"""What each quantised format can do: name itself, check stored tensors by headers, make plain weights of them."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class StoredFormat(ABC):
         ]
         if left:
             raise ModelError(
-                f"{self.model_id!r} holds {and_more(left)} in {stored[left[0]].dtype}, which is no part of a weight "
-                f"in {self.words}: it would load as wrong numbers",
+                f"{self.model_id!r} holds {and_more(left)} in {stored[left[0]].dtype}, which no weight in "
+                f"{self.words} is made of: it would load as wrong numbers",
                 hint=RESTORE,
             )
         return weights

@@ -1,0 +1,60 @@
+"""The kernel for FP8 blocks against its PyTorch reference, on a GPU or in Triton's interpreter: equal bits."""
+
+import pytest
+import torch
+from scaled_codes import codes_and_scales, same, weight
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from indexcache.dsa.stream.formats.arithmetic import dequantised
+from indexcache.dsa.stream.kernels import scaled_blocks
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
+# The interpreter computes with numpy, which has no bf16.
+DTYPES = [torch.bfloat16, torch.float16, torch.float32] if ON_GPU else [torch.float16, torch.float32]
+EVERY = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+
+
+def reference(codes, scales, block, dtype):
+    return dequantised(weight(codes.shape, block), {"codes": codes, "scales": scales}, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block", [(128, 128), (1, 32), (64, 100)], ids=str)
+@pytest.mark.parametrize("shape", [(192, 448), (130, 1), (2, 70, 200)], ids=str)
+def test_blocks_equal_the_reference(shape, block, dtype):
+    codes, scales = codes_and_scales(shape, block)
+    made = scaled_blocks(codes.to(DEVICE), scales.to(DEVICE), block, dtype).cpu()
+    same(made, reference(codes, scales, block, dtype))
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # numpy's word for what becomes infinite
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_number_under_every_power_of_two(dtype):
+    codes = EVERY.expand(255, 256).contiguous()
+    scales = torch.tensor([[2.0 ** (byte - 127)] for byte in range(255)])
+    made = scaled_blocks(codes.to(DEVICE), scales.to(DEVICE), (1, 256), dtype).cpu()
+    same(made, reference(codes, scales, (1, 256), dtype))
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_one_scale_for_each_expert():
+    codes = EVERY.repeat(40).view(2, 40, 128)
+    scales = torch.tensor([0.3, 700.0]).view(2, 1, 1)
+    made = scaled_blocks(codes.to(DEVICE), scales.to(DEVICE), (40, 128), torch.float16).cpu()
+    same(made, reference(codes, scales, (40, 128), torch.float16))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
+@pytest.mark.parametrize("shape", [(576, 448), (3, 300, 200)], ids=str)
+def test_the_reference_uses_it_on_a_gpu(shape, monkeypatch):
+    from indexcache.dsa.stream import kernels
+
+    asked = []
+    monkeypatch.setattr(kernels, "scaled_blocks", lambda *given: asked.append(1) or scaled_blocks(*given))
+    codes, scales = codes_and_scales(shape, (128, 128))
+    made = reference(codes.to(DEVICE), scales.to(DEVICE), (128, 128), torch.bfloat16).cpu()
+    same(made, reference(codes, scales, (128, 128), torch.bfloat16))
+    assert asked == [1]
