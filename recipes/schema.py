@@ -67,8 +67,20 @@ class Recipe:
         Literal["auto", "float32", "bfloat16", "float16"],
         Option(MODEL, "compute type; auto is the checkpoint's: search in the type that is served"),
     ] = "auto"
+    max_memory: Annotated[
+        str | None,
+        Option(MODEL, "what weights may take on each device, e.g. 60GB; other layers stream", "what is free"),
+    ] = None
+    max_host_memory: Annotated[
+        str | None,
+        Option(
+            MODEL,
+            "what streamed layers may take of this host's memory; others are read from files",
+            "four fifths of what is free",
+        ),
+    ] = None
     device_map: Annotated[
-        str | None, Option(MODEL, "transformers' placement, e.g. auto, for large models", "one device")
+        str | None, Option(MODEL, "transformers' placement of a model that is not searched, e.g. auto", "one device")
     ] = None
     offload_folder: Annotated[
         str | None, Option(MODEL, "where transformers puts weights that fit into no memory, with a device map")

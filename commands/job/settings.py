@@ -104,6 +104,29 @@ def trust_of(remote_code: bool, pickles: bool) -> Trust:
     return Trust(remote_code, pickles)
 
 
+def room_of(fields: Mapping[str, Any]) -> Room:
+    """What weights that come a layer at a time may take, of the options that say so. Imports torch.
+
+    Raises:
+        SettingError: no sizes; or an option that placed weights in other ways.
+    """
+    from ...dsa.stream.room import Room
+
+    for name in ("device_map", "offload_folder"):
+        if fields.get(name) is not None:
+            raise SettingError(
+                f"--{name.replace('_', '-')} does not go with measuring: layers that do not fit on a device come "
+                "to it one after the other, from host memory or the checkpoint's own files",
+                hint="leave it out; --max-memory 60GB says what weights may take on each device, and accelerate "
+                "launch --num_processes gives every GPU a share of the windows",
+            )
+    sizes = {}
+    for name in ("max_memory", "max_host_memory"):
+        value = fields.get(name)
+        sizes[name] = None if value is None else byte_size(f"--{name.replace('_', '-')}", value)
+    return Room(sizes["max_memory"], sizes["max_host_memory"])
+
+
 def placement_of(fields: Mapping[str, Any]) -> Placement:
     """Where weights go, of the options that say so. Imports torch."""
     from ...dsa.checkpoint.load import Placement

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -36,6 +36,37 @@ class _Row:
     window: int
     members: tuple[int, ...]
     state: ParkedState
+
+
+class Asked(NamedTuple):
+    """Patterns, and windows to measure all of them on.
+
+    Args:
+        patterns: over the model's sites.
+        windows: to measure them on.
+        keep_states: of a single pattern, where there is a memory; others may start from them.
+    """
+
+    patterns: Sequence[Pattern]
+    windows: Sequence[Window]
+    keep_states: bool = False
+
+
+@dataclass
+class _Field:
+    """The patterns that are measured on one window.
+
+    Args:
+        window: that is measured.
+        ids: its tokens, ``[1, tokens]``.
+        members: positions of the patterns among all that are measured.
+        kept: of which of them states are kept.
+    """
+
+    window: Window
+    ids: torch.Tensor
+    members: tuple[int, ...] = ()
+    kept: int | None = None
 
 
 class PatternLosses:
@@ -101,8 +132,8 @@ class PatternLosses:
                 reach no other; the same losses in other shapes, without anything remembered.
             keep_states: of a single pattern, where there is a memory; others may start from them.
         """
-        measured = self._measure(patterns, windows, last_token, keep_states, compares=False)
-        return [[loss.loss for loss in losses] for losses in measured]
+        asked = [Asked(patterns, windows, keep_states)]
+        return [[loss.loss for loss in losses] for losses in self._measure(asked, last_token, compares=False)[0]]
 
     def compare(
         self,
@@ -112,110 +143,120 @@ class PatternLosses:
         keep_states: bool = True,
     ) -> list[list[WindowLoss]]:
         """The same losses, and beside them what compares each pattern with all full, which runs once a window."""
-        return self._measure(patterns, windows, last_token, keep_states, compares=True)
+        return self.compare_all([Asked(patterns, windows, keep_states)], last_token)[0]
+
+    def compare_all(self, asked: Sequence[Asked], last_token: bool = False) -> list[list[list[WindowLoss]]]:
+        """Likewise for several sets of patterns and windows in one sweep, ``[asked][window][pattern]``."""
+        return self._measure(asked, last_token, compares=True)
 
     @torch.inference_mode()
     def _measure(
-        self,
-        patterns: Sequence[Pattern],
-        windows: Sequence[Window],
-        last_token: bool,
-        keep_states: bool,
-        compares: bool,
-    ) -> list[list[WindowLoss]]:
-        ids = [self._ids(window) for window in windows]
+        self, asked: Sequence[Asked], last_token: bool, compares: bool
+    ) -> list[list[list[WindowLoss]]]:
+        patterns = list(dict.fromkeys(pattern for patterns, _, _ in asked for pattern in patterns))
+        place = {pattern: number for number, pattern in enumerate(patterns)}
+        fields: dict[Hashable, _Field] = {}
+        for some, windows, keep_states in asked:
+            for window in windows:
+                field = fields.setdefault(window.name, _Field(window, self._ids(window)))
+                field.members = tuple(sorted({*field.members, *(place[pattern] for pattern in some)}))
+                if keep_states and len(some) == 1 and not last_token:
+                    field.kept = place[some[0]]
         try:
-            references = self._references.of(windows) if compares else None
-            self._run_all_full(patterns, windows, last_token, references)
-            if references is not None:
-                self._weigh_keys(windows, ids, references)
-            return self._sweep(patterns, windows, ids, last_token, keep_states and len(patterns) == 1, references)
+            losses = self._losses_of(patterns, list(fields.values()), last_token, compares)
         finally:
             # Whatever happened, the model is left all full and holds on to no selection.
             self.switch.share_only(None)
             self.switch.forget()
+        return [
+            [[losses[window.name][place[pattern]] for pattern in some] for window in windows]
+            for some, windows, _ in asked
+        ]
 
-    def _run_all_full(
+    def _losses_of(
+        self, patterns: Sequence[Pattern], fields: Sequence[_Field], last_token: bool, compares: bool
+    ) -> dict[Hashable, dict[int, WindowLoss]]:
+        references = self._references.of([field.window for field in fields]) if compares else None
+        unknown = [field for field in fields if self._lacks_all_full(field, patterns, last_token, references)]
+        if self._stack.anywhere(bool(unknown)):
+            alone = [_Field(field.window, field.ids, (0,)) for field in unknown]
+            self._sweep([self._full], alone, False, references)
+        if references is not None:
+            self._weigh_keys(fields, references)
+        return self._sweep(patterns, fields, last_token, references)
+
+    def _lacks_all_full(
         self,
+        field: _Field,
         patterns: Sequence[Pattern],
-        windows: Sequence[Window],
         last_token: bool,
         references: dict[Hashable, torch.Tensor] | None,
-    ) -> None:
-        """Runs all full on the windows of which something is needed that the coming sweep does not give."""
-        runs_now = self._full in patterns and not last_token
-
-        def lacks(window: Window) -> bool:
-            if references is not None and window.name not in references:
-                return not runs_now or window.weighs_keys
-            blind = self.blind and window.answers is None and not last_token
-            return bool(blind) and not runs_now and window.name not in self._blind_loss
-
-        unknown = [window for window in windows if lacks(window)]
-        if self._stack.anywhere(bool(unknown)):
-            self._sweep([self._full], unknown, [self._ids(window) for window in unknown], False, False, references)
+    ) -> bool:
+        """Whether all full has to run on a window first, for something that the coming sweep does not give."""
+        window = field.window
+        runs_now = not last_token and any(patterns[member] == self._full for member in field.members)
+        if references is not None and window.name not in references:
+            return not runs_now or window.weighs_keys
+        blind = self.blind and window.answers is None and not last_token
+        return bool(blind) and not runs_now and window.name not in self._blind_loss
 
     def _sweep(
         self,
         patterns: Sequence[Pattern],
-        windows: Sequence[Window],
-        ids: Sequence[torch.Tensor],
+        fields: Sequence[_Field],
         last_token: bool,
-        keep_states: bool,
         references: dict[Hashable, torch.Tensor] | None,
-    ) -> list[list[WindowLoss]]:
+    ) -> dict[Hashable, dict[int, WindowLoss]]:
         """Runs all rows through all layers; what is to be compared finds and puts all full in ``references``."""
         memory = None if last_token else self.memory
-        calls = [self._stack.record(tokens if last_token else tokens[:, :-1]) for tokens in ids]
+        calls = [self._stack.record(field.ids if last_token else field.ids[:, :-1]) for field in fields]
         parking = Parking(self._device, self._row_budget)
         entering: dict[int, list[_Row]] = {}
-        for index, (window, call) in enumerate(zip(windows, calls, strict=True)):
-            for start, members, state in _starts(window, patterns, State(call.hidden), memory):
+        for index, (field, call) in enumerate(zip(fields, calls, strict=True)):
+            for start, members, state in _starts(field, patterns, State(call.hidden), memory):
                 entering.setdefault(start, []).append(_Row(index, members, parking.park(state)))
         calls = [call.without_hidden for call in calls]
-        states_to_keep: list[dict[int, State]] = [{} for _ in windows]
+        states_to_keep: list[dict[int, State]] = [{} for _ in fields]
         rows: list[_Row] = []
         for layer in self._stack.sweep(min(entering, default=len(self._stack))):
             leaving: list[_Row] = []
             for row, state in parking.states([*rows, *entering.pop(layer, [])], lambda row: row.state):
-                if memory is not None and keep_states and memory.wants(layer, state):
+                if memory is not None and fields[row.window].kept in row.members and memory.wants(layer, state):
                     states_to_keep[row.window][layer] = state
                 for full, members in self._split(layer, row.members, patterns):
                     left = self._through(layer, state, full, calls[row.window])
                     leaving.append(_Row(row.window, members, parking.park(left)))
             rows = leaving
-        if memory is not None and keep_states:
-            for window, states in zip(windows, states_to_keep, strict=True):
-                memory.keep(window.name, patterns[0], states)
-        return self._row_losses(patterns, windows, ids, rows, parking, last_token, references)
+        for field, states in zip(fields, states_to_keep, strict=True):
+            if memory is not None and field.kept is not None:
+                memory.keep(field.window.name, patterns[field.kept], states)
+        return self._row_losses(patterns, fields, rows, parking, last_token, references)
 
     def _row_losses(
         self,
         patterns: Sequence[Pattern],
-        windows: Sequence[Window],
-        ids: Sequence[torch.Tensor],
+        fields: Sequence[_Field],
         rows: Sequence[_Row],
         parking: Parking,
         last_token: bool,
         references: dict[Hashable, torch.Tensor] | None,
-    ) -> list[list[WindowLoss]]:
-        """What the rows that left the last layer cost, ``[window][pattern]``."""
-        losses = [[WindowLoss(0.0)] * len(patterns) for _ in windows]
+    ) -> dict[Hashable, dict[int, WindowLoss]]:
+        """What the rows that left the last layer cost, by window and pattern."""
+        losses: dict[Hashable, dict[int, WindowLoss]] = {field.window.name: {} for field in fields}
         # All full comes first: the others are compared with it, and its row gives the window's blind loss, as
         # other rows' differ by rounding, where experts group tokens.
         all_full = {member for member, pattern in enumerate(patterns) if pattern == self._full}
         in_order = sorted(rows, key=lambda row: all_full.isdisjoint(row.members))
         for row, state in parking.states(in_order, lambda row: row.state):
-            window, hidden = windows[row.window], state.hidden
-            reference = None
+            field, hidden = fields[row.window], state.hidden
+            window, reference = field.window, None
             if references is not None:
                 if not (last_token or all_full.isdisjoint(row.members)):
                     references.setdefault(window.name, hidden)
                     self._references.keep(window.name, hidden)
                 reference = references[window.name]
-            loss = self._loss(hidden, window, ids[row.window], last_token, reference)
-            for member in row.members:
-                losses[row.window][member] = loss
+            loss = self._loss(hidden, window, field.ids, last_token, reference)
+            losses[window.name] |= dict.fromkeys(row.members, loss)
         return losses
 
     @torch.inference_mode()
@@ -298,14 +339,12 @@ class PatternLosses:
         beyond = self._tail.loss(hidden, ids, rows[blind:], reference, weights)
         return WindowLoss(*map(sum, zip(self._blind_loss[window.name], beyond, strict=True)))
 
-    def _weigh_keys(
-        self, windows: Sequence[Window], ids: Sequence[torch.Tensor], references: dict[Hashable, torch.Tensor]
-    ) -> None:
+    def _weigh_keys(self, fields: Sequence[_Field], references: dict[Hashable, torch.Tensor]) -> None:
         """Finds how much each label of a window profits from a long context, by one more pass with short ones."""
         unknown = [
-            (window, tokens)
-            for window, tokens in zip(windows, ids, strict=True)
-            if window.weighs_keys and window.name not in self._key_weights
+            (field.window, field.ids)
+            for field in fields
+            if field.window.weighs_keys and field.window.name not in self._key_weights
         ]
         if not self._stack.anywhere(bool(unknown)):
             return
@@ -365,12 +404,15 @@ def input_device(model: Any) -> torch.device:
 
 
 def _starts(
-    window: Window, patterns: Sequence[Pattern], embedded: State, memory: PathMemory | None
+    field: _Field, patterns: Sequence[Pattern], embedded: State, memory: PathMemory | None
 ) -> Iterator[tuple[int, tuple[int, ...], State]]:
     """Where each pattern has to begin, with what is known of it; at layer 0 enters ``embedded``."""
-    starts = [(memory and memory.find(window.name, pattern)) or (0, embedded) for pattern in patterns]
     groups: dict[tuple[int, int], list[int]] = {}
-    for member, (layer, state) in enumerate(starts):
+    states: dict[int, State] = {}
+    for member in field.members:
+        start = memory.find(field.window.name, patterns[member]) if memory is not None else None
+        layer, state = start or (0, embedded)
+        states[id(state)] = state
         groups.setdefault((layer, id(state)), []).append(member)
-    for (layer, _), members in groups.items():
-        yield layer, tuple(members), starts[members[0]][1]
+    for (layer, identity), members in groups.items():
+        yield layer, tuple(members), states[identity]
