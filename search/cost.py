@@ -1,10 +1,11 @@
-"""What evaluations cost in decoder layers run, counted without a model."""
+"""What evaluations cost in decoder layers run and in sweeps, counted without a model."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ..evaluate import CALIBRATION, Request
 from ..pattern import FULL, Pattern
 
 
@@ -65,7 +66,7 @@ class Shape:
 
 
 class LayerCount:
-    """Counts the decoder layers that measuring patterns takes where what they have in common runs once.
+    """Counts sweeps, and the decoder layers that they take where what patterns have in common runs once.
 
     States are taken to be kept as the model's evaluator keeps them when memory is no limit: of the
     pattern in force and of the last two measured.
@@ -79,6 +80,18 @@ class LayerCount:
         """Layer executions so far."""
         self.shared_layer_windows = 0
         """Those that reused a selection."""
+        self.sweeps = 0
+        """Passes over the weights so far, all states taken to fit in memory."""
+
+    def sweep(self, requests: Sequence[Request]) -> None:
+        """Counts what one call of ``Evaluate`` asks for."""
+        self.sweeps += 1
+        for patterns, windows, group, last_token in requests:
+            # Held-out windows and runs in another shape start from no states; one pattern alone leaves its states.
+            on_path, alone = group == CALIBRATION and not last_token, len(patterns) == 1
+            rows = self._shape.max_rows or max(1, len(patterns))
+            for first in range(0, len(patterns), rows):
+                self.measure(patterns[first : first + rows], windows, on_path, alone)
 
     def measure(
         self,

@@ -7,7 +7,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, WindowLoss
+from ..evaluate import (
+    CALIBRATION,
+    HELD_OUT,
+    HELD_OUT_PROBES,
+    PROBES,
+    REFINEMENT,
+    PatternWindowLosses,
+    Request,
+    WindowLoss,
+)
 from ..pattern import Pattern
 from .cost import LayerCount, Shape, layer_cost_runs, times_fewer
 from .goal import Goal, Method
@@ -30,6 +39,7 @@ class ExpectedCost:
         shared_layer_windows: those of them that run no indexer.
         search_layer_windows: those of the removals and swaps alone, and of layer costs where these choose.
         algorithm_1_layer_windows: what Algorithm 1 as written takes for the removals.
+        sweeps: passes over the weights, where a sweep has room for all that is asked for together.
     """
 
     window_evaluations: int
@@ -37,6 +47,7 @@ class ExpectedCost:
     shared_layer_windows: int
     search_layer_windows: int
     algorithm_1_layer_windows: int
+    sweeps: int
 
     @property
     def fewer(self) -> float:
@@ -90,6 +101,7 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
         algorithm_1_layer_windows=findings.algorithm_1_evaluations
         * round(times * findings.windows)
         * shape.layers,
+        sweeps=count.sweeps,
     )
 
 
@@ -129,20 +141,10 @@ class _InventedLosses:
         windows = max(getattr(shape, name) for name in _GROUPS)
         self._scatter = [[1 + _NOISE * draw.gauss(0, 1) for _ in range(windows)] for _ in range(sites)]
 
-    def __call__(
-        self,
-        patterns: Sequence[Pattern],
-        group: str,
-        windows: Sequence[int] | None = None,
-        last_token: bool = False,
-    ) -> list[tuple[WindowLoss, ...]]:
-        numbers = () if windows is None else windows
-        self.window_evaluations += len(patterns) * len(numbers)
-        rows = self._shape.max_rows or len(patterns)
-        for first in range(0, len(patterns), rows):
-            remember, keep_states = group == CALIBRATION and not last_token, len(patterns) == 1
-            self.count.measure(patterns[first : first + rows], numbers, remember, keep_states)
-        return [self._losses(pattern, numbers) for pattern in patterns]
+    def __call__(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
+        self.count.sweep(requests)
+        self.window_evaluations += sum(len(request.patterns) * len(request.windows) for request in requests)
+        return [[self._losses(pattern, request.windows) for pattern in request.patterns] for request in requests]
 
     def layer_costs(self) -> list[list[list[float]]]:
         """What each site costs under each earlier one's selection, ``[windows][sites][sites]``."""

@@ -8,7 +8,7 @@ from itertools import zip_longest
 import torch
 
 from ...errors import MeasurementError
-from ...evaluate import CALIBRATION, WindowLoss
+from ...evaluate import CALIBRATION, PatternWindowLosses, Request, WindowLoss
 from ...pattern import Pattern
 from ...system import processes
 from ..chunks import out_of_memory
@@ -52,7 +52,7 @@ class Evaluator:
         group: str,
         windows: Sequence[int] | None = None,
         last_token: bool = False,
-    ) -> list[tuple[WindowLoss, ...]]:
+    ) -> PatternWindowLosses:
         """Each pattern's summed losses, one per window, in the order asked for.
 
         Every process measures its share of the windows and returns the whole.
@@ -71,15 +71,23 @@ class Evaluator:
         losses = processes.merge(measured)
         return [tuple(losses[number][index] for number in numbers) for index in range(len(patterns))]
 
-    def pieces(self, windows: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
-        """``windows`` in portions of one sweep on each process, alike on all of them.
+    def sweep(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
+        """The losses that each request asks for, request after request."""
+        return [self(patterns, group, windows, last_token) for patterns, windows, group, last_token in requests]
 
-        Only where weights are fetched for each sweep does a portion depend on free memory, and such a model
-        runs in one process.
+    def pieces(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        """``requests`` in portions: whole where weights are fetched for each sweep, else a window on each process.
+
+        The portions are alike on all processes.
         """
-        shares = [self._share(windows, process) for process in range(processes.process_count())]
-        for sweeps in zip_longest(*(self._sweeps(share, patterns) for share in shares), fillvalue=()):
-            yield [number for sweep in sweeps for number in sweep]
+        if self._losses.offloaded:
+            yield requests
+            return
+        together = range(processes.process_count())
+        for request in requests:
+            shares = [self._share(request.windows, process) for process in together]
+            for numbers in zip_longest(*shares):
+                yield [request._replace(windows=[number for number in numbers if number is not None])]
 
     def follow(self, pattern: Pattern) -> None:
         """Patterns measured from now on are mostly made from ``pattern``: its states are worth keeping."""
@@ -104,6 +112,10 @@ class Evaluator:
     def layer_windows(self) -> int:
         """Decoder-layer executions so far, one per layer, window and branch, over all processes."""
         return sum(processes.merge({processes.process_index(): self._losses.layer_runs}).values())
+
+    def weight_bytes(self) -> int:
+        """Bytes of weights that came to the devices so far, over all processes; 0 where they lie there."""
+        return 0
 
     def _share(self, numbers: Sequence[int], process: int) -> list[int]:
         """Windows that ``process`` measures: always the same ones, so that it may remember their states."""

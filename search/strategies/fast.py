@@ -200,7 +200,9 @@ class _LazySearch:
         for site in full[place : place + 2]:
             self.seen.pop(site, None)
 
-    def _look(self, looks: Sequence[tuple[Sequence[int], int | None]], current: Evaluation) -> dict[int, Evaluation]:
+    def _look(
+        self, looks: Sequence[tuple[Sequence[int], int | None]], current: Evaluation
+    ) -> dict[int, Evaluation]:
         """Looks at sites on the first windows, all of them for None, in one sweep; returns as ``_race`` does."""
         shared = [Look([current.pattern.share(site) for site in sites], count) for sites, count in looks]
         results = self.measurements.together(shared)
