@@ -46,27 +46,41 @@ class WindowLoss(NamedTuple):
         return WindowLoss(*(total / labels for total in self))
 
 
+class Request(NamedTuple):
+    """Patterns, and windows to measure all of them on.
+
+    Args:
+        patterns: what to measure.
+        windows: by number, in the order in which the losses come.
+        group: the name of the windows.
+        last_token: measure in another shape, which changes nothing but rounding.
+    """
+
+    patterns: Sequence[Pattern]
+    windows: Sequence[int]
+    group: str = CALIBRATION
+    last_token: bool = False
+
+
+PatternWindowLosses = list[tuple[WindowLoss, ...]]
+"""What a request asks for: of each pattern the losses on each window, in the order asked for."""
+
+
 class Evaluate(Protocol):
-    """Measures patterns on a named group of windows."""
+    """Measures patterns on named groups of windows, all that one call asks for in one sweep."""
 
-    def __call__(
-        self,
-        patterns: Sequence[Pattern],
-        group: str,
-        windows: Sequence[int] | None = None,
-        last_token: bool = False,
-    ) -> list[tuple[WindowLoss, ...]]:
-        """Each pattern's losses in the order of ``patterns``, on all windows or on those named, in that order.
-
-        ``last_token`` measures in another shape, which changes nothing but rounding.
-        """
+    def __call__(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
+        """The losses that each request asks for."""
 
 
-class Model(Evaluate, Protocol):
+class Model(Protocol):
     """What measures losses that nobody has measured yet."""
 
-    def pieces(self, windows: Sequence[int], patterns: int) -> Iterable[Sequence[int]]:
-        """``windows`` in the portions in which they are best measured, alike on all processes."""
+    def sweep(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
+        """The losses that each request asks for, in one pass over the weights where those have to be fetched."""
+
+    def pieces(self, requests: Sequence[Request]) -> Iterable[Sequence[Request]]:
+        """``requests`` in the portions in which they are best measured, alike on all processes."""
 
     def follow(self, pattern: Pattern) -> None:
         """Patterns measured from now on are mostly made from ``pattern``."""

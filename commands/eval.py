@@ -181,7 +181,7 @@ def _measured(
     count = _window_count(plan, windows, settings)
     reporter.begin(3 * (count + (len(probes.ids) if probes else 0)), "window evaluations")
     problem = windows_problem(
-        evaluator(loaded, windows, reporter),
+        evaluator(loaded, windows, reporter).sweep,
         windows,
         len(plan.model.site_layers),
         Goal(keep=1.0),

@@ -50,12 +50,16 @@ _FEW_TOKENS = 1024
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """A finished search: the plan, where it was written, what it moved out of the way, and how long it took."""
+    """A finished search: the plan, where it was written, what it moved out of the way, and how long it took.
+
+    ``weight_bytes`` of weights came to the devices in this session.
+    """
 
     plan: Plan
     path: Path
     moved: Path | None
     timing: Timing
+    weight_bytes: int = 0
 
 
 def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, reporter: Reporter) -> SearchOutcome:
@@ -82,7 +86,7 @@ def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
     def save(run: _Run, findings: Findings) -> None:
         plan = _plan(job, session, run, findings, complete=False)
         moved.append(processes.run_on_main(lambda: save_choice(job.folder, plan, frozen_bytes(job.windows))))
-        if run.measures:
+        if run.model is not None:
             path, rest = job.folder / PLAN_FILE, "measuring baselines, held-out windows and probes"
             reporter.say(f"plan chosen and written to {path}; {rest}")
 
@@ -90,16 +94,17 @@ def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
     plan, timing = _plan(job, session, run, findings, complete=True), session.timing()
     moved.append(processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(job.windows), timing)))
     aside = next((folder for folder in moved if folder is not None), None)
-    return SearchOutcome(plan, job.folder / PLAN_FILE, aside, timing)
+    moved_bytes = 0 if run.model is None else run.model.weight_bytes()
+    return SearchOutcome(plan, job.folder / PLAN_FILE, aside, timing, moved_bytes)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A search in progress: how it goes about it, what measures, and whether the model is there to."""
+    """A search in progress: how it goes about it, what measures, and the model if that is there to."""
 
     method: Method
     measure: ReplayedEvaluator
-    measures: bool
+    model: Evaluator | None
 
 
 def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: bool) -> Plan:
@@ -132,6 +137,8 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
             evaluations * windows.length,
             checkpoint.layers,
             cost_runs,
+            run.measure.count.sweeps,
+            job.weights.sweep_bytes(checkpoint.layers),
         ),
     )
 
@@ -143,7 +150,7 @@ def _findings(
     content = session.content
     if content.window_evaluations and (content.checked or not job.self_checks) and _measured_beside(job, session):
         with suppress(MissingLoss):
-            run = _Run(_method(job, session), _replay(job, session), measures=False)
+            run = _Run(_method(job, session), _replay(job, session), model=None)
             return run, _run(job, run, silent_progress(run.measure.follow), save)
     if content.run is not None:
         # Sums are rounded as in the session that measured what is there.
@@ -153,7 +160,7 @@ def _findings(
     method = _method(job, session)
     expected = replace(job, method=method).expected(reporter)
     reporter.begin(expected.window_evaluations, "window evaluations", guessed=True)
-    run = _Run(method, _replay(job, session, model, reporter), measures=True)
+    run = _Run(method, _replay(job, session, model, reporter), model)
     layers = job.checkpoint.site_layers
     removals = len(layers) - method.deepest(job.goal, len(layers))
     return run, _run(job, run, spoken_progress(layers, removals, reporter, run.measure.follow), save)
@@ -224,10 +231,9 @@ def _replay(
     job: Job, session: Session, model: Evaluator | None = None, reporter: Reporter | None = None
 ) -> ReplayedEvaluator:
     checkpoint = job.checkpoint
-    sizes = {name: len(group.ids) for name, group in job.windows.groups.items()}
     shape = Shape(checkpoint.site_layers, checkpoint.layers, *job.window_counts)
     skip = reporter.skip if reporter is not None else lambda losses: None
-    return ReplayedEvaluator(session.content, sizes, LayerCount(shape), model, session.write, skip)
+    return ReplayedEvaluator(session.content, LayerCount(shape), model, session.write, skip)
 
 
 def _run(job: Job, run: _Run, progress: SearchProgress, save: Callable[[_Run, Findings], None]) -> Findings:
@@ -263,7 +269,7 @@ def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, repor
     if (line := nothing_dropped(outcome.plan)) is not None:
         reporter.warn(line)
     if not quiet:
-        search_summary(outcome.plan, folder, outcome.timing)
+        search_summary(outcome.plan, folder, outcome.timing, outcome.weight_bytes)
     print_result(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
 
 

@@ -18,7 +18,7 @@ from ..search.report.words import at_confidence, increase, layers, percent, stay
 from ..search.search import SearchProgress
 from ..search.strategies.greedy import Step
 from ..search.strategies.refine import Swap
-from ..system.console import Reporter, new_console, print_line, print_table
+from ..system.console import Reporter, byte_count, new_console, print_line, print_table
 from .job.loss_table import loss_table
 
 
@@ -73,8 +73,8 @@ def nothing_dropped(plan: Plan) -> str | None:
     return f"{line}; the least increase that one has is {increase(least, search.confidence)}"
 
 
-def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
-    """Prints what a search found, on stderr."""
+def search_summary(plan: Plan, folder: Path, timing: Timing, weight_bytes: int = 0) -> None:
+    """Prints what a search found, on stderr; ``weight_bytes`` of weights came to the devices in this session."""
     result, tokens, cost = plan.result, plan.tokens, plan.cost
     console = new_console(stderr=True)
     print_line(
@@ -83,7 +83,7 @@ def search_summary(plan: Plan, folder: Path, timing: Timing) -> None:
         "losses in nats per token",
     )
     print_table(console, _comparison(plan))
-    for name, text in _facts(plan).items():
+    for name, text in {**_facts(plan), **_sweeps(plan, weight_bytes)}.items():
         print_line(console, f"{name:<8} {text}")
     if line := not_decided(plan):
         print_line(console, line)
@@ -128,6 +128,16 @@ def _facts(plan: Plan) -> dict[str, str]:
     if line := shorter_window(plan):
         facts["length"] = line.replace("`", "")
     return facts
+
+
+def _sweeps(plan: Plan, weight_bytes: int) -> dict[str, str]:
+    """How often the search passed over the layers, and what that moved where weights streamed."""
+    if plan.cost.sweeps is None:
+        return {}
+    line = f"{plan.cost.sweeps} passes over the layers"
+    if weight_bytes:
+        line += f"; {byte_count(weight_bytes)} of weights came to the devices in this session"
+    return {"sweeps": line}
 
 
 def probes_line(probes: ProbesRecord) -> str:

@@ -1,10 +1,11 @@
-"""What evaluations cost in decoder layers run, counted without a model."""
+"""What evaluations cost in decoder layers run and in sweeps, counted without a model."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ..evaluate import CALIBRATION, Request
 from ..pattern import FULL, Pattern
 
 
@@ -121,7 +122,7 @@ def layer_cost_sweeps(
 
 
 class LayerCount:
-    """Counts the decoder layers that measuring patterns takes where what they have in common runs once.
+    """Counts sweeps, and the decoder layers that they take where what patterns have in common runs once.
 
     States are taken to be kept as the model's evaluator keeps them when memory is no limit: of the
     pattern in force and of the last two measured.
@@ -137,6 +138,22 @@ class LayerCount:
         self.shared_layer_windows = 0
         """Those that reused a selection."""
         self._full, self._shared = [0] * shape.layers, [0] * shape.layers
+        self.sweeps = 0
+        """Passes over the weights so far, all states taken to fit in memory."""
+
+    def sweep(self, requests: Sequence[Request]) -> SweepRows:
+        """Counts what one call of ``Evaluate`` asks for: one pass over the layers."""
+        self.sweeps += 1
+        for patterns, windows, group, last_token in requests:
+            # Held-out windows and runs in another shape start from no states; one pattern alone leaves its states.
+            on_path, alone = group == CALIBRATION and not last_token, len(patterns) == 1
+            rows = self._shape.max_rows or max(1, len(patterns))
+            for first in range(0, len(patterns), rows):
+                self.measure(patterns[first : first + rows], windows, on_path, alone)
+        windows = {(request.group, number) for request in requests for number in request.windows}
+        carried = SweepRows(len(windows), tuple(self._full), tuple(self._shared))
+        self._full, self._shared = [0] * self._shape.layers, [0] * self._shape.layers
+        return carried
 
     def measure(
         self,
@@ -159,12 +176,6 @@ class LayerCount:
                 self._base.setdefault(window, patterns[0])
         for states, times in alike.items():
             self._from_known(patterns, states, times)
-
-    def sweep(self, windows: int) -> SweepRows:
-        """All that was counted since the last time, as one pass over the layers with so many windows."""
-        rows = SweepRows(windows, tuple(self._full), tuple(self._shared))
-        self._full, self._shared = [0] * self._shape.layers, [0] * self._shape.layers
-        return rows
 
     def follow(self, pattern: Pattern) -> None:
         """``pattern`` is in force from now on."""

@@ -7,7 +7,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, WindowLoss
+from ..evaluate import (
+    CALIBRATION,
+    HELD_OUT,
+    HELD_OUT_PROBES,
+    PROBES,
+    REFINEMENT,
+    PatternWindowLosses,
+    Request,
+    WindowLoss,
+)
 from ..pattern import Pattern
 from .cost import LayerCount, Shape, SweepRows, layer_cost_runs, layer_cost_sweeps, times_fewer
 from .goal import Goal, Method
@@ -153,21 +162,10 @@ class _InventedLosses:
         windows = max(getattr(shape, name) for name in _GROUPS)
         self._scatter = [[1 + _NOISE * draw.gauss(0, 1) for _ in range(windows)] for _ in range(sites)]
 
-    def __call__(
-        self,
-        patterns: Sequence[Pattern],
-        group: str,
-        windows: Sequence[int] | None = None,
-        last_token: bool = False,
-    ) -> list[tuple[WindowLoss, ...]]:
-        numbers = () if windows is None else windows
-        self.window_evaluations += len(patterns) * len(numbers)
-        rows = self._shape.max_rows or len(patterns)
-        for first in range(0, len(patterns), rows):
-            remember, keep_states = group == CALIBRATION and not last_token, len(patterns) == 1
-            self.count.measure(patterns[first : first + rows], numbers, remember, keep_states)
-        self.sweep_rows.append(self.count.sweep(len(numbers)))
-        return [self._losses(pattern, numbers) for pattern in patterns]
+    def __call__(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
+        self.sweep_rows.append(self.count.sweep(requests))
+        self.window_evaluations += sum(len(request.patterns) * len(request.windows) for request in requests)
+        return [[self._losses(pattern, request.windows) for pattern in request.patterns] for request in requests]
 
     def layer_costs(self) -> list[list[list[float]]]:
         """What each site costs under each earlier one's selection, ``[windows][sites][sites]``."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ..evaluate import WindowLoss
+from ..evaluate import Request, WindowLoss
 from ..pattern import Pattern
 from .objective import ScoredWindow
 
@@ -170,15 +171,22 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
 
 
-MeasureWindows = Callable[[Sequence[Pattern], Sequence[int]], "list[tuple[ScoredWindow, ...]]"]
-"""What was measured of each pattern on each of the windows named by their numbers."""
+MeasureWindows = Callable[[Sequence[Request]], "list[list[tuple[ScoredWindow, ...]]]"]
+"""One sweep: of each request, what was measured of each of its patterns on its windows."""
+
+
+class Look(NamedTuple):
+    """Patterns, and on how many of the first windows they are looked at; None for all."""
+
+    patterns: Sequence[Pattern]
+    windows: int | None = None
 
 
 class Measurements:
     """Evaluations of patterns on the calibration windows, all of them or the first few.
 
     Args:
-        measure: measures patterns on windows given by number.
+        measure: measures patterns on windows given by number, all that it is asked for in one sweep.
         windows: how many there are. Their order is random, so the first few are a fair sample.
         documents: the document that each window is from; empty where no two windows share one.
         known: what was measured before of the same windows, which is added to.
@@ -198,15 +206,38 @@ class Measurements:
 
     def __call__(self, patterns: Sequence[Pattern], windows: int | None = None) -> list[Evaluation]:
         """The patterns on the first ``windows`` windows, all by default."""
-        count = self.windows if windows is None else min(windows, self.windows)
-        missing: dict[int, list[Pattern]] = {}
-        for pattern in dict.fromkeys(patterns):
-            known = len(self._measured.get(str(pattern), ()))
-            if known < count:
-                missing.setdefault(known, []).append(pattern)
-        # Patterns that lack the same windows go together: they share the layers before they differ.
-        for known, group in missing.items():
-            for pattern, scores in zip(group, self._measure(group, range(known, count)), strict=True):
+        return self.together([Look(patterns, windows)])[0]
+
+    def together(self, looks: Sequence[Look]) -> list[list[Evaluation]]:
+        """The patterns of each look on its first windows; what is not known yet is measured in one sweep.
+
+        Looks are measured in their order, so that what is likeliest to be gone on from comes last: its states are
+        the last that are kept.
+        """
+        counts = [self.windows if look.windows is None else min(look.windows, self.windows) for look in looks]
+        requests = self._missing(zip(looks, counts, strict=True))
+        for request, measured in zip(requests, self._measure(requests) if requests else (), strict=True):
+            for pattern, scores in zip(request.patterns, measured, strict=True):
                 self._measured[str(pattern)] = self._measured.get(str(pattern), ()) + scores
-        documents = self._documents[:count]
-        return [Evaluation(pattern, self._measured[str(pattern)][:count], documents) for pattern in patterns]
+        return [
+            [
+                Evaluation(pattern, self._measured[str(pattern)][:count], self._documents[:count])
+                for pattern in look.patterns
+            ]
+            for look, count in zip(looks, counts, strict=True)
+        ]
+
+    def _missing(self, looks: Iterable[tuple[Look, int]]) -> list[Request]:
+        """What was not measured yet of looks at so many windows, each pattern and window once."""
+        known: dict[Pattern, int] = {}
+        requests: list[Request] = []
+        for look, count in looks:
+            lacking: dict[int, list[Pattern]] = {}
+            for pattern in dict.fromkeys(look.patterns):
+                first = known.setdefault(pattern, len(self._measured.get(str(pattern), ())))
+                if first < count:
+                    lacking.setdefault(first, []).append(pattern)
+                    known[pattern] = count
+            # Patterns that lack the same windows go together: they share the layers before they differ.
+            requests += [Request(group, range(first, count)) for first, group in lacking.items()]
+        return requests

@@ -7,11 +7,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..errors import MeasurementError
-from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate, WindowLoss
+from ..evaluate import (
+    CALIBRATION,
+    HELD_OUT,
+    HELD_OUT_PROBES,
+    PROBES,
+    REFINEMENT,
+    Evaluate,
+    PatternWindowLosses,
+    Request,
+)
 from ..pattern import Pattern, kept_sites, layer_ranges
 from .gate import Gate, measured_increase
 from .goal import Goal, Method
-from .losses import Evaluation, Measurements, cost_increases, effective_documents, noise_floor
+from .losses import Evaluation, Look, Measurements, cost_increases, effective_documents, noise_floor
 from .objective import ScoredWindow, scored
 from .resamples import kept_chances
 from .sample_size import Choice, Outlook, Tie, look_confidence, look_count, outlook
@@ -142,36 +151,44 @@ class Problem:
         """Whether there are windows of ``group``."""
         return bool(self.labels.get(group))
 
-    def measure(
-        self, patterns: Sequence[Pattern], group: str, windows: Sequence[int], last_token: bool = False
-    ) -> list[tuple[WindowLoss, ...]]:
-        """The patterns on windows of ``group``, per label."""
-        labels = self.labels[group]
+    def measure(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
+        """What each request asks for, per label, in one sweep."""
         return [
-            tuple(loss.per(labels[window]) for window, loss in zip(windows, losses, strict=True))
-            for losses in self.evaluate(patterns, group, windows, last_token)
+            [
+                tuple(loss.per(self.labels[group][window]) for window, loss in zip(windows, losses, strict=True))
+                for losses in measured
+            ]
+            for (_, windows, group, _), measured in zip(requests, self.evaluate(requests), strict=True)
         ]
 
-    def score(
-        self, patterns: Sequence[Pattern], group: str, windows: Sequence[int], last_token: bool = False
-    ) -> list[tuple[ScoredWindow, ...]]:
-        """The patterns on windows of text, with what chooses; for a mix, window i goes with probe i."""
-        objective, text = self.method.objective, self.measure(patterns, group, windows, last_token)
+    def score(self, requests: Sequence[Request]) -> list[list[tuple[ScoredWindow, ...]]]:
+        """Requests of windows of text, with what chooses; for a mix, window i goes with probe i."""
+        objective = self.method.objective
         if objective != "mix":
-            return [tuple(scored(objective, loss) for loss in losses) for losses in text]
-        # Refinement's windows go with the probes behind those of the search.
-        first = len(self.labels[CALIBRATION]) if group == REFINEMENT else 0
-        probes = self.measure(patterns, PROBES, [first + window for window in windows], last_token)
+            return [
+                [tuple(scored(objective, loss) for loss in losses) for losses in measured]
+                for measured in self.measure(requests)
+            ]
+        measured = self.measure([*requests, *map(self._probes_beside, requests)])
+        text, probes = measured[: len(requests)], measured[len(requests) :]
         return [
-            tuple(scored(objective, loss, probe) for loss, probe in zip(losses, answers, strict=True))
-            for losses, answers in zip(text, probes, strict=True)
+            [
+                tuple(scored(objective, loss, probe) for loss, probe in zip(losses, answers, strict=True))
+                for losses, answers in zip(of_text, of_probes, strict=True)
+            ]
+            for of_text, of_probes in zip(text, probes, strict=True)
         ]
+
+    def _probes_beside(self, request: Request) -> Request:
+        """The probes that go with a request's windows: refinement's stand behind those of the search."""
+        first = len(self.labels[CALIBRATION]) if request.group == REFINEMENT else 0
+        return request._replace(windows=[first + window for window in request.windows], group=PROBES)
 
     def measurements(self, group: str = CALIBRATION, windows: int | None = None) -> Measurements:
         """Measures patterns on the windows of ``group``, the first ``windows`` of them, and remembers them."""
         documents = self.documents[group][:windows]
         return Measurements(
-            lambda patterns, windows: self.score(patterns, group, windows),
+            lambda requests: self.score([request._replace(group=group) for request in requests]),
             len(documents),
             documents,
             self._known.setdefault(group, {}),
@@ -304,12 +321,13 @@ def complete(problem: Problem, findings: Findings) -> Findings:
     )
     overlap = [by_overlap[kept] for kept in budgets if kept in by_overlap]
     by_dp = problem.dp_patterns
-    surrogate = findings.surrogate or tuple(measurements([by_dp[kept] for kept in asked if kept in by_dp]))
+    surrogate = [] if findings.surrogate else [by_dp[kept] for kept in asked if kept in by_dp]
+    beside = measurements.together([Look(uniform), Look(overlap), Look(surrogate)])
     return replace(
         findings,
-        uniform=tuple(measurements(uniform)),
-        overlap=tuple(measurements(overlap)),
-        surrogate=surrogate,
+        uniform=tuple(beside[0]),
+        overlap=tuple(beside[1]),
+        surrogate=findings.surrogate or tuple(beside[2]),
         heldout=compare(problem, HELD_OUT, chosen, by_dp.get(chosen.kept)),
         probes=compare(problem, HELD_OUT_PROBES, chosen, by_dp.get(chosen.kept)),
     )
@@ -333,7 +351,7 @@ def _baseline(problem: Problem, measurements: Measurements) -> tuple[Evaluation,
     if not first.finite:
         pattern, first = problem.full, baseline
     if baseline.finite:
-        scores = problem.score([pattern], CALIBRATION, backwards, last_token=True)[0]
+        scores = problem.score([Request([pattern], backwards, last_token=True)])[0][0]
         repetition = Evaluation(pattern, scores[::-1])
         if repetition.finite:
             return baseline, noise_floor(first, repetition)
@@ -450,7 +468,7 @@ def compare(
     patterns = [problem.full, chosen, Pattern.uniform(problem.sites, chosen.kept, problem.method.pinned)]
     patterns += [surrogate] if surrogate is not None else []
     documents = tuple(problem.documents[group][:windows])
-    measured = problem.measure(patterns, group, range(len(documents)))
+    measured = problem.measure([Request(patterns, range(len(documents)), group)])[0]
     return Comparison(
         *(
             Evaluation(pattern, tuple(scored("expected-loss", loss) for loss in losses), documents)

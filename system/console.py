@@ -206,6 +206,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def byte_count(size: int) -> str:
+    """``size`` bytes for people, in decimal units as disks and links are sold: 14.5 GB."""
+    for power, unit in ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
+        if size >= 10**power:
+            value = size / 10**power
+            return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return f"{size} bytes"
+
+
 class _Console(Console):
     """Plain text unless a terminal reads it, whatever the environment says; a reader that left is no failure."""
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 
 import torch
 
 from ...errors import MeasurementError
-from ...evaluate import CALIBRATION, WindowLoss
+from ...evaluate import CALIBRATION, PatternWindowLosses, Request, WindowLoss
 from ...pattern import Pattern
 from ...system import processes
 from ..chunks import out_of_memory
 from .agreement import selection_overlap
 from .costs import layer_costs
-from .losses import PatternLosses
+from .losses import Asked, PatternLosses
 from .tail import Window
 
+WindowPatternLosses = dict[int, tuple[WindowLoss, ...]]
+"""Of each window, by number, the losses under all patterns that were asked for."""
 # Of calibration, on which layer costs are measured.
 COST_WINDOWS = 4
 
@@ -52,7 +55,7 @@ class Evaluator:
         group: str,
         windows: Sequence[int] | None = None,
         last_token: bool = False,
-    ) -> list[tuple[WindowLoss, ...]]:
+    ) -> PatternWindowLosses:
         """Each pattern's summed losses, one per window, in the order asked for.
 
         Every process measures its share of the windows and returns the whole.
@@ -64,18 +67,36 @@ class Evaluator:
             last_token: measure in another shape, to see what rounding does (see ``PatternLosses.measure``).
         """
         numbers = range(len(self._groups[group])) if windows is None else windows
-        share = self._share(numbers, processes.process_index())
-        measured: dict[int, tuple[WindowLoss, ...]] = {}
-        for portion in self._sweeps(share):
-            measured.update(zip(portion, self._sweep(patterns, group, portion, last_token), strict=True))
-        losses = processes.merge(measured)
-        return [tuple(losses[number][index] for number in numbers) for index in range(len(patterns))]
+        return self.sweep([Request(patterns, numbers, group, last_token)])[0]
 
-    def pieces(self, windows: Sequence[int]) -> Iterator[Sequence[int]]:
-        """``windows`` in portions of one sweep on each process, alike on all of them."""
-        shares = [self._share(windows, process) for process in range(processes.process_count())]
-        for sweeps in zip_longest(*(self._sweeps(share) for share in shares), fillvalue=()):
-            yield [number for sweep in sweeps for number in sweep]
+    def sweep(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
+        """The losses that each request asks for, in one pass over the weights where those come for each sweep."""
+        rank = processes.process_index()
+        shares = [request._replace(windows=self._share(request.windows, rank)) for request in requests]
+        measured = self._together(shares) if self._losses.streams else list(map(self._one_by_one, shares))
+        merged = processes.merge({rank: measured})
+        losses = [
+            {window: values for part in merged.values() for window, values in part[number].items()}
+            for number in range(len(requests))
+        ]
+        return [
+            [tuple(of[number][index] for number in request.windows) for index in range(len(request.patterns))]
+            for request, of in zip(requests, losses, strict=True)
+        ]
+
+    def pieces(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        """``requests`` in portions: whole where weights come for each sweep, else a window on each process.
+
+        The portions are alike on all processes.
+        """
+        if self._losses.streams:
+            yield requests
+            return
+        together = range(processes.process_count())
+        for request in requests:
+            shares = [self._share(request.windows, process) for process in together]
+            for numbers in zip_longest(*shares):
+                yield [request._replace(windows=[number for number in numbers if number is not None])]
 
     def follow(self, pattern: Pattern) -> None:
         """Patterns measured from now on are mostly made from ``pattern``: its states are worth keeping."""
@@ -109,61 +130,77 @@ class Evaluator:
         """Windows that ``process`` measures: always the same ones, so that it may remember their states."""
         return [number for number in numbers if number % processes.process_count() == process]
 
-    def _sweeps(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Windows that go through the layers together: all of them where weights come for each sweep.
+    def _together(self, requests: Sequence[Request]) -> list[WindowPatternLosses]:
+        """All of ``requests`` in one sweep, and those with last tokens in another.
 
-        There a process without windows sweeps too, as the others may need its part of the weights.
-        """
-        if self._losses.streams:
-            yield numbers
-        else:
-            yield from ([number] for number in numbers)
-
-    def _sweep(
-        self, patterns: Sequence[Pattern], group: str, numbers: Sequence[int], last_token: bool
-    ) -> list[tuple[WindowLoss, ...]]:
-        windows = [self._groups[group][number] for number in numbers]
-        window_losses: list[list[WindowLoss]] = [[] for _ in numbers]
-        # What is left over of many patterns, or of held-out windows, is not what candidates start from.
-        keep = group == CALIBRATION and len(patterns) == 1
-        first = 0
-        while first < len(patterns):
-            portion = patterns[first : first + self._max_rows]
-            measured = self._measure(portion, windows, last_token, keep)
-            if measured is None:  # the next turn takes fewer patterns
-                continue
-            for losses, portion_losses in zip(window_losses, measured, strict=True):
-                losses.extend(portion_losses)
-            self._on_window(len(portion) * len(numbers))
-            first += len(portion)
-        return [tuple(losses) for losses in window_losses]
-
-    def _measure(
-        self, patterns: Sequence[Pattern], windows: Sequence[Window], last_token: bool, keep: bool
-    ) -> list[list[WindowLoss]] | None:
-        """None if memory ran out: fewer rows are then carried together from now on.
+        A process without windows sweeps too, as the others may need its part of the weights.
 
         Raises:
-            MeasurementError: not even one row fits.
+            MeasurementError: memory ran out.
+        """
+        losses: list[WindowPatternLosses] = [{} for _ in requests]
+        for last_token in sorted({request.last_token for request in requests}):
+            numbers = [number for number, request in enumerate(requests) if request.last_token == last_token]
+            asked = [self._asked(requests[number]) for number in numbers]
+            with self._shortage_as_error(asked):
+                measured = self._losses.compare_all(asked, last_token)
+            for number, window_losses in zip(numbers, measured, strict=True):
+                losses[number] = dict(zip(requests[number].windows, map(tuple, window_losses), strict=True))
+                self._on_window(len(requests[number].patterns) * len(requests[number].windows))
+        return losses
+
+    def _asked(self, request: Request) -> Asked:
+        windows = [self._groups[request.group][number] for number in request.windows]
+        # What is left over of many patterns, or of held-out windows, is not what candidates start from.
+        return Asked(request.patterns, windows, request.group == CALIBRATION and len(request.patterns) == 1)
+
+    def _one_by_one(self, request: Request) -> WindowPatternLosses:
+        """The request window by window, with as many patterns at a time as memory allows."""
+        patterns, windows, keep_states = self._asked(request)
+        losses: WindowPatternLosses = {}
+        for number, window in zip(request.windows, windows, strict=True):
+            measured: list[WindowLoss] = []
+            while len(measured) < len(patterns):
+                portion = patterns[len(measured) : len(measured) + self._max_rows]
+                asked = Asked(portion, [window], keep_states)
+                if (portion_losses := self._portion(asked, request.last_token)) is not None:
+                    measured += portion_losses
+                    self._on_window(len(portion))
+            losses[number] = tuple(measured)
+        return losses
+
+    def _portion(self, asked: Asked, last_token: bool) -> list[WindowLoss] | None:
+        """None if memory ran out: fewer patterns are then carried together from now on.
+
+        Raises:
+            MeasurementError: not even one fits.
         """
         try:
-            return self._losses.compare(patterns, windows, last_token, keep)
+            return self._losses.compare_all([asked], last_token)[0][0]
+        except (RuntimeError, MemoryError) as error:
+            count = len(asked.patterns)
+            if not out_of_memory(error):
+                raise
+            if count == 1:
+                raise _shortage(asked) from error
+        torch.cuda.empty_cache()
+        self._max_rows = count // 2
+        self._on_shortage(f"out of memory: going on with {self._max_rows} patterns at a time")
+        return None
+
+    @contextmanager
+    def _shortage_as_error(self, asked: Sequence[Asked]) -> Iterator[None]:
+        try:
+            yield
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            # Processes that bring weights together have to sweep alike.
-            if len(patterns) == len(windows) == 1 or self._losses.gathers:
-                raise MeasurementError(
-                    f"out of memory on windows of {len(windows[0].token_ids)} tokens",
-                    hint="lower --window, or --max-memory, so that weights leave more room",
-                ) from error
-        torch.cuda.empty_cache()
-        if len(patterns) > 1:
-            self._max_rows = len(patterns) // 2
-            self._on_shortage(f"out of memory: going on with {self._max_rows} patterns at a time")
-            return None
-        self._max_rows = max(1, len(windows) // 2)
-        self._on_shortage(f"out of memory: going on with {self._max_rows} windows at a time")
-        halves = (windows[: self._max_rows], windows[self._max_rows :])
-        measured = [self._measure(patterns, half, last_token, keep) for half in halves]
-        return [losses for half_losses in measured for losses in half_losses or []]
+            raise _shortage(*asked) from error
+
+
+def _shortage(*asked: Asked) -> MeasurementError:
+    longest = max((len(window.token_ids) for _, windows, _ in asked for window in windows), default=0)
+    return MeasurementError(
+        f"out of memory on a window of {longest} tokens",
+        hint="lower --window, or --max-memory, so that weights leave more room",
+    )

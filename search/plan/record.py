@@ -161,6 +161,8 @@ def cost_record(
     tokens: int,
     layers: int,
     layer_costs: int = 0,
+    sweeps: int = 0,
+    sweep_bytes: int = 0,
 ) -> Cost:
     """What the search takes, beside what Algorithm 1 takes to the same depth.
 
@@ -172,6 +174,8 @@ def cost_record(
         tokens: tokens run, of all pairs.
         layers: decoder layers of the model.
         layer_costs: decoder-layer executions that measuring layer costs takes, see ``layer_cost_runs``.
+        sweeps: that the evaluations take.
+        sweep_bytes: of all decoder layers as they are stored.
     """
     algorithm_1 = findings.algorithm_1_evaluations * findings.windows
     spent = findings.search_layer_windows + (layer_costs if method.costs_choose else 0)
@@ -183,6 +187,8 @@ def cost_record(
         algorithm_1_window_evaluations=algorithm_1,
         algorithm_1_layer_windows=algorithm_1 * layers,
         fewer=round(times_fewer(algorithm_1 * layers, spent), 2),
+        sweeps=sweeps,
+        weight_bytes=sweeps * sweep_bytes,
     )
 
 

@@ -272,6 +272,9 @@ class Cost(_Section):
     ``search_layer_windows`` is the part of the removals and swaps, and of layer costs where these choose, without
     baselines and checks;
     ``algorithm_1_layer_windows`` what the removals take as the paper writes them; ``fewer`` their ratio.
+    ``sweeps`` is how many passes over the layers the evaluations take where all that is asked for together goes
+    through a layer before the next; ``weight_bytes`` what these read of the weights as stored, where all layers
+    stream. Both are None in older plans.
     """
 
     window_evaluations: Count
@@ -281,6 +284,8 @@ class Cost(_Section):
     algorithm_1_window_evaluations: Count
     algorithm_1_layer_windows: Count
     fewer: Finite
+    sweeps: Count | None = None
+    weight_bytes: Count | None = None
 
 
 class Plan(_Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...evaluate import CALIBRATION, Model, WindowLoss
+from ...evaluate import Model, PatternWindowLosses, Request, WindowLoss
 from ...pattern import Pattern
 from ...system.signals import check_stop
 from ..cost import LayerCount
@@ -24,8 +24,7 @@ class ReplayedEvaluator:
 
     Args:
         content: what the journal holds; what is measured is added to it.
-        groups: how many windows each group has.
-        count: counts the layers that the evaluations asked for take.
+        count: counts the sweeps and layers that the evaluations asked for take.
         model: measures what is missing; None where nothing may be.
         write: writes down what was measured.
         on_known: called with the number of losses that need not be measured.
@@ -34,14 +33,12 @@ class ReplayedEvaluator:
     def __init__(
         self,
         content: JournalContent,
-        groups: dict[str, int],
         count: LayerCount,
         model: Model | None = None,
         write: WriteLosses = lambda group, last_token, windows, patterns, sums: None,
         on_known: Callable[[int], None] = lambda losses: None,
     ) -> None:
         self._content = content
-        self._groups = groups
         self._model = model
         self._write = write
         self._on_known = on_known
@@ -49,37 +46,17 @@ class ReplayedEvaluator:
         self.window_evaluations = 0
         """Pattern x window pairs asked for so far, measured now or before."""
 
-    def __call__(
-        self,
-        patterns: Sequence[Pattern],
-        group: str,
-        windows: Sequence[int] | None = None,
-        last_token: bool = False,
-    ) -> list[tuple[WindowLoss, ...]]:
-        """Each pattern's summed losses, one per window, in the order asked for.
+    def __call__(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
+        """What each request asks for; what is missing of all of them is measured together.
 
         Raises:
             MissingLoss: a loss is not known, and there is no model.
         """
-        numbers = range(self._groups[group]) if windows is None else windows
-        self.window_evaluations += len(patterns) * len(numbers)
-        # Held-out windows and runs in another shape start from no states; one pattern alone leaves its states.
-        on_path = group == CALIBRATION and not last_token
-        self.count.measure(patterns, numbers, remember=on_path, keep_states=len(patterns) == 1)
-        known = self._content.losses.setdefault((group, last_token), {})
-        losses_of = [known.setdefault(str(pattern), {}) for pattern in patterns]
-        # Windows that lack the same patterns are measured together.
-        lacking: dict[tuple[Pattern, ...], list[int]] = {}
-        for number in numbers:
-            missing = tuple(
-                pattern for pattern, losses in zip(patterns, losses_of, strict=True) if number not in losses
-            )
-            lacking.setdefault(missing, []).append(number)
-        self._on_known(sum((len(patterns) - len(missing)) * len(alike) for missing, alike in lacking.items()))
-        for missing, alike in lacking.items():
-            if missing:
-                self._measure(tuple(dict.fromkeys(missing)), group, alike, last_token)
-        return [tuple(losses[number] for number in numbers) for losses in losses_of]
+        self.count.sweep(requests)
+        self.window_evaluations += sum(len(request.patterns) * len(request.windows) for request in requests)
+        if lacking := [part for request in requests for part in self._lacking(request)]:
+            self._measure(lacking)
+        return [self._losses(request) for request in requests]
 
     def follow(self, pattern: Pattern) -> None:
         """Patterns measured from now on are mostly made from ``pattern``."""
@@ -87,14 +64,38 @@ class ReplayedEvaluator:
         if self._model is not None:
             self._model.follow(pattern)
 
-    def _measure(self, patterns: Sequence[Pattern], group: str, windows: Sequence[int], last_token: bool) -> None:
-        """Measures and keeps ``patterns`` in pieces of ``windows``, so that a kill costs one piece at most."""
+    def _known(self, request: Request) -> list[dict[int, WindowLoss]]:
+        """What is known of each of a request's patterns, by window."""
+        known = self._content.losses.setdefault((request.group, request.last_token), {})
+        return [known.setdefault(str(pattern), {}) for pattern in request.patterns]
+
+    def _losses(self, request: Request) -> PatternWindowLosses:
+        return [tuple(losses[number] for number in request.windows) for losses in self._known(request)]
+
+    def _lacking(self, request: Request) -> list[Request]:
+        """What of a request is not known: windows that lack the same patterns are measured together."""
+        lacking: dict[tuple[Pattern, ...], list[int]] = {}
+        patterns_known = list(zip(request.patterns, self._known(request), strict=True))
+        for number in request.windows:
+            missing = tuple(pattern for pattern, losses in patterns_known if number not in losses)
+            lacking.setdefault(missing, []).append(number)
+        self._on_known(
+            sum((len(patterns_known) - len(missing)) * len(alike) for missing, alike in lacking.items())
+        )
+        return [
+            request._replace(patterns=tuple(dict.fromkeys(missing)), windows=alike)
+            for missing, alike in lacking.items()
+            if missing
+        ]
+
+    def _measure(self, requests: Sequence[Request]) -> None:
+        """Measures and keeps ``requests`` piece by piece, so that a kill costs one piece at most."""
         if self._model is None:
             raise MissingLoss
-        for piece in self._model.pieces(windows, len(patterns)):
+        for piece in self._model.pieces(requests):
             check_stop()
-            sums = self._model(patterns, group, piece, last_token)
-            known = self._content.losses[group, last_token]
-            for pattern, losses in zip(patterns, sums, strict=True):
-                known[str(pattern)] |= dict(zip(piece, losses, strict=True))
-            self._write(group, last_token, piece, patterns, sums)  # a stop that waited for it is raised here
+            for request, sums in zip(piece, self._model.sweep(piece), strict=True):
+                for known, measured in zip(self._known(request), sums, strict=True):
+                    known.update(zip(request.windows, measured, strict=True))
+                patterns, windows, group, last_token = request
+                self._write(group, last_token, windows, patterns, sums)  # a stop that waited is raised here

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from ...pattern import Pattern
 from ..intervals import CONFIDENCE, Margin, margin
-from ..losses import Evaluation, Measurements, cost_increases, mean_difference
+from ..losses import Evaluation, Look, Measurements, cost_increases, mean_difference
 from .greedy import Step, best_step, candidates, no_finite_loss, undecided_sites
 from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
 
 # A candidate not measured on all windows at this step has to seem cheaper by so many standard errors.
 _SEEMS_CHEAPER = 0.5
 _GLANCE = 0.25  # share of the windows for a site whose increase was forgotten
+# So many standard errors apart, on few windows, are two candidates hardly told from each other.
+_CLOSE = 0.1
 
 
 def fast_greedy(
@@ -36,10 +39,12 @@ def fast_greedy(
     site after a removed one: the removed one's selection would have replaced that site's, and now an
     earlier one's would, so its increase moves either way, often by much, and is forgotten.
 
-    The first step races all candidates (see ``race``). At each later one the candidate with the lowest
-    increase is measured on all windows, the one whose increase was forgotten on a quarter of them, and
-    others race against the best while they seem cheaper than it, by more than half a standard error on
-    the windows they were seen on. Each removal is measured on all windows before it is committed.
+    The first step races all candidates (see ``race``). At each later one a first sweep measures the candidate with
+    the lowest increase on all windows, the next one too where few windows put it second by next to nothing, and
+    the one whose increase was forgotten on a quarter of them. While others seem cheaper than the best, by more
+    than half a standard error on the windows they were seen on, they are measured on all windows: one in the
+    second sweep, two in the third, and so on, since a cheaper one mostly settles it for all that seem dearer than
+    it. Each removal is measured on all windows before it is committed.
 
     Args:
         measurements: of the calibration windows.
@@ -124,28 +129,12 @@ class _LazySearch:
     def step(self, current: Evaluation) -> Step:
         """The next removal from ``current``."""
         sites = candidates(current.pattern, self.pinned)
-        waiting = {site for site in sites if site in self.seen}
-        finished: dict[int, Evaluation] = {}
-        first = self._first(sites)
-        if first is not None:
-            finished |= self._race([first], current, None)
-            waiting.discard(first)
-        unknown = [site for site in sites if site not in self.seen]
-        if finished:
-            waiting |= self._glance(unknown, current)
-        else:
-            finished |= self._race(unknown, current, None)
-        if not finished:
-            # The candidates that the others left the race for came to no number: the others are looked at again.
-            waiting |= {site for site in unknown if site in self.seen}
-        while waiting:
-            leader = _lowest(finished)
-            behind = {site: self._behind(site, leader, current) for site in waiting}
-            site = min(behind, key=lambda site: (behind[site], site))
-            if leader is not None and behind[site] >= 0:
-                break
-            finished |= self._race([site], current, leader)
-            waiting.discard(site)
+        finished, most = self._first_look(sites, current), 1
+        waiting = {site for site in sites if site in self.seen and site not in finished}
+        while rivals := self._rivals(waiting, finished, current, most):
+            finished |= self._look([([site], None) for site in reversed(rivals)], current)
+            waiting -= set(rivals)
+            most *= 2
         if not finished:
             raise no_finite_loss(sites)
         step = best_step(list(finished), list(finished.values()), self.noise_floor, self.confidence)
@@ -155,6 +144,37 @@ class _LazySearch:
         self._forget_next(step.removed, current.pattern)
         return replace(step, margins=margins, undecided=undecided_sites(margins, self.noise_floor))
 
+    def _first_look(self, sites: Sequence[int], current: Evaluation) -> dict[int, Evaluation]:
+        """The first sweep of a step, or the race of all at a cold start; returns those that saw all windows.
+
+        The likely winner is looked at on all windows and so is one that may well be cheaper; those whose increase
+        is not known have a glance at the first windows, few where an order is known.
+        """
+        first = self._first(sites)
+        unknown = [site for site in sites if site not in self.seen and site != first]
+        if first is None:
+            return self._race(unknown, current)
+        share = 0.0 if self.order else _GLANCE
+        count = max(FIRST_WINDOWS, math.ceil(share * self.measurements.windows))
+        alone = [*self._close_second(sites, first), first]
+        return self._look([(unknown, count), *(([site], None) for site in alone)], current)
+
+    def _close_second(self, sites: Sequence[int], first: int) -> list[int]:
+        """The second cheapest where the windows that ``first`` was seen on hardly tell the two apart, or none.
+
+        Whatever is the cheapest of many on a few windows is likely to be dearer on all.
+        """
+        seen = self.seen.get(first, [])
+        if self.order or len(seen) == self.measurements.windows:
+            return []
+        second = self._cheapest([site for site in sites if site != first])
+        if second is None:
+            return []
+        pairs = zip(self.seen[second], seen, strict=False)
+        apart = mean_difference([increase - lowest for increase, lowest in pairs])
+        dearer = mean_difference(self.seen[second]).delta - mean_difference(seen).delta
+        return [second] if dearer < _CLOSE * (apart.standard_error or 0.0) else []
+
     def _last_seen(self, site: int, step: Step, current: Evaluation) -> Margin:
         """How much dearer ``site``, not measured on all windows at this step, is by what was last seen of it."""
         increases = self.seen[site]
@@ -163,12 +183,15 @@ class _LazySearch:
 
     def _first(self, sites: Sequence[int]) -> int | None:
         """The next site of the older search's order, or the one that seemed cheapest; None at a cold start."""
-        cheapest = min(
+        return next((site for site in self.order if site in sites), self._cheapest(sites))
+
+    def _cheapest(self, sites: Sequence[int]) -> int | None:
+        """The one of ``sites`` that seemed cheapest, of those that were seen."""
+        return min(
             (site for site in sites if site in self.seen),
             key=lambda site: (mean_difference(self.seen[site]).delta, site),
             default=None,
         )
-        return next((site for site in self.order if site in sites), cheapest)
 
     def _forget_next(self, removed: int, pattern: Pattern) -> None:
         """Forgets what was seen of ``removed`` and of the next full site, whose source changes with it."""
@@ -177,27 +200,41 @@ class _LazySearch:
         for site in full[place : place + 2]:
             self.seen.pop(site, None)
 
-    def _glance(self, sites: list[int], current: Evaluation) -> set[int]:
-        """Measures ``sites`` on the first windows, few where an order is known; returns the finite ones."""
-        share = 0.0 if self.order else _GLANCE
-        count = max(FIRST_WINDOWS, math.ceil(share * self.measurements.windows))
-        results = self.measurements([current.pattern.share(site) for site in sites], count)
-        finite = {site: result for site, result in zip(sites, results, strict=True) if result.finite}
-        self.seen |= {site: _increases(result, current) for site, result in finite.items()}
-        return set(finite)
+    def _look(
+        self, looks: Sequence[tuple[Sequence[int], int | None]], current: Evaluation
+    ) -> dict[int, Evaluation]:
+        """Looks at sites on the first windows, all of them for None, in one sweep; returns as ``_race`` does."""
+        shared = [Look([current.pattern.share(site) for site in sites], count) for sites, count in looks]
+        results = self.measurements.together(shared)
+        seen = zip((site for sites, _ in looks for site in sites), chain.from_iterable(results), strict=True)
+        return self._note(dict(seen), current)
 
-    def _race(self, sites: list[int], current: Evaluation, leader: Evaluation | None) -> dict[int, Evaluation]:
+    def _race(self, sites: Sequence[int], current: Evaluation) -> dict[int, Evaluation]:
         """Races ``sites``; returns those that saw all windows with a finite loss."""
         patterns = [current.pattern.share(site) for site in sites]
-        results = race(self.measurements, patterns, leader, self.standard_errors)
-        self.seen |= {
-            site: _increases(result, current) for site, result in zip(sites, results, strict=True) if result.finite
-        }
-        return {
-            site: result
-            for site, result in zip(sites, results, strict=True)
-            if result.finite and len(result.windows) == self.measurements.windows
-        }
+        results = race(self.measurements, patterns, None, self.standard_errors)
+        return self._note(dict(zip(sites, results, strict=True)), current)
+
+    def _note(self, results: Mapping[int, Evaluation], current: Evaluation) -> dict[int, Evaluation]:
+        """Keeps the increases of ``results``, of finite ones alone; returns those that saw all windows."""
+        for site, result in results.items():
+            self.seen.pop(site, None)
+            if result.finite:
+                self.seen[site] = _increases(result, current)
+        whole = self.measurements.windows
+        return {site: result for site, result in results.items() if result.finite and len(result.windows) == whole}
+
+    def _rivals(
+        self, waiting: Collection[int], finished: Mapping[int, Evaluation], current: Evaluation, most: int
+    ) -> list[int]:
+        """Those of ``waiting`` that seem cheaper than the cheapest of ``finished``, ``most`` at most, best first.
+
+        All of them, where none of those that were measured has a finite loss.
+        """
+        leader = _lowest(finished)
+        behind = {site: self._behind(site, leader, current) for site in waiting}
+        ranked = sorted(waiting, key=lambda site: (behind[site], site))
+        return [site for site in ranked if leader is None or behind[site] < 0][:most]
 
     def _behind(self, site: int, leader: Evaluation | None, current: Evaluation) -> float:
         """How much dearer than the leader ``site`` seems, on the windows it was seen on.

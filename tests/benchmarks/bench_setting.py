@@ -27,7 +27,7 @@ from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.costs import layer_costs
 from indexcache.dsa.model.evaluator import COST_WINDOWS
 from indexcache.errors import DatasetError, WindowError
-from indexcache.evaluate import CALIBRATION, HELD_OUT, PROBES, REFINEMENT, WindowLoss
+from indexcache.evaluate import CALIBRATION, HELD_OUT, PROBES, REFINEMENT, PatternWindowLosses, Request
 from indexcache.pattern import Pattern, kept_sites
 from indexcache.recipes.schema import Recipe, read_recipe
 from indexcache.search.cost import LayerCount, Shape
@@ -163,21 +163,18 @@ class Answers:
     def __init__(self, groups: dict[str, Group]) -> None:
         self._groups = groups
 
-    def __call__(
-        self,
-        patterns: Sequence[Pattern],
-        group: str,
-        windows: Sequence[int] | None = None,
-        last_token: bool = False,
-    ) -> list[tuple[WindowLoss, ...]]:
-        texts, numbers, ahead = self._groups[group]
-        chosen = numbers if windows is None else [numbers[window] for window in windows]
-        if len(patterns) <= _FEW_PATTERNS and not last_token:
-            texts.losses(patterns, ahead)
-        return texts.losses(patterns, chosen, last_token)
+    def sweep(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
+        return [self._losses(request) for request in requests]
 
-    def pieces(self, windows: Sequence[int], patterns: int) -> Iterator[Sequence[int]]:
-        yield windows
+    def _losses(self, request: Request) -> PatternWindowLosses:
+        texts, numbers, ahead = self._groups[request.group]
+        if len(request.patterns) <= _FEW_PATTERNS and not request.last_token:
+            texts.losses(request.patterns, ahead)
+        chosen = [numbers[window] for window in request.windows]
+        return texts.losses(request.patterns, chosen, request.last_token)
+
+    def pieces(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        yield requests
 
     def follow(self, pattern: Pattern) -> None:
         """Nothing is kept between evaluations but losses."""
@@ -372,7 +369,7 @@ class Setting:
     def _run(self, groups: dict[str, Group], method: Method, to_one: bool) -> tuple[ReplayedEvaluator, Findings]:
         sizes = {name: len(group.numbers) for name, group in groups.items()}
         shape = Shape(self.checkpoint.site_layers, self.checkpoint.layers, sizes[CALIBRATION], 0)
-        measure = ReplayedEvaluator(JournalContent(), sizes, LayerCount(shape), Answers(groups))
+        measure = ReplayedEvaluator(JournalContent(), LayerCount(shape), Answers(groups))
         problem = Problem(
             measure,
             labels={

@@ -31,7 +31,10 @@ class Measured:
         self.windows = windows
         return self
 
-    def __call__(self, patterns, group, windows=None, last_token=False):
+    def sweep(self, requests):
+        return [self.losses(request.patterns, request.windows, request.group) for request in requests]
+
+    def losses(self, patterns, windows, group):
         labels = self.windows.groups[group].labels()
 
         def loss(pattern, window):

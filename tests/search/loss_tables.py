@@ -19,7 +19,7 @@ class LossTable:
     """Independent random losses of every pattern, fixed by a seed; remembers what was measured."""
 
     def __init__(self, seed, sites, windows=6):
-        self.seed, self.sites, self.windows, self.measured = seed, sites, windows, []
+        self.seed, self.sites, self.windows, self.measured, self.sweeps = seed, sites, windows, [], 0
 
     def loss(self, pattern, window):
         return random.Random(f"{self.seed}/{pattern}/{window}").random()
@@ -31,8 +31,12 @@ class LossTable:
         self.measured += [(pattern, window) for pattern in patterns for window in windows]
         return [tuple(score(self.loss(pattern, window)) for window in windows) for pattern in patterns]
 
+    def sweep(self, requests):
+        self.sweeps += 1
+        return [self.measure(request.patterns, request.windows) for request in requests]
+
     def measurements(self):
-        return Measurements(self.measure, self.windows)
+        return Measurements(self.sweep, self.windows)
 
 
 class DistanceTable(LossTable):

@@ -68,10 +68,12 @@ def test_what_does_not_depend_on_losses_is_counted_exactly(goal, strategy):
     method, table = Method(strategy=strategy, blocks=2), LossTable(3, 5)
     done = []
 
-    def evaluate(patterns, group, windows=None, last_token=False):
-        numbers = range(3) if windows is None else windows
-        done.append(len(patterns) * len(numbers))
-        return [tuple(window.losses for window in windows) for windows in table.measure(patterns, numbers)]
+    def evaluate(requests):
+        done.extend(len(request.patterns) * len(request.windows) for request in requests)
+        return [
+            [tuple(window.losses for window in windows) for windows in measured]
+            for measured in table.sweep(requests)
+        ]
 
     documents = {"calibration": range(6), "heldout": range(3)}
     labels = {group: [1] * len(numbers) for group, numbers in documents.items()}

@@ -23,10 +23,12 @@ class Table:
     def __init__(self, noise=0.0):
         self.noise, self.calls = noise, []
 
-    def __call__(self, patterns, group, windows=None, last_token=False):
+    def __call__(self, requests):
+        return [self.losses(*request) for request in requests]
+
+    def losses(self, patterns, numbers, group, last_token):
         self.calls.append((group, last_token, len(patterns)))
         losses = [self.windows(pattern, group, last_token) for pattern in patterns]
-        numbers = range(4) if windows is None else windows
         return [tuple(WindowLoss(sums[number], sums[number] - LABELS) for number in numbers) for sums in losses]
 
     def windows(self, pattern, group, last_token):
@@ -102,8 +104,8 @@ def test_the_held_out_check_measures_other_windows():
 
 
 def test_a_model_without_a_loss_is_refused_at_once():
-    def broken(patterns, group, windows=None, last_token=False):
-        return [(WindowLoss(math.nan),) * 4 for _ in patterns]
+    def broken(requests):
+        return [[(WindowLoss(math.nan),) * 4 for _ in request.patterns] for request in requests]
 
     with pytest.raises(MeasurementError, match="the model's own loss"):
         run(Goal(keep=0.5), broken)
@@ -161,7 +163,10 @@ class Blurred:
     def __init__(self, costs, blur):
         self.costs, self.blur, self.windows = costs, blur, 0
 
-    def __call__(self, patterns, group, windows=None, last_token=False):
+    def __call__(self, requests):
+        return [self.losses(request.patterns, request.windows) for request in requests]
+
+    def losses(self, patterns, windows):
         self.windows += len(patterns) * len(windows)
         return [tuple(WindowLoss(*[self.loss(pattern, window)] * 2) for window in windows) for pattern in patterns]
 

@@ -41,9 +41,11 @@ class PaperModel:
         self.windows = {name: len(group.ids) for name, group in windows.groups.items()}
         return self
 
-    def __call__(self, patterns, group, windows=None, last_token=False):
+    def sweep(self, requests):
+        return [self._losses(*request) for request in requests]
+
+    def _losses(self, patterns, windows, group, last_token):
         self.calls += 1
-        windows = range(self.windows[group]) if windows is None else windows
         self.measured += [(group, last_token, str(pattern), window) for pattern in patterns for window in windows]
         return [
             tuple(self._window(pattern, group, window, last_token) for window in windows) for pattern in patterns
@@ -63,8 +65,11 @@ class PaperModel:
         cost = sum(weight * (site - sources[site]) for site, weight in enumerate(costs))
         return 100.0 + math.pi * cost + last_token * 1e-7
 
-    def pieces(self, windows, patterns):
-        return ([window] for window in windows)
+    def pieces(self, requests):
+        return ([request._replace(windows=[window])] for request in requests for window in request.windows)
+
+    def weight_bytes(self):
+        return 0
 
     def follow(self, pattern):
         pass

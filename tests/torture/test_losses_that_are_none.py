@@ -29,15 +29,13 @@ OVERLAP = [[1 / (1 + abs(a - b)) for a in range(SITES)] for b in range(SITES)]
 
 
 def search(trouble, method, **wish):
-    def evaluate(patterns, group, windows=None, last_token=False):
-        return model(patterns, group, range(WINDOWS) if windows is None else windows, last_token)
-
-    model = PaperModel(trouble)
     documents = {"calibration": range(WINDOWS), "heldout": range(WINDOWS)}
     layers = [10 * site for site in range(SITES)]
     labels = {name: [10] * WINDOWS for name in documents}
     goal = Goal(**(wish or {"keep": 0.34}))
-    return run_search(Problem(evaluate, labels, documents, SITES, goal, method, site_layers=layers))
+    return run_search(
+        Problem(PaperModel(trouble).sweep, labels, documents, SITES, goal, method, site_layers=layers)
+    )
 
 
 def what_is_wrong(trouble, method, wrong, **wish):

@@ -10,6 +10,7 @@ from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.paths import PathMemory
 from indexcache.dsa.model.tail import Window
+from indexcache.evaluate import Request
 from indexcache.pattern import Pattern
 from indexcache.search.cost import LayerCount, Shape
 from indexcache.search.run.journal import Journal
@@ -39,9 +40,9 @@ def test_over_500_evaluations(cases, full, tmp_path):
     for number in range(550 if full else 120):
         if number % len(patterns) == 0:  # all known by now: begin anew, as a search of other windows would
             count = LayerCount(shape)
-            measure = ReplayedEvaluator(JournalContent(), {"calibration": WINDOWS}, count, evaluator, write)
+            measure = ReplayedEvaluator(JournalContent(), count, evaluator, write)
         pattern = patterns[number % len(patterns)]
-        measure([pattern], "calibration")
+        measure([Request([pattern], range(WINDOWS))])
         measure.follow(pattern)
         sizes.append(psutil.Process().memory_info().rss)
     journal.close()

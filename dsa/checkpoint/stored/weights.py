@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from .shards import Shard, Tensor, are_pickled, read_shards, weight_files
 # "files" is how plans of schema version 1 identify weights; no new plan does.
 WeightsHash: TypeAlias = Literal["sampled", "whole", "files"]
 
+# The text model's layers, not those of towers beside it.
+_DECODER_LAYER = re.compile(r"(?:(?:model|language_model|text_model)\.)*layers\.(\d+)\.")
 _SMALL_TENSOR = 64 << 10
 _BLOCKS, _BLOCK = 4, 4 << 10
 _PIECE = 1 << 24
@@ -49,6 +52,15 @@ class StoredWeights:
     def size(self) -> int:
         """Bytes of all files."""
         return sum((self.folder / name).stat().st_size for name in self.files)
+
+    def sweep_bytes(self, layers: int) -> int:
+        """Bytes that a sweep reads: the decoder's ``layers`` layers as stored; of pickles, whole files."""
+        if self.pickled:
+            return self.size
+        tensors = [entry for shard in self.shards for entry in shard.tensors.items()]
+        numbered = [(_DECODER_LAYER.match(name), tensor.size) for name, tensor in tensors]
+        # Layers behind the decoder's predict further tokens.
+        return sum(size for layer, size in numbered if layer is not None and int(layer[1]) < layers)
 
 
 def find_weights(checkpoint: Checkpoint) -> StoredWeights:

@@ -219,10 +219,9 @@ def test_the_estimate_counts_layers_as_they_are_run(strategy):
     evaluator = Evaluator(same_model(memory=memory), groups)
     count = LayerCount(Shape(range(LAYERS), LAYERS, 6, 6))
 
-    def evaluate(patterns, group, windows=None, last_token=False):
-        numbers = range(6) if windows is None else windows
-        count.measure(patterns, numbers, group == "calibration" and not last_token, len(patterns) == 1)
-        return evaluator(patterns, group, windows, last_token)
+    def evaluate(requests):
+        count.sweep(requests)
+        return evaluator.sweep(requests)
 
     def step(step):
         count.follow(step.pattern)

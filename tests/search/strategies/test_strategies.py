@@ -159,18 +159,18 @@ class TestRace:
         """Of patterns that cost the same, 3 standard errors of a normal let one in 740 seem worse."""
         field, dropped = [Pattern.all_full(SITES).share(site) for site in range(1, SITES)], 0
         for seed in range(50):
-            measurements = Measurements(LossTable(seed, SITES, windows=32).measure, 32, documents)
+            measurements = Measurements(LossTable(seed, SITES, windows=32).sweep, 32, documents)
             dropped += sum(len(evaluation.windows) < 32 for evaluation in race(measurements, field, None, 3.0))
         assert dropped <= 0.02 * 50 * len(field), "a normal quantile would drop many more"
 
     def test_a_pattern_alone_is_measured_in_one_go(self):
         calls = []
 
-        def measure(patterns, windows):
-            calls.append(len(windows))
-            return [tuple(1.0 for _ in windows) for _ in patterns]
+        def sweep(requests):
+            calls.extend(len(request.windows) for request in requests)
+            return [[(1.0,) * len(request.windows)] * len(request.patterns) for request in requests]
 
-        race(Measurements(measure, 32), [Pattern("FSF")])
+        race(Measurements(sweep, 32), [Pattern("FSF")])
         assert calls == [32]
 
     @pytest.mark.reliability("R16")
