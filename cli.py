@@ -52,6 +52,7 @@ _COUNTED = tuple(
     if name not in (*_TEXT, "seed", "weights_hash", "selfcheck", "untrained", "max_probe_delta")
 )
 _PLACED = ("device_map", "offload_folder")
+_ROOM = ("max_memory", "max_host_memory")
 
 
 def _version(is_asked: bool) -> None:
@@ -170,7 +171,7 @@ def estimate(
     ),
 )
 @recipe_options(
-    *(*_PLACED, "max_delta", "max_probe_delta", "gate", "confidence", "window", "windows", "beyond_positions"),
+    *(*_ROOM, *_PLACED, "max_delta", "max_probe_delta", "gate", "confidence", "window", "windows", "beyond_positions"),
     *_TEXT,
     defaults={
         **{"confidence": "the plan's", "dataset": "the plan's", "dataset_split": "the plan's"},
@@ -203,7 +204,7 @@ def evaluate(
     beside the plan, and in its report. Exits with 1 where an increase may exceed --max-delta or --max-probe-delta.
     """
     from .commands.eval_settings import eval_settings
-    from .commands.job.settings import placement_of, trust_of
+    from .commands.job.settings import room_of, trust_of
     from .search.plan.file import plan_file, read_plan
 
     path = plan_file(plan_path)
@@ -215,7 +216,7 @@ def evaluate(
         from .commands.job.planned import open_planned
 
         planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
-        outcome = eval_command.evaluate(planned, path, settings, placement_of(fields), reporter)
+        outcome = eval_command.evaluate(planned, path, settings, room_of(fields), reporter)
     eval_table.show(outcome, as_json)
     outcome.hold()
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from ..dsa.checkpoint.config import Trust, load_tokenizer
 from ..dsa.checkpoint.dtypes import dtype_name
-from ..dsa.checkpoint.load import Placement, load_model
+from ..dsa.checkpoint.load import Placement
 from ..dsa.model.applied import AppliedPattern
 from ..dsa.model.losses import input_device
+from ..dsa.stream.load import load_whole
 from ..errors import CacheError, ModelError, SettingError
 from ..evaluate import CALIBRATION, HELD_OUT
 from ..pattern import Pattern
@@ -62,7 +63,7 @@ def load(
     if verify:
         planned.check_weights()
     placement = Placement(device_map, offload_folder)
-    loaded = load_model(planned.checkpoint, planned.weights, dtype_name(dtype or plan.run.dtype), placement)
+    loaded = load_whole(planned.checkpoint, planned.weights, dtype_name(dtype or plan.run.dtype), placement)
     apply(loaded, plan)
     return loaded
 
@@ -137,7 +138,7 @@ def continue_prompt(
     prompt = _prompt(planned, path.parent, request, tokenizer)
     planned.check_weights(reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
-    model = load_model(checkpoint, planned.weights, plan.run.dtype, placement)
+    model = load_whole(checkpoint, planned.weights, plan.run.dtype, placement)
     applied = apply(model, plan)
     reporter.doing(f"continuing {len(prompt)} tokens by {request.new_tokens}, under the plan and all full")
     under_plan = _generate(model, prompt, request.new_tokens, reporter.say)

@@ -13,10 +13,12 @@ from rich.table import Table
 
 from ..dsa.checkpoint.config import Checkpoint, config_sha256
 from ..dsa.checkpoint.dtypes import dtype_name
-from ..dsa.checkpoint.load import Placement, device_kinds, load_model, random_model
+from ..dsa.checkpoint.load import Placement, device_kinds, random_model
 from ..dsa.chunks import out_of_memory
 from ..dsa.long.backends import Backends, install
 from ..dsa.long.capacity import free_memory, layer_bytes, longest_window
+from ..dsa.stream.load import load_whole
+from ..dsa.stream.room import Room
 from ..errors import MeasurementError, SettingError
 from ..pattern import Pattern
 from ..search.report.prefills import PrefillPoint, PrefillRecord, PrefillTime, prefill_file
@@ -85,9 +87,9 @@ def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Re
     request = replace(request, contexts=_contexts(checkpoint, request))
     # One choice for all lengths, so that their times compare.
     dtype = request.dtype or plan.run.dtype
-    running = running_on(checkpoint, dtype, request.placement, request.backends, max(request.contexts))
+    running = running_on(checkpoint, dtype, Room(), request.backends, max(request.contexts))
     backends = running.backends
-    model = _model(planned, running, request.random_weights, reporter)
+    model = _model(planned, running, request.placement, request.random_weights, reporter)
     install(model, backends, reporter.warn)
     record = PrefillRecord(
         model=checkpoint.model_id,
@@ -128,17 +130,19 @@ def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:
     return contexts
 
 
-def _model(planned: PlannedModel, running: Running, random_weights: bool, reporter: Reporter) -> Any:
+def _model(
+    planned: PlannedModel, running: Running, placement: Placement, random_weights: bool, reporter: Reporter
+) -> Any:
     checkpoint = planned.checkpoint
     if random_weights:
-        if running.placement != Placement():
+        if placement != Placement():
             raise SettingError(
                 "random weights are made on one device", hint="leave --device-map and --offload-folder out"
             )
         reporter.doing(f"making random weights for {checkpoint.model_id}")
         return random_model(checkpoint, running.dtype)
     reporter.doing(f"loading {checkpoint.model_id}")
-    return load_model(checkpoint, planned.weights, running.dtype, running.placement)
+    return load_whole(checkpoint, planned.weights, running.dtype, placement)
 
 
 def _points(

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..calibrate.frozen import token_sha256
 from ..calibrate.windows import WindowRequest, Windows
-from ..dsa.checkpoint.load import Placement
 from ..dsa.long.backends import Backends
+from ..dsa.stream.room import Room
 from ..errors import DatasetError, GateError, MeasurementError, OutputError, PlanError
 from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT_PROBES, REFINEMENT
 from ..search.goal import Goal, Method
@@ -67,7 +67,7 @@ class EvalOutcome:
 
 
 def evaluate(
-    planned: PlannedModel, path: Path, settings: EvalSettings, placement: Placement, reporter: Reporter
+    planned: PlannedModel, path: Path, settings: EvalSettings, room: Room, reporter: Reporter
 ) -> EvalOutcome:
     """Measures the plan in the file ``path`` as ``settings`` ask for, and holds it to their limits.
 
@@ -85,7 +85,7 @@ def evaluate(
         windows = _unseen(planned, windows, settings, settings.text, reporter)
     _check_groups(windows, settings)
     planned.check_weights(reporter)
-    loaded = _model(planned, windows, settings.group, placement, reporter)
+    loaded = _model(planned, windows, settings.group, room, reporter)
     losses, scores = _measured(planned, loaded, windows, settings, reporter)
     run, gate = run_identity(loaded), settings.gate
     how: dict[str, Any] = {
@@ -151,9 +151,7 @@ def _check_groups(windows: Windows, settings: EvalSettings) -> None:
     check_documents(windows, HELD_OUT_PROBES, settings.max_probe_delta, "--max-probe-delta", gate)
 
 
-def _model(
-    planned: PlannedModel, windows: Windows, group: str, placement: Placement, reporter: Reporter
-) -> Loaded:
+def _model(planned: PlannedModel, windows: Windows, group: str, room: Room, reporter: Reporter) -> Loaded:
     """The plan's model, run as the plan says; tried on the plan's tokens where something else computes.
 
     Longer windows than the plan's are run by what is best for them.
@@ -163,7 +161,7 @@ def _model(
     backends = Backends(plan.run.indexer, plan.run.attention)
     if length > plan.tokens.window:
         backends = Backends("auto", "auto")
-    running = running_on(checkpoint, plan.run.dtype, placement, backends, length)
+    running = running_on(checkpoint, plan.run.dtype, room, backends, length)
     trial_tokens = windows.group(group).ravel().tolist()
     return load(checkpoint, planned.weights, running, length, reporter, trial_tokens, plan.run)
 

@@ -205,7 +205,7 @@ def _model(job: Job, session: Session, reporter: Reporter) -> Evaluator:
     # A journal that says so is of the same weights, tokens, code and versions.
     to_check = job.self_checks and not session.content.checked
     tokens = job.windows.calibration.flatten().tolist() if to_check else ()
-    loaded = load(job.checkpoint, job.weights, job.running, job.length, reporter, tokens, quantiser=job.quantiser)
+    loaded = load(job.checkpoint, job.weights, job.running, job.length, reporter, tokens)
     session.keep_run(run_identity(loaded))
     if to_check:
         reporter.doing("checking on a short window that sharing works")

@@ -105,6 +105,11 @@ def process_count() -> int:
     return int(_state().num_processes)
 
 
+def host_count() -> int:
+    """How many hosts the processes that work together are on; as launchers say, which start as many on each."""
+    return max(1, process_count() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", process_count()))))
+
+
 def is_main() -> bool:
     """Whether this process writes files and prints."""
     return bool(_state().is_main_process)

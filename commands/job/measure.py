@@ -11,12 +11,15 @@ import torch
 from ...calibrate.windows import WindowGroup, Windows
 from ...dsa.checkpoint.config import Checkpoint
 from ...dsa.checkpoint.dtypes import compute_dtype, dtype_name
-from ...dsa.checkpoint.load import FETCHED, Placement, device_kinds, load_model
-from ...dsa.checkpoint.stored.weights import StoredWeights, weights_bytes
+from ...dsa.checkpoint.load import device_kinds
+from ...dsa.checkpoint.stored.footprint import footprint
+from ...dsa.checkpoint.stored.weights import StoredWeights
 from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
 from ...dsa.long.capacity import (
     check_fits,
+    free_memory,
+    layer_bytes,
     longest_window,
     path_budget,
     process_memory,
@@ -28,13 +31,22 @@ from ...dsa.model.evaluator import Evaluator
 from ...dsa.model.losses import PatternLosses
 from ...dsa.model.paths import PathMemory
 from ...dsa.model.tail import Window
+from ...dsa.stream.layers import stream_of
+from ...dsa.stream.load import load_measured
+from ...dsa.stream.room import Room, least_on_device
 from ...errors import ModelError, WindowError
 from ...evaluate import HELD_OUT
 from ...search.plan.schema import RunIdentity
 from ...system import processes
-from ...system.console import Reporter
+from ...system.console import Reporter, duration
 from ...system.versions import computing_versions, library_versions
 
+# Of the free memory of a device; and of what the host has, for layers that stream.
+_USABLE, _FOR_HOST_LAYERS = 0.95, 0.8
+# Rows of a sweep that the device has room for beside the one that computes.
+_ROWS_BESIDE = 4
+# Seconds of reading beyond which the user is told.
+_LONG_SWEEP = 30.0
 # Tokens: a stock layer's time there grows with their square.
 _MOST_TRIED_ON_CPU = 8192
 
@@ -46,14 +58,14 @@ class Running:
     Args:
         dtype: as asked for, ``auto`` included.
         computes_in: the type that comes of it.
-        placement: where weights go.
+        room: that weights may take.
         backends: what runs indexers and attention.
         max_rows: windows x patterns in memory together; None leaves it to the free memory.
     """
 
     dtype: str
     computes_in: torch.dtype
-    placement: Placement
+    room: Room
     backends: Backends
     max_rows: int | None = None
 
@@ -70,7 +82,7 @@ class Loaded:
 def running_on(
     checkpoint: Checkpoint,
     dtype: str,
-    placement: Placement,
+    room: Room,
     request: Backends,
     length: int,
     max_rows: int | None = None,
@@ -82,7 +94,7 @@ def running_on(
     """
     computes_in = compute_dtype(checkpoint, dtype)
     backends = choose(request, checkpoint.selects_tokens, length, processes.process_device().type)
-    return Running(dtype, computes_in, placement, backends, max_rows)
+    return Running(dtype, computes_in, room, backends, max_rows)
 
 
 def load(
@@ -93,7 +105,6 @@ def load(
     reporter: Reporter,
     trial_tokens: Sequence[int] = (),
     past_run: RunIdentity | None = None,
-    quantiser: Any = None,
 ) -> Loaded:
     """Loads ``checkpoint`` for windows of ``length`` tokens; what cannot fit is said before.
 
@@ -106,7 +117,6 @@ def load(
         trial_tokens: tokens on which what is to run is held against the model's own code; none to leave that out.
         past_run: how it ran when this was tried before; not tried again where code, device and versions are
             the same.
-        quantiser: for the format of the weights, where that was checked already.
 
     Raises:
         WindowError: such windows do not fit; names the length that would.
@@ -115,7 +125,8 @@ def load(
     check_fits_here(checkpoint, weights, running, length, reporter)
     reporter.doing(f"loading {checkpoint.model_id}")
     backends = running.backends
-    model = load_model(checkpoint, weights, running.dtype, running.placement, quantiser)
+    model = load_measured(checkpoint, weights, running.dtype, _room(checkpoint, running, length))
+    _say_what_streams(model, reporter)
     repeats = past_run is not None and _same_run(past_run, model, backends)
     if trial_tokens and backends != Backends() and not repeats:
         tokens = _tried_length(checkpoint, model, length)
@@ -139,6 +150,43 @@ def load(
     return Loaded(model, checkpoint, running)
 
 
+def _room(checkpoint: Checkpoint, running: Running, length: int) -> Room:
+    """What weights may take: as asked for, else what windows of ``length`` tokens and a few rows leave free."""
+    device, together = processes.process_device(), processes.process_count()
+    on_gpu, size = device.type == "cuda", running.computes_in.itemsize
+    of_device, of_host = running.room.device, running.room.host
+    if of_device is None:
+        needed = layer_bytes(checkpoint.config, length, size, running.backends, on_gpu)
+        needed += _ROWS_BESIDE * row_bytes(checkpoint.config, length, size, checkpoint.selection_width)
+        of_device = int(_USABLE * process_memory(device, together)) - needed
+    if of_host is None:
+        # Where the host's memory is the device, what does not fit there comes from files.
+        of_host = (
+            int(_FOR_HOST_LAYERS * free_memory(torch.device("cpu"))) * processes.host_count() if on_gpu else 0
+        )
+    return Room(max(0, of_device), of_host)
+
+
+def _say_what_streams(model: Any, reporter: Reporter) -> None:
+    """Where the layers come from that do not stay on the device, and how long files take for a sweep."""
+    if (stream := stream_of(model)) is None:
+        return
+    sources = [
+        f"{len(numbers)} from {place}"
+        for numbers, place in ((stream.host, "host memory"), (stream.files, "files"))
+        if numbers
+    ]
+    reporter.say(
+        f"{len(stream.host) + len(stream.files)} of {stream.layers} layers come to the device for each sweep, "
+        f"{stream.sweep_bytes / 1e9:.1f} GB as stored: {' and '.join(sources)}"
+    )
+    if stream.files and (seconds := stream.file_seconds) > _LONG_SWEEP:
+        reporter.warn(
+            f"a sweep reads {stream.file_bytes / 1e9:.1f} GB from files, which takes {duration(seconds)} at the "
+            "rate of the load: a faster disk, more GPUs or more host memory would shorten it"
+        )
+
+
 def _same_code(past_run: RunIdentity, backends: Backends) -> bool:
     """Whether an earlier run had the same code for indexers and attention."""
     return (past_run.indexer, past_run.attention) == (backends.indexer, backends.attention)
@@ -148,7 +196,7 @@ def _same_run(past_run: RunIdentity, model: Any, backends: Backends) -> bool:
     """Whether ``model`` is computed by the code, the device and the versions of an earlier run."""
     versions = computing_versions().items()
     same_versions = all(past_run.versions.get(name) == number for name, number in versions if name != "python")
-    same_device = past_run.device.removesuffix(FETCHED) == device_kinds(model).removesuffix(FETCHED)
+    same_device = past_run.device == device_kinds(model)
     return _same_code(past_run, backends) and same_versions and same_device
 
 
@@ -176,8 +224,7 @@ def check_fits_here(
     device = processes.process_device()
     on_gpu, size = device.type == "cuda", running.computes_in.itemsize
     free = process_memory(device, processes.process_count())
-    if running.placement.device_map is None:  # with one, accelerate places weights where there is room
-        free -= weights_bytes(checkpoint, weights, size)
+    free -= least_on_device(footprint(checkpoint, size))
     check_fits(checkpoint.config, length, size, running.backends, free, on_gpu)
     if not checkpoint.selects_tokens:
         # 1 << 24 tokens, more than any window has.
@@ -223,6 +270,7 @@ def evaluator(
     share = -(-len(windows.calibration) // together)
     memory = PathMemory(checkpoint.site_layers, share, path_budget(device, together))
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
+    rows = rows_that_fit(device, size, together)
     return Evaluator(
         PatternLosses(
             model,
@@ -230,9 +278,10 @@ def evaluator(
             blind=width,
             memory=memory,
             reference_budget=reference_budget(together),
+            row_budget=rows * size,
         ),
         {name: _windows(name, group, name in key_groups) for name, group in windows.groups.items()},
-        loaded.running.max_rows or rows_that_fit(device, size, together),
+        loaded.running.max_rows or rows,
         on_window=lambda patterns: reporter.advance(patterns * together),
         on_shortage=reporter.warn,
     )

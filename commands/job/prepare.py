@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from ...calibrate.probes import KINDS
 from ...calibrate.sources import TextSource
 from ...calibrate.windows import WindowRequest, Windows
 from ...dsa.checkpoint.config import Checkpoint, Trust, open_checkpoint
-from ...dsa.checkpoint.load import Placement, check_stored
-from ...dsa.checkpoint.stored.quantised import check_format
 from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
 from ...dsa.long.backends import Backends
 from ...dsa.model.evaluator import COST_WINDOWS
+from ...dsa.stream.formats.foreign import Foreign
+from ...dsa.stream.formats.recognise import checkpoint_format
+from ...dsa.stream.load import check_stored
 from ...errors import ModelError, SettingError
 from ...evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT
 from ...pattern import kept_sites
@@ -95,7 +95,6 @@ class Job(Intent):
         tokens: what the plan says of them.
         model: what the plan says of the checkpoint.
         weights: as they lie on disk, looked for once.
-        quantiser: transformers' for the format of the weights, checked once; None where they are plain.
         folder: of the run.
     """
 
@@ -103,7 +102,6 @@ class Job(Intent):
     tokens: TokenIdentity
     model: ModelIdentity
     weights: StoredWeights
-    quantiser: Any
     folder: Path
 
 
@@ -121,13 +119,13 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     older, method = search_method(recipe, checkpoint, goal)
     _warn_of_nothing_to_drop(method, goal, len(checkpoint.site_layers), reporter)
     _warn_of_idle_options(recipe, goal, reporter)
-    placement = Placement(recipe.device_map, recipe.offload_folder)
+    room = room_of(vars(recipe))
     backends = Backends(recipe.indexer, recipe.attention)
     return Intent(
         checkpoint=checkpoint,
         length=length,
         window_counts=window_counts(recipe),
-        running=running_on(checkpoint, recipe.dtype, placement, backends, length, recipe.max_rows),
+        running=running_on(checkpoint, recipe.dtype, room, backends, length, recipe.max_rows),
         goal=goal,
         method=method,
         measures_overlap=recipe.baselines == "overlap",
@@ -161,7 +159,9 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     source = text_source(recipe)
     intent = intend(recipe, goal, trust, reporter)
     checkpoint = intent.checkpoint
-    quantiser = check_format(checkpoint)
+    known = checkpoint_format(checkpoint)
+    if isinstance(known, Foreign):
+        known.quantiser()  # says now whether its package is there
     processes.run_on_main(lambda: check_writable(folder))
     refinement = refinement_windows(recipe)
     request = WindowRequest(
@@ -174,7 +174,7 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
     check_documents(windows, HELD_OUT_PROBES, recipe.max_probe_delta, "--max-probe-delta", recipe.gate)
     reporter.doing(f"hashing the weights of {checkpoint.model_id}")
     weights = processes.run_on_main(lambda: find_weights(checkpoint))
-    processes.run_on_main(lambda: check_stored(checkpoint, weights, quantiser))
+    processes.run_on_main(lambda: check_stored(checkpoint, weights))
     model = processes.run_on_main(lambda: model_identity(checkpoint, weights, recipe.weights_hash))
     reporter.say(
         f"{len(windows.calibration)} calibration and {recipe.heldout} held-out windows of {intent.length} tokens"
@@ -187,7 +187,6 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
         tokens=token_identity(source, recipe.seed, windows, checkpoint.selection_width),
         model=model,
         weights=weights,
-        quantiser=quantiser,
         folder=folder,
     )
 
@@ -300,8 +299,8 @@ def window_length(recipe: Recipe, checkpoint: Checkpoint, reporter: Reporter) ->
         )
     length = recipe.window
     if length is None:
-        placement, backends = Placement(recipe.device_map), Backends(recipe.indexer, recipe.attention)
-        length = default_window(checkpoint, recipe.dtype, placement, backends, reporter)
+        backends = Backends(recipe.indexer, recipe.attention)
+        length = default_window(checkpoint, recipe.dtype, backends, reporter)
     check_window(checkpoint, length, recipe.beyond_positions, reporter)
     return length
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ...dsa.checkpoint.load import FETCHED
 from ...errors import IndexcacheError, JournalError, StoppedRunError
 from ...evaluate import WindowLoss
 from ...pattern import Pattern
@@ -229,5 +228,5 @@ def _open(folder: Path, identity: Identity, resume: str, reporter: Reporter) -> 
 def _compared(run: RunIdentity) -> Identity:
     """What of a run decides its losses: of the versions only those of what computes, of the devices likewise."""
     versions = {name: run.versions.get(name) for name in computing_versions() if name != "python"}
-    device = {"device": run.device.removesuffix(FETCHED)}
+    device = {"device": run.device}
     return run.model_dump(exclude={"versions"}) | device | versions

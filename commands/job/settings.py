@@ -10,6 +10,7 @@ import typer
 
 from ...errors import SettingError
 from ...pattern import kept_sites
+from ...recipes.numbers import byte_size
 from ...recipes.schema import Recipe, read_recipe, with_options
 from ...search.goal import Goal
 from ...search.plan.cut import check_max_delta
@@ -17,6 +18,7 @@ from ...search.plan.cut import check_max_delta
 if TYPE_CHECKING:
     from ...dsa.checkpoint.config import Trust
     from ...dsa.checkpoint.load import Placement
+    from ...dsa.stream.room import Room
 
 RESUME = ("auto", "required", "never")
 
@@ -123,7 +125,7 @@ def room_of(fields: Mapping[str, Any]) -> Room:
     sizes = {}
     for name in ("max_memory", "max_host_memory"):
         value = fields.get(name)
-        sizes[name] = None if value is None else byte_size(f"--{name.replace('_', '-')}", value)
+        sizes[name] = None if value is None else byte_size(name.replace("_", "-"), value)
     return Room(sizes["max_memory"], sizes["max_host_memory"])
 
 

@@ -24,10 +24,10 @@ from ...calibrate.windows import (
 )
 from ...dsa.checkpoint.config import Checkpoint, load_tokenizer
 from ...dsa.checkpoint.dtypes import compute_dtype
-from ...dsa.checkpoint.load import Placement
-from ...dsa.checkpoint.stored.weights import expected_weights_bytes
+from ...dsa.checkpoint.stored.footprint import footprint
 from ...dsa.long.backends import Backends, choose
 from ...dsa.long.capacity import layer_bytes, whole_memory
+from ...dsa.stream.room import least_on_device
 from ...errors import DatasetError, ModelError, SettingError, WindowError
 from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT, HELD_OUT_PROBES, PROBES, REFINEMENT, Evaluate
 from ...search.gate import GateKind
@@ -61,9 +61,7 @@ class ProbeRequest:
     needed: bool = False
 
 
-def default_window(
-    checkpoint: Checkpoint, dtype: str, placement: Placement, request: Backends, reporter: Reporter
-) -> int:
+def default_window(checkpoint: Checkpoint, dtype: str, request: Backends, reporter: Reporter) -> int:
     """Tokens per window where none are asked for; the reporter is told why so many.
 
     They are 16 x the selection width, at most the model's positions and 32,768, and halved down to 4 x the
@@ -79,21 +77,21 @@ def default_window(
     fewest = min(longest, _FEW_IN_SELECTIONS * checkpoint.selection_width)
     halves = (longest >> halvings for halvings in range(longest.bit_length()))
     lengths = [*(length for length in halves if length > fewest), fewest]
-    length = _affordable(checkpoint, dtype, placement, request, lengths)
+    length = _affordable(checkpoint, dtype, request, lengths)
     reason = limits[longest] if length == longest else f"as windows of {longest:,} do not fit into memory"
     reporter.say(f"no --window was given: windows have {length:,} tokens, {reason}")
     return length
 
 
-def _affordable(
-    checkpoint: Checkpoint, dtype: str, placement: Placement, request: Backends, lengths: Sequence[int]
-) -> int:
+def _affordable(checkpoint: Checkpoint, dtype: str, request: Backends, lengths: Sequence[int]) -> int:
     """The first of ``lengths`` whose windows fit on every process; the last where none does."""
     device, size = processes.process_device(), compute_dtype(checkpoint, dtype).itemsize
     on_gpu = device.type == "cuda"
     memory = int(_USABLE * whole_memory(device)) // (1 if on_gpu else processes.process_count())
-    if placement.device_map is None:  # with one, accelerate places weights where there is room
-        memory -= expected_weights_bytes(checkpoint, size)
+    sizes = footprint(checkpoint, size)
+    # Of weights that take most of the memory, layers come one after the other.
+    whole = 0 if sizes is None else sizes.in_memory
+    memory -= max(least_on_device(sizes), min(whole, memory // 2))
 
     def fits(length: int) -> bool:
         backends = choose(request, checkpoint.selects_tokens, length, device.type)

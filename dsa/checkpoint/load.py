@@ -12,7 +12,6 @@ from ...errors import ModelError, SettingError, first_line
 from .architectures import build, model_class, skeleton
 from .config import Checkpoint
 from .dtypes import compute_dtype
-from .stored.quantised import check_format, check_tensors, dequantises
 from .stored.shards import Tensor
 from .stored.unread import check_complete, load_reported
 from .stored.weights import StoredWeights
@@ -42,14 +41,8 @@ class Placement:
     offload_folder: str | None = None
 
 
-def load_model(
-    checkpoint: Checkpoint,
-    weights: StoredWeights,
-    dtype: str = "auto",
-    placement: Placement = Placement(),
-    quantiser: Any = None,
-) -> Any:
-    """The model in evaluation mode, gradients off.
+def load_model(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, placement: Placement) -> Any:
+    """The model as transformers loads it, whole, in evaluation mode, gradients off.
 
     Weights larger than the devices are placed by transformers' own ``device_map`` (accelerate's
     loaders cannot fuse experts). Without one, the model goes to this process's device.
@@ -59,7 +52,6 @@ def load_model(
         weights: of it, as ``find_weights`` gives them.
         dtype: "auto" keeps the checkpoint's; else "float32", "bfloat16" or "float16".
         placement: where its weights go.
-        quantiser: for its format, where ``check_format`` gave one already.
 
     Raises:
         ModelError: weights unreadable, or without the indexers that the config promises.
@@ -69,21 +61,8 @@ def load_model(
 
     _refuse_map_of_several(placement)
     torch_dtype = dtype if dtype == "auto" else compute_dtype(checkpoint, dtype)
-    quantiser = quantiser or check_format(checkpoint)
-    # While it dequantises, transformers leaves some tensors in the type of the checkpoint: they are cast later.
-    cast = quantiser is not None and dequantises(quantiser) and dtype != "auto"
-    if cast and placement.device_map is not None:
-        raise SettingError(
-            f"dtype is {dtype!r}, but under a device map transformers dequantises to the checkpoint's type only",
-            hint="leave --dtype or --device-map out",
-        )
-    # By their cost: headers first, then names and shapes on the meta device, and only then the load.
-    stored = _stored_tensors(checkpoint, weights)
-    check_tensors(checkpoint, stored, quantiser)
-    rehearse(checkpoint, stored, torch_dtype)
+    rehearse(checkpoint, stored_tensors(checkpoint, weights), torch_dtype)
     model = _load(checkpoint, weights, torch_dtype, placement)
-    if cast:
-        _cast(model, torch_dtype)
     if placement.device_map is None:
         model.to(process_device())
     return model.requires_grad_(False).eval()
@@ -121,21 +100,7 @@ def _load(checkpoint: Checkpoint, weights: StoredWeights, dtype: Any, placement:
     return model
 
 
-def check_stored(checkpoint: Checkpoint, weights: StoredWeights, quantiser: Any) -> None:
-    """Checks the format of a checkpoint's tensors by their headers, before anything is done with them.
-
-    Args:
-        checkpoint: whose they are.
-        weights: of it.
-        quantiser: for its format, from ``check_format``.
-
-    Raises:
-        ModelError: see ``check_tensors``.
-    """
-    check_tensors(checkpoint, _stored_tensors(checkpoint, weights), quantiser)
-
-
-def _stored_tensors(checkpoint: Checkpoint, weights: StoredWeights) -> dict[str, Tensor]:
+def stored_tensors(checkpoint: Checkpoint, weights: StoredWeights) -> dict[str, Tensor]:
     """Dtypes and shapes by name, from headers; of pickles, from their structure without the numbers."""
     import torch
 
@@ -205,15 +170,6 @@ def rehearse(
     return {name: value.dtype for name, value in rehearsed.state_dict().items()}
 
 
-def _cast(model: Any, dtype: Any) -> None:
-    """Brings to ``dtype`` what transformers left in the checkpoint's type while it dequantised the rest to it."""
-    for name, weight in model.named_parameters():
-        if weight.dtype != dtype and weight.is_floating_point() and weight.dtype.itemsize == 2:
-            if weight.device.type == "meta":
-                raise ModelError(f"{name} is offloaded and cannot be brought to {dtype}", hint="leave --dtype out")
-            weight.data = weight.data.to(dtype)
-
-
 def _cannot_load(checkpoint: Checkpoint, error: Exception, cause: str | None) -> ModelError:
     if isinstance(error, pickle.UnpicklingError):
         return ModelError(
@@ -237,26 +193,22 @@ def random_model(checkpoint: Checkpoint, dtype: str = "auto") -> Any:
     return model.requires_grad_(False).eval()
 
 
-FETCHED = ", offloaded"
-"""What ``device_kinds`` ends in where weights are kept elsewhere than they compute: losses are the same."""
-
-
 def device_kinds(model: Any) -> str:
-    """What computes, and whether weights are fetched to it for each call.
+    """What computes: e.g. ``cpu``, ``cuda: NVIDIA H100`` or ``2 x cuda: NVIDIA H100``.
 
-    E.g. ``cpu``, ``cuda: NVIDIA H100``, ``2 x cuda: NVIDIA H100`` or ``cuda: NVIDIA H100, offloaded``. One device
-    and two of a kind give other losses.
+    One device and two of a kind give other losses; where weights come from between their uses changes none.
     """
     import torch
 
-    homes = {weight.device for weight in model.parameters()}
-    devices = {device for device in homes if device.type != "meta"} | set(_fetching_devices(model))
+    homes = {weight.device for weight in model.parameters()} | set(_fetching_devices(model))
     names = [
         f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
-        for device in devices
+        for device in homes
+        if device.type != "meta"
     ]
-    kinds = [name if names.count(name) == 1 else f"{names.count(name)} x {name}" for name in sorted(set(names))]
-    return ", ".join(kinds) + (FETCHED if len(devices) > 0 and torch.device("meta") in homes else "")
+    return ", ".join(
+        name if names.count(name) == 1 else f"{names.count(name)} x {name}" for name in sorted(set(names))
+    )
 
 
 def _fetching_devices(model: Any) -> Iterator[Any]:

@@ -150,9 +150,7 @@ class PatternLosses:
         return self._measure(asked, last_token, compares=True)
 
     @torch.inference_mode()
-    def _measure(
-        self, asked: Sequence[Asked], last_token: bool, compares: bool
-    ) -> list[list[list[WindowLoss]]]:
+    def _measure(self, asked: Sequence[Asked], last_token: bool, compares: bool) -> list[list[list[WindowLoss]]]:
         patterns = list(dict.fromkeys(pattern for patterns, _, _ in asked for pattern in patterns))
         place = {pattern: number for number, pattern in enumerate(patterns)}
         fields: dict[Hashable, _Field] = {}

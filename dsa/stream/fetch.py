@@ -46,7 +46,7 @@ class Fetcher:
 
     def __init__(self, device: torch.device, largest: int, processes: int = 1, rank: int = 0) -> None:
         self._device = device
-        self._processes, self._rank = processes, rank
+        self.processes, self._rank = processes, rank
         self._files = Files()
         self._size = processes * part_size(largest, processes)
         self._run = torch.empty(self._size, dtype=torch.uint8, device=device)
@@ -58,9 +58,14 @@ class Fetcher:
         self.weight_bytes = 0
         """Bytes brought to this device so far."""
 
+    @property
+    def read_rate(self) -> float:
+        """Bytes a second that came from files so far."""
+        return self._files.rate
+
     def keep(self, layer: StoredLayer) -> None:
         """Reads this process's part of ``layer`` into host memory, where it stays."""
-        part = host_run(part_size(layer.layout.size, self._processes), self._device)
+        part = host_run(part_size(layer.layout.size, self.processes), self._device)
         self._files.read(layer.layout, part, self._rank * len(part))
         layer.part = part
 
@@ -83,7 +88,7 @@ class Fetcher:
     def alone(self, layer: StoredLayer) -> dict[str, torch.Tensor]:
         """The tensors of ``layer``, all of them brought by this process, whatever the others do."""
         run = torch.empty(layer.layout.size, dtype=torch.uint8)
-        if layer.part is not None and self._processes == 1:
+        if layer.part is not None and self.processes == 1:
             run = layer.part
         else:
             self._files.read(layer.layout, run)
@@ -96,8 +101,8 @@ class Fetcher:
             self._free = torch.cuda.current_stream(self._device).record_event()
 
     def _bring(self, layer: StoredLayer) -> Any:
-        size = part_size(layer.layout.size, self._processes)
-        whole = self._run[: self._processes * size]
+        size = part_size(layer.layout.size, self.processes)
+        whole = self._run[: self.processes * size]
         mine = whole[self._rank * size : (self._rank + 1) * size]
         if self._stream is None:
             self._fill(layer, mine)
@@ -129,13 +134,13 @@ class Fetcher:
     def _staged(self, layer: StoredLayer, size: int) -> torch.Tensor:
         """This process's part of a run, read from files into host memory that serves all of them in turn."""
         if self._staging is None:
-            self._staging = host_run(self._size // self._processes, self._device)
+            self._staging = host_run(self._size // self.processes, self._device)
         part = self._staging[:size]
         self._files.read(layer.layout, part, self._rank * size)
         return part
 
     def _gather(self, whole: torch.Tensor, mine: torch.Tensor) -> None:
-        if self._processes == 1:
+        if self.processes == 1:
             return
         try:
             torch.distributed.all_gather_into_tensor(whole, mine.clone() if self._stream is None else mine)

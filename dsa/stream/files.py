@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,8 +25,12 @@ class Files:
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="weights")
-        self.bytes_read = 0
-        """Bytes so far."""
+        self._bytes, self._seconds = 0, 0.0
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second, of all that was read."""
+        return self._bytes / max(self._seconds, 1e-9)
 
     def read(self, layout: Layout, into: torch.Tensor, first: int = 0) -> None:
         """Fills ``into`` with the bytes of ``layout`` from ``first`` on; the gaps are left as they are.
@@ -38,7 +43,7 @@ class Files:
         Raises:
             ModelError: a file cannot be read, or ends early.
         """
-        memory = memoryview(into.numpy())
+        memory, began = memoryview(into.numpy()), time.perf_counter()
         reads = [
             self._readers.submit(self._fill, piece.path, place, memory[start : start + size])
             for piece in layout.pieces
@@ -46,7 +51,8 @@ class Files:
         ]
         for read in reads:
             read.result()
-        self.bytes_read += sum(size for piece in layout.pieces for _, _, size in _parts(piece, first, len(memory)))
+        self._seconds += time.perf_counter() - began
+        self._bytes += sum(size for piece in layout.pieces for _, _, size in _parts(piece, first, len(memory)))
 
     def close(self) -> None:
         """Gives the files back; a later read opens them again."""

@@ -73,6 +73,31 @@ class LayerStream:
         return sum(layer.layout.stored for layer in self._stored.values())
 
     @property
+    def layers(self) -> int:
+        """All decoder layers, those that stay on the device too."""
+        return self._layers
+
+    @property
+    def host(self) -> tuple[int, ...]:
+        """The layers that come from the host's memory."""
+        return tuple(number for number, layer in self._stored.items() if layer.part is not None)
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """The layers that are read from files for each sweep."""
+        return tuple(number for number, layer in self._stored.items() if layer.part is None)
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes that a sweep through all layers reads from files, all processes together."""
+        return sum(self._stored[number].layout.stored for number in self.files)
+
+    @property
+    def file_seconds(self) -> float:
+        """What reading them takes, at the rate at which this process has read so far, if every process does so."""
+        return self.file_bytes / (self._fetcher.read_rate * self._fetcher.processes)
+
+    @property
     def gathers(self) -> bool:
         """Whether several processes bring a part of each layer, so that all have to sweep alike."""
         return self._least is not None

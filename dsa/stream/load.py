@@ -11,17 +11,20 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 
+from ...errors import SettingError
 from ...system import processes
 from ..checkpoint.architectures import model_class
 from ..checkpoint.config import Checkpoint
 from ..checkpoint.dtypes import compute_dtype
-from ..checkpoint.load import rehearse
+from ..checkpoint.load import Placement, load_model, rehearse, stored_tensors
 from ..checkpoint.sites import decoder_layers, expected_indexers
 from ..checkpoint.stored.shards import Tensor
 from ..checkpoint.stored.weights import StoredWeights
 from .conversion import Conversion, Target
 from .fetch import Fetcher, StoredLayer, largest_run
+from .formats.foreign import Foreign
 from .formats.quantised import StoredFormat
+from .formats.recognise import check_tensors, checkpoint_format
 from .layers import LayerStream
 from .layout import TYPES, Layout, lay_out
 from .room import Homes, LayerSizes, Room, homes
@@ -41,7 +44,49 @@ class _Part:
     targets: Sequence[Target]
 
 
-def load(
+def load_measured(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, room: Room) -> Any:
+    """The model of a checkpoint to be measured: a layer at a time, or whole where only transformers reads its format.
+
+    Raises:
+        ModelError: weights that are damaged, in a format that nothing reads here, or not those of the config.
+        MeasurementError: the device is too small for one layer.
+    """
+    known = checkpoint_format(checkpoint)
+    if weights.pickled or isinstance(known, Foreign):
+        return load_model(checkpoint, weights, dtype, Placement())
+    return load_layers(checkpoint, weights, dtype, room, known)
+
+
+def load_whole(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, placement: Placement) -> Any:
+    """The model of a checkpoint to be used as a whole; transformers places it where ``placement`` says so.
+
+    Raises:
+        ModelError: see ``load_measured``.
+        SettingError: a device map for weights that are dequantised here.
+    """
+    check_stored(checkpoint, weights)
+    known = checkpoint_format(checkpoint)
+    if placement.device_map is None:
+        return load_measured(checkpoint, weights, dtype, Room())
+    if isinstance(known, StoredFormat):
+        raise SettingError(
+            f"the weights of {checkpoint.model_id!r}, in {known.words}, are dequantised onto one device, which a "
+            "device map does not do",
+            hint="leave --device-map out, or load a copy in bfloat16",
+        )
+    return load_model(checkpoint, weights, dtype, placement)
+
+
+def check_stored(checkpoint: Checkpoint, weights: StoredWeights) -> None:
+    """Holds a checkpoint's tensors, by their headers, against the format that its config names.
+
+    Raises:
+        ModelError: they are not in it.
+    """
+    check_tensors(checkpoint, stored_tensors(checkpoint, weights), checkpoint_format(checkpoint))
+
+
+def load_layers(
     checkpoint: Checkpoint, weights: StoredWeights, dtype: str, room: Room, known: StoredFormat | None = None
 ) -> Any:
     """The model in evaluation mode, gradients off, on this process's device as far as its weights have room there.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import MeasurementError
+from ..checkpoint.stored.footprint import Footprint
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int, g
     """
     if resident + sum(layer.plain for layer in layers) <= device:
         return Homes(tuple(range(len(layers))))
-    # The largest that runs, what it is made from, and the next one as stored.
-    moving = round(max(_CONVERSION * layer.plain + layer.stored for layer in layers))
+    moving = _moving(layers)
     left = device - resident - moving
     if left < 0:
         number = max(range(len(layers)), key=lambda number: layers[number].plain)
@@ -106,4 +106,17 @@ def _spread(count: int) -> list[int]:
 
 
 def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def least_on_device(footprint: Footprint | None) -> int:
+    """Bytes of a device without which not even one layer at a time can run; 0 where sizes are not known."""
+    if footprint is None:
+        return 0
+    sizes = [LayerSizes(*pair) for pair in zip(footprint.layers, footprint.plain, strict=True)]
+    return footprint.resident + min(sum(footprint.plain), _moving(sizes))
+
+
+def _moving(layers: Sequence[LayerSizes]) -> int:
+    """Bytes for the largest layer that runs, what it is made from, and the next one as stored."""
+    return round(max((_CONVERSION * layer.plain + layer.stored for layer in layers), default=0))

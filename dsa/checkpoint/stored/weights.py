@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
 from ....errors import ModelError
-from ..architectures import skeleton
 from ..config import Checkpoint, file_sha256
-from ..dtypes import config_dtype
 from ..hub import fetch_weights
 from .shards import Shard, Tensor, are_pickled, read_shards, weight_files
 
@@ -77,27 +75,6 @@ def find_weights(checkpoint: Checkpoint) -> StoredWeights:
     pickled = are_pickled(files)
     shards = () if pickled else tuple(read_shards(folder, files))
     return StoredWeights(folder, tuple(files), shards, pickled)
-
-
-def weights_bytes(checkpoint: Checkpoint, weights: StoredWeights, element_size: int) -> int:
-    """About what the weights take in memory, at ``element_size`` bytes a value, by their files' sizes.
-
-    Files are taken to hold values of the type that the config names: tensors of fewer bits are quantised, and
-    most of them stay so in memory.
-    """
-    stored = config_dtype(checkpoint)
-    return weights.size * element_size // (stored.itemsize if stored is not None else 2)
-
-
-def expected_weights_bytes(checkpoint: Checkpoint, element_size: int) -> int:
-    """Likewise by the config alone, of a checkpoint whose files need not be there; a byte a value if quantised.
-
-    Raises:
-        ModelError: the model cannot be built.
-    """
-    quantised = getattr(checkpoint.config, "quantization_config", None) is not None
-    model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
-    return int(sum(weight.numel() for weight in model.parameters())) * (1 if quantised else element_size)
 
 
 def identify_weights(
