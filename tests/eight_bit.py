@@ -14,7 +14,7 @@ DIVIDING = {
     "num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 128, "q_lora_rank": 128,
     "qk_rope_head_dim": 128, "qk_nope_head_dim": 128, "v_head_dim": 128, "index_head_dim": 128,
 }  # fmt: skip
-# Blocks do not divide kv_a_proj, of 576 rows as shipped checkpoints have it, experts of 192 and q_b_proj of 448 columns.
+# Blocks do not divide kv_a_proj, of 576 rows as shipped, nor experts of 192 rows, nor q_b_proj of 448 columns.
 RAGGED = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "q_lora_rank": 448, "moe_intermediate_size": 192}
 SETTINGS = {
     "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]

@@ -27,9 +27,10 @@ def _scaled_blocks(
     inside = (row < rows)[:, None] & (column < columns)
     place = (weight * rows + row)[:, None] * columns + column
     code = tl.load(codes + place, mask=inside, other=0).to(tl.int32)
-    # As fp16 of the same mantissa, whose exponent is biased by 15, not 7: 2^8 too small, and exact.
-    half = (((code & 0x80) << 8) | ((code & 0x7F) << 7)).to(tl.int16).to(tl.float16, bitcast=True)
-    value = tl.where((code & 0x7F) == 0x7F, float("nan"), half.to(tl.float32) * 256.0)
+    # As fp32 of the same mantissa, whose exponent is biased by 127, not 7: 2^120 too small, and exact.
+    bits = ((code & 0x80) << 24) | ((code & 0x7F) << 20)
+    value = bits.to(tl.float32, bitcast=True) * 1329227995784915872903807060280344576.0
+    value = tl.where((code & 0x7F) == 0x7F, float("nan"), value)
     if (BLOCK_ROWS % ROWS == 0) & (BLOCK_COLUMNS % COLUMNS == 0):  # one scale for all of it
         across = tl.program_id(0) * COLUMNS // BLOCK_COLUMNS
         scale = tl.load(scales + (weight * high + tl.program_id(1) * ROWS // BLOCK_ROWS) * wide + across)

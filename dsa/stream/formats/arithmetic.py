@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -25,10 +25,8 @@ def dequantised(weight: QuantisedWeight, tensors: Mapping[str, torch.Tensor], dt
         dtype: of the result.
 
     Raises:
-        ModelError: the numbers stand against the headers: another extent, or an impossible order of columns.
+        ModelError: an order of columns that cannot be.
     """
-    if weight.extent is not None:
-        _check_extent(weight, tensors[weight.extent])
     codes, scales = tensors[weight.codes], scale_values(tensors[weight.scales])
     if weight.encoding == "number" and weight.zeros is None and weight.order is None and _has_kernel(codes):
         from ..kernels import scaled_blocks
@@ -48,6 +46,23 @@ def dequantised(weight: QuantisedWeight, tensors: Mapping[str, torch.Tensor], dt
     for part, scale in _parts(values, grids[0], block):
         part.mul_(scale)
     return values.to(dtype)
+
+
+def check_extents(weights: Sequence[QuantisedWeight], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Holds the tensors that say shapes against the shapes that headers make; they are fetched all at once.
+
+    Raises:
+        ModelError: one says another shape.
+    """
+    said = [(weight, tensors[weight.extent]) for weight in weights if weight.extent is not None]
+    extents = torch.stack([extent.long() for _, extent in said]).tolist() if said else []
+    for (weight, _), extent in zip(said, extents, strict=True):
+        if tuple(extent) != weight.shape:
+            raise ModelError(
+                f"{weight.extent} says {extent}, where {weight.codes} and {weight.scales} make "
+                f"{list(weight.shape)}",
+                hint=FETCH_AGAIN,
+            )
 
 
 def scale_values(scales: torch.Tensor) -> torch.Tensor:
@@ -100,16 +115,6 @@ def _zero_points(weight: QuantisedWeight, zeros: torch.Tensor) -> torch.Tensor:
     if zeros.dtype == torch.int32:
         zeros = unpacked_integers(zeros.transpose(-1, -2), weight.bits, weight.shape[-2]).transpose(-1, -2)
     return zeros.float()
-
-
-def _check_extent(weight: QuantisedWeight, extent: torch.Tensor) -> None:
-    shape = tuple(int(length) for length in extent.tolist())
-    if shape != weight.shape:
-        raise ModelError(
-            f"{weight.extent} says {list(shape)}, where {weight.codes} and {weight.scales} make "
-            f"{list(weight.shape)}",
-            hint=FETCH_AGAIN,
-        )
 
 
 def _groups(weight: QuantisedWeight, order: torch.Tensor) -> torch.Tensor:

@@ -149,8 +149,8 @@ class StoredFormat(ABC):
         """Plain weights by name, made where the stored tensors are; ``tensors`` is empty after it.
 
         Tensors are taken out of ``tensors`` weight by weight, so that, where nobody else holds them, one weight
-        at most is there twice. Tensors that are not quantised pass as they are. Scales of activations are dropped:
-        weights do without.
+        at most is there twice. Tensors that are not quantised pass as they are; scales of activations are dropped,
+        as weights do without. A GPU is waited for only where stored tensors say shapes, once, or orders.
 
         Args:
             tensors: of a layer, or any part that has whole weights: as stored, by stored names.
@@ -159,9 +159,10 @@ class StoredFormat(ABC):
         Raises:
             ModelError: see ``weights``; or what only the numbers tell: another extent, an impossible order.
         """
-        from .arithmetic import dequantised
+        from .arithmetic import check_extents, dequantised
 
         weights = self.weights({name: header(tensor) for name, tensor in tensors.items()})
+        check_extents(weights, tensors)
         plain = {}
         for weight in weights:
             parts = {name: tensors.pop(name) for name in weight.stored}

@@ -5,7 +5,7 @@ import torch
 from packed_integers import packed
 from scaled_codes import codes_and_scales, same, weight
 
-from indexcache.dsa.stream.formats.arithmetic import dequantised
+from indexcache.dsa.stream.formats.arithmetic import check_extents, dequantised
 from indexcache.errors import ModelError
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -109,9 +109,8 @@ def test_packed_integers_equal_float64(bits, columns, group, centred):
     rows, groups = 5, columns // group
     codes, zeros = integers((rows, columns), bits), integers((rows, groups), bits, seed=1) * (not centred)
     scales = torch.rand(rows, groups).bfloat16()
-    tensors = {"codes": packed(codes, bits), "scales": scales, "extent": torch.tensor([rows, columns])}
-    tensors["zeros"] = packed(zeros.T, bits).T
-    parts = {"encoding": "integer", "bits": bits, "extent": "extent", "zeros": None if centred else "zeros"}
+    tensors = {"codes": packed(codes, bits), "scales": scales, "zeros": packed(zeros.T, bits).T}
+    parts = {"encoding": "integer", "bits": bits, "zeros": None if centred else "zeros"}
     made = dequantised(weight((rows, columns), (1, group), **parts), tensors, torch.bfloat16)
     wide = [grid.double().repeat_interleave(group, 1) for grid in (zeros, scales)]
     same(made, ((codes.double() - wide[0]) * wide[1]).bfloat16())
@@ -144,11 +143,8 @@ def test_columns_in_an_order_of_their_own(order):
 
 
 def test_another_extent_is_refused():
-    tensors = {
-        "codes": packed(integers((3, 12), 4), 4),
-        "scales": torch.ones(3, 1),
-        "extent": torch.tensor([3, 11]),
-    }
     parts = weight((3, 12), (1, 12), encoding="integer", bits=4, extent="extent")
+    without = weight((3, 12), (1, 12))
+    check_extents([without, parts], {"extent": torch.tensor([3, 12])})
     with pytest.raises(ModelError, match=r"extent says \[3, 11\], where codes and scales make \[3, 12\]"):
-        dequantised(parts, tensors, torch.float32)
+        check_extents([without, parts], {"extent": torch.tensor([3, 11])})

@@ -169,6 +169,12 @@ class TestLayers:
             weight: (header(tensor).dtype, header(tensor).shape) for weight, tensor in made.items()
         }
 
+    def test_that_say_another_shape_are_refused(self):
+        tensors, _ = int4_layer()
+        tensors["mlp.x.weight_shape"] = torch.tensor([9, 95])
+        with pytest.raises(ModelError, match=r"mlp\.x\.weight_shape says \[9, 95\]"):
+            stored_format(INT4, "m").plain(tensors, torch.bfloat16)
+
     def test_of_fp4_in_its_own_type_count_numbers(self):
         pairs = torch.zeros(4, 16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
         assert header(pairs) == Tensor("F4", (4, 32), 0, 64)
