@@ -171,7 +171,17 @@ def estimate(
     ),
 )
 @recipe_options(
-    *(*_ROOM, *_PLACED, "max_delta", "max_probe_delta", "gate", "confidence", "window", "windows", "beyond_positions"),
+    *(
+        *_ROOM,
+        *_PLACED,
+        "max_delta",
+        "max_probe_delta",
+        "gate",
+        "confidence",
+        "window",
+        "windows",
+        "beyond_positions",
+    ),
     *_TEXT,
     defaults={
         **{"confidence": "the plan's", "dataset": "the plan's", "dataset_split": "the plan's"},

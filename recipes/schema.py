@@ -80,7 +80,7 @@ class Recipe:
         ),
     ] = None
     device_map: Annotated[
-        str | None, Option(MODEL, "transformers' placement of a model that is not searched, e.g. auto", "one device")
+        str | None, Option(MODEL, "transformers' placement, of apply and bench alone, e.g. auto", "one device")
     ] = None
     offload_folder: Annotated[
         str | None, Option(MODEL, "where transformers puts weights that fit into no memory, with a device map")

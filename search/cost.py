@@ -150,8 +150,8 @@ class LayerCount:
             rows = self._shape.max_rows or max(1, len(patterns))
             for first in range(0, len(patterns), rows):
                 self.measure(patterns[first : first + rows], windows, on_path, alone)
-        windows = {(request.group, number) for request in requests for number in request.windows}
-        carried = SweepRows(len(windows), tuple(self._full), tuple(self._shared))
+        measured = {(request.group, number) for request in requests for number in request.windows}
+        carried = SweepRows(len(measured), tuple(self._full), tuple(self._shared))
         self._full, self._shared = [0] * self._shape.layers, [0] * self._shape.layers
         return carried
 

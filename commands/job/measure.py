@@ -161,9 +161,8 @@ def _room(checkpoint: Checkpoint, running: Running, length: int) -> Room:
         of_device = int(_USABLE * process_memory(device, together)) - needed
     if of_host is None:
         # Where the host's memory is the device, what does not fit there comes from files.
-        of_host = (
-            int(_FOR_HOST_LAYERS * free_memory(torch.device("cpu"))) * processes.host_count() if on_gpu else 0
-        )
+        free = free_memory(torch.device("cpu")) * processes.host_count() if on_gpu else 0
+        of_host = int(_FOR_HOST_LAYERS * free)
     return Room(max(0, of_device), of_host)
 
 

@@ -32,6 +32,7 @@ from ...system.console import Reporter
 from ...system.files import check_writable
 from .identity import model_identity
 from .measure import Running, running_on
+from .settings import room_of
 from .windows import ProbeRequest, build_windows, check_documents, check_window, default_window, token_identity
 
 MOST_AUTO_WINDOWS = 128

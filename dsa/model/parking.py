@@ -49,7 +49,8 @@ class Parking:
         self._parks = device.type == "cuda"
         self._runs: dict[int, list[torch.Tensor]] = {}
         if self._parks:
-            self._leaving, self._coming = torch.cuda.Stream(device), torch.cuda.Stream(device)
+            self._leaving: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._coming: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def park(self, state: State) -> ParkedState:
         """Lets ``state`` wait; nobody may hold on to it."""

@@ -53,7 +53,8 @@ class Fetcher:
         self._staging: torch.Tensor | None = None
         # Fetches are made in the order in which they were asked for, the same on every process.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="layers")
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"
+        self._stream: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._free: Any = None
         self.weight_bytes = 0
         """Bytes brought to this device so far."""

@@ -43,7 +43,8 @@ class Files:
         Raises:
             ModelError: a file cannot be read, or ends early.
         """
-        memory, began = memoryview(into.numpy()), time.perf_counter()
+        array: Any = into.numpy()
+        memory, began = memoryview(array), time.perf_counter()
         reads = [
             self._readers.submit(self._fill, piece.path, place, memory[start : start + size])
             for piece in layout.pieces

@@ -45,7 +45,7 @@ class _Part:
 
 
 def load_measured(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, room: Room) -> Any:
-    """The model of a checkpoint to be measured: a layer at a time, or whole where only transformers reads its format.
+    """The model of a checkpoint to be measured: a layer at a time, or whole where transformers alone reads it.
 
     Raises:
         ModelError: weights that are damaged, in a format that nothing reads here, or not those of the config.

@@ -25,7 +25,7 @@ def host_run(size: int, device: torch.device) -> torch.Tensor:
             f"the host has no {size / 1e9:.1f} GB left for weights", hint="lower --max-host-memory"
         ) from error
     if device.type == "cuda" and size:
-        runtime: Any = torch.cuda.cudart()
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         # Memory that cannot be pinned is copied from all the same, only more slowly.
         if int(runtime.cudaHostRegister(run.data_ptr(), size, 0)) == 0:
             weakref.finalize(run.untyped_storage(), runtime.cudaHostUnregister, run.data_ptr())
