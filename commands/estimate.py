@@ -20,6 +20,8 @@ from ..system import processes
 from ..system.console import Reporter, duration, new_console
 from ..system.exits import print_result
 from ..system.launching import speaks
+from .estimate_layouts import Prices, price_layouts, prices_document, prices_table
+from .estimate_machine import Pricing
 from .job.measure import load
 from .job.prepare import Intent, Job
 
@@ -30,6 +32,7 @@ class EstimateOutcome:
 
     Args:
         layer_seconds: of one layer on one window, full and shared; None where none was timed.
+        prices: on the machine that was asked about; None where none was.
     """
 
     model: str
@@ -42,6 +45,7 @@ class EstimateOutcome:
     window: int
     expected: ExpectedCost
     layer_seconds: tuple[float, float] | None
+    prices: Prices | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -53,13 +57,16 @@ class EstimateOutcome:
         return (full_layers * full + self.expected.shared_layer_windows * shared) / processes.process_count()
 
 
-def estimate(intent: Intent, timed: bool, reporter: Reporter) -> EstimateOutcome:
+def estimate(
+    intent: Intent, timed: bool, reporter: Reporter, pricing: Pricing | None = None
+) -> EstimateOutcome:
     """What a search will cost: counted from the config, then timed on one window of any tokens.
 
     Args:
         intent: the search; a ``Job``, whose text and folder were checked too, or less.
         timed: load the weights and time a window.
         reporter: told of progress.
+        pricing: a machine whose layouts are to be priced too.
 
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
@@ -71,6 +78,8 @@ def estimate(intent: Intent, timed: bool, reporter: Reporter) -> EstimateOutcome
         f"takes {expected.algorithm_1_layer_windows:,}; about {expected.layer_windows:,} in all"
     )
     windows, heldout, *_ = intent.window_counts
+    layer_seconds = _time_layers(intent, reporter) if timed else None
+    prices = None if pricing is None else price_layouts(intent, pricing, layer_seconds, reporter)
     return EstimateOutcome(
         model=checkpoint.model_id,
         sites=len(checkpoint.site_layers),
@@ -81,7 +90,8 @@ def estimate(intent: Intent, timed: bool, reporter: Reporter) -> EstimateOutcome
         heldout=heldout,
         window=length,
         expected=expected,
-        layer_seconds=_time_layers(intent, reporter) if timed else None,
+        layer_seconds=layer_seconds,
+        prices=prices,
     )
 
 
@@ -142,7 +152,8 @@ def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
         "seconds_per_full_layer": outcome.layer_seconds and outcome.layer_seconds[0],
         "seconds_per_shared_layer": outcome.layer_seconds and outcome.layer_seconds[1],
         "seconds": outcome.seconds,
-    }
+        "sweeps": expected.sweeps,
+    } | ({} if outcome.prices is None else prices_document(outcome.prices))
 
 
 def estimate_table(outcome: EstimateOutcome) -> None:
@@ -155,6 +166,7 @@ def estimate_table(outcome: EstimateOutcome) -> None:
         "to choose": f"about {expected.search_layer_windows:,} layer-windows; Algorithm 1 takes "
         f"{expected.algorithm_1_layer_windows:,}, {expected.fewer:.1f} times as many",
         "in all": f"about {expected.layer_windows:,} layer-windows, with baselines and checks",
+        "sweeps": f"about {expected.sweeps:,} passes over the layers",
         "time": "not timed"
         if seconds is None
         else f"about {duration(seconds)} of measuring, from one window here",
@@ -162,3 +174,5 @@ def estimate_table(outcome: EstimateOutcome) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     new_console(narrow=True).print(table)
+    if outcome.prices is not None:
+        prices_table(outcome.prices)
