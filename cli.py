@@ -152,14 +152,10 @@ def estimate(
             RUN,
         ),
     ] = None,
-    gpus: Annotated[
-        str | None, described("Price layouts on these GPUs, here or not: 8x80GB.", MACHINE)
-    ] = None,
+    gpus: Annotated[str | None, described("Price layouts on these GPUs, here or not: 8x80GB.", MACHINE)] = None,
     nodes: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Nodes with so many GPUs each [1].", show_envvar=False, rich_help_panel=MACHINE
-        ),
+        typer.Option(min=1, help="Nodes with so many GPUs each [1].", show_envvar=False, rich_help_panel=MACHINE),
     ] = None,
     ram: Annotated[str | None, described("Host memory of a node: 1TB.", MACHINE)] = None,
     disk_rate: Annotated[str | None, described("What a node reads from its disk [6GB/s].", MACHINE)] = None,
@@ -179,8 +175,8 @@ def estimate(
 ) -> None:
     """Say what a search will cost: layer-windows from the config alone, then seconds from one window.
 
-    Takes the options of search that change the cost, and needs no text. --no-time needs no weights. With --gpus it
-    says what fits where on such a machine, and the hours, from the config and the headers of weights that are here.
+    Takes the options of search that change the cost, and needs no text. --no-time needs no weights. --gpus says what
+    fits where on such a machine, and the hours, from the config and the headers of weights that are here.
     """
     from .commands.estimate_machine import pricing_of
     from .commands.job.settings import search_settings, trust_of

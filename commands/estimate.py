@@ -57,9 +57,7 @@ class EstimateOutcome:
         return (full_layers * full + self.expected.shared_layer_windows * shared) / processes.process_count()
 
 
-def estimate(
-    intent: Intent, timed: bool, reporter: Reporter, pricing: Pricing | None = None
-) -> EstimateOutcome:
+def estimate(intent: Intent, timed: bool, reporter: Reporter, pricing: Pricing | None = None) -> EstimateOutcome:
     """What a search will cost: counted from the config, then timed on one window of any tokens.
 
     Args:

@@ -159,7 +159,11 @@ def prices_table(prices: Prices) -> None:
 
 def _facts(prices: Prices) -> dict[str, str]:
     machine, footprint = prices.machine, prices.footprint
-    host = "host memory not given" if machine.host_bytes is None else f"{gigabytes(machine.host_bytes)} of host memory"
+    host = (
+        "host memory not given"
+        if machine.host_bytes is None
+        else f"{gigabytes(machine.host_bytes)} of host memory"
+    )
     nodes = f"{machine.nodes} nodes, each with " if machine.nodes > 1 else ""
     rates = {"disk-rate": f"disk {machine.disk_rate / 1e9:.3g} GB/s"}
     if machine.nodes > 1:
@@ -179,20 +183,21 @@ def _facts(prices: Prices) -> dict[str, str]:
 def _layout_table(layouts: list[Layout]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("weights wait in")
-    for heading in ("a GPU", "a node", "states kept", "sweeps", "a sweep", "time"):
+    for heading in ("a GPU", "a node", "kept at", "sweeps", "a sweep", "time"):
         table.add_column(heading, justify="right")
     table.add_column("waits for")
+    table.add_column("GPUs busy", justify="right")
     for layout in layouts:
         time = "unknown" if layout.seconds is None else duration(layout.seconds)
-        busy = "" if layout.busy is None else f"{layout.waits_for} (GPUs busy {layout.busy:.0%})"
         table.add_row(
             layout.name,
             gigabytes(layout.gpu_bytes),
             gigabytes(layout.host_bytes),
-            "at all layers" if layout.kept_states is None else f"at {layout.kept_states}",
+            "all" if layout.kept_states is None else f"{layout.kept_states}",
             f"{layout.sweeps:,}",
             gigabytes(layout.sweep_bytes),
             time,
-            busy,
+            layout.waits_for or "unknown",
+            "" if layout.busy is None else f"{layout.busy:.0%}",
         )
     return table

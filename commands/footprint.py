@@ -39,5 +39,7 @@ def footprint_rows(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def gigabytes(size: float) -> str:
-    """Bytes for people, in GB of 1000 to the third."""
+    """Bytes for people, in GB of 1000 to the third, or MB."""
+    if size < 1e9:
+        return f"{size / 1e6:,.3g} MB"
     return f"{size / 1e9:,.0f} GB" if size >= 1e10 else f"{size / 1e9:,.3g} GB"

@@ -62,7 +62,7 @@ class Layout:
         sweeps: passes over the layers.
         moved_bytes: that come to each GPU in all sweeps, from wherever they lie.
         seconds: of all sweeps; None where layers' times are not known.
-        busy: share of the seconds in which a GPU computes that has rows at all.
+        busy: share of the seconds in which a GPU computes, on average: it may wait for weights, or have no window.
         waits_for: what takes longest: ``compute``, or the link that the rest waits for.
     """
 
@@ -107,13 +107,11 @@ def _priced(
     kept = _kept_states(machine, model, gpu, host + parked)
     cost = expected(kept)
     links = _links(name, machine)
-    moved = sum(
-        model.stored[layer] for sweep in cost.sweep_rows for layer in _layers_run(sweep) if name != MEMORY
-    )
-    seconds, computing = _seconds(cost.sweep_rows, machine.processes, model, sum(links.values()))
+    moved = sum(model.stored[layer] for sweep in cost.sweep_rows for layer in _layers_run(sweep) if name != MEMORY)
+    times = _times(cost.sweep_rows, machine.processes, model, sum(links.values()))
     waits = None
-    if seconds is not None:
-        waits = COMPUTE if seconds - computing <= _NOTEWORTHY * seconds else max(links, key=links.__getitem__)
+    if times is not None:
+        waits = COMPUTE if times.waiting <= _NOTEWORTHY * times.total else max(links, key=links.__getitem__)
     return Layout(
         name=name,
         reason=_reason(name, machine, gpu, host + parked),
@@ -123,8 +121,8 @@ def _priced(
         layer_windows=cost.layer_windows,
         sweeps=cost.sweeps,
         moved_bytes=moved,
-        seconds=seconds,
-        busy=None if seconds is None else computing / seconds if seconds else 1.0,
+        seconds=times and times.total,
+        busy=times and times.working / times.total,
         waits_for=waits,
     )
 
@@ -188,27 +186,39 @@ def _layers_run(sweep: SweepRows) -> list[int]:
     return [layer for layer, rows in enumerate(zip(sweep.full, sweep.shared, strict=True)) if any(rows)]
 
 
-def _seconds(
+@dataclass(frozen=True)
+class _Times:
+    """Seconds of all sweeps: together, those in which every GPU waits for weights, and an average GPU's work."""
+
+    total: float
+    waiting: float
+    working: float
+
+
+def _times(
     sweeps: tuple[SweepRows, ...], processes: int, model: StreamedModel, byte_seconds: float
-) -> tuple[float | None, float]:
-    """Seconds of all sweeps, and those in which the busiest GPU computes.
+) -> _Times | None:
+    """Times of all sweeps; None where those of layers are not known.
 
     A layer computes while the next one comes; nothing hides the coming of a sweep's first one.
     """
     if model.seconds is None:
-        return None, 0.0
-    total = computing = 0.0
+        return None
+    total = waiting = working = 0.0
     for sweep in sweeps:
         share, layers = _share(sweep, processes), _layers_run(sweep)
         coming = [byte_seconds * model.stored[layer] for layer in layers]
+        waiting += sum(coming[:1])
         total += sum(coming[:1])
         for layer, following in zip(layers, [*coming[1:], 0.0], strict=True):
             full, shared = model.seconds[layer]
-            rows = share * (sweep.full[layer] * full + sweep.shared[layer] * shared)
-            work = rows + model.dequantising_seconds(layer)
-            computing += work
-            total += max(work, following)
-    return total, computing
+            rows = sweep.full[layer] * full + sweep.shared[layer] * shared
+            dequantising = model.dequantising_seconds(layer)
+            longest = share * rows + dequantising
+            total += max(longest, following)
+            waiting += max(0.0, following - longest)
+            working += rows / processes + dequantising
+    return _Times(total, waiting, working)
 
 
 def _reason(name: str, machine: Machine, gpu_bytes: int, host_bytes: int) -> str:

@@ -17,7 +17,9 @@ def test_sizes(text, size):
     assert byte_size("ram", text) == size
 
 
-@pytest.mark.parametrize("text", ["", "80", "GB", "80G", "0GB", "-1GB", "1e3GB", "80GB/s", "8x80GB", "9999999PB", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "80", "GB", "80G", "0GB", "-1GB", "1e3GB", "80GB/s", "8x80GB", "9999999PB", "nan"]
+)
 def test_what_is_no_size_is_told_the_form(text):
     with pytest.raises(SettingError) as caught:
         byte_size("ram", text)
@@ -34,7 +36,12 @@ def test_rates():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("8x141GB", (8, 141 * 10**9)), ("80GB", (1, 80 * 10**9)), ("2 X 80GiB", (2, 80 << 30)), ("4×24GB", (4, 24 * 10**9))],
+    [
+        ("8x141GB", (8, 141 * 10**9)),
+        ("80GB", (1, 80 * 10**9)),
+        ("2 X 80GiB", (2, 80 << 30)),
+        ("4×24GB", (4, 24 * 10**9)),
+    ],
 )
 def test_devices(text, expected):
     assert devices("gpus", text) == expected

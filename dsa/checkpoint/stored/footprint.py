@@ -15,7 +15,9 @@ from .shards import Tensor, are_pickled, read_shards, weight_files
 from .unread import unread
 
 _LAYER = re.compile(r"(?:\w+\.)*?layers\.(\d+)\.")
-_SCALES = re.compile(r"_scale(?:_inv)?$|\.(?:scale|qscale_weight|scales|weight_shape|qzeros|g_idx|weight_zero_point)$")
+_SCALES = re.compile(
+    r"_scale(?:_inv)?$|\.(?:scale|qscale_weight|scales|weight_shape|qzeros|g_idx|weight_zero_point)$"
+)
 _VALUE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 _NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 

@@ -57,6 +57,8 @@ def test_several_gpus_share_windows_and_bytes():
     pair = priced(Machine(2, 80 * GB, host_bytes=100 * GB), model())
     # Two windows of four for each; one window keeps one GPU busy, whatever the other does.
     assert pair[layouts.MEMORY].seconds == pytest.approx(14 / 2 + 1.5)
+    assert pair[layouts.MEMORY].busy == pytest.approx(15.5 / 2 / 8.5)
+    assert pair[layouts.MEMORY].waits_for == "compute"
     assert pair[layouts.SHARED_OUT].gpu_bytes == (25 + 20 + 20 + 2) * GB
     gathered = GB / 2 / machine.GPU_LINK
     first = 10 * gathered + max(2, 20 * gathered) + max(2.5, 20 * gathered) + 2.5

@@ -59,7 +59,9 @@ def test_glm_5_in_bf16_takes_what_it_is_said_to(tmp_path):
 
 
 def test_headers_of_a_shard_that_is_missing_are_not_read(published, tmp_path):
-    shutil.copytree(published, tmp_path / "copy", copy_function=shutil.copy2, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(
+        published, tmp_path / "copy", copy_function=shutil.copy2, ignore=shutil.ignore_patterns("*.safetensors")
+    )
     bytes_of = footprint(open_checkpoint(str(tmp_path / "copy")))
     assert (bytes_of.files, "lacks 'model-00001-of-00163.safetensors'" in bytes_of.missing) == (None, True)
 
