@@ -175,8 +175,8 @@ def estimate(
 ) -> None:
     """Say what a search will cost: layer-windows from the config alone, then seconds from one window.
 
-    Takes the options of search that change the cost, and needs no text. --no-time needs no weights. --gpus says what
-    fits where on such a machine, and the hours, from the config and the headers of weights that are here.
+    Takes the options of search that change the cost, and needs no text. --no-time needs no weights. --gpus says
+    what fits where on such a machine, and the hours, from the config and the headers of weights that are here.
     """
     from .commands.estimate_machine import pricing_of
     from .commands.job.settings import search_settings, trust_of

@@ -69,8 +69,8 @@ def price_layouts(
     bytes_of = footprint(checkpoint, size)
     if bytes_of is None:
         raise ModelError(
-            f"how large the layers of {checkpoint.model_id!r} are cannot be told by its config, and its weights are "
-            "not here",
+            f"how large the layers of {checkpoint.model_id!r} are cannot be told by its config, and no whole "
+            "weights are here",
             hint="fetch its safetensors files: their headers tell",
         )
     times, origin = _times(intent, pricing, timed_here)

@@ -36,7 +36,7 @@ def write(folder, config, tensors, shards):
 
 
 def deepseek_v32_tensors(config):
-    """Names, types and shapes of DeepSeek-V3.2 as published: FP8 with scales, and a layer that predicts further."""
+    """Names, types and shapes of DeepSeek-V3.2 as published: FP8, scales, and a layer that predicts further."""
     hidden, vocabulary, layers = config["hidden_size"], config["vocab_size"], config["num_hidden_layers"]
     tensors = {
         "model.embed_tokens.weight": ("BF16", [vocabulary, hidden]),

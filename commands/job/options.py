@@ -160,7 +160,7 @@ def _in_words(default: object) -> str | None:
 
 
 def in_groups(options: Sequence[Any]) -> dict[str, list[Any]]:
-    """Options by the group that their help stands in, in the order of ``GROUPS``; a machine's and those of none last."""
+    """Options by the group that their help stands in, in the order of ``GROUPS``; a machine's, and last others."""
     groups: dict[str, list[Any]] = {}
     for name in (*GROUPS, MACHINE, None):
         members = [option for option in options if getattr(option, "rich_help_panel", None) == name]

@@ -50,7 +50,7 @@ def row_bytes(config: Any, tokens: int, element_size: int, selection_width: int)
 
 
 def parked_bytes(config: Any, tokens: int, element_size: int, selection_width: int) -> int:
-    """Memory of one window of ``tokens`` in one state while it waits between layers: the state and its selection."""
+    """Memory of one window of ``tokens`` while it waits between layers: its state and its selection."""
     text = text_config(config)
     return int(tokens * (_streams(text) * text.hidden_size * element_size + 4 * selection_width))
 

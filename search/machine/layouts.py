@@ -1,4 +1,4 @@
-"""Prices the places where weights can wait, sweep by sweep: bytes of memory, bytes moved, seconds, and what waits."""
+"""Prices the places where weights can wait, sweep by sweep: memory, bytes moved, seconds, and what waits."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def _priced(
         layer_windows=cost.layer_windows,
         sweeps=cost.sweeps,
         moved_bytes=moved,
-        seconds=times and times.total,
-        busy=times and times.working / times.total,
+        seconds=None if times is None else times.total,
+        busy=None if times is None else times.working / times.total,
         waits_for=waits,
     )
 
@@ -223,9 +223,11 @@ def _times(
 
 def _reason(name: str, machine: Machine, gpu_bytes: int, host_bytes: int) -> str:
     if gpu_bytes > machine.gpu_bytes:
-        return f"does not fit: it needs {gpu_bytes / 1e9:,.0f} GB on each GPU, which has {machine.gpu_bytes / 1e9:,.0f}"
+        needed, there = (f"{size / 1e9:,.0f}" for size in (gpu_bytes, machine.gpu_bytes))
+        return f"does not fit: it needs {needed} GB on each GPU, which has {there}"
     if machine.host_bytes is None:
         return "not known to fit, as no host memory was given: add --ram" if name == HOST else ""
     if host_bytes > machine.host_bytes:
-        return f"does not fit: it needs {host_bytes / 1e9:,.0f} GB of host memory, a node has {machine.host_bytes / 1e9:,.0f}"
+        needed, there = (f"{size / 1e9:,.0f}" for size in (host_bytes, machine.host_bytes))
+        return f"does not fit: it needs {needed} GB of host memory, a node has {there}"
     return ""

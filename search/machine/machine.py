@@ -76,6 +76,6 @@ def disk_warning(size: float, rate: float, sweeps: int, compute_seconds: float) 
     if reading <= compute_seconds:
         return None
     return (
-        f"a sweep reads {size / 1e9:,.1f} GB, about {duration(reading)} at {rate / 1e9:.3g} GB/s, and computes for "
-        f"{duration(compute_seconds)}: about {sweeps:,} sweeps take at least {duration(sweeps * reading)}"
+        f"a sweep reads {size / 1e9:,.1f} GB, about {duration(reading)} at {rate / 1e9:.3g} GB/s, and computes "
+        f"for {duration(compute_seconds)}: about {sweeps:,} sweeps take at least {duration(sweeps * reading)}"
     )

@@ -9,7 +9,8 @@ from indexcache.recipes.numbers import byte_rate, byte_size, devices
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        ("80GB", 80 * 10**9), ("1TB", 10**12), ("64GiB", 64 << 30), ("1.5 tb", 15 * 10**11), ("1,5TB", 15 * 10**11),
+        ("80GB", 80 * 10**9), ("1TB", 10**12), ("64GiB", 64 << 30), ("1.5 tb", 15 * 10**11),
+        ("1,5TB", 15 * 10**11),
         (" 900 MB ", 900 * 10**6), ("0.5KiB", 512), ("1PB", 10**15),
     ],
 )  # fmt: skip
@@ -30,7 +31,7 @@ def test_rates():
     assert byte_rate("disk-rate", "6GB/s") == 6 * 10**9
     assert byte_rate("disk-rate", "900 MiB / s") == 900 << 20
     for text in ("6GB", "6/s", "6Gb/h", "GB/s", ""):
-        with pytest.raises(SettingError, match="e.g. 6GB/s or 900MB/s|--disk-rate is"):
+        with pytest.raises(SettingError, match=r"--disk-rate is .*"):
             byte_rate("disk-rate", text)
 
 
@@ -40,7 +41,7 @@ def test_rates():
         ("8x141GB", (8, 141 * 10**9)),
         ("80GB", (1, 80 * 10**9)),
         ("2 X 80GiB", (2, 80 << 30)),
-        ("4×24GB", (4, 24 * 10**9)),
+        ("4*24GB", (4, 24 * 10**9)),
     ],
 )
 def test_devices(text, expected):

@@ -1,4 +1,4 @@
-"""Bytes of checkpoints by their headers and by their configs, held against each other and against what is published."""
+"""Bytes of checkpoints by headers and by configs, held against each other and against what is published."""
 
 import json
 import shutil
