@@ -12,6 +12,7 @@ import typer
 from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
+    MACHINE,
     JsonFlag,
     MovedModel,
     PickleFlag,
@@ -129,7 +130,12 @@ def search(
         search_command.hold(outcome, settings)
 
 
-@app.command(examples=("indexcache estimate --model ./DeepSeek-V3.2 --keep 0.25 --no-time",))
+@app.command(
+    examples=(
+        "indexcache estimate --model ./DeepSeek-V3.2 --keep 0.25 --no-time",
+        "indexcache estimate --model ./DeepSeek-V3.2 --keep 0.25 --window 32768 --gpus 8x80GB --ram 1TB",
+    )
+)
 @recipe_options(*_COUNTED)
 def estimate(
     context: typer.Context,
@@ -139,8 +145,30 @@ def estimate(
         bool, named("--all", "INDEXCACHE_ESTIMATE_ALL", "Search on to one full site.", SEARCH)
     ] = False,
     timed: Annotated[
-        bool, named("--time/--no-time", "INDEXCACHE_ESTIMATE_TIME", "Load the weights and time a window.", RUN)
-    ] = True,
+        bool | None,
+        named(
+            "--time/--no-time",
+            "INDEXCACHE_ESTIMATE_TIME",
+            "Load the weights and time a window [yes; no with --gpus].",
+            RUN,
+        ),
+    ] = None,
+    gpus: Annotated[str | None, described("Price layouts on these GPUs, here or not: 8x80GB.", MACHINE)] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Nodes with so many GPUs each [1].", show_envvar=False, rich_help_panel=MACHINE),
+    ] = None,
+    ram: Annotated[str | None, described("Host memory of a node: 1TB.", MACHINE)] = None,
+    disk_rate: Annotated[str | None, described("What a node reads from its disk [6GB/s].", MACHINE)] = None,
+    network_rate: Annotated[
+        str | None, described("What a node receives from the others [25GB/s].", MACHINE)
+    ] = None,
+    layer_seconds: Annotated[
+        str | None,
+        described(
+            "Seconds of a full and of a shared layer for a window on such a GPU: 0.211,0.184 [an H100's].", MACHINE
+        ),
+    ] = None,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
@@ -148,10 +176,14 @@ def estimate(
 ) -> None:
     """Say what a search will cost: layer-windows from the config alone, then seconds from one window.
 
-    Takes the options of search that change the cost, and needs no text. --no-time needs no weights.
+    Takes the options of search that change the cost, and needs no text. --no-time needs no weights. --gpus says
+    what fits where on such a machine, and the hours, from the config and the headers of weights that are here.
     """
+    from .commands.estimate_machine import pricing_of
     from .commands.job.settings import search_settings, trust_of
 
+    pricing = pricing_of(gpus, nodes, ram, disk_rate, network_rate, layer_seconds)
+    timed = pricing is None if timed is None else timed
     settings, goal = search_settings(context, recipe, fields, to_one)
     reach(settings.model, settings.revision)
     with working(quiet, loads_model=timed) as reporter:
@@ -159,7 +191,7 @@ def estimate(
         from .commands.job.prepare import intend
 
         intent = intend(settings, goal, trust_of(trust_remote_code, allow_pickle), reporter)
-        outcome = estimate_command.estimate(intent, timed, reporter)
+        outcome = estimate_command.estimate(intent, timed, reporter, pricing)
     estimate_command.show(outcome, as_json)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..dsa.checkpoint.stored.weights import StoredWeights, find_weights
+from ..dsa.checkpoint.stored.weights import find_weights
 from ..dsa.model.evaluator import Evaluator
 from ..dsa.model.losses import PatternLosses
 from ..dsa.model.tail import Window
@@ -17,13 +17,13 @@ from ..evaluate import CALIBRATION
 from ..pattern import Pattern
 from ..search.estimate import ExpectedCost
 from ..system import processes
-from ..system.console import Reporter, byte_count, duration, new_console
+from ..system.console import Reporter, duration, new_console
 from ..system.exits import print_result
 from ..system.launching import speaks
+from .estimate_layouts import Prices, price_layouts, prices_document, prices_table
+from .estimate_machine import Pricing
 from .job.measure import load
 from .job.prepare import Intent, Job
-
-_NO_TIME = "--no-time counts without weights"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class EstimateOutcome:
 
     Args:
         layer_seconds: of one layer on one window, full and shared; None where none was timed.
-        sweep_bytes: of the weights that a sweep reads where they stream, as stored; None where no file is at hand.
+        prices: on the machine that was asked about; None where none was.
     """
 
     model: str
@@ -45,12 +45,7 @@ class EstimateOutcome:
     window: int
     expected: ExpectedCost
     layer_seconds: tuple[float, float] | None
-    sweep_bytes: int | None = None
-
-    @property
-    def weight_bytes(self) -> int | None:
-        """Bytes of weights that all sweeps read where they stream."""
-        return None if self.sweep_bytes is None else self.sweep_bytes * self.expected.sweeps
+    prices: Prices | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -62,13 +57,14 @@ class EstimateOutcome:
         return (full_layers * full + self.expected.shared_layer_windows * shared) / processes.process_count()
 
 
-def estimate(intent: Intent, timed: bool, reporter: Reporter) -> EstimateOutcome:
+def estimate(intent: Intent, timed: bool, reporter: Reporter, pricing: Pricing | None = None) -> EstimateOutcome:
     """What a search will cost: counted from the config, then timed on one window of any tokens.
 
     Args:
         intent: the search; a ``Job``, whose text and folder were checked too, or less.
         timed: load the weights and time a window.
         reporter: told of progress.
+        pricing: a machine whose layouts are to be priced too.
 
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
@@ -80,7 +76,8 @@ def estimate(intent: Intent, timed: bool, reporter: Reporter) -> EstimateOutcome
         f"takes {expected.algorithm_1_layer_windows:,}; about {expected.layer_windows:,} in all"
     )
     windows, heldout, *_ = intent.window_counts
-    weights = _weights(intent, timed)
+    layer_seconds = _time_layers(intent, reporter) if timed else None
+    prices = None if pricing is None else price_layouts(intent, pricing, layer_seconds, reporter)
     return EstimateOutcome(
         model=checkpoint.model_id,
         sites=len(checkpoint.site_layers),
@@ -91,40 +88,21 @@ def estimate(intent: Intent, timed: bool, reporter: Reporter) -> EstimateOutcome
         heldout=heldout,
         window=length,
         expected=expected,
-        layer_seconds=_time_layers(intent, weights, reporter) if timed and weights is not None else None,
-        sweep_bytes=None if weights is None else weights.sweep_bytes(checkpoint.layers),
+        layer_seconds=layer_seconds,
+        prices=prices,
     )
 
 
-def _weights(intent: Intent, timed: bool) -> StoredWeights | None:
-    """The weights on disk; those that nothing is timed with need not be there, and are not downloaded.
-
-    Raises:
-        ModelError: they are needed, and there are none, or they are damaged.
-    """
-    checkpoint = intent.checkpoint
-    if isinstance(intent, Job):
-        return intent.weights
-
-    def look() -> StoredWeights | None:
-        try:
-            return find_weights(checkpoint) if timed or checkpoint.revision is None else None
-        except ModelError as error:
-            if timed:
-                error.hint = error.hint or _NO_TIME
-                raise
-            return None
-
-    return processes.run_on_main(look)
-
-
-def _time_layers(intent: Intent, weights: StoredWeights, reporter: Reporter) -> tuple[float, float]:
+def _time_layers(intent: Intent, reporter: Reporter) -> tuple[float, float]:
     """Seconds of a full and of a shared layer on one window, its loss included; a first run warms up."""
     checkpoint, length = intent.checkpoint, intent.length
     try:
+        weights = (
+            intent.weights if isinstance(intent, Job) else processes.run_on_main(lambda: find_weights(checkpoint))
+        )
         model = load(checkpoint, weights, intent.running, length, reporter).model
     except ModelError as error:
-        error.hint = error.hint or _NO_TIME
+        error.hint = error.hint or "--no-time counts without weights"
         raise
     reporter.doing("timing a window")
     losses = PatternLosses(model, checkpoint.site_layers)
@@ -168,14 +146,12 @@ def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
         "layer_windows": expected.layer_windows,
         "search_layer_windows": expected.search_layer_windows,
         "algorithm_1_layer_windows": expected.algorithm_1_layer_windows,
-        "sweeps": expected.sweeps,
-        "weight_bytes_a_sweep": outcome.sweep_bytes,
-        "weight_bytes": outcome.weight_bytes,
         "fewer": round(expected.fewer, 2),
         "seconds_per_full_layer": outcome.layer_seconds and outcome.layer_seconds[0],
         "seconds_per_shared_layer": outcome.layer_seconds and outcome.layer_seconds[1],
         "seconds": outcome.seconds,
-    }
+        "sweeps": expected.sweeps,
+    } | ({} if outcome.prices is None else prices_document(outcome.prices))
 
 
 def estimate_table(outcome: EstimateOutcome) -> None:
@@ -188,7 +164,7 @@ def estimate_table(outcome: EstimateOutcome) -> None:
         "to choose": f"about {expected.search_layer_windows:,} layer-windows; Algorithm 1 takes "
         f"{expected.algorithm_1_layer_windows:,}, {expected.fewer:.1f} times as many",
         "in all": f"about {expected.layer_windows:,} layer-windows, with baselines and checks",
-        "sweeps": _sweeps(outcome),
+        "sweeps": f"about {expected.sweeps:,} passes over the layers",
         "time": "not timed"
         if seconds is None
         else f"about {duration(seconds)} of measuring, from one window here",
@@ -196,12 +172,5 @@ def estimate_table(outcome: EstimateOutcome) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     new_console(narrow=True).print(table)
-
-
-def _sweeps(outcome: EstimateOutcome) -> str:
-    """How often the weights are passed over, and what that moves where they stream."""
-    passes = f"about {outcome.expected.sweeps:,} passes over the layers"
-    if outcome.sweep_bytes is None or outcome.weight_bytes is None:
-        return passes
-    once, always = byte_count(outcome.sweep_bytes), byte_count(outcome.weight_bytes)
-    return f"{passes}; where weights stream, {once} of them a pass and {always} in all"
+    if outcome.prices is not None:
+        prices_table(outcome.prices)

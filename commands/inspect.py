@@ -10,11 +10,13 @@ from ..errors import one_line
 from ..pattern import kept_sites, layer_ranges
 from ..system.console import Reporter, new_console
 from ..system.exits import print_result
+from .footprint import footprint_document, footprint_rows
 from .job.start import load_libraries
 
 if TYPE_CHECKING:
     from ..dsa.checkpoint.config import Checkpoint
     from ..dsa.checkpoint.sizes.count import Sizes
+    from ..dsa.checkpoint.stored.footprint import Footprint
 
 
 def inspect(model: str, revision: str | None, trust_remote_code: bool, reporter: Reporter) -> dict[str, Any]:
@@ -25,6 +27,7 @@ def inspect(model: str, revision: str | None, trust_remote_code: bool, reporter:
     """
     from ..dsa.checkpoint.config import Trust, open_checkpoint, open_plain_checkpoint
     from ..dsa.checkpoint.sizes.count import count_sizes, measure_sizes
+    from ..dsa.checkpoint.stored.footprint import footprint
     from ..dsa.checkpoint.torchless import without_torch
 
     reporter.doing(f"reading {model}")
@@ -33,11 +36,11 @@ def inspect(model: str, revision: str | None, trust_remote_code: bool, reporter:
         plain = open_plain_checkpoint(model, revision, trust)
         sizes = None if plain is None else count_sizes(plain)
         if plain is not None and sizes is not None:
-            return inspect_document(plain, sizes)
+            return inspect_document(plain, sizes, footprint(plain))
     load_libraries(reporter)
     checkpoint = open_checkpoint(model, revision, trust)
     reporter.doing("counting parameters")
-    return inspect_document(checkpoint, measure_sizes(checkpoint))
+    return inspect_document(checkpoint, measure_sizes(checkpoint), footprint(checkpoint))
 
 
 def show(document: dict[str, Any], as_json: bool) -> None:
@@ -48,7 +51,7 @@ def show(document: dict[str, Any], as_json: bool) -> None:
         inspect_table(document)
 
 
-def inspect_document(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, Any]:
+def inspect_document(checkpoint: Checkpoint, sizes: Sizes, stored: Footprint | None) -> dict[str, Any]:
     """A checkpoint's facts as JSON."""
     text, family, sites = checkpoint.text, checkpoint.family, len(checkpoint.site_layers)
     return {
@@ -72,6 +75,7 @@ def inspect_document(checkpoint: Checkpoint, sizes: Sizes) -> dict[str, Any]:
         "parameters": sizes.parameters,
         "indexer_parameters": sizes.indexer_parameters,
         "idle_parameters": sizes.idle_parameters,
+        **footprint_document(stored),
         "kept_at_half": kept_sites(sites, 0.5),
         "kept_at_quarter": kept_sites(sites, 0.25),
         "kept_at_eighth": kept_sites(sites, 0.125),
@@ -92,6 +96,7 @@ def inspect_table(document: dict[str, Any]) -> None:
         "indexer": f"{document['index_heads']} heads of {document['index_head_dim']}",
         "parameters": f"{document['parameters']:,}, {document['indexer_parameters']:,} of them in indexers"
         + (idle if document["idle_parameters"] else ""),
+        **footprint_rows(document),
         "kept at 1/2, 1/4, 1/8": ", ".join(
             str(document[f"kept_at_{part}"]) for part in ("half", "quarter", "eighth")
         ),

@@ -115,7 +115,7 @@ def devices(option: str, text: str) -> tuple[int, int]:
     Raises:
         SettingError: neither; names ``option``.
     """
-    match = re.fullmatch(r"(?:(\d{1,6})\s*[x×*]\s*)?(.+)", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(?:(\d{1,6})\s*[x*]\s*)?(.+)", text.strip(), re.IGNORECASE)
     count, size = (int(match[1] or 1), _bytes(match[2])) if match else (0, None)
     if not count or size is None:
         raise SettingError(

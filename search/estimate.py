@@ -64,8 +64,7 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
     """Goes through the search with made-up losses and counts what a model would have had to run.
 
     For ``exact`` and ``blocks`` the count is off only by which sites happen to go. What ``fast`` and
-    refinement take depends on the losses, so theirs is a guess. States are taken to fit in memory as far as ``shape``
-    says.
+    refinement take depends on the losses, so theirs is a guess. States are kept as far as ``shape`` says.
 
     Args:
         shape: of the search.

@@ -65,6 +65,7 @@ MAY_IMPORT_IN_SEARCH = {
     "goal": {"gate", "objective", "strategies"},
     "search": {"gate", "goal", "losses", "objective", "resamples", "sample_size", "strategies"},
     "estimate": {"cost", "goal", "search"},
+    "machine": {"cost", "estimate"},
     "plan": {"cost", "gate", "goal", "losses", "sample_size", "search", "strategies"},
     "report": {"gate", "plan"},
     "run": {"cost", "plan", "report"},

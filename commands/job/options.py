@@ -16,6 +16,8 @@ from ...search.export.engines import ENGINES as _ENGINES
 
 ENGINES = "{} or {}".format(", ".join([*_ENGINES][:-1]), [*_ENGINES][-1])
 """The names of all engines, as a sentence lists them."""
+MACHINE = "Machine"
+"""The group of options that describe a machine, which no recipe does."""
 
 
 def described(help_text: str, group: str | None = None) -> Any:
@@ -158,9 +160,9 @@ def _in_words(default: object) -> str | None:
 
 
 def in_groups(options: Sequence[Any]) -> dict[str, list[Any]]:
-    """Options by the group that their help stands in, in the order of ``GROUPS``; those of none come last."""
+    """Options by the group that their help stands in, in the order of ``GROUPS``; a machine's, and last others."""
     groups: dict[str, list[Any]] = {}
-    for name in (*GROUPS, None):
+    for name in (*GROUPS, MACHINE, None):
         members = [option for option in options if getattr(option, "rich_help_panel", None) == name]
         if members:
             groups[name or "Options"] = members

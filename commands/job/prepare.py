@@ -72,8 +72,8 @@ class Intent:
         """Whether the loss on key tokens chooses, and so is measured on all windows."""
         return self.method.objective == "key-loss"
 
-    def expected(self, reporter: Reporter) -> ExpectedCost:
-        """What the search will cost."""
+    def expected(self, reporter: Reporter, kept_states: int | None = None) -> ExpectedCost:
+        """What the search will cost, where states are kept at ``kept_states`` layers; at every site by default."""
         reporter.doing("counting what the search will run")
         checkpoint = self.checkpoint
         shape = Shape(
@@ -83,6 +83,7 @@ class Intent:
             self.running.max_rows,
             COST_WINDOWS,
             checkpoint.shared_layers,
+            kept_states,
         )
         return expected_cost(shape, self.goal, self.method, self.measures_overlap)
 

@@ -49,6 +49,12 @@ def row_bytes(config: Any, tokens: int, element_size: int, selection_width: int)
     return int(tokens * (_COPIES * hidden + 4 * selection_width))
 
 
+def parked_bytes(config: Any, tokens: int, element_size: int, selection_width: int) -> int:
+    """Memory of one window of ``tokens`` while it waits between layers: its state and its selection."""
+    text = text_config(config)
+    return int(tokens * (_streams(text) * text.hidden_size * element_size + 4 * selection_width))
+
+
 def _streams(text: Any) -> int:
     """How many hidden states a token has: hyper connections keep several."""
     return int(getattr(text, "hc_mult", None) or getattr(text, "hc_count", None) or 1)

@@ -3,9 +3,12 @@
 import json
 import shutil
 
+import published_checkpoints
 import pytest
 from command_lines import lines, search_arguments
 from paper_model import on_paper
+
+from indexcache.commands import estimate as estimate_command
 
 
 class TestEstimate:
@@ -80,3 +83,118 @@ class TestEstimate:
         arguments = ["--model", tmp_path, "--keep", "0.5", "--strategy", "blocks", "--blocks", 4]
         code, out, err = run_cli("estimate", *arguments)
         assert (code, out, "4 blocks keep at least 4" in err) == (2, "", True)
+
+
+class TestLayouts:
+    @pytest.fixture
+    def price(self, run_cli, tmp_path, monkeypatch):
+        """Prices the paper's search of a published model, of which only the config is here."""
+        monkeypatch.setattr(estimate_command, "load", lambda *_: pytest.fail("the weights were loaded"))
+
+        def run(config, *options):
+            (tmp_path / "config.json").write_text(json.dumps(config))
+            search = ["--keep", 0.25, "--window", 32768, "--windows", 32, "--heldout", 16]
+            code, out, err = run_cli("estimate", "--model", tmp_path, *search, *options, "--json", "-q")
+            assert code == 0, err
+            return json.loads(out)
+
+        return run
+
+    @pytest.fixture
+    def v32(self):
+        return json.loads((published_checkpoints.CONFIGS / "deepseek_v32.json").read_text())
+
+    def test_deepseek_v32_on_a_node_of_80_gb_waits_in_host_memory(self, price, v32):
+        document = price(v32, "--gpus", "8x80GB", "--ram", "1TB")
+        host, disk, *others = document["layouts"]
+        assert (host["name"], host["fits"], disk["name"], disk["fits"]) == ("host memory", True, "disk", True)
+        assert [layout["fits"] for layout in others] == [False, False]
+        assert all("80" in layout["reason"] for layout in others)
+        # Each layer-window takes 183 to 210 ms on one of eight GPUs, and a layer 12 ms a sweep to be dequantised.
+        rate = (8 * host["busy"] * host["seconds"] - 8 * 61 * 0.0125 * host["sweeps"]) / host["layer_windows"]
+        assert 0.183 < rate < 0.211
+        assert (host["waits_for"], disk["waits_for"]) == ("compute", "disk")
+        assert disk["seconds"] > disk["sweeps"] * disk["bytes_a_sweep"] / 6e9
+        assert document["weights"]["sizes_from"] == "config"
+        assert document["layer_seconds"]["from"] == "measured"
+        assert document["machine"]["assumed"] == ["disk-rate", "network-rate"]
+        assert document["seconds"] is None
+
+    def test_glm_5_in_bf16_is_larger_than_eight_gpus_of_141_gb(self, price):
+        glm = published_checkpoints.glm_5()
+
+        def fitting(*options):
+            layouts = price(glm, "--gpus", "8x141GB", "--ram", "2TB", *options)["layouts"]
+            return [layout["name"] for layout in layouts if layout["fits"]]
+
+        assert fitting() == ["host memory", "disk"]
+        # A 32nd of 1,484 GB, and two layers of 20 GB.
+        assert "shared out over the GPUs" in fitting("--nodes", 4)
+
+    def test_what_is_known_of_another_gpu_counts(self, price, v32):
+        options = ["--gpus", "80GB", "--ram", "1TB", "--disk-rate", "100GB/s"]
+        slow, slower = (price(v32, *options, "--layer-seconds", told) for told in ("1,0.5", "2,1"))
+        seconds = [document["layouts"][0]["seconds"] for document in (slow, slower)]
+        assert seconds[1] == pytest.approx(2 * seconds[0], rel=0.01)
+        assert slow["layer_seconds"] == {"full": 1, "shared": 0.5, "from": "given"}
+
+    def test_it_is_shown_as_a_table(self, run_cli, checkpoints):
+        arguments = ["--model", checkpoints["glm_moe_dsa"], "--keep", 0.5]
+        code, out, err = run_cli("estimate", *arguments, "--gpus", "2x80GB", "--ram", "1TB", "-q")
+        assert code == 0, err
+        shown = [" ".join(line.split()) for line in lines(out)]
+        assert any(line.startswith("whole on each GPU") for line in shown)
+        assert any("2 x 80 GB GPU, 1,000 GB of host memory, disk 6 GB/s (assumed)" in line for line in shown)
+        assert any("by the files' headers" in line for line in shown)
+        assert not any("does not fit" in line for line in shown)
+
+    def test_with_time_what_is_timed_here_counts(self, run_cli, checkpoints):
+        arguments = [
+            "--model",
+            checkpoints["glm_moe_dsa"],
+            "--keep",
+            0.5,
+            "--gpus",
+            "80GB",
+            "--time",
+            "--json",
+            "-q",
+        ]
+        document = json.loads(run_cli("estimate", *arguments)[1])
+        assert document["layer_seconds"]["from"] == "here"
+        assert document["layer_seconds"]["full"] == pytest.approx(document["seconds_per_full_layer"])
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (
+                ["--gpus", "8"],
+                "--gpus is '8' (give a number of GPUs and the memory of one, e.g. 8x80GB or 1x141GB)",
+            ),
+            (
+                ["--gpus", "80GB", "--ram", "1"],
+                "--ram is '1' (give a size with its unit, e.g. 80GB, 1TB or 64GiB)",
+            ),
+            (
+                ["--gpus", "80GB", "--disk-rate", "6GB"],
+                "--disk-rate is '6GB' (give bytes a second, e.g. 6GB/s or 900MB/s)",
+            ),
+            (["--gpus", "80GB", "--layer-seconds", "0.2"], "--layer-seconds is '0.2'"),
+            (["--gpus", "80GB", "--layer-seconds", "0.2,-1"], "--layer-seconds is '0.2,-1'"),
+            (["--ram", "1TB"], "--ram was given without --gpus (add e.g. --gpus 8x80GB)"),
+            (["--nodes", 2], "--nodes was given without --gpus"),
+        ],
+    )
+    def test_a_machine_that_is_none_is_told_the_form(self, run_cli, options, said):
+        code, out, err = run_cli("estimate", "--model", "nothing/here", *options)
+        assert (code, out, len(lines(err))) == (2, "", 1)
+        assert said in err
+
+    def test_a_model_that_neither_headers_nor_config_size_is_told(self, run_cli, v32, tmp_path):
+        (tmp_path / "config.json").write_text(json.dumps(v32 | {"hidden_act": "tanh"}))
+        code, _, err = run_cli(
+            "estimate", "--model", tmp_path, "--keep", 0.5, "--window", 4096, "--gpus", "80GB", "-q"
+        )
+        assert code == 2
+        assert "how large the layers" in err
+        assert "headers" in err

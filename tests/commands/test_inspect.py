@@ -14,6 +14,7 @@ from indexcache.commands.inspect import inspect_document
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.sizes.count import measure_sizes
 from indexcache.dsa.checkpoint.sizes.decoders import DECODERS
+from indexcache.dsa.checkpoint.stored.footprint import footprint
 from indexcache.system.console import Reporter
 
 CONFIGS = Path(__file__).parents[1] / "assets" / "configs"
@@ -78,7 +79,7 @@ def test_every_family_is_inspected_without_pytorch(folders):
     assert len(inspected) == len(folders) > 5
     for folder, document in zip(folders, inspected, strict=True):
         checkpoint = open_checkpoint(str(folder))
-        assert document == inspect_document(checkpoint, measure_sizes(checkpoint))
+        assert document == inspect_document(checkpoint, measure_sizes(checkpoint), footprint(checkpoint))
 
 
 def test_the_libraries_are_whole_for_whoever_imports_them_next():
@@ -94,3 +95,16 @@ def test_before_pytorch_is_loaded_a_line_says_so(llama, run_cli, monkeypatch):
     code, _, err = run_cli("inspect", llama)
     assert (code, "has no lightning indexer" in err) == (2, True)
     assert said == [f"reading {llama}", "loading PyTorch and transformers"]
+
+
+def test_bytes_are_shown_on_disk_in_a_sweep_and_in_memory(run_cli):
+    document = json.loads(run_cli("inspect", EMBEDDED, "--json")[1])
+    assert document["bytes_on_disk"] == (EMBEDDED / "model.safetensors").stat().st_size
+    assert document["sizes_from"] == "headers"
+    assert document["bytes_in_memory"] == 2 * document["parameters"]
+    assert document["bytes_streamed_a_sweep"] == document["bytes_in_memory"] - document["bytes_resident"]
+    _, out, _ = run_cli("inspect", CONFIGS.parent.parent / "benchmarks" / "glm_moe_dsa_30b")
+    shown = " ".join(out.split())
+    assert "59 GB of decoder layers as stored, counted by the config" in shown
+    assert "60 GB as it computes, 1.27 GB of them embedding, norm and head" in shown
+    assert "on disk" not in shown

@@ -7,7 +7,7 @@ import pytest
 from loss_tables import LossTable
 
 from indexcache.pattern import Pattern
-from indexcache.search.cost import LayerCount, Shape, layer_cost_runs
+from indexcache.search.cost import LayerCount, Shape, layer_cost_runs, layer_cost_sweeps
 from indexcache.search.estimate import expected_cost
 from indexcache.search.goal import Goal, Method
 
@@ -186,3 +186,61 @@ def test_algorithm_1_takes_the_windows_that_auto_comes_to():
     evaluations = sum(range(8, 16))
     assert expected.algorithm_1_layer_windows % (evaluations * 16) == 0
     assert 0 < expected.algorithm_1_layer_windows <= evaluations * 16 * 128
+
+
+def rows(sweeps):
+    return sum(sum(sweep.full) + sum(sweep.shared) for sweep in sweeps)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("surrogate", ["none", "error", "fisher"])
+@pytest.mark.parametrize("windows", [6, 96])
+def test_the_rows_of_all_sweeps_are_all_layer_windows(surrogate, windows, overlap):
+    shape = Shape(SITE_LAYERS, LAYERS, windows, 3, cost_windows=2)
+    expected = expected_cost(shape, Goal(keep=0.4), Method(surrogate=surrogate), overlap)
+    assert rows(expected.sweep_rows) == pytest.approx(expected.layer_windows, abs=0 if windows == 6 else LAYERS)
+    assert expected.sweeps == len(expected.sweep_rows)
+
+
+@pytest.mark.parametrize("surrogate", ["error", "fisher"])
+@pytest.mark.parametrize("shared", [(), (3, 6)])
+def test_layer_costs_take_a_pass_forward_and_one_back_where_they_go_back(surrogate, shared):
+    sweeps = layer_cost_sweeps(surrogate, 2, LAYERS, SITE_LAYERS, shared)
+    assert rows(sweeps) == layer_cost_runs(surrogate, 2, LAYERS, SITE_LAYERS, shared)
+    assert len(sweeps) == (2 if surrogate == "fisher" else 1)
+    assert all(sum(row) >= 2 for sweep in sweeps for row in zip(sweep.full, sweep.shared, strict=True))
+
+
+def test_a_sweep_runs_the_layers_from_where_states_are_kept():
+    count, full = LayerCount(SHAPE), Pattern("FFFFF")
+    count.measure([full], [0, 1])
+    first = count.sweep(2)
+    assert (first.full, first.shared) == ((0, 2, 2, 0, 2, 2, 0, 2, 0), (2, 0, 0, 2, 0, 0, 2, 0, 2))
+    count.measure([full.share(3), full.share(4)], [0, 1])
+    second = count.sweep(2)
+    # The last site's layer alone runs with an indexer in one state and without in the other.
+    assert (second.full, second.shared) == ((0, 0, 0, 0, 0, 0, 0, 2, 0), (0, 0, 0, 0, 0, 2, 2, 2, 4))
+
+
+def test_the_fewer_states_are_kept_the_more_layers_run_in_as_many_sweeps():
+    costs = [
+        expected_cost(Shape(range(16), 16, 8, 4, kept_states=kept), Goal(keep=0.25), Method())
+        for kept in (None, 15, 4, 1, 0)
+    ]
+    counts = [cost.layer_windows for cost in costs]
+    assert counts[0] == counts[1] < counts[2] < counts[3] < counts[4]
+    assert len({cost.sweeps for cost in costs}) == 1
+    # Without any, a sweep runs every layer.
+    assert all(min(map(sum, zip(sweep.full, sweep.shared, strict=True))) for sweep in costs[4].sweep_rows)
+
+
+def test_states_are_kept_where_the_evaluator_keeps_them():
+    from indexcache.dsa.model.paths import PathMemory
+
+    class State:
+        bytes = 10
+
+    for count in range(6):
+        memory = PathMemory(SITE_LAYERS, 3, budget=4 * 3 * 10 * count)
+        kept = tuple(layer for layer in range(LAYERS) if memory.wants(layer, State()))
+        assert replace(SHAPE, kept_states=count).kept_layers == kept

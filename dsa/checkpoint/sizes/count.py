@@ -64,7 +64,7 @@ class LayerSizes:
 
 
 def layer_sizes(checkpoint: Checkpoint) -> tuple[LayerSizes, ...] | None:
-    """Parameters of every decoder layer by the numbers in the config; None where only building the model can tell."""
+    """Parameters of every decoder layer by the config's numbers; None where only building the model can tell."""
     decoder, text = _decoder(checkpoint), checkpoint.text
     if decoder is None:
         return None

@@ -55,7 +55,7 @@ class LayerTimes:
 
 
 def layer_times(checkpoint: Checkpoint, tokens: int) -> LayerTimes | None:
-    """Seconds of every decoder layer for a window of ``tokens``; None where its sizes cannot be told by its config.
+    """Seconds of every decoder layer for a window of ``tokens``; None where its config does not tell its sizes.
 
     A layer that was timed at another length is computed, and corrected as the nearest length needs it.
     """

@@ -1,4 +1,4 @@
-"""How many bytes a checkpoint takes on disk, on its way to a device, and in memory, layer by layer, without its weights."""
+"""How many bytes a checkpoint takes on disk, in a sweep and in memory, by its headers or its config."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Footprint:
 
 
 def footprint(checkpoint: Checkpoint, value_bytes: int | None = None) -> Footprint | None:
-    """Sizes by the headers of the weight files that are here, else by the config's numbers; None where neither tells.
+    """Sizes by the headers of the weight files that are here, else by the config; None where neither tells.
 
     Args:
         checkpoint: whose weights they are; nothing is downloaded.

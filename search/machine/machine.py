@@ -1,0 +1,81 @@
+"""A machine as a search sees it: its GPUs, host memory, and how fast the links are that weights come through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...system.console import duration
+
+# Bytes a second, measured on machines with H100: pinned host memory to a GPU, and GPU to GPU inside a node.
+HOST_LINK = 55e9
+GPU_LINK = 396e9
+# Bytes read and written a second where FP8 blocks become bf16 on a GPU, on the same.
+DEQUANTISING = 2.78e12
+# Assumed where nothing is given: an NVMe disk, and what a node receives from the others.
+DISK = 6_000_000_000
+NETWORK = 25_000_000_000
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One node or several that are alike, a process for each GPU.
+
+    Args:
+        gpus: of a node.
+        gpu_bytes: memory of one.
+        nodes: how many.
+        host_bytes: memory of a node; None where it is not known.
+        disk_rate: bytes a second that a node reads.
+        network_rate: bytes a second that a node receives from the others.
+    """
+
+    gpus: int
+    gpu_bytes: int
+    nodes: int = 1
+    host_bytes: int | None = None
+    disk_rate: float = DISK
+    network_rate: float = NETWORK
+
+    @property
+    def processes(self) -> int:
+        """One for each GPU of all nodes."""
+        return self.gpus * self.nodes
+
+    @property
+    def gather_seconds(self) -> float:
+        """For a byte of a layer of which all GPUs hold equal parts, until each GPU has all of it."""
+        inside = (self.processes - 1) / self.processes / GPU_LINK
+        return max(inside, (self.nodes - 1) / self.nodes / self.network_rate)
+
+    @property
+    def host_link_seconds(self) -> float:
+        """For a byte of a layer, of which each GPU copies its part from host memory."""
+        return 1 / self.processes / HOST_LINK
+
+    @property
+    def disk_seconds(self) -> float:
+        """For a byte of a layer, of which each node reads its part."""
+        return 1 / self.nodes / self.disk_rate
+
+
+def sweep_seconds(size: float, rate: float) -> float:
+    """Seconds that a sweep takes at least where ``size`` bytes come at ``rate`` bytes a second."""
+    return size / rate
+
+
+def disk_warning(size: float, rate: float, sweeps: int, compute_seconds: float) -> str | None:
+    """A line for a search whose sweeps wait for the disk; None where computing takes longer than reading.
+
+    Args:
+        size: bytes that a sweep reads.
+        rate: bytes a second, as the disk was measured or given.
+        sweeps: that the search is expected to take.
+        compute_seconds: of one sweep, where the weights are at hand.
+    """
+    reading = sweep_seconds(size, rate)
+    if reading <= compute_seconds:
+        return None
+    return (
+        f"a sweep reads {size / 1e9:,.1f} GB, about {duration(reading)} at {rate / 1e9:.3g} GB/s, and computes "
+        f"for {duration(compute_seconds)}: about {sweeps:,} sweeps take at least {duration(sweeps * reading)}"
+    )
