@@ -17,10 +17,6 @@ from .stack import LayerCalls, Stack, State
 from .switch import Switch
 from .tail import References, Tail, Window
 
-# Key tokens are those that profit from a context eight times as long.
-_SHORT_CONTEXTS_IN_WINDOW = 8
-_SHORTEST_CONTEXT = 16
-
 
 @dataclass(frozen=True)
 class _Row:
@@ -293,8 +289,7 @@ class PatternLosses:
             rows = torch.arange(labels, device=tokens.device)
             long_losses = self._tail.losses(references[window.name], tokens, rows)
             short_losses = long_losses.clone()
-            short = max(_SHORTEST_CONTEXT, labels // _SHORT_CONTEXTS_IN_WINDOW)
-            for start, first, end in short_pieces(labels, short):
+            for start, first, end in short_pieces(labels):
                 piece = tokens[:, start : end + 1]
                 hidden = self._through_all(piece[:, :-1])
                 short_losses[first:end] = self._tail.losses(hidden, piece, rows[first - start : end - start])
