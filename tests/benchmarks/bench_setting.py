@@ -5,7 +5,6 @@ import hashlib
 import json
 import lzma
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
