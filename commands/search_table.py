@@ -30,7 +30,7 @@ def silent_progress(follow: Callable[[Pattern], None]) -> SearchProgress:
 def spoken_progress(
     site_layers: Sequence[int], removals: int, reporter: Reporter, follow: Callable[[Pattern], None]
 ) -> SearchProgress:
-    """Says what each step removed, and what each swap changed.
+    """Says what each step removed, what each swap changed, and with ``--windows auto`` at which look.
 
     Args:
         site_layers: of the sites.
@@ -38,7 +38,11 @@ def spoken_progress(
         reporter: where it is said.
         follow: told of each pattern that is in force from then on.
     """
-    began = time.monotonic()
+    began, current_look = time.monotonic(), ""
+
+    def look(number: int, windows: int) -> None:
+        nonlocal current_look
+        current_look = f"look {number}, {windows} windows: "
 
     def step(step: Step) -> None:
         number = len(site_layers) - step.pattern.kept
@@ -46,18 +50,18 @@ def spoken_progress(
         divergence = step.evaluation.mean("divergence")
         expected = "" if divergence is None else f", KL {divergence:.4f}"
         reporter.say(
-            f"step {number}/{removals}: dropped layer {site_layers[step.removed]}, loss {step.evaluation.loss:.4f}"
-            f"{expected}{doubt}, {time.monotonic() - began:.0f} s"
+            f"{current_look}step {number}/{removals}: dropped layer {site_layers[step.removed]}, "
+            f"loss {step.evaluation.loss:.4f}{expected}{doubt}, {time.monotonic() - began:.0f} s"
         )
         follow(step.pattern)
 
     def swap(swap: Swap) -> None:
         reporter.say(
-            f"refined: layer {site_layers[swap.restored]} full instead of {site_layers[swap.removed]}, "
-            f"cost {swap.evaluation.cost:.5f}"
+            f"{current_look}refined: layer {site_layers[swap.restored]} full instead of "
+            f"{site_layers[swap.removed]}, cost {swap.evaluation.cost:.5f}"
         )
 
-    return SearchProgress(step, swap)
+    return SearchProgress(step, swap, look)
 
 
 def nothing_dropped(plan: Plan) -> str | None:

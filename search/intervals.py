@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -188,38 +188,6 @@ def margin(
     differences = [loss - lowest for loss, lowest in zip(rival, winner, strict=True)]
     ends = interval(differences, documents, confidence)
     return Margin(mean_difference(differences, documents), ends, len(differences))
-
-
-def decided(
-    winner: Sequence[float],
-    rivals: Iterable[Sequence[float]],
-    documents: Sequence[int] = (),
-    confidence: float = CONFIDENCE,
-    noise_floor: float = 0.0,
-) -> bool:
-    """Whether a step's winner is the best of its candidates, wrongly in at most ``1 - confidence`` of steps.
-
-    It is where it beats *every* rival: the two-sided interval of each one's ``margin`` is above zero. No further
-    correction for the number of candidates is needed, since the more there are, the closer the second comes
-    (Gutmann and Maymin, 1987; Hung and Fithian, 2019).
-
-    Measured (``bench_intervals.py``) where all candidates are equal, so that each decision is wrong, on 3 to 32
-    documents: normal ones decide 4 to 5 % of steps with 2 candidates and below 1 % with 10 or 60; exponential ones
-    with candidates of unlike spread 5 to 6, 1 to 2 and 0 to 1 %. The second alone would decide up to 7 % there
-    whatever the number, a one-sided interval 6 to 11 % with 2 candidates.
-
-    The bound is on steps. Where the best candidates are closer than a standard error, hardly any step is decided,
-    and of those few many are wrong: no test tells what is all but equal.
-
-    Args:
-        winner: the losses of the candidate with the lowest, one per window.
-        rivals: those of the others that were measured on all windows; one with a loss that is no number is beaten.
-        documents: the document of each window; empty where no two windows share one.
-        confidence: above 0 and below 1.
-        noise_floor: a rival dearer by no more than this is not beaten, nats per label.
-    """
-    numbers = (rival for rival in rivals if all(map(math.isfinite, rival)))
-    return all(margin(winner, rival, documents, confidence).beyond(noise_floor) for rival in numbers)
 
 
 def chance_of_no_gain(

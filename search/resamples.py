@@ -1,4 +1,4 @@
-"""Bootstrap over documents: how often a candidate would win, and a site be kept, on other documents."""
+"""Bootstrap over documents: how often a site would be kept on other documents."""
 
 from __future__ import annotations
 
@@ -44,34 +44,6 @@ def document_resamples(
             times[int(draw.random() * known)] += 1
         resamples.append(tuple(times))
     return resamples
-
-
-def removal_chances(
-    losses: Mapping[int, Sequence[float]],
-    documents: Sequence[int] = (),
-    count: int = COUNT,
-    seed: int = 0,
-) -> dict[int, float]:
-    """In what share of resamples each candidate of a step has the lowest loss; of equal ones the first.
-
-    It says how firm the choice is. With two candidates that is about the chance that the winner is the better one.
-    Of ten that spread by three standard errors, a winner of 69 % of the resamples is the best in 44 to 47 % of
-    cases (``bench_intervals.py``): the resamples start from losses among which it had the luck to win.
-
-    Args:
-        losses: of each site's candidate on the same windows, or by how much it raised them.
-        documents: the document of each window; empty where no two windows share one.
-        count: resamples.
-        seed: of the draws.
-
-    Returns:
-        By site, together 1; empty where one document is all there is.
-    """
-    resamples = _drawn(documents, _windows(losses), count, seed)
-    if resamples is None:
-        return {}
-    winners = _sums(losses, documents, resamples).argmin(axis=1)
-    return {site: float((winners == place).mean()) for place, site in enumerate(losses)}
 
 
 def kept_chances(

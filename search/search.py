@@ -101,10 +101,17 @@ class Findings:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """What is called as a search goes on: ``step`` after each removal, ``swap`` after each swap of refinement."""
+    """What is called as a search goes on.
+
+    Args:
+        step: after each removal.
+        swap: after each swap of refinement.
+        look: before each search of ``--windows auto``, with which one it is, from 1, and on how many windows.
+    """
 
     step: Callable[[Step], None] = lambda step: None
     swap: Callable[[Swap], None] = lambda swap: None
+    look: Callable[[int, int], None] = lambda number, windows: None
 
 
 @dataclass(frozen=True)
@@ -216,8 +223,11 @@ def choose(problem: Problem, progress: SearchProgress = SearchProgress()) -> Fin
     auto, available = problem.method.auto_windows, len(problem.documents[CALIBRATION])
     count: int | None = min(_FIRST_LOOK, available) if auto else available
     confidence = look_confidence(problem.method.confidence, look_count(count or 1, available))
-    spent = 0
+    spent, looks = 0, 0
     while count is not None:
+        looks += 1
+        if auto:
+            progress.look(looks, count)
         findings = _choose(problem, problem.measurements(windows=count), confidence, progress)
         spent += findings.search_layer_windows
         prospect = _prospect(problem, findings, confidence)

@@ -4,11 +4,11 @@
 exactly ``length`` tokens and ``answers``, the labels to score; label ``i`` is token ``i + 1``, which position
 ``i`` predicts. ``probe_mixture(tokenizer, documents, length, seed)`` yields training windows without end, with
 ``token_ids`` and ``answers`` likewise, and with names and numbers that no probe of ``make_probes`` has.
-``fingerprint(probes)`` is the SHA-256 of a set. Documents are texts, or token ids without special ones.
+Documents are texts, or token ids without special ones.
 """
 
 from .composition import ProbeWindow
-from .evaluation import DEPTHS, KINDS, Probe, fingerprint, make_probes
+from .evaluation import DEPTHS, KINDS, Probe, make_probes
 from .mixture import probe_mixture
 
-__all__ = ["DEPTHS", "KINDS", "Probe", "ProbeWindow", "fingerprint", "make_probes", "probe_mixture"]
+__all__ = ["DEPTHS", "KINDS", "Probe", "ProbeWindow", "make_probes", "probe_mixture"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -131,15 +130,6 @@ def _order(volumes: Sequence[Volume], seed: int) -> tuple[Volume, ...]:
     order = list(volumes)
     random.Random(f"probes/{seed}/documents").shuffle(order)
     return tuple(order)
-
-
-def fingerprint(probes: Iterable[Probe]) -> str:
-    """SHA-256 over all that the probes are, in their order."""
-    digest = hashlib.sha256()
-    for probe in probes:
-        fields = (probe.kind, probe.depth, probe.length, probe.token_ids, probe.answers, probe.document)
-        digest.update(repr(fields).encode())
-    return digest.hexdigest()
 
 
 def check_kinds(kinds: Sequence[str]) -> None:

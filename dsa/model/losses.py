@@ -18,10 +18,6 @@ from .stack import LayerCalls, Stack, State
 from .switch import Switch
 from .tail import References, Tail, Window
 
-# Key tokens are those that profit from a context eight times as long.
-_SHORT_CONTEXTS_IN_WINDOW = 8
-_SHORTEST_CONTEXT = 16
-
 
 @dataclass(frozen=True)
 class _Row:
@@ -349,7 +345,7 @@ class PatternLosses:
         pieces = {
             (number, piece): tokens[:, piece[0] : piece[2] + 1]
             for number, (_, tokens) in enumerate(unknown)
-            for piece in short_pieces(tokens.shape[1] - 1, _short_context(tokens))
+            for piece in short_pieces(tokens.shape[1] - 1)
         }
         leaving = self._through_full([tokens[:, :-1] for tokens in pieces.values()])
         for number, (window, tokens) in enumerate(unknown):
@@ -380,10 +376,6 @@ class PatternLosses:
         self.switch.share_only(None)
         self.switch.forget()
         return state.hidden
-
-
-def _short_context(tokens: torch.Tensor) -> int:
-    return max(_SHORTEST_CONTEXT, (tokens.shape[1] - 1) // _SHORT_CONTEXTS_IN_WINDOW)
 
 
 def _weights(long_losses: torch.Tensor, short_losses: torch.Tensor, blind: int) -> torch.Tensor:

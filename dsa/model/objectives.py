@@ -16,6 +16,9 @@ _PLAIN_ABOVE = 2.0
 _MOST_GAIN = 5.0
 # A window whose labels gain less than this on average knows nothing from far away; its labels then count alike.
 _LEAST_MEAN_GAIN = 1e-3
+# Key tokens are those that profit from a context eight times as long.
+_SHORT_CONTEXTS_IN_WINDOW = 8
+_SHORTEST_CONTEXT = 16
 
 
 def label_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -107,11 +110,13 @@ def key_weights(long_losses: torch.Tensor, short_losses: torch.Tensor) -> torch.
     return torch.ones_like(gains) if float(mean) < _LEAST_MEAN_GAIN else gains / mean
 
 
-def short_pieces(tokens: int, short: int) -> Iterator[tuple[int, int, int]]:
+def short_pieces(tokens: int) -> Iterator[tuple[int, int, int]]:
     """How a window is cut so that labels see a short context only: (start, first label, end) of each piece.
 
-    A piece runs from ``start`` to ``end``; its labels from ``first`` on have ``short`` to ``2 * short`` tokens
-    before them. The first ``2 * short`` tokens have no longer context than that, and need no piece.
+    ``short`` is an eighth of ``tokens``, and at least 16. A piece runs from ``start`` to ``end``; its labels from
+    ``first`` on have ``short`` to ``2 * short`` tokens before them. The first ``2 * short`` tokens have no longer
+    context than that, and need no piece.
     """
+    short = max(_SHORTEST_CONTEXT, tokens // _SHORT_CONTEXTS_IN_WINDOW)
     for first in range(2 * short, tokens, short):
         yield first - short, first, min(first + short, tokens)

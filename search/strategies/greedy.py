@@ -122,7 +122,24 @@ def best_step(
 
 
 def undecided_sites(margins: Mapping[int, Margin], noise_floor: float) -> tuple[int, ...]:
-    """The sites that windows do not tell from the removed one, by how much dearer each is."""
+    """The sites that windows do not tell from the removed one, by how much dearer each is.
+
+    A step without any is decided, about as seldom wrongly as ``1 - confidence``: the two-sided interval of *every*
+    rival's margin is above the noise floor. No further correction for the number of candidates is needed, since
+    the more there are, the closer the second comes (Gutmann and Maymin, 1987; Hung and Fithian, 2019).
+
+    Measured (``bench_intervals.py``) where all candidates are equal, so that each decision is wrong, on 3 to 32
+    documents: normal ones decide 4 to 5 % of steps with 2 candidates and below 1 % with 10 or 60; exponential ones
+    with candidates of unlike spread up to 7, 1 to 2 and 0 to 1 %. The second alone would decide up to 7 % there
+    whatever the number, a one-sided interval 6 to 11 % with 2 candidates.
+
+    The bound is on steps. Where the best candidates are closer than a standard error, hardly any step is decided,
+    and of those few many are wrong: no test tells what is all but equal.
+
+    Args:
+        margins: by rival, how much dearer it is.
+        noise_floor: a rival dearer by no more than this is not told apart, nats per label.
+    """
     return tuple(site for site, apart in margins.items() if not apart.beyond(noise_floor))
 
 

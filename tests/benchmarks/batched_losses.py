@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from indexcache.dsa.model.losses import _SHORT_CONTEXTS_IN_WINDOW, _SHORTEST_CONTEXT, PatternLosses, input_device
+from indexcache.dsa.model.losses import PatternLosses, input_device
 from indexcache.dsa.model.objectives import divergences, key_weights, label_losses, short_pieces
 from indexcache.dsa.model.stack import LayerCalls, Stack, State
 from indexcache.dsa.model.switch import Switch
@@ -100,7 +100,7 @@ class BatchedLosses:
         self.labels = self.ids.shape[1] - 1
         self._answers = None if answers is None else [torch.as_tensor(list(row)) for row in answers]
         self._blind = 0 if answers is not None else min(blind, self.labels)
-        self._weighs_keys = weighs_keys
+        self.weighs_keys = weighs_keys
         self._on_batch = on_batch
         self._full = Pattern.all_full(len(layers.site_layers))
         self._known: dict[tuple[Pattern, bool], dict[int, WindowLoss]] = {}
@@ -155,7 +155,7 @@ class BatchedLosses:
                 losses, _, correct = self._totals(swept.hidden, few, positions, compares=False)
                 for window, loss, count in zip(few, losses, correct, strict=True):
                     self._blind_loss[window] = WindowLoss(loss, 0.0, 0.0, float(self._blind), count)
-            if self._weighs_keys:
+            if self.weighs_keys:
                 self._weigh_keys(few)
 
     @torch.inference_mode()
@@ -251,8 +251,7 @@ class BatchedLosses:
         ids, stack = self.ids[list(windows)], self._layers.stack
         long_losses = self._losses(torch.stack([self._reference[window] for window in windows]), ids[:, 1:])
         short_losses = long_losses.clone()
-        short = max(_SHORTEST_CONTEXT, self.labels // _SHORT_CONTEXTS_IN_WINDOW)
-        for start, first, end in short_pieces(self.labels, short):
+        for start, first, end in short_pieces(self.labels):
             piece = ids[:, start:end]
             calls, hidden, selection = stack.record(piece[:1]), stack.record(piece).hidden, None
             for layer in range(len(stack)):
@@ -313,7 +312,7 @@ def difference_from_package(
 ) -> WindowLoss:
     """The largest difference, a label, between ``losses`` and what the package's own evaluator measures."""
     package = PatternLosses(layers.model, layers.site_layers, blind=blind)
-    wanted = [Window(number, losses.ids[number].tolist(), weighs_keys=losses._weighs_keys) for number in windows]
+    wanted = [Window(number, losses.ids[number].tolist(), weighs_keys=losses.weighs_keys) for number in windows]
     by_window = package.compare(patterns, wanted)
     package.switch.remove()
     differences = [

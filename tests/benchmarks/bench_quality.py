@@ -12,7 +12,7 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import bench_setting
 import numpy as np
@@ -22,17 +22,23 @@ from bench_results import Book, Row
 from bench_search import as_time_allows, listed, rank_correlation, shown
 from bench_setting import HELD_OUT_PART, Outcome, Setting, Texts
 
-from indexcache.dsa.model.losses import _SHORT_CONTEXTS_IN_WINDOW, _SHORTEST_CONTEXT, PatternLosses
+from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.objectives import key_weights, label_losses, short_pieces, window_loss
 from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
 from indexcache.recipes.schema import read_recipe
+from indexcache.search.gate import Gate, GateKind, measured_increase
+from indexcache.search.intervals import CONFIDENCE, chance_of_no_gain
 from indexcache.search.losses import Difference
 
-PARTS = ("arithmetic", "probes", "patterns", "demo", "refusal", "statistics")
+PARTS = ("arithmetic", "probes", "patterns", "demo", "refusal", "ranking", "statistics")
 """In the order in which they are measured."""
 _MOST_PATTERNS = 2000
-_PASSING = 1.5  # times the plan's loss increase, of a pattern that LM loss lets pass
+_BAR = 0.05
+"""What a user's ``--max-delta`` may be, nats per token. README's example is 0.02, which no pattern of the embedded
+model with a quarter of the sites is within on 96 windows (the best costs 0.0206), so the bar is higher here."""
+_FIRST_WINDOWS = 4
+_GATES: tuple[GateKind, ...] = get_args(GateKind)
 
 
 class QualityBench:
@@ -173,45 +179,74 @@ class QualityBench:
         return f"answers correct {share:.0%}"
 
     def refusal_part(self) -> list[Row]:
-        """A pattern that LM loss lets pass and probes refuse; and how far the two rank patterns alike."""
-        setting = self.setting
-        if setting.probes is None:
+        """A pattern that LM loss lets pass and probes refuse, by what of the increase is held to the bar."""
+        if self.setting.probes is None:
             return []
         plan = self.outcome("default", "set 0").plan
-        result = self.book.result("refusal", lambda: self.refused(plan))
-        worst = Pattern(result["pattern"])
-        over = self.damage(worst, plan)
-        refused = over.delta > 2 * (over.standard_error or math.inf)
-        measured = (
-            f"{worst}: LM loss {shown(self.increase(worst))}, probes {shown(self.damage(worst))}; the plan "
-            f"{plan}: LM loss {shown(self.increase(plan))}, probes {shown(self.damage(plan))}"
-        )
-        text = f"{result['correlation']:.2f} over {result['random']} random patterns"
-        return [
-            Row.judged("a pattern that LM loss passes and probes refuse", "one shown", measured, refused),
-            Row.judged("rank correlation of LM loss and probes' damage", "", text, None),
-        ]
+        result = self.book.result("patterns within the bar", self.within)
+        passing = {gate: list(map(Pattern, result[gate])) for gate in _GATES}
+        return [self.refusal(passing[gate], gate, result["of"], plan) for gate in _GATES]
 
-    def refused(self, plan: Pattern) -> dict[str, Any]:
-        """Of the patterns of about the plan's LM loss the one with the most damage; and how the two correlate."""
-        everyone, probes = self.everyone(), self.setting.probes
+    def refusal(self, passing: Sequence[Pattern], gate: GateKind, count: int, plan: Pattern) -> Row:
+        """Of the patterns that LM loss lets pass the one with the most damage, refused if it is beyond the plan's.
+
+        It was picked on the same probes, which the paired test makes up for.
+        """
+        probes = self.setting.probes
         assert probes is not None
-        self.setting.text.losses(everyone, self.setting.text.parts[HELD_OUT_PART])
-        limit = _PASSING * self.increase(plan).delta
-        passing = [pattern for pattern in everyone if self.increase(pattern).delta <= limit] or [plan]
-        sites, kept = self.setting.sites, self.setting.kept
-        draw = random.Random(0)
-        some = [Pattern.from_full(sites, [0, *draw.sample(range(1, sites), kept - 1)]) for _ in range(30)]
-        probes.losses([*passing, *some], probes.parts[HELD_OUT_PART])
-        self.setting.text.losses(some, self.setting.text.parts[HELD_OUT_PART])
+        what = f"a pattern within --max-delta {_BAR:g} --gate {gate} that probes refuse"
+        if not passing:
+            return Row.judged(what, "one shown", f"none of {count} is within", False)
+        probes.losses([plan, *passing], probes.parts[HELD_OUT_PART])
         worst = max(passing, key=lambda pattern: self.damage(pattern).delta)
-        losses, damages = ([of(pattern).delta for pattern in some] for of in (self.increase, self.damage))
-        return {
-            "pattern": str(worst),
-            "passing": len(passing),
-            "random": len(some),
-            "correlation": rank_correlation(places(losses), places(damages)),
-        }
+        losses = [probes.evaluation(pattern, HELD_OUT_PART) for pattern in (plan, worst)]
+        documents = losses[0].documents
+        chance = chance_of_no_gain(*(loss.window_losses for loss in losses), documents, choices=len(passing))
+        measured = (
+            f"{self.described(worst)}, most damage of {len(passing)} within, of {count}; the plan "
+            f"{self.described(plan)}; paired test: p {chance:.1g}"
+        )
+        return Row.judged(what, "one shown", measured, chance <= 0.05)
+
+    def described(self, pattern: Pattern) -> str:
+        losses = f"LM loss {shown(self.increase(pattern))}, probes {shown(self.damage(pattern))}"
+        return f"{pattern}: {losses}, {self.correct(pattern)}"
+
+    def within(self) -> dict[str, Any]:
+        """By what is held to the bar the patterns that LM loss lets pass, and of how many.
+
+        Those that are far beyond it on the first held-out windows are not measured on the others.
+        """
+        text, everyone = self.setting.text, self.everyone()
+        windows = text.parts[HELD_OUT_PART]
+        measured = text.losses([self.setting.full, *everyone], windows[:_FIRST_WINDOWS])
+        full, *losses = (statistics.mean(loss.loss for loss in some) / text.losses.labels for some in measured)
+        near = [pattern for pattern, loss in zip(everyone, losses, strict=True) if loss - full <= 2 * _BAR]
+        text.losses(near, windows)
+        passing = {gate: [str(pattern) for pattern in near if self.passes(pattern, gate)] for gate in _GATES}
+        return {"of": len(everyone), **passing}
+
+    def passes(self, pattern: Pattern, gate: GateKind) -> bool:
+        """Whether ``eval --max-delta`` would let the pattern pass on the held-out windows."""
+        pair = (self.setting.text.evaluation(one, HELD_OUT_PART) for one in (pattern, self.setting.full))
+        return bool(Gate(gate).passes(measured_increase(*pair, CONFIDENCE), _BAR))
+
+    def ranking_part(self) -> list[Row]:
+        """How far LM loss and probes rank random patterns alike."""
+        sites, kept, draw = self.setting.sites, self.setting.kept, random.Random(0)
+        if self.setting.probes is None:
+            return []
+        some = [Pattern.from_full(sites, [0, *draw.sample(range(1, sites), kept - 1)]) for _ in range(30)]
+
+        def measure() -> float:
+            for texts in (self.setting.probes, self.setting.text):
+                assert texts is not None
+                texts.losses(some, texts.parts[HELD_OUT_PART])
+            losses, damages = ([of(pattern).delta for pattern in some] for of in (self.increase, self.damage))
+            return rank_correlation(places(losses), places(damages))
+
+        text = f"{self.book.result('ranking', measure):.2f} over {len(some)} random patterns"
+        return [Row.judged("rank correlation of LM loss and probes' damage", "", text, None)]
 
     # --- Do intervals hold what they promise?
 
@@ -294,8 +329,7 @@ def weights(package: PatternLosses, pattern: Pattern, ids: torch.Tensor, logits:
     labels = ids[1:]
     long_losses = label_losses(logits, labels)
     short_losses = long_losses.clone()
-    short = max(_SHORTEST_CONTEXT, len(labels) // _SHORT_CONTEXTS_IN_WINDOW)
-    for start, first, end in short_pieces(len(labels), short):
+    for start, first, end in short_pieces(len(labels)):
         piece = Window("piece", ids[start:end].tolist())
         near = package.logits(pattern, piece, end - first)[0].to(logits.dtype)
         short_losses[first:end] = label_losses(near, labels[first:end])

@@ -18,6 +18,7 @@ from bench_results import Book, OutOfTimeError, Row
 from bench_setting import HELD_OUT_PART, Outcome, Setting, Texts
 
 from indexcache.dsa.long.capacity import path_budget
+from indexcache.dsa.model.costs import layer_costs
 from indexcache.dsa.model.evaluator import COST_WINDOWS, Evaluator
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.paths import PathMemory
@@ -218,16 +219,22 @@ class SearchBench:
         return name, increases[name]
 
     def time_part(self) -> list[Row]:
-        """Seconds of the program itself for dp and for fast, on the same windows."""
+        """Seconds of the program itself for dp and for fast, with the same settings."""
+        return [row for windows in (self.setting.few, self.setting.options.windows) for row in self.times(windows)]
+
+    def times(self, windows: int) -> list[Row]:
+        """The same on the first ``windows`` of a set: fast evaluates on all, layer costs take a few of them."""
         setting, rows = self.setting, []
-        numbers = setting.text.parts["set 0"][: setting.few]
-        name = f"seconds of fast, {len(numbers)} windows"
-        fast = self.book.result(name, lambda: program_seconds(setting, setting.method(surrogate="none"), numbers))
+        numbers = setting.text.parts["set 0"][:windows]
+        costly, method = numbers[:COST_WINDOWS], setting.method(surrogate="none")
+        fast = self.book.result(
+            f"seconds of fast, {windows} windows", lambda: program_seconds(setting, method, numbers)
+        )
         for surrogate in ("fisher", "error"):
-            name = f"seconds of dp by {surrogate}, {len(numbers)} windows"
-            seconds = self.book.result(name, lambda surrogate=surrogate: dp_seconds(setting, surrogate, numbers))
-            measured = f"{seconds:.2f} s, 1/{fast / seconds:.1f} of {fast:.2f} s, on {len(numbers)} windows"
-            what = f"time of dp by {surrogate} against fast"
+            name = f"seconds of dp by {surrogate}, {len(costly)} windows"
+            seconds = self.book.result(name, lambda surrogate=surrogate: dp_seconds(setting, surrogate, costly))
+            measured = f"{seconds:.2f} s on {len(costly)}, 1/{fast / seconds:.1f} of {fast:.2f} s on {windows}"
+            what = f"time of dp by {surrogate} against fast, {windows} windows"
             rows.append(Row.judged(what, "<= 1/10", measured, 10 * seconds <= fast))
         return rows
 
@@ -291,12 +298,12 @@ def program_seconds(setting: Setting, method: Method, numbers: Sequence[int]) ->
 
 def dp_seconds(setting: Setting, surrogate: str, numbers: Sequence[int]) -> float:
     """How long layer costs and dynamic programming take, the model loaded and warm."""
-    setting.costs(setting.text, setting.text.parts["set 0"][-1], surrogate)
-    costs = [setting.costs(setting.text, number, surrogate) for number in numbers]
+    windows = [setting.text.losses.ids[number].tolist() for number in numbers]
+    model, switch, width = setting.layers.model, setting.layers.switch, setting.checkpoint.selection_width
+    layer_costs(model, switch, windows[:1], surrogate, width)
     began = time.perf_counter()
-    dp_patterns(mean_costs(costs))
-    programming = time.perf_counter() - began
-    return programming + sum(setting.cost_seconds[surrogate, "text", number] for number in numbers)
+    dp_patterns(mean_costs(layer_costs(model, switch, windows, surrogate, width).windows))
+    return time.perf_counter() - began
 
 
 def as_time_allows(measures: Iterable[Callable[[], Difference]]) -> list[Difference]:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import lzma
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -190,7 +189,6 @@ class Setting:
     layers: LayerStack
     check: Callable[[], None]
     cost_matrices: dict[tuple[str, str, int], Any] = field(default_factory=dict)
-    cost_seconds: dict[tuple[str, str, int], float] = field(default_factory=dict)
     cost_runs: dict[str, int] = field(default_factory=dict)
     """Layers and attentions that a window's costs take, by surrogate."""
 
@@ -390,11 +388,10 @@ class Setting:
         key = (surrogate, texts.name, number)
         if key not in self.cost_matrices:
             self.check()
-            began, ids = time.perf_counter(), texts.losses.ids[number].tolist()
+            ids = texts.losses.ids[number].tolist()
             width = self.checkpoint.selection_width
             measured = layer_costs(self.layers.model, self.layers.switch, [ids], surrogate, width)
             self.cost_matrices[key] = measured.windows[0]
-            self.cost_seconds[key] = time.perf_counter() - began
             self.cost_runs[surrogate] = measured.layer_runs + measured.attention_runs
         return self.cost_matrices[key]
 

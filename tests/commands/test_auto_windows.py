@@ -1,6 +1,7 @@
 """Windows added until a plan is decided: what search says at the end, and what eval takes as in sample."""
 
 import json
+import re
 
 import pytest
 from command_lines import lines, search_arguments
@@ -26,6 +27,17 @@ def test_the_end_is_said_on_stderr_and_in_the_report(auto_run):
     assert said is ("Not decided: layers" in report) is (plan.search.decided is False)
     assert bool(not_decided(plan)) is (plan.search.decided is False)
     assert f"{calibration_windows(plan)} calibration and" in err
+
+
+def test_steps_on_stderr_say_of_which_look_they_are(auto_run):
+    path, err = auto_run
+    looks = [
+        (int(number), int(windows)) for number, windows in re.findall(r"look (\d+), (\d+) windows: step 1/", err)
+    ]
+    assert [number for number, _ in looks] == list(range(1, len(looks) + 1))
+    assert looks[0] == (1, 8)
+    assert looks[-1][1] == read_plan(path).search.windows
+    assert err.count("step 1/") == len(looks)
 
 
 def test_eval_in_sample_takes_the_windows_that_chose(auto_run, run_cli):

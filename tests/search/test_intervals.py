@@ -11,13 +11,13 @@ from indexcache.search.intervals import (
     chance_of_no_gain,
     clearly_worse,
     critical_value,
-    decided,
     document_sizes,
     interval,
     margin,
     tail_probability,
 )
 from indexcache.search.losses import Difference, mean_difference
+from indexcache.search.strategies.greedy import undecided_sites
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_one_document_bounds_nothing():
     assert critical_value(0.025, (5,)) == math.inf
     ends = interval([1.0, 2.0, 1.5], [4, 4, 4])
     assert (ends.low, ends.high) == (-math.inf, math.inf)
-    assert not decided([1.0, 1.0], [[9.0, 9.1]], [3, 3])
+    assert not margin([1.0, 1.0], [9.0, 9.1], [3, 3]).beyond(0.0)
     assert chance_of_no_gain([1.0, 1.0], [9.0, 9.1], [3, 3]) == 1.0
     assert not clearly_worse(Difference(100.0, None), (8,), 3.0)
 
@@ -120,14 +120,18 @@ def test_intervals_of_skewed_documents_hold_the_mean_more_often_than_students():
     assert 0.928 < coverage([1] * 16, exponential) < 0.955
 
 
-def share_decided(candidates, documents, scales, runs, rivals=slice(1, None)):
-    """How often a step of equal candidates is called decided, of the ``rivals`` behind the winner."""
+def undecided(winner, rivals, noise_floor=0.0):
+    return undecided_sites({site: margin(winner, rival) for site, rival in enumerate(rivals)}, noise_floor)
+
+
+def share_decided(candidates, documents, scales, runs):
+    """How often a step of equal candidates is called decided."""
     generator = random.Random(candidates)
     decisions = 0
     for _ in range(runs):
         losses = [[scales[place] * generator.gauss(0, 1) for _ in range(documents)] for place in range(candidates)]
         losses.sort(key=fmean)
-        decisions += decided(losses[0], losses[rivals])
+        decisions += not undecided(losses[0], losses[1:])
     return decisions / runs
 
 
@@ -140,10 +144,9 @@ def test_of_equal_candidates_few_steps_are_called_decided():
 def test_every_rival_has_to_be_beaten():
     winner, second = [1.0, 1.1, 0.9, 1.0], [1.5, 1.6, 1.4, 1.5]
     noisy = [9.0, 0.5, 7.0, 0.2]
-    assert decided(winner, [second])
-    assert not decided(winner, [second, noisy])
-    assert decided(winner, [second, [math.nan] * 4])
-    assert not decided(winner, [second], noise_floor=0.5000001)
+    assert undecided(winner, [second]) == ()
+    assert undecided(winner, [second, noisy]) == (1,)
+    assert undecided(winner, [second], noise_floor=0.5000001) == (0,)
 
 
 def test_a_margin_holds_the_paired_difference_and_its_interval():

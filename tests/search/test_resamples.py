@@ -6,7 +6,7 @@ from statistics import fmean, pvariance
 
 import pytest
 
-from indexcache.search.resamples import document_resamples, kept_chances, removal_chances
+from indexcache.search.resamples import document_resamples, kept_chances
 
 
 def test_one_document_less_is_drawn_than_there_are():
@@ -36,28 +36,27 @@ def test_resampled_means_spread_as_the_mean_does():
 
 def test_one_document_gives_no_chances():
     assert document_resamples((2, 2, 2), 3) == []
-    assert removal_chances({1: [0.1, 0.2], 2: [0.3, 0.1]}, (5, 5)) == {}
     assert kept_chances([{1: [0.1, 0.2], 2: [0.3, 0.1]}], (5, 5)) == {}
     assert kept_chances([]) == {}
 
 
-def test_the_one_that_is_lowest_on_every_document_always_wins():
-    assert removal_chances({3: [0.2, 0.3], 1: [0.1, 0.2]}) == {3: 0.0, 1: 1.0}
+def test_the_one_that_is_lowest_on_every_document_is_always_removed():
+    assert kept_chances([{3: [0.2, 0.3], 1: [0.1, 0.2]}]) == {1: 0.0, 3: 1.0}
     # Of equal ones the first.
-    assert removal_chances({3: [0.2, 0.3], 1: [0.2, 0.3]}) == {3: 1.0, 1: 0.0}
+    assert kept_chances([{3: [0.2, 0.3], 1: [0.2, 0.3]}]) == {1: 0.0, 3: 1.0}
 
 
 def test_chances_are_those_of_the_documents_drawn():
-    # Site 1 is lower on the first document alone. Of three, two are drawn: it wins where the first is drawn twice,
+    # Site 1 is lower on the first document alone. Of three, two are drawn: it goes where the first is drawn twice,
     # 1 in 9, or once, 4 in 9, when its gain there of 3 outweighs the loss of 1.
-    chances = removal_chances({1: [0.0, 1.0, 1.0], 2: [3.0, 0.0, 0.0]}, count=8000)
-    assert chances[1] == pytest.approx(5 / 9, abs=0.02)
+    chances = kept_chances([{1: [0.0, 1.0, 1.0], 2: [3.0, 0.0, 0.0]}], count=8000)
+    assert chances[1] == pytest.approx(4 / 9, abs=0.02)
     assert sum(chances.values()) == pytest.approx(1)
 
 
 def test_windows_weigh_as_many_as_they_are():
     # The document of three windows outweighs the other wherever both are drawn; only one of two is.
-    chances = removal_chances({1: [0.0, 0.0, 0.0, 5.0], 2: [1.0, 1.0, 1.0, 0.0]}, (8, 8, 8, 9), count=4000)
+    chances = kept_chances([{1: [0.0, 0.0, 0.0, 5.0], 2: [1.0, 1.0, 1.0, 0.0]}], (8, 8, 8, 9), count=4000)
     assert chances[1] == pytest.approx(0.5, abs=0.03)
 
 
@@ -89,9 +88,9 @@ def test_chances_of_two_candidates_are_true():
     while len(right) < 120:
         gap = generator.expovariate(1.0)
         losses = {site: [gap * site + generator.gauss(0, 1) for _ in range(8)] for site in (0, 1)}
-        chances = removal_chances(losses, count=200)
+        chances = kept_chances([losses], count=200)
         winner = min(losses, key=lambda site: math.fsum(losses[site]))
-        if 0.6 < chances[winner] < 0.8:
+        if 0.6 < 1 - chances[winner] < 0.8:
             right.append(winner == 0)
-            shares.append(chances[winner])
+            shares.append(1 - chances[winner])
     assert fmean(right) == pytest.approx(fmean(shares), abs=0.12)

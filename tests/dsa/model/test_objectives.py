@@ -69,12 +69,12 @@ def test_key_weights_have_a_mean_of_one_and_know_only_gains():
     assert key_weights(torch.ones(3), torch.ones(3)).tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("tokens", [15, 16, 17, 40, 63])
-def test_every_label_with_a_long_context_is_in_one_piece(tokens):
-    pieces = list(short_pieces(tokens, 8))
+@pytest.mark.parametrize(("tokens", "short"), [(31, 16), (32, 16), (33, 16), (80, 16), (127, 16), (300, 37)])
+def test_every_label_with_a_long_context_is_in_one_piece(tokens, short):
+    pieces = list(short_pieces(tokens))
     labels = [label for _, first, end in pieces for label in range(first, end)]
-    assert labels == list(range(16, tokens))
-    assert all(8 <= label - start < 16 for start, first, end in pieces for label in range(first, end))
+    assert labels == list(range(2 * short, tokens))
+    assert all(short <= label - start < 2 * short for start, first, end in pieces for label in range(first, end))
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +126,12 @@ def test_only_answers_count_where_a_window_has_some(model, ids):
 
 def test_key_loss_weighs_labels_by_what_short_contexts_lack(model, ids):
     """Each piece by stock transformers: the label's loss with 16 to 31 tokens before it against all of them."""
-    short, pattern, labels = 16, Pattern("FSSSSSSS"), ids[1:]
+    pattern, labels = Pattern("FSSSSSSS"), ids[1:]
     losses = PatternLosses(model, range(SITES))
     measured = losses.compare([pattern], [Window("k", ids.tolist(), weighs_keys=True)])[0][0]
     full = torch.nn.functional.cross_entropy(stock_logits(model, ids, "F" * SITES), labels, reduction="none")
     near = full.clone()
-    for start, first, end in short_pieces(TOKENS - 1, short):
+    for start, first, end in short_pieces(TOKENS - 1):
         with torch.inference_mode():
             logits = model(input_ids=ids[None, start:end]).logits[0, first - start :]
         near[first:end] = torch.nn.functional.cross_entropy(logits, labels[first:end], reduction="none")
