@@ -88,13 +88,17 @@ class Fetcher:
 
     def alone(self, layer: StoredLayer) -> dict[str, torch.Tensor]:
         """The tensors of ``layer``, all of them brought by this process, whatever the others do."""
-        run = torch.empty(layer.layout.size, dtype=torch.uint8)
+        size = layer.layout.size
         if layer.part is not None and self.processes == 1:
             run = layer.part
-        else:
+        elif self._stream is None:
+            run = torch.empty(size, dtype=torch.uint8)
             self._files.read(layer.layout, run)
+        else:
+            run = self._staged(layer.layout, size, 0)
         self.weight_bytes += layer.layout.stored
-        return layer.layout.views(run.to(self._device))
+        # To new memory: the buffer may hold what the others go on to sweep with.
+        return layer.layout.views(run[:size].to(self._device))
 
     def done(self) -> None:
         """The buffer's tensors are read, as far as what was asked of the device until now goes."""
@@ -113,7 +117,7 @@ class Fetcher:
         torch.cuda.set_device(self._device)
         part = layer.part
         if part is None:
-            part = self._staged(layer, size)
+            part = self._staged(layer.layout, size, self._rank * size)
         with torch.cuda.stream(self._stream):
             if self._free is not None:
                 self._stream.wait_event(self._free)
@@ -132,12 +136,12 @@ class Fetcher:
         else:
             self._files.read(layer.layout, mine, self._rank * len(mine))
 
-    def _staged(self, layer: StoredLayer, size: int) -> torch.Tensor:
-        """This process's part of a run, read from files into host memory that serves all of them in turn."""
-        if self._staging is None:
-            self._staging = host_run(self._size // self.processes, self._device)
+    def _staged(self, layout: Layout, size: int, first: int) -> torch.Tensor:
+        """``size`` bytes of a run from ``first`` on, read from files into host memory that serves all in turn."""
+        if self._staging is None or len(self._staging) < size:
+            self._staging = host_run(max(size, self._size // self.processes), self._device)
         part = self._staging[:size]
-        self._files.read(layer.layout, part, self._rank * size)
+        self._files.read(layout, part, first)
         return part
 
     def _gather(self, whole: torch.Tensor, mine: torch.Tensor) -> None:

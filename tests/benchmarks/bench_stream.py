@@ -1,0 +1,303 @@
+"""Layers that stream against the same model in memory: bytes moved, tokens a second, a checkpoint larger than the GPU.
+
+``make bench-stream`` runs it on one GPU, ``make bench-stream-2`` on two; without a GPU ``--smoke`` tries it in small.
+A checkpoint of random weights is written to ``--folder`` first and left there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from random_checkpoint import SMALL, write_checkpoint
+
+from indexcache.dsa.checkpoint.config import Checkpoint, open_checkpoint
+from indexcache.dsa.checkpoint.stored.weights import find_weights
+from indexcache.dsa.long.backends import Backends, install
+from indexcache.dsa.model.evaluator import Evaluator
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.tail import Window
+from indexcache.dsa.stream.layers import stream_of
+from indexcache.dsa.stream.load import load_layers
+from indexcache.dsa.stream.room import Room
+from indexcache.evaluate import CALIBRATION, HELD_OUT, Request
+from indexcache.pattern import Pattern
+from indexcache.search.cost import LayerCount, Shape
+from indexcache.search.goal import Goal, Method
+from indexcache.search.run.records import JournalContent
+from indexcache.search.run.replay import ReplayedEvaluator
+from indexcache.search.search import Problem, SearchProgress, choose
+from indexcache.system import processes
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the layers of a model are between sweeps."""
+
+    name: str
+    room: Room
+
+
+class Bench:
+    """One model in one layout.
+
+    Args:
+        checkpoint: of random weights.
+        layout: where its layers are.
+        tokens: of a window.
+        windows: how many.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, layout: Layout, tokens: int, windows: int) -> None:
+        began = now()
+        self.checkpoint, self.layout, self.tokens = checkpoint, layout, tokens
+        self.model = load_layers(checkpoint, find_weights(checkpoint), "bfloat16", layout.room)
+        on_gpu = processes.process_device().type == "cuda"
+        install(self.model, Backends("chunked", "sparse" if on_gpu else "stock"), lambda line: None)
+        self.load_seconds = now() - began
+        self.losses = PatternLosses(
+            self.model, checkpoint.site_layers, blind=checkpoint.selection_width, row_budget=8 << 30
+        )
+        draw = random.Random(0)
+        self.windows = [
+            Window((CALIBRATION, number), [draw.randrange(checkpoint.vocabulary) for _ in range(tokens)])
+            for number in range(windows)
+        ]
+        self.full = Pattern.all_full(len(checkpoint.site_layers))
+        self.losses.compare([self.full], self.windows[:1])  # kernels are compiled
+
+    def measure(self, patterns: Sequence[Pattern], windows: Sequence[Window]) -> dict[str, Any]:
+        """Seconds of one sweep, and what it moved."""
+        self.losses.compare([self.full], windows)  # all full is known
+        moved = self.losses.weight_bytes
+        began = now()
+        losses = self.losses.compare(patterns, windows)
+        seconds = now() - began
+        stream = stream_of(self.model)
+        return {
+            "seconds": seconds,
+            "tokens_per_second": len(windows) * len(patterns) * self.tokens / seconds,
+            "moved": 0.0 if stream is None else (self.losses.weight_bytes - moved) / stream.sweep_bytes,
+            "losses": [loss.loss for window in losses for loss in window],
+        }
+
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def say(what: str, **figures: Any) -> None:
+    """A line of the table; one process speaks."""
+    if processes.is_main():
+        print(f"{what:64}", "  ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
+
+
+def layouts(checkpoint: Checkpoint) -> list[Layout]:
+    """All in memory; half of the layers, and all, in the host's; all in files."""
+    weights = find_weights(checkpoint)
+    size = sum(tensor.size for shard in weights.shards for tensor in shard.tensors.values())
+    layer = size / checkpoint.layers
+    small = round(4.5 * layer + 8 * checkpoint.vocabulary * checkpoint.text.hidden_size)
+    return [
+        Layout("all in GPU memory", Room()),
+        Layout("half of the layers in host memory", Room(round(size / 2 + 3 * layer), 1 << 50)),
+        Layout("all in host memory", Room(small, 1 << 50)),
+        Layout("all in files", Room(small, 0)),
+    ]
+
+
+def stream_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+    """Bytes moved, and tokens a second, of 8 windows and of 6 candidates on 4."""
+    sites = len(checkpoint.site_layers)
+    step = max(1, (sites - 1) // 6)
+    candidates = [Pattern.all_full(sites).share(site) for site in range(1, sites, step)][:6]
+    baseline: dict[str, dict[str, Any]] = {}
+    for layout in layouts(checkpoint):
+        bench = Bench(checkpoint, layout, options.tokens, 8)
+        stream = stream_of(bench.model)
+        for name, patterns, windows in (
+            ("1 pattern x 8 windows", [bench.full], bench.windows),
+            ("6 candidates x 4 windows", candidates, bench.windows[:4]),
+        ):
+            figures = min((bench.measure(patterns, windows) for _ in range(3)), key=lambda run: run["seconds"])
+            stock = baseline.setdefault(name, figures)
+            say(
+                f"{layout.name}, {name}",
+                s=f"{figures['seconds']:.2f}",
+                tokens_per_s=f"{figures['tokens_per_second']:,.0f}",
+                of_memory=f"{stock['seconds'] / figures['seconds']:.3f}",
+                streamed=0 if stream is None else len(stream.host) + len(stream.files),
+                moved=f"{figures['moved']:.2f}x",
+                equal=figures["losses"] == stock["losses"],
+                load_s=f"{bench.load_seconds:.1f}",
+            )
+        del bench
+        free()
+
+
+def together_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+    """16 windows on all processes, the layers in host memory, a part on each; alone it is what to compare with."""
+    size = sum(t.size for shard in find_weights(checkpoint).shards for t in shard.tensors.values())
+    for layout in layouts(checkpoint)[2:]:
+        bench = Bench(checkpoint, layout, options.tokens, 16)
+        evaluate = Evaluator(bench.losses, {CALIBRATION: bench.windows})
+        request = Request([bench.full], range(16), CALIBRATION)
+        evaluate.sweep([request])
+        seconds = []
+        for _ in range(3):
+            processes.merge({processes.process_index(): 0})
+            began = now()
+            losses = evaluate.sweep([request])
+            seconds.append(now() - began)
+        resident = sum(processes.merge({processes.process_index(): anonymous_bytes()}).values())
+        say(
+            f"{processes.process_count()} processes, {layout.name}, 16 windows",
+            s=f"{min(seconds):.2f}",
+            tokens_per_s=f"{16 * options.tokens / min(seconds):,.0f}",
+            host_memory=f"{resident / size:.2f} copies",
+            loss=repr(math.fsum(loss.loss for loss in losses[0][0])),
+        )
+        del bench, evaluate
+        free()
+
+
+def large_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+    """Three greedy steps on a checkpoint that is larger than the GPU, from files, beside the rate in memory."""
+    size = sum(t.size for shard in find_weights(checkpoint).shards for t in shard.tensors.values())
+    say("checkpoint", gb=f"{size / GB:.1f}", layers=checkpoint.layers)
+    bench = Bench(checkpoint, Layout("files", Room(options.large_room, options.large_host)), options.tokens, 4)
+    stream = stream_of(bench.model)
+    assert stream is not None, "the checkpoint fits on the device"
+    runs, moved = bench.losses.layer_runs, bench.losses.weight_bytes
+    evaluate = Evaluator(bench.losses, {CALIBRATION: bench.windows, HELD_OUT: bench.windows[:1]})
+    sizes = {CALIBRATION: 4, HELD_OUT: 1}
+    count = LayerCount(Shape(checkpoint.site_layers, checkpoint.layers, 4, 1))
+    measure = ReplayedEvaluator(JournalContent(), count, evaluate)
+    sites = len(checkpoint.site_layers)
+    labels = {name: [options.tokens - 1] * number for name, number in sizes.items()}
+    documents = {name: list(range(number)) for name, number in sizes.items()}
+    goal, method = Goal(keep=(sites - 3) / sites), Method(surrogate="none", order=tuple(range(1, sites)))
+    problem = Problem(measure, labels=labels, documents=documents, sites=sites, goal=goal, method=method)
+    with Busy() as busy:
+        began = now()
+        choose(
+            problem, SearchProgress(step=lambda step: say("step", removed=step.removed, s=f"{now() - began:.1f}"))
+        )
+        seconds = now() - began
+    rows = (bench.losses.layer_runs - runs) / checkpoint.layers
+    rate = (bench.losses.layer_runs - runs) * options.tokens / seconds
+    say(
+        "three greedy steps from files",
+        s=f"{seconds:.1f}",
+        sweeps=count.sweeps,
+        rows_of_all_layers=f"{rows:.1f}",
+        layer_tokens_per_s=f"{rate:,.0f}",
+        of_memory=f"{rate / options.memory_rate:.2f}" if options.memory_rate else "-",
+        read_gb_per_s=f"{(bench.losses.weight_bytes - moved) / seconds / GB:.2f}",
+        files_gave=f"{stream._fetcher.read_rate / GB:.2f} GB/s",
+        gpu_busy=f"{busy.share:.0%}",
+        load_s=f"{bench.load_seconds:.1f}",
+    )
+
+
+def rate_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+    """Layer-tokens a second with all weights in memory: what three steps from files are held against."""
+    bench = Bench(checkpoint, layouts(checkpoint)[0], options.tokens, 4)
+    sites = len(checkpoint.site_layers)
+    bench.losses.compare([bench.full], bench.windows)
+    runs, began = bench.losses.layer_runs, now()
+    for window in bench.windows:
+        bench.losses.compare([bench.full.share(site) for site in range(1, min(5, sites))], [window])
+    rate = (bench.losses.layer_runs - runs) * options.tokens / (now() - began)
+    say("in memory", layer_tokens_per_s=f"{rate:.0f}")
+
+
+class Busy:
+    """The share of samples in which the GPU ran a kernel, by nvidia-smi, within a ``with`` block."""
+
+    def __enter__(self) -> Busy:
+        self._samples: list[int] = []
+        self._process = None
+        if torch.cuda.is_available():
+            query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
+            self._process = subprocess.Popen([*query, "-i", "0"], stdout=subprocess.PIPE, text=True)
+            threading.Thread(target=self._read, daemon=True).start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+    @property
+    def share(self) -> float:
+        """Mean utilisation."""
+        return sum(self._samples) / len(self._samples) / 100 if self._samples else math.nan
+
+    def _read(self) -> None:
+        assert self._process is not None
+        for line in self._process.stdout or ():
+            self._samples.append(int(line))
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file stands behind."""
+    for line in Path("/proc/self/smaps_rollup").read_text("ascii").splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def free() -> None:
+    import gc
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+PARTS: dict[str, Callable[[Checkpoint, argparse.Namespace], None]] = {
+    "stream": stream_part, "together": together_part, "rate": rate_part, "large": large_part,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=["stream"])
+    parser.add_argument("--folder", type=Path, default=Path("outputs/bench-stream"))
+    parser.add_argument("--layers", type=int, default=12, help="of the checkpoint; 12 are 14.5 GB, 84 are 107 GB")
+    parser.add_argument("--tokens", type=int, default=16384, help="of a window")
+    parser.add_argument("--smoke", action="store_true", help="tiny layers, to try it on a CPU")
+    parser.add_argument(
+        "--large-room", type=int, default=40 << 30, help="bytes of the GPU for weights, part large"
+    )
+    parser.add_argument("--large-host", type=int, default=0, help="bytes of host memory for weights, part large")
+    parser.add_argument("--memory-rate", type=float, help="what part rate printed, for part large")
+    options = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    processes.process_device()
+    if processes.is_main() and not (options.folder / "config.json").exists():
+        began = time.perf_counter()
+        size = write_checkpoint(options.folder, options.layers, **(SMALL if options.smoke else {}))
+        say("written", gb=f"{size / GB:.2f}", s=f"{time.perf_counter() - began:.1f}")
+    processes.merge({processes.process_index(): os.getpid()})
+    checkpoint = open_checkpoint(str(options.folder))
+    for name in options.parts:
+        PARTS[name](checkpoint, options)
+
+
+if __name__ == "__main__":
+    main()
