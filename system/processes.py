@@ -80,6 +80,8 @@ def process_device() -> Any:
     import torch
 
     device = _state().device
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())  # streams and events ask for the number
     # Among several processes accelerate says "cpu:0", to which a model would be copied: to memory aligned
     # otherwise, so that its products are rounded otherwise.
     return torch.device("cpu") if device.type == "cpu" else device

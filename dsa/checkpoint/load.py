@@ -146,7 +146,9 @@ def rehearse(
     model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
     config = copy.deepcopy(model.config)
     settings = getattr(checkpoint.config, "quantization_config", None)
-    if settings is not None and not plain:
+    if plain:
+        forget_format(config)
+    elif settings is not None:
         config.quantization_config = copy.deepcopy(settings)
     with load_reported() as report:
         try:
@@ -168,6 +170,13 @@ def rehearse(
             return None
     check_complete(checkpoint, loaded)
     return {name: value.dtype for name, value in rehearsed.state_dict().items()}
+
+
+def forget_format(config: Any) -> None:
+    """Makes ``config`` one of plain weights."""
+    for part in (config, config.get_text_config()):
+        if getattr(part, "quantization_config", None) is not None:
+            del part.quantization_config
 
 
 def _cannot_load(checkpoint: Checkpoint, error: Exception, cause: str | None) -> ModelError:

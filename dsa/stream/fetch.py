@@ -100,6 +100,10 @@ class Fetcher:
         # To new memory: the buffer may hold what the others go on to sweep with.
         return layer.layout.views(run[:size].to(self._device))
 
+    def rest(self) -> None:
+        """Gives memory back that only a load needs."""
+        self._staging = None
+
     def done(self) -> None:
         """The buffer's tensors are read, as far as what was asked of the device until now goes."""
         if self._stream is not None:

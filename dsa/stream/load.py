@@ -16,7 +16,7 @@ from ...system import processes
 from ..checkpoint.architectures import model_class
 from ..checkpoint.config import Checkpoint
 from ..checkpoint.dtypes import compute_dtype
-from ..checkpoint.load import Placement, load_model, rehearse, stored_tensors
+from ..checkpoint.load import Placement, forget_format, load_model, rehearse, stored_tensors
 from ..checkpoint.sites import decoder_layers, expected_indexers
 from ..checkpoint.stored.shards import Tensor
 from ..checkpoint.stored.weights import StoredWeights
@@ -146,9 +146,7 @@ def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model without weights; what it computes when it is built, and no file holds, is there."""
     auto_class = model_class(checkpoint.config, checkpoint.trust.remote_code)
     config = copy.deepcopy(checkpoint.config)
-    for part in (config, config.get_text_config()):
-        if getattr(part, "quantization_config", None) is not None:
-            del part.quantization_config
+    forget_format(config)
     with init_empty_weights(include_buffers=False):
         model = auto_class.from_config(config, dtype=dtype, trust_remote_code=checkpoint.trust.remote_code)
     return model.requires_grad_(False).eval()
@@ -195,6 +193,7 @@ class _Loading:
             fetcher.done()
         for number in places.host:
             fetcher.keep(layers[number])
+        fetcher.rest()
         if streamed:
             targets = {number: self._layers[number].targets for number in streamed}
             least = _least if together > 1 else None

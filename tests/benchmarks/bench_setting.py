@@ -21,10 +21,11 @@ from indexcache.calibrate.sources import Documents, TextSource
 from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.commands.job.prepare import refinement_windows
 from indexcache.dsa.checkpoint.config import Checkpoint, load_tokenizer, open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.costs import layer_costs
 from indexcache.dsa.model.evaluator import COST_WINDOWS
+from indexcache.dsa.stream.load import load_measured
+from indexcache.dsa.stream.room import Room
 from indexcache.errors import DatasetError, WindowError
 from indexcache.evaluate import CALIBRATION, HELD_OUT, PROBES, REFINEMENT, PatternWindowLosses, Request
 from indexcache.pattern import Pattern, kept_sites
@@ -420,7 +421,7 @@ def open_setting(options: argparse.Namespace, check: Callable[[], None]) -> Sett
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     checkpoint = open_checkpoint(options.model)
-    model = load_model(checkpoint, find_weights(checkpoint), "float32").to(options.device)
+    model = load_measured(checkpoint, find_weights(checkpoint), "float32", Room()).to(options.device)
     setting = Setting(
         options, checkpoint, load_tokenizer(checkpoint), LayerStack(model, checkpoint.site_layers), check
     )
