@@ -17,6 +17,8 @@ class TestEstimate:
         assert code == 0
         assert document["algorithm_1_layer_windows"] == 12 * 8 * 6
         assert document["seconds"] is None
+        # No weights are there, so that what a sweep reads of them is not known.
+        assert (document["sweeps"] > 6 - 3, document["weight_bytes"]) == (True, None)
         code, out, _ = run_cli("estimate", *arguments)
         assert (code, f"Algorithm 1 takes {12 * 8 * 6:,}" in out, "not timed" in out) == (0, True, True)
 
@@ -39,6 +41,10 @@ class TestEstimate:
         assert expected["algorithm_1_layer_windows"] == cost["algorithm_1_layer_windows"]
         assert expected["search_layer_windows"] == pytest.approx(cost["search_layer_windows"], rel=0.25)
         assert expected["layer_windows"] == pytest.approx(cost["layer_windows"], rel=0.25)
+        assert expected["sweeps"] == cost["sweeps"]
+        assert (
+            expected["weight_bytes"] == cost["weight_bytes"] == cost["sweeps"] * expected["weight_bytes_a_sweep"]
+        )
 
     @pytest.mark.parametrize("surrogate", ["error", "fisher"])
     def test_dynamic_programming_is_counted_without_its_layer_costs(
