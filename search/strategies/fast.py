@@ -55,8 +55,8 @@ def fast_greedy(
         pinned: sites that stay full.
         confidence: with which a step has to be told from its rivals to count as decided.
         order: sites in the order in which an earlier search removed them, or in which layer costs would. Each
-            step then measures the next of them first, and the first step has only a glance, at four windows, at
-            the others.
+            step then measures the next of them first, unless it seems dearer than another, and the first step has
+            only a glance, at four windows, at the others.
         standard_errors: of the race.
         on_step: told of each committed step.
 
@@ -153,12 +153,12 @@ class _LazySearch:
         The likely winner is looked at on all windows and so is one that may well be cheaper; those whose increase
         is not known have a glance at the first windows, few where an order is known.
         """
-        first = self._first(sites)
+        first = self._first(sites, current)
         unknown = [site for site in sites if site not in self.seen and site != first]
         if first is None:
             return self._race(unknown, current)
         share = 0.0 if self.order else _GLANCE
-        alone = [*self._close_second(sites, first), first]
+        alone = [*self._close_second(sites, first, current), first]
         looks = [(unknown, self._windows(share)), (self._grown_rival(sites, alone), self._windows(_SECOND_GLANCE))]
         return self._look([*looks, *(([site], None) for site in alone)], current)
 
@@ -173,21 +173,22 @@ class _LazySearch:
         site = self._cheapest([site for site in sites if site not in alone])
         return [site] if site in self.grown else []
 
-    def _close_second(self, sites: Sequence[int], first: int) -> list[int]:
+    def _close_second(self, sites: Sequence[int], first: int, current: Evaluation) -> list[int]:
         """The second cheapest where the windows that ``first`` was seen on hardly tell the two apart, or none.
 
         Whatever is the cheapest of many on a few windows is likely to be dearer on all.
         """
-        seen = self.seen.get(first, [])
-        if self.order or len(seen) == self.measurements.windows:
-            return []
         second = self._cheapest([site for site in sites if site != first])
-        if second is None:
+        few = first in self.seen and len(self.seen[first]) < self.measurements.windows
+        if self.order or second is None or not few:
             return []
-        pairs = zip(self.seen[second], seen, strict=False)
-        apart = mean_difference([increase - lowest for increase, lowest in pairs])
-        dearer = mean_difference(self.seen[second]).delta - mean_difference(seen).delta
-        return [second] if dearer < _CLOSE * (apart.standard_error or 0.0) else []
+        return [] if self._seems_dearer(second, first, current, _CLOSE) else [second]
+
+    def _seems_dearer(self, site: int, other: int, current: Evaluation, standard_errors: float) -> bool:
+        """Whether ``site`` is dearer by so much on the windows that both were seen on."""
+        pairs = list(zip(self.seen[site], self.seen[other], strict=False))
+        apart = mean_difference([one - two for one, two in pairs], current.documents[: len(pairs)])
+        return apart.delta > standard_errors * (apart.standard_error or 0.0)
 
     def _last_seen(self, site: int, step: Step, current: Evaluation) -> Margin:
         """How much dearer ``site``, not measured on all windows at this step, is by what was last seen of it."""
@@ -195,9 +196,16 @@ class _LazySearch:
         lowest, documents = _increases(step.evaluation, current)[: len(increases)], current.documents
         return margin(lowest, increases, documents[: len(increases)], self.confidence)
 
-    def _first(self, sites: Sequence[int]) -> int | None:
-        """The next site of the older search's order, or the one that seemed cheapest; None at a cold start."""
-        return next((site for site in self.order if site in sites), self._cheapest(sites))
+    def _first(self, sites: Sequence[int], current: Evaluation) -> int | None:
+        """The likely winner; None at a cold start.
+
+        That is the next site of the older search's order unless it seems dearer than the cheapest, or that one.
+        """
+        cheapest = self._cheapest(sites)
+        listed = next((site for site in self.order if site in sites), cheapest)
+        if listed is None or cheapest is None or listed not in self.seen:
+            return listed
+        return cheapest if self._seems_dearer(listed, cheapest, current, _SEEMS_CHEAPER) else listed
 
     def _cheapest(self, sites: Sequence[int]) -> int | None:
         """The one of ``sites`` that seemed cheapest, of those that were seen."""
