@@ -16,6 +16,7 @@ from .race import FIRST_WINDOWS, STANDARD_ERRORS, race
 # A candidate not measured on all windows at this step has to seem cheaper by so many standard errors.
 _SEEMS_CHEAPER = 0.5
 _GLANCE = 0.25  # share of the windows for a site whose increase was forgotten
+_SECOND_GLANCE = 0.1875  # and for one whose increase has mostly risen
 # So many standard errors apart, on few windows, are two candidates hardly told from each other.
 _CLOSE = 0.1
 
@@ -40,11 +41,11 @@ def fast_greedy(
     earlier one's would, so its increase moves either way, often by much, and is forgotten.
 
     The first step races all candidates (see ``race``). At each later one a first sweep measures the candidate with
-    the lowest increase on all windows, the next one too where few windows put it second by next to nothing, and
-    the one whose increase was forgotten on a quarter of them. While others seem cheaper than the best, by more
-    than half a standard error on the windows they were seen on, they are measured on all windows: one in the
-    second sweep, two in the third, and so on, since a cheaper one mostly settles it for all that seem dearer than
-    it. Each removal is measured on all windows before it is committed.
+    the lowest increase on all windows, the second too where few windows put it there by next to nothing; on a
+    part of the windows the one whose increase was forgotten, and the second where it has mostly risen since it was
+    seen. While others seem cheaper than the best, by more than half a standard error on the windows they were seen
+    on, they are measured on all windows: one in the second sweep, two in the third, four in the next, as the
+    cheapest mostly settles it for the others. Each removal is measured on all windows before it is committed.
 
     Args:
         measurements: of the calibration windows.
@@ -54,8 +55,8 @@ def fast_greedy(
         pinned: sites that stay full.
         confidence: with which a step has to be told from its rivals to count as decided.
         order: sites in the order in which an earlier search removed them, or in which layer costs would. Each
-            step then measures the next of them first, and the first step has only a glance, at four windows, at
-            the others.
+            step then measures the next of them first, unless it seems dearer than another, and the first step has
+            only a glance, at four windows, at the others.
         standard_errors: of the race.
         on_step: told of each committed step.
 
@@ -115,7 +116,8 @@ def look_again(
 class _LazySearch:
     """One lazy search in progress.
 
-    ``seen`` holds for each site by how much its removal raised the loss of each of the first windows.
+    ``seen`` holds for each site by how much its removal raised the loss of each of the first windows, ``grown``
+    the sites that serve more layers than they did then.
     """
 
     measurements: Measurements
@@ -125,6 +127,7 @@ class _LazySearch:
     confidence: float
     standard_errors: float
     seen: dict[int, list[float]] = field(default_factory=dict)
+    grown: set[int] = field(default_factory=set)
 
     def step(self, current: Evaluation) -> Step:
         """The next removal from ``current``."""
@@ -150,30 +153,42 @@ class _LazySearch:
         The likely winner is looked at on all windows and so is one that may well be cheaper; those whose increase
         is not known have a glance at the first windows, few where an order is known.
         """
-        first = self._first(sites)
+        first = self._first(sites, current)
         unknown = [site for site in sites if site not in self.seen and site != first]
         if first is None:
             return self._race(unknown, current)
         share = 0.0 if self.order else _GLANCE
-        count = max(FIRST_WINDOWS, math.ceil(share * self.measurements.windows))
-        alone = [*self._close_second(sites, first), first]
-        return self._look([(unknown, count), *(([site], None) for site in alone)], current)
+        alone = [*self._close_second(sites, first, current), first]
+        looks = [(unknown, self._windows(share)), (self._grown_rival(sites, alone), self._windows(_SECOND_GLANCE))]
+        return self._look([*looks, *(([site], None) for site in alone)], current)
 
-    def _close_second(self, sites: Sequence[int], first: int) -> list[int]:
+    def _windows(self, share: float) -> int:
+        return max(FIRST_WINDOWS, math.ceil(share * self.measurements.windows))
+
+    def _grown_rival(self, sites: Sequence[int], alone: Collection[int]) -> list[int]:
+        """The cheapest of ``sites`` but ``alone``, if it serves more layers than when it was seen; or none.
+
+        It is mostly dearer by now, and would have to be looked at if the first turned out dearer too.
+        """
+        site = self._cheapest([site for site in sites if site not in alone])
+        return [site] if site in self.grown else []
+
+    def _close_second(self, sites: Sequence[int], first: int, current: Evaluation) -> list[int]:
         """The second cheapest where the windows that ``first`` was seen on hardly tell the two apart, or none.
 
         Whatever is the cheapest of many on a few windows is likely to be dearer on all.
         """
-        seen = self.seen.get(first, [])
-        if self.order or len(seen) == self.measurements.windows:
-            return []
         second = self._cheapest([site for site in sites if site != first])
-        if second is None:
+        few = first in self.seen and len(self.seen[first]) < self.measurements.windows
+        if self.order or second is None or not few:
             return []
-        pairs = zip(self.seen[second], seen, strict=False)
-        apart = mean_difference([increase - lowest for increase, lowest in pairs])
-        dearer = mean_difference(self.seen[second]).delta - mean_difference(seen).delta
-        return [second] if dearer < _CLOSE * (apart.standard_error or 0.0) else []
+        return [] if self._seems_dearer(second, first, current, _CLOSE) else [second]
+
+    def _seems_dearer(self, site: int, other: int, current: Evaluation, standard_errors: float) -> bool:
+        """Whether ``site`` is dearer by so much on the windows that both were seen on."""
+        pairs = list(zip(self.seen[site], self.seen[other], strict=False))
+        apart = mean_difference([one - two for one, two in pairs], current.documents[: len(pairs)])
+        return apart.delta > standard_errors * (apart.standard_error or 0.0)
 
     def _last_seen(self, site: int, step: Step, current: Evaluation) -> Margin:
         """How much dearer ``site``, not measured on all windows at this step, is by what was last seen of it."""
@@ -181,9 +196,16 @@ class _LazySearch:
         lowest, documents = _increases(step.evaluation, current)[: len(increases)], current.documents
         return margin(lowest, increases, documents[: len(increases)], self.confidence)
 
-    def _first(self, sites: Sequence[int]) -> int | None:
-        """The next site of the older search's order, or the one that seemed cheapest; None at a cold start."""
-        return next((site for site in self.order if site in sites), self._cheapest(sites))
+    def _first(self, sites: Sequence[int], current: Evaluation) -> int | None:
+        """The likely winner; None at a cold start.
+
+        That is the next site of the older search's order unless it seems dearer than the cheapest, or that one.
+        """
+        cheapest = self._cheapest(sites)
+        listed = next((site for site in self.order if site in sites), cheapest)
+        if listed is None or cheapest is None or listed not in self.seen:
+            return listed
+        return cheapest if self._seems_dearer(listed, cheapest, current, _SEEMS_CHEAPER) else listed
 
     def _cheapest(self, sites: Sequence[int]) -> int | None:
         """The one of ``sites`` that seemed cheapest, of those that were seen."""
@@ -194,9 +216,13 @@ class _LazySearch:
         )
 
     def _forget_next(self, removed: int, pattern: Pattern) -> None:
-        """Forgets what was seen of ``removed`` and of the next full site, whose source changes with it."""
+        """Forgets what was seen of ``removed`` and of the next full site, whose source changes with it.
+
+        The full site before it serves more layers from now on.
+        """
         full = pattern.full
         place = full.index(removed)
+        self.grown.add(full[place - 1])
         for site in full[place : place + 2]:
             self.seen.pop(site, None)
 
@@ -216,11 +242,17 @@ class _LazySearch:
         return self._note(dict(zip(sites, results, strict=True)), current)
 
     def _note(self, results: Mapping[int, Evaluation], current: Evaluation) -> dict[int, Evaluation]:
-        """Keeps the increases of ``results``, of finite ones alone; returns those that saw all windows."""
+        """Keeps the increases of ``results``, of finite ones alone; returns those that saw all windows.
+
+        What was seen before on further windows is taken to have risen as much as on these.
+        """
         for site, result in results.items():
-            self.seen.pop(site, None)
+            before = self.seen.pop(site, [])
+            self.grown.discard(site)
             if result.finite:
-                self.seen[site] = _increases(result, current)
+                now = _increases(result, current)
+                rise = mean_difference([new - old for new, old in zip(now, before, strict=False)] or [0.0]).delta
+                self.seen[site] = now + [old + rise for old in before[len(now) :]]
         whole = self.measurements.windows
         return {site: result for site, result in results.items() if result.finite and len(result.windows) == whole}
 

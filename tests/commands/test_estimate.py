@@ -20,6 +20,8 @@ class TestEstimate:
         assert code == 0
         assert document["algorithm_1_layer_windows"] == 12 * 8 * 6
         assert document["seconds"] is None
+        # No weights are there, so that what a sweep reads of them is not known.
+        assert (document["sweeps"] > 6 - 3, document["weight_bytes"]) == (True, None)
         code, out, _ = run_cli("estimate", *arguments)
         assert (code, f"Algorithm 1 takes {12 * 8 * 6:,}" in out, "not timed" in out) == (0, True, True)
 
@@ -42,6 +44,9 @@ class TestEstimate:
         assert expected["algorithm_1_layer_windows"] == cost["algorithm_1_layer_windows"]
         assert expected["search_layer_windows"] == pytest.approx(cost["search_layer_windows"], rel=0.25)
         assert expected["layer_windows"] == pytest.approx(cost["layer_windows"], rel=0.25)
+        # A uniform pattern that the search came by takes no sweep, and the losses say whether it does.
+        assert abs(expected["sweeps"] - cost["sweeps"]) <= 1
+        assert cost["weight_bytes"] == cost["sweeps"] * expected["weight_bytes_a_sweep"] > 0
 
     @pytest.mark.parametrize("surrogate", ["error", "fisher"])
     def test_dynamic_programming_is_counted_without_its_layer_costs(

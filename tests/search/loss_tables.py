@@ -53,6 +53,32 @@ class DistanceTable(LossTable):
         return 3.0 + cost / self.sites + 0.001 * random.Random(f"{self.seed}/{pattern}/{window}").random()
 
 
+class SpreadTable(LossTable):
+    """As measured models: a few sites cost most, distance to the source counts, and ``scatter`` blurs windows."""
+
+    def __init__(self, seed, sites, windows=32, scatter=0.2):
+        super().__init__(seed, sites, windows)
+        draw = random.Random(f"{seed}/{sites}")
+        self.costs = []
+        for _ in range(sites):
+            weight = draw.expovariate(1.0)
+            self.costs.append([weight * (1 + scatter * draw.gauss(0, 1)) for _ in range(windows)])
+
+    def loss(self, pattern, window):
+        distances = [site - source for site, source in enumerate(Pattern(str(pattern)).sources())]
+        pairs = zip(self.costs, distances, strict=True)
+        return 3.0 + sum(costs[window] * (0.7 + 0.3 * distance) for costs, distance in pairs if distance)
+
+    def measure(self, patterns, windows):
+        self.measured += [(pattern, window) for pattern in patterns for window in windows]
+        columns = [self._losses(pattern) for pattern in patterns]
+        return [tuple(score(losses[window]) for window in windows) for losses in columns]
+
+    @functools.cache  # noqa: B019 - a table lives as long as its test
+    def _losses(self, pattern):
+        return [self.loss(pattern, window) for window in range(self.windows)]
+
+
 def algorithm_1(table, sites, kept):
     """The paper's text, over strings: flip each F but the first, keep the flip with the lowest loss."""
     pattern, order = "F" * sites, []

@@ -118,6 +118,13 @@ def test_rows_that_do_not_fit_together_share_less():
     assert counts[0] < counts[1] < counts[2] == 8 * LAYERS
 
 
+def test_a_step_takes_a_sweep_and_a_half_at_most():
+    """Beside the steps there are all full, the noise floor's two, uniform, and the held-out check."""
+    for sites, kept in ((61, 16), (78, 20)):
+        expected = expected_cost(Shape(range(sites), sites, 32, 4), Goal(keep=kept / sites), Method())
+        assert sites - kept < expected.sweeps <= 1.5 * (sites - kept) + 5
+
+
 def test_the_same_twice():
     cost = [expected_cost(SHAPE, Goal(keep=0.4), Method(strategy="fast", refine_rounds=2)) for _ in range(2)]
     assert cost[0] == cost[1]

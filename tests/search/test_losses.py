@@ -6,10 +6,12 @@ from itertools import chain
 from statistics import fmean, stdev
 
 import pytest
+from loss_tables import LossTable
 
 from indexcache.pattern import Pattern
 from indexcache.search.losses import (
     Evaluation,
+    Look,
     effective_documents,
     mean_difference,
     noise_floor,
@@ -119,3 +121,18 @@ def test_one_bad_window_makes_the_loss_no_number(bad):
     broken = evaluation((1.0, bad))
     assert not broken.finite
     assert math.isnan(broken.loss)
+
+
+def test_looks_at_different_windows_are_one_sweep_and_measure_nothing_twice():
+    table = LossTable(0, 4, windows=6)
+    measurements = table.measurements()
+    one, other = Pattern("FSFF"), Pattern("FFSF")
+    measurements([one], 2)
+    few, same, many = measurements.together([Look([one, other], 3), Look([other], 2), Look([one])])
+    assert table.sweeps == 2
+    assert len(table.measured) == len(set(table.measured)) == 6 + 3
+    assert [evaluation.window_losses for evaluation in few] == [table.losses(one)[:3], table.losses(other)[:3]]
+    assert same[0].window_losses == table.losses(other)[:2]
+    assert many[0].window_losses == table.losses(one)
+    measurements([one, other], 3)
+    assert table.sweeps == 2, "all of it was known"

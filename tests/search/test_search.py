@@ -103,6 +103,20 @@ def test_the_held_out_check_measures_other_windows():
     assert run(Goal(keep=0.5), heldout=False).heldout is None
 
 
+def test_a_mix_asks_for_text_and_probes_in_one_sweep():
+    sweeps = []
+
+    class Counted(Table):
+        def __call__(self, requests):
+            sweeps.append([request.group for request in requests])
+            return super().__call__(requests)
+
+    documents = dict.fromkeys(("calibration", "probes"), (0, 1, 2, 3))
+    labels = {group: [LABELS] * 4 for group in documents}
+    choose(Problem(Counted(), labels, documents, SITES, Goal(keep=0.5), Method(objective="mix")))
+    assert {groups.count("calibration") - groups.count("probes") for groups in sweeps} == {0}
+
+
 def test_a_model_without_a_loss_is_refused_at_once():
     def broken(requests):
         return [[(WindowLoss(math.nan),) * 4 for _ in request.patterns] for request in requests]

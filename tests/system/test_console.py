@@ -14,6 +14,14 @@ from indexcache.errors import wrapped
 from indexcache.system import console
 from indexcache.system.console import Reporter
 
+BYTES = {0: "0 bytes", 999: "999 bytes", 14_500_000_000: "14.5 GB", 999_600_000: "1,000 MB", 690 * 10**9: "690 GB"}
+
+
+@pytest.mark.parametrize("size", BYTES)
+def test_bytes_for_people(size):
+    assert console.byte_count(size) == BYTES[size]
+
+
 SCRIPT = """
 import time
 from indexcache.system import console

@@ -12,6 +12,7 @@ from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.paths import PathMemory
 from indexcache.dsa.model.stack import State
 from indexcache.dsa.model.tail import Window
+from indexcache.evaluate import Request
 from indexcache.pattern import Pattern
 from indexcache.search.cost import LayerCount, Shape
 from indexcache.search.goal import Goal, Method
@@ -187,6 +188,28 @@ def test_some_windows_are_measured_in_their_order():
     everyone = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration")
     portion = Evaluator(same_model(), groups)(ALL_PATTERNS[:2], "calibration", windows=[3, 1])
     assert repr(portion) == repr([(losses[3], losses[1]) for losses in everyone])
+
+
+def test_requests_of_one_sweep_give_what_they_give_alone():
+    groups = {name: windows_of(name, 4) for name in ("calibration", "heldout")}
+    requests = [Request(ALL_PATTERNS[:3], [2, 0]), Request(ALL_PATTERNS[5:6], range(4), "heldout")]
+    together = Evaluator(same_model(), groups).sweep(requests)
+    alone = [
+        Evaluator(same_model(), groups)(ALL_PATTERNS[:3], "calibration", [2, 0]),
+        Evaluator(same_model(), groups)(ALL_PATTERNS[5:6], "heldout"),
+    ]
+    assert repr(together) == repr(alone)  # key losses are NaN
+
+
+def test_pieces_are_all_that_was_asked_for_a_window_at_a_time():
+    evaluator = Evaluator(same_model(), {"calibration": windows_of("calibration", 3)})
+    requests = [Request(ALL_PATTERNS[:2], [0, 2]), Request(ALL_PATTERNS[2:3], [1])]
+    pieces = [request for piece in evaluator.pieces(requests) for request in piece]
+    assert [(request.patterns, list(request.windows)) for request in pieces] == [
+        (ALL_PATTERNS[:2], [0]),
+        (ALL_PATTERNS[:2], [2]),
+        (ALL_PATTERNS[2:3], [1]),
+    ]
 
 
 def test_another_shape_gives_the_same_losses_and_remembers_nothing():

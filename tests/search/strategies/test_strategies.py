@@ -4,7 +4,7 @@ import functools
 import random
 
 import pytest
-from loss_tables import DistanceTable, LossTable, algorithm_1
+from loss_tables import DistanceTable, LossTable, SpreadTable, algorithm_1
 
 from indexcache.errors import MeasurementError, SettingError
 from indexcache.pattern import Pattern
@@ -98,6 +98,23 @@ class TestFast:
                 STRATEGIES[name](table.measurements(), 24, 6)
                 spent[name] += len(table.measured)
         assert spent["fast"] * 3 < spent["exact"]
+
+    @pytest.mark.parametrize(("sites", "kept"), [(61, 16), (78, 20)])
+    @pytest.mark.parametrize("scatter", [0.2, 1.5])
+    def test_a_step_takes_one_and_a_half_sweeps_at_most(self, sites, kept, scatter):
+        """On average over a search, the baseline aside; where weights stream, each sweep reads all of them."""
+        for seed in range(4):
+            table = SpreadTable(seed, sites, 32, scatter)
+            steps = fast_greedy(table.measurements(), sites, kept)
+            assert table.sweeps - 1 <= 1.5 * len(steps)
+
+    def test_with_an_order_that_holds_a_step_is_hardly_more_than_a_sweep(self):
+        table = SpreadTable(0, 61, scatter=0.0)
+        order = [step.removed for step in fast_greedy(table.measurements(), 61, 16)]
+        table.sweeps = 0
+        steps = fast_greedy(table.measurements(), 61, 16, order=order)
+        assert [step.removed for step in steps] == order
+        assert len(steps) <= table.sweeps - 1 <= 1.2 * len(steps)
 
     def test_a_site_that_gets_cheap_when_the_one_before_it_goes_is_seen_at_once(self):
         class Substitute(DistanceTable):
