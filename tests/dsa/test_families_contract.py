@@ -29,7 +29,7 @@ from indexcache.dsa.checkpoint.sizes.count import measure_sizes
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.agreement import selection_overlap
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.paths import PathMemory
+from indexcache.dsa.model.states.paths import PathMemory
 from indexcache.dsa.model.switch import Switch
 from indexcache.dsa.model.tail import Window
 from indexcache.dsa.stream.layers import stream_of

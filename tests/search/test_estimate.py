@@ -234,7 +234,7 @@ def test_the_fewer_states_are_kept_the_more_layers_run_in_as_many_sweeps():
 
 
 def test_states_are_kept_where_the_evaluator_keeps_them():
-    from indexcache.dsa.model.paths import PathMemory
+    from indexcache.dsa.model.states.paths import PathMemory
 
     class State:
         bytes = 10
