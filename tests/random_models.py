@@ -396,7 +396,7 @@ def least_room(model):
     return size(model) - sum(layers) + 3 * max(layers) + min(layers) // 2
 
 
-# Of a device on which all layers of the GLM checkpoints here stream, in fp32, as an option and as room without the host.
+# A device on which all layers of the GLM checkpoints here stream, in fp32: as an option, and from files alone.
 STREAMS = "3.26MB"
 ALL_STREAM = Room(3_260_000, host=0)
 
