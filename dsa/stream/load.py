@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 
-from ...errors import ModelError, SettingError
+from ...errors import SettingError
 from ...system import processes
 from ..checkpoint.architectures import model_class, plain_config
 from ..checkpoint.config import Checkpoint
@@ -18,6 +18,7 @@ from ..checkpoint.dtypes import compute_dtype
 from ..checkpoint.load import Placement, load_model, rehearse, stored_tensors
 from ..checkpoint.sites import decoder_layers, expected_indexers
 from ..checkpoint.stored.shards import Tensor
+from ..checkpoint.stored.unread import check_complete
 from ..checkpoint.stored.weights import StoredWeights
 from .conversion import Conversion, Target
 from .fetch import Fetcher, StoredLayer, largest_run
@@ -106,12 +107,13 @@ def load_layers(
     stored = {name: (shard, tensor) for shard in weights.shards for name, tensor in shard.tensors.items()}
     headers = {name: tensor for name, (_, tensor) in stored.items()}
     computes_in = compute_dtype(checkpoint, dtype)
-    types = rehearse(checkpoint, _plain_headers(headers, computes_in, known), computes_in, plain=True)
-    if types is None:  # only a load that looks at the numbers tells whether anything is missing
-        return _unrehearsed(checkpoint, weights, dtype, known)
+    plain_headers = _plain_headers(headers, computes_in, known)
+    types = rehearse(checkpoint, plain_headers, computes_in, plain=True)
     model = _skeleton(checkpoint, computes_in)
     plain = dict if known is None else partial(known.plain, dtype=computes_in)
-    conversion = Conversion(model, types, _stored_parts(headers, known), plain)
+    conversion = Conversion(model, types or {}, _stored_parts(headers, known), plain)
+    if types is None:  # transformers cannot go through this load without numbers
+        check_complete(checkpoint, conversion.account(plain_headers))
     stack, _ = expected_indexers(model, checkpoint.site_layers)
     count = decoder_layers(model) or len(model.get_submodule(stack))
     resident: list[Target] = []
@@ -125,17 +127,6 @@ def load_layers(
         return _Part(lay_out({name: stored[name] for target in targets for name in target.stored}), targets)
 
     return _Loading(model, stack, list(map(part, layers)), part(resident), conversion).run(room)
-
-
-def _unrehearsed(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, known: StoredFormat | None) -> Any:
-    """The model as transformers loads it whole, which checks it afterwards."""
-    if known is not None:
-        raise ModelError(
-            f"{checkpoint.model_id!r} is in {known.words}, and only loading it whole would tell whether its "
-            "weights are those of its config",
-            hint="load a copy in bfloat16",
-        )
-    return load_model(checkpoint, weights, dtype, Placement())
 
 
 def _stored_parts(headers: Mapping[str, Tensor], known: StoredFormat | None) -> dict[str, Sequence[str]]:

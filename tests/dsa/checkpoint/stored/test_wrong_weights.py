@@ -242,11 +242,33 @@ class TestPlainTensors:
         assert f"{MATRIX} of" in refusal(folder, read=False)
         assert "has the shape [100, 256], its config makes it [256, 256]" in refusal(folder)
 
-    def test_are_checked_after_the_load_where_it_cannot_be_rehearsed(self, rewritten, monkeypatch):
-        for module in (load_module, stream_load):
-            monkeypatch.setattr(module, "rehearse", lambda *args, **kwargs: None)
-        folder = rewritten(lambda tensors: tensors.update({"model.norm.bias": torch.ones(3)}), plain=True)
-        assert "model.norm.bias" in refusal(folder)
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (
+                {"model.norm.bias": torch.ones(3)},
+                "holds model.norm.bias, which the model that its config describes",
+            ),
+            ({MATRIX: None}, f"has no weights for {MATRIX}"),
+            ({MATRIX: torch.ones(100, 256)}, f"{MATRIX} comes out with the shape [100, 256], not [256, 256]"),
+            (
+                {"model.layers.1.mlp.experts.3.up_proj.weight": None},
+                "gate_up_proj cannot be made of the 7 tensors",
+            ),
+        ],
+        ids=["more", "missing", "shape", "expert"],
+    )
+    def test_are_checked_where_transformers_cannot_rehearse_the_load(self, rewritten, monkeypatch, change, says):
+        """As of families of which it makes a tensor on the CPU whatever is asked for."""
+
+        def changed(tensors):
+            tensors |= {name: tensor for name, tensor in change.items() if tensor is not None}
+            for name in [name for name, tensor in change.items() if tensor is None]:
+                del tensors[name]
+
+        monkeypatch.setattr(stream_load, "rehearse", lambda *args, **kwargs: None)
+        load_checkpoint(open_checkpoint(str(rewritten(plain=True))))
+        assert says in refusal(rewritten(changed, plain=True), read=False)
 
     def test_transformers_own_reason_is_passed_on(self, tmp_path):
         checkpoint = open_checkpoint(str(eight_bit.make(tmp_path, kv_lora_rank=512, qk_rope_head_dim=64)[0]))
