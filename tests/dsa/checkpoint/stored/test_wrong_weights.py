@@ -25,6 +25,7 @@ from indexcache.pattern import Pattern
 IDS = torch.randint(0, 4000, (48,), generator=torch.Generator().manual_seed(2)).tolist()
 FP8 = eight_bit.SETTINGS
 MATRIX = "model.layers.1.self_attn.o_proj.weight"
+EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +253,7 @@ class TestPlainTensors:
             ({MATRIX: None}, f"has no weights for {MATRIX}"),
             ({MATRIX: torch.ones(100, 256)}, f"{MATRIX} comes out with the shape [100, 256], not [256, 256]"),
             (
-                {"model.layers.1.mlp.experts.3.up_proj.weight": None},
+                {EXPERT: None},
                 "gate_up_proj cannot be made of the 7 tensors",
             ),
         ],
