@@ -89,6 +89,7 @@ def make(
     settings=SETTINGS,
     quantise=None,
     predicts=False,
+    layers=2,
     **changes,
 ):
     """Folders of a quantised checkpoint and its bf16 twin, with a tensor an expert.
@@ -100,13 +101,14 @@ def make(
         settings: the ``quantization_config``.
         quantise: gives stored and plain tensors; FP8 in blocks where it is None.
         predicts: whether there is a layer behind the decoder's, which predicts the token after next.
+        layers: of the decoder.
         changes: of the dimensions.
     """
     source = folder / "source"
-    build(family, layers=2, **(DIVIDING | changes)).bfloat16().save_pretrained(source)
+    build(family, layers=layers, **(DIVIDING | changes)).bfloat16().save_pretrained(source)
     tensors = load_file(source / "model.safetensors")
     if predicts:
-        tensors = with_predicting_layer(tensors, 2)
+        tensors = with_predicting_layer(tensors, layers)
     stored, plain = in_eight_bits(tensors, scale) if quantise is None else quantise(tensors)
     eight = write(source, folder / "fp8", stored, quantization_config=settings)
     return eight, write(source, folder / "plain", plain)

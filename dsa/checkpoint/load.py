@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError, SettingError, first_line
-from .architectures import build, model_class, skeleton
+from .architectures import build, model_class, plain_config, skeleton
 from .config import Checkpoint
 from .dtypes import compute_dtype
 from .stored.shards import Tensor
@@ -144,11 +144,9 @@ def rehearse(
     if any(tensor.dtype not in _STORED for tensor in stored.values()):
         return None
     model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
-    config = copy.deepcopy(model.config)
+    config = plain_config(model.config)
     settings = getattr(checkpoint.config, "quantization_config", None)
-    if plain:
-        forget_format(config)
-    elif settings is not None:
+    if settings is not None and not plain:
         config.quantization_config = copy.deepcopy(settings)
     with load_reported() as report:
         try:
@@ -170,13 +168,6 @@ def rehearse(
             return None
     check_complete(checkpoint, loaded)
     return {name: value.dtype for name, value in rehearsed.state_dict().items()}
-
-
-def forget_format(config: Any) -> None:
-    """Makes ``config`` one of plain weights."""
-    for part in (config, config.get_text_config()):
-        if getattr(part, "quantization_config", None) is not None:
-            del part.quantization_config
 
 
 def _cannot_load(checkpoint: Checkpoint, error: Exception, cause: str | None) -> ModelError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from ...errors import ModelError
+from ...errors import ModelError, first_line
+from ..checkpoint.stored.shards import Tensor
+from .layout import TYPES
 
 Plain = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 """Makes plain numbers of tensors as stored, by name; what it is given may be empty afterwards."""
@@ -78,6 +81,34 @@ class Conversion:
             target.stored += self._parts[name]
         return list(targets.values())
 
+    def account(self, headers: Mapping[str, Tensor]) -> dict[str, Sequence[str]]:
+        """What a load would leave over or lack, as transformers accounts for it, by headers of plain tensors.
+
+        Raises:
+            ModelError: a parameter comes out with another shape than the model's.
+        """
+        targets = self.targets()
+        used = {name for target in targets for _, name in target.sources}
+        tensors = {
+            name: torch.empty(headers[name].shape, dtype=TYPES[headers[name].dtype], device="meta")
+            for name in used
+        }
+        made = set()
+        for target in targets:
+            try:
+                parameters = self._convert(target, tensors)
+            except RuntimeError as error:  # one of many experts is missing, or of another shape
+                raise ModelError(
+                    f"{target.name} cannot be made of the {len(target.sources)} tensors stored for it: "
+                    f"{first_line(error)[:200]}",
+                    hint="fetch or convert the checkpoint again",
+                ) from error
+            made |= {name for name, value in parameters.items() if self._checked(name, value) is value}
+        tied = set(getattr(self._model, "all_tied_weights_keys", None) or ())
+        absent = _beside(self._model._keys_to_ignore_on_load_missing, self._shapes.keys() - made - tied)
+        extra = _beside(self._model._keys_to_ignore_on_load_unexpected, self._parts.keys() - used)
+        return {"missing_keys": absent, "unexpected_keys": extra, "mismatched_keys": ()}
+
     def parameters(
         self, targets: Iterable[Target], tensors: dict[str, torch.Tensor]
     ) -> Iterator[tuple[str, torch.Tensor]]:
@@ -93,13 +124,16 @@ class Conversion:
         for target in targets:
             made = self._convert(target, self._plain({name: tensors.pop(name) for name in target.stored}))
             for name in list(made):
-                value = made.pop(name)
-                if tuple(value.shape) != self._shapes.get(name, tuple(value.shape)):
-                    raise ModelError(
-                        f"{name} comes out with the shape {list(value.shape)}, not {list(self._shapes[name])}"
-                    )
+                value = self._checked(name, made.pop(name))
                 value = value.to(self.types.get(name, value.dtype))
                 yield name, value.clone() if value.untyped_storage().data_ptr() in memory else value.contiguous()
+
+    def _checked(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        if tuple(value.shape) != self._shapes.get(name, tuple(value.shape)):
+            raise ModelError(
+                f"{name} comes out with the shape {list(value.shape)}, not {list(self._shapes[name])}"
+            )
+        return value
 
     def _convert(self, target: Target, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if target.converter is None:
@@ -119,3 +153,8 @@ class Conversion:
         if renamed not in expected and name in expected:
             renamed, pattern = rename_source_key(name, [], [], prefix, expected)
         return (renamed, pattern) if renamed in expected else (None, None)
+
+
+def _beside(patterns: Iterable[str] | None, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that none of the model's own ``patterns`` lets pass."""
+    return [name for name in names if not any(re.search(pattern, name) for pattern in patterns or ())]

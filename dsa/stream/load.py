@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +12,13 @@ from accelerate import init_empty_weights
 
 from ...errors import SettingError
 from ...system import processes
-from ..checkpoint.architectures import model_class
+from ..checkpoint.architectures import model_class, plain_config
 from ..checkpoint.config import Checkpoint
 from ..checkpoint.dtypes import compute_dtype
-from ..checkpoint.load import Placement, forget_format, load_model, rehearse, stored_tensors
+from ..checkpoint.load import Placement, load_model, rehearse, stored_tensors
 from ..checkpoint.sites import decoder_layers, expected_indexers
 from ..checkpoint.stored.shards import Tensor
+from ..checkpoint.stored.unread import check_complete
 from ..checkpoint.stored.weights import StoredWeights
 from .conversion import Conversion, Target
 from .fetch import Fetcher, StoredLayer, largest_run
@@ -64,8 +64,10 @@ def load_whole(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, place
         ModelError: see ``load_measured``.
         SettingError: a device map for weights that are dequantised here.
     """
-    check_stored(checkpoint, weights)
     known = checkpoint_format(checkpoint)
+    if isinstance(known, Foreign):
+        known.quantiser()  # says whether its package is there
+    check_stored(checkpoint, weights)
     if placement.device_map is None:
         return load_measured(checkpoint, weights, dtype, Room())
     if isinstance(known, StoredFormat):
@@ -105,10 +107,13 @@ def load_layers(
     stored = {name: (shard, tensor) for shard in weights.shards for name, tensor in shard.tensors.items()}
     headers = {name: tensor for name, (_, tensor) in stored.items()}
     computes_in = compute_dtype(checkpoint, dtype)
-    types = rehearse(checkpoint, _plain_headers(headers, computes_in, known), computes_in, plain=True)
+    plain_headers = _plain_headers(headers, computes_in, known)
+    types = rehearse(checkpoint, plain_headers, computes_in, plain=True)
     model = _skeleton(checkpoint, computes_in)
     plain = dict if known is None else partial(known.plain, dtype=computes_in)
     conversion = Conversion(model, types or {}, _stored_parts(headers, known), plain)
+    if types is None:  # transformers cannot go through this load without numbers
+        check_complete(checkpoint, conversion.account(plain_headers))
     stack, _ = expected_indexers(model, checkpoint.site_layers)
     count = decoder_layers(model) or len(model.get_submodule(stack))
     resident: list[Target] = []
@@ -145,8 +150,7 @@ def _plain_headers(
 def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model without weights; what it computes when it is built, and no file holds, is there."""
     auto_class = model_class(checkpoint.config, checkpoint.trust.remote_code)
-    config = copy.deepcopy(checkpoint.config)
-    forget_format(config)
+    config = plain_config(checkpoint.config)
     with init_empty_weights(include_buffers=False):
         model = auto_class.from_config(config, dtype=dtype, trust_remote_code=checkpoint.trust.remote_code)
     return model.requires_grad_(False).eval()

@@ -1,0 +1,83 @@
+"""Rows that wait on the device while it has room, else as bytes in host memory, and come back the same."""
+
+import pytest
+import torch
+
+from indexcache.dsa.model.stack import State
+from indexcache.dsa.model.states import parking
+from indexcache.dsa.model.states.parking import Parking
+
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+def states(count, device="cpu"):
+    """States as families have them: with a selection of tokens, of blocks, or none, and with what is carried."""
+    for number in range(count):
+        hidden = torch.randn(1, 7 + number, 5, dtype=torch.bfloat16, device=device)
+        selection = [
+            None,
+            torch.randint(0, 9, (1, 7, 3), device=device),
+            torch.rand(1, 2, 7, 3, device=device) > 0.5,
+        ]
+        carried = (
+            {}
+            if number % 2
+            else {"shared_kv_states": {"2": (torch.randn(1, 3, device=device), hidden[0].float())}}
+        )
+        yield State(hidden, selection[number % 3], carried)
+
+
+def tensors(state):
+    return parking._emptied(state)[0]
+
+
+def assert_same(state, wanted):
+    assert len(tensors(state)) == len(tensors(wanted))
+    for tensor, other in zip(tensors(state), tensors(wanted), strict=True):
+        assert (tensor.dtype, tensor.device) == (other.dtype, other.device)
+        assert torch.equal(tensor, other)
+    assert {name: list(store) for name, store in state.carried.items()} == {
+        name: list(store) for name, store in wanted.carried.items()
+    }
+
+
+def test_a_state_packed_into_a_run_of_bytes_is_the_same_when_unpacked():
+    for state in states(6):
+        content, emptied = parking._emptied(state)
+        assert emptied.hidden.is_meta
+        run = torch.zeros(sum(map(parking._room, content)), dtype=torch.uint8)
+        for tensor, place in zip(content, parking._views(run, content), strict=True):
+            assert place.data_ptr() % 16 == run.data_ptr() % 16
+            place.copy_(tensor)
+        assert_same(parking._with(emptied, iter(parking._views(run, content))), state)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_rows_come_back_in_order_and_once(device):
+    waiting = list(states(4, device))
+    parked = Parking(torch.device(device), 0)
+    rows = [(number, parked.park(state)) for number, state in enumerate(waiting)]
+    for number, (row, state) in enumerate(parked.states(rows, lambda row: row[1])):
+        assert row[0] == number
+        assert_same(state, waiting[number])
+    with pytest.raises(AssertionError, match="taken once"):
+        parked._take(rows[0][1])
+
+
+@pytest.mark.parametrize("device", [GPU])
+def test_what_the_device_has_no_room_for_waits_in_host_memory(device):
+    """The budget holds the first of five; each sweep of a layer parks them again, in the memory that was freed."""
+    torch.manual_seed(0)
+    waiting = list(states(5, device))
+    wanted = [State(state.hidden.clone(), state.selection, state.carried) for state in waiting]
+    parked = Parking(torch.device(device), waiting[0].bytes)
+    rows = [parked.park(state) for state in waiting]
+    assert [row.host is None for row in rows] == [True, False, False, False, False]
+    del waiting
+    for _ in range(3):
+        left = []
+        for _, state in parked.states(rows, lambda row: row):
+            assert_same(state, wanted[len(left)])
+            left.append(parked.park(state))
+        rows = left
+    assert sum(row.host is not None for row in rows) == 4

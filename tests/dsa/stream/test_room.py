@@ -1,0 +1,72 @@
+"""Where layers wait: on the device as far as it has room, then in host memory, then in files."""
+
+import pytest
+
+from indexcache.dsa.checkpoint.stored.footprint import Footprint
+from indexcache.dsa.stream.room import Homes, LayerSizes, homes, least_on_device
+from indexcache.errors import MeasurementError
+
+# Twelve layers of 10 bytes, stored in 6. One that is made takes twice its bytes, and the next one waits beside it.
+LAYERS = [LayerSizes(6, 10)] * 12
+RESIDENT, MOVING = 50, 2 * 10 + 6
+
+
+def test_layers_that_fit_stay_and_need_no_room_to_move():
+    assert homes(LAYERS, RESIDENT, RESIDENT + 120, 0) == Homes(tuple(range(12)))
+
+
+@pytest.mark.parametrize("staying", range(10))
+def test_as_many_stay_as_leave_room_for_one_that_moves(staying):
+    for spare in (0, 3):
+        places = homes(LAYERS, RESIDENT, RESIDENT + MOVING + 10 * staying + spare, 0)
+        assert len(places.device) == staying
+        assert sorted((*places.device, *places.files)) == list(range(12))
+        assert not places.host
+
+
+def test_of_the_others_as_many_as_fit_wait_in_host_memory_and_the_rest_in_files():
+    device = RESIDENT + MOVING + 10 * 4
+    for host, kept in ((0, 0), (5, 0), (6, 1), (47, 7), (48, 8), (1 << 30, 8)):
+        places = homes(LAYERS, RESIDENT, device, host)
+        assert (len(places.device), len(places.host), len(places.files)) == (4, kept, 8 - kept)
+        assert sorted((*places.device, *places.host, *places.files)) == list(range(12))
+
+
+@pytest.mark.parametrize("staying", [1, 7, 20, 30, 53])
+def test_those_that_stream_are_spread_evenly_between_those_that_stay(staying):
+    """So that the next one comes while others compute."""
+    layers = [LayerSizes(6, 10)] * 61
+    places = homes(layers, RESIDENT, RESIDENT + MOVING + 10 * staying, 0)
+    share = len(places.files) / 61
+    for count in range(62):
+        assert abs(sum(layer < count for layer in places.files) - share * count) < 2
+
+
+def test_a_layer_too_large_to_stay_does_not_keep_smaller_ones_away():
+    large, small = LayerSizes(40, 40), LayerSizes(10, 10)
+    places = homes([large, *[small] * 20], 0, 2 * 40 + 40 + 35, 0)
+    assert len(places.device) == 3
+    assert 0 in places.files
+
+
+def test_where_not_even_one_layer_fits_the_largest_is_named_and_how_much_is_there():
+    layers = [LayerSizes(6_000_000, 10_000_000), LayerSizes(200_000_000, 300_000_000)]
+    with pytest.raises(MeasurementError) as error:
+        homes(layers, 50_000_000, 309_000_000, 1 << 40)
+    said = (
+        "layer 1 takes 0.3 GB, and 0.8 GB while it is made from what is stored; with 50.0 MB of embedding and head"
+    )
+    assert said in str(error.value)
+    assert "more than the 0.3 GB that weights may take" in str(error.value)
+    assert error.value.hint.startswith("raise --max-memory")
+
+
+@pytest.mark.parametrize("layers", [((6, 10),) * 12, ((6, 10), (40, 90), (6, 10)), ((6, 10),)], ids=len)
+def test_the_least_that_a_device_needs_is_what_is_enough(layers):
+    stored, plain = zip(*layers, strict=True)
+    least = least_on_device(Footprint("bf16", None, stored, plain, RESIDENT, quantised=False))
+    sizes = [LayerSizes(*pair) for pair in layers]
+    homes(sizes, RESIDENT, least, 0)
+    with pytest.raises(MeasurementError):
+        homes(sizes, RESIDENT, least - 1, 0)
+    assert least_on_device(None) == 0
