@@ -204,12 +204,11 @@ class _CostPass:
     @torch.inference_mode()
     def errors(self, windows: Sequence[Sequence[int]]) -> list[list[list[float]]]:
         """Relative errors ``[windows][sites][sites]``; all windows go through a layer before the next."""
-        passing = []
-        for ids in windows:
-            calls = self._stack.record(self._ids(ids)[:, :-1])
-            passing.append(_Passing(calls.without_hidden, State(calls.hidden), self._no_costs()))
-        sweep = self._stack.sweep()
+        passing, sweep = [], self._stack.sweep()
         try:
+            for ids in windows:
+                calls = self._stack.record(self._ids(ids)[:, :-1])
+                passing.append(_Passing(calls.without_hidden, State(calls.hidden), self._no_costs()))
             for layer in sweep:
                 for window in passing:
                     self._add_errors(layer, window)
