@@ -378,8 +378,6 @@ class TestAModelNoBetterThanAGuess:
         monkeypatch.delenv("INDEXCACHE_SEARCH_UNTRAINED")
         code, _, err = run_cli(*arguments)
         assert (code, "no better than word frequencies" in err, "--untrained" in err) == (2, True, True)
-        assert "nor than chance" in err
-        assert "chance's 8.32 (ln of its 4096 tokens)" in err
         assert not (tmp_path / "run" / "plan.json").exists()
         for option in ("--untrained", "--no-selfcheck"):
             assert run_cli(*arguments, option, "--resume", "never")[0] == 0
