@@ -24,7 +24,7 @@ from ...calibrate.windows import (
 )
 from ...dsa.checkpoint.config import Checkpoint, load_tokenizer
 from ...dsa.checkpoint.dtypes import compute_dtype
-from ...dsa.checkpoint.stored.footprint import footprint
+from ...dsa.stream.footprint import footprint
 from ...dsa.long.backends import Backends, choose
 from ...dsa.long.capacity import layer_bytes, whole_memory
 from ...dsa.stream.room import least_on_device

@@ -106,9 +106,9 @@ class LayerStream:
         return sum(self._stored[number].layout.stored for number in self.files)
 
     @property
-    def file_seconds(self) -> float:
-        """What reading them takes, at the rate at which this process has read so far, if every process does so."""
-        return self.file_bytes / (self._fetcher.read_rate * self._fetcher.processes)
+    def file_rate(self) -> float:
+        """Bytes a second of all processes together, if each reads as this one has so far."""
+        return self._fetcher.read_rate * self._fetcher.processes
 
     @property
     def gathers(self) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.stored.footprint import footprint
+from indexcache.dsa.stream.footprint import footprint
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.costs import ERROR, FISHER, layer_costs
 from indexcache.dsa.model.parking import SelectionInHost
