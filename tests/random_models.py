@@ -8,10 +8,13 @@ import torch
 import transformers
 
 import indexcache
-from indexcache.dsa.checkpoint.load import Placement, load_model
+from indexcache.dsa.checkpoint.config import open_checkpoint
+from indexcache.dsa.checkpoint.load import Placement
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.tail import Window
+from indexcache.dsa.stream.load import load_measured, load_whole
+from indexcache.dsa.stream.room import Room
 
 ROOT = Path(indexcache.__file__).parent
 EMBEDDED = ROOT / "recipes" / "tiny"
@@ -380,4 +383,25 @@ def measure(losses, patterns, ids):
 
 def load_checkpoint(checkpoint, dtype="auto", placement=Placement()):
     """A checkpoint's model, its weights looked for and loaded."""
-    return load_model(checkpoint, find_weights(checkpoint), dtype, placement)
+    return load_whole(checkpoint, find_weights(checkpoint), dtype, placement)
+
+
+def least_room(model):
+    """Bytes of a device on which all layers of ``model`` stream: it has room for none beside what runs."""
+
+    def size(module):
+        return sum(value.numel() * value.element_size() for value in module.state_dict().values())
+
+    layers = [size(layer) for layer in model.get_submodule(find_indexers(model)[0])]
+    return size(model) - sum(layers) + 3 * max(layers) + min(layers) // 2
+
+
+# A device on which all layers of the GLM checkpoints here stream, in fp32: as an option, and from files alone.
+STREAMS = "3.26MB"
+ALL_STREAM = Room(3_260_000, host=0)
+
+
+def load_streamed(folder, room, dtype="auto"):
+    """The model of the checkpoint in ``folder``, whose layers stream as far as they have no ``room``."""
+    checkpoint = open_checkpoint(str(folder))
+    return load_measured(checkpoint, find_weights(checkpoint), dtype, room)

@@ -40,15 +40,15 @@ READ_BY_CLI = {
     "search/export/support.py",
     "search/plan/file.py",
 }
-# Likewise inside dsa: the checkpoint below, the model and long windows beside each other.
+# Likewise inside dsa: the checkpoint below, the stream of layers under the model, long windows beside it.
 MAY_IMPORT_IN_DSA = {
     "overrides": set(),
     "chunks": set(),
     "caches": set(),
     "checkpoint": {"overrides", "chunks", "caches"},
-    "model": {"overrides", "chunks", "caches", "checkpoint"},
+    "stream": {"overrides", "checkpoint"},
+    "model": {"overrides", "chunks", "caches", "checkpoint", "stream"},
     "long": {"overrides", "chunks", "caches", "checkpoint"},
-    "stream": {"overrides", "chunks", "caches", "checkpoint"},
     "checks": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
 }
 # And inside search, whose parts are files and folders.

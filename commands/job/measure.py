@@ -29,7 +29,7 @@ from ...dsa.long.capacity import (
 )
 from ...dsa.model.evaluator import Evaluator
 from ...dsa.model.losses import PatternLosses
-from ...dsa.model.paths import PathMemory
+from ...dsa.model.states.paths import PathMemory
 from ...dsa.model.tail import Window
 from ...dsa.stream.formats.recognise import quantised_run
 from ...dsa.stream.layers import stream_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 from pathlib import Path
@@ -80,6 +81,15 @@ def remote_code_sha256(config: Any, folder: Path, trust_remote_code: bool = Fals
         if package in remote_packages and (path := getattr(module, "__file__", None)):
             digest.update(f"{last}:".encode() + Path(path).read_bytes())
     return digest.hexdigest()
+
+
+def plain_config(config: Any) -> Any:
+    """A copy of a config that names no format of quantised weights."""
+    config = copy.deepcopy(config)
+    for part in (config, config.get_text_config()):
+        if getattr(part, "quantization_config", None) is not None:
+            del part.quantization_config
+    return config
 
 
 def skeleton(config: Any, trust_remote_code: bool = False) -> Any:

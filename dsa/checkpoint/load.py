@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError, SettingError, first_line
-from .architectures import build, model_class, skeleton
+from .architectures import build, model_class, plain_config, skeleton
 from .config import Checkpoint
 from .dtypes import compute_dtype
 from .stored.shards import Tensor
@@ -144,7 +144,7 @@ def rehearse(
     if any(tensor.dtype not in _STORED for tensor in stored.values()):
         return None
     model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
-    config = copy.deepcopy(model.config)
+    config = plain_config(model.config)
     settings = getattr(checkpoint.config, "quantization_config", None)
     if settings is not None and not plain:
         config.quantization_config = copy.deepcopy(settings)

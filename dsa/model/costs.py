@@ -19,7 +19,7 @@ from ..checkpoint.sites import expected_indexers
 from ..chunks import ChunkBudget, out_of_memory
 from ..overrides import Overrides
 from .losses import input_device
-from .parking import SelectionInHost
+from .states.parking import SelectionInHost
 from .stack import LayerCalls, Stack, State
 from .switch import Switch
 

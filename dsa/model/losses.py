@@ -12,9 +12,9 @@ from torch import nn
 from ...evaluate import WindowLoss
 from ...pattern import Pattern
 from .objectives import key_weights, short_pieces
-from .parking import ParkedState, Parking
-from .paths import PathMemory
 from .stack import LayerCalls, Stack, State
+from .states.parking import ParkedState, Parking
+from .states.paths import PathMemory
 from .switch import Switch
 from .tail import References, Tail, Window
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +10,9 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 
-from ...errors import SettingError
+from ...errors import ModelError, SettingError
 from ...system import processes
-from ..checkpoint.architectures import model_class
+from ..checkpoint.architectures import model_class, plain_config
 from ..checkpoint.config import Checkpoint
 from ..checkpoint.dtypes import compute_dtype
 from ..checkpoint.load import Placement, load_model, rehearse, stored_tensors
@@ -64,8 +63,10 @@ def load_whole(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, place
         ModelError: see ``load_measured``.
         SettingError: a device map for weights that are dequantised here.
     """
-    check_stored(checkpoint, weights)
     known = checkpoint_format(checkpoint)
+    if isinstance(known, Foreign):
+        known.quantiser()  # says whether its package is there
+    check_stored(checkpoint, weights)
     if placement.device_map is None:
         return load_measured(checkpoint, weights, dtype, Room())
     if isinstance(known, StoredFormat):
@@ -106,9 +107,11 @@ def load_layers(
     headers = {name: tensor for name, (_, tensor) in stored.items()}
     computes_in = compute_dtype(checkpoint, dtype)
     types = rehearse(checkpoint, _plain_headers(headers, computes_in, known), computes_in, plain=True)
+    if types is None:  # only a load that looks at the numbers tells whether anything is missing
+        return _unrehearsed(checkpoint, weights, dtype, known)
     model = _skeleton(checkpoint, computes_in)
     plain = dict if known is None else partial(known.plain, dtype=computes_in)
-    conversion = Conversion(model, types or {}, _stored_parts(headers, known), plain)
+    conversion = Conversion(model, types, _stored_parts(headers, known), plain)
     stack, _ = expected_indexers(model, checkpoint.site_layers)
     count = decoder_layers(model) or len(model.get_submodule(stack))
     resident: list[Target] = []
@@ -122,6 +125,17 @@ def load_layers(
         return _Part(lay_out({name: stored[name] for target in targets for name in target.stored}), targets)
 
     return _Loading(model, stack, list(map(part, layers)), part(resident), conversion).run(room)
+
+
+def _unrehearsed(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, known: StoredFormat | None) -> Any:
+    """The model as transformers loads it whole, which checks it afterwards."""
+    if known is not None:
+        raise ModelError(
+            f"{checkpoint.model_id!r} is in {known.words}, and only loading it whole would tell whether its "
+            "weights are those of its config",
+            hint="load a copy in bfloat16",
+        )
+    return load_model(checkpoint, weights, dtype, Placement())
 
 
 def _stored_parts(headers: Mapping[str, Tensor], known: StoredFormat | None) -> dict[str, Sequence[str]]:
@@ -145,10 +159,7 @@ def _plain_headers(
 def _skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model without weights; what it computes when it is built, and no file holds, is there."""
     auto_class = model_class(checkpoint.config, checkpoint.trust.remote_code)
-    config = copy.deepcopy(checkpoint.config)
-    for part in (config, config.get_text_config()):
-        if getattr(part, "quantization_config", None) is not None:
-            del part.quantization_config
+    config = plain_config(checkpoint.config)
     with init_empty_weights(include_buffers=False):
         model = auto_class.from_config(config, dtype=dtype, trust_remote_code=checkpoint.trust.remote_code)
     return model.requires_grad_(False).eval()

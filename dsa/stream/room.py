@@ -54,7 +54,7 @@ class Homes:
 _CONVERSION = 2.0
 
 
-def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int, gathered_by: int = 1) -> Homes:
+def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int) -> Homes:
     """Where layers are kept, so that as few bytes as possible move in a sweep.
 
     Streamed layers are spread evenly between those that stay: while the latter compute, the next one comes.
@@ -64,7 +64,6 @@ def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int, g
         resident: bytes of what is no layer and always stays on the device.
         device: bytes that weights may take there.
         host: bytes that the weights may take in this host's memory.
-        gathered_by: processes of this host that keep a part each of a layer in its memory.
 
     Raises:
         MeasurementError: not even one layer fits beside the resident parts.

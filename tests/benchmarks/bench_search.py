@@ -21,7 +21,7 @@ from indexcache.dsa.long.capacity import path_budget
 from indexcache.dsa.model.costs import layer_costs
 from indexcache.dsa.model.evaluator import COST_WINDOWS, Evaluator
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.paths import PathMemory
+from indexcache.dsa.model.states.paths import PathMemory
 from indexcache.dsa.model.tail import Window
 from indexcache.evaluate import CALIBRATION
 from indexcache.pattern import Pattern

@@ -7,7 +7,7 @@ import pytest
 from command_lines import lines, search_arguments
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.stored.weights import expected_weights_bytes
+from indexcache.dsa.stream.footprint import footprint
 from indexcache.dsa.long.backends import Backends
 from indexcache.dsa.long.capacity import layer_bytes
 
@@ -85,7 +85,7 @@ class TestDefaultWindow:
         def whole_memory(device):
             checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
             layer = layer_bytes(checkpoint.config, tokens, 4, Backends("chunked", "stock"), False)
-            return (layer + expected_weights_bytes(checkpoint, 4)) / 0.9 + 1024
+            return (layer + footprint(checkpoint, 4).in_memory) / 0.9 + 1024
 
         monkeypatch.setattr(windows, "whole_memory", whole_memory)
 
@@ -124,6 +124,16 @@ class TestDefaultWindow:
         says = "windows have 128 tokens, as windows of 256 do not fit into memory"
         assert says in run_cli("estimate", *arguments)[2]
 
-    def test_leaves_weights_to_accelerate_where_it_places_them(self, estimate, checkpoints, monkeypatch):
-        self.layer(monkeypatch, checkpoints, 128)
-        assert self.window(estimate, "--dtype", "float32", "--device-map", "auto") == 256
+    def test_leaves_half_the_memory_to_windows_where_weights_would_take_more(
+        self, estimate, checkpoints, monkeypatch, tmp_path
+    ):
+        """Of such weights, layers come one after the other."""
+        config = json.loads((checkpoints["glm_moe_dsa"] / "config.json").read_text())
+        large = {name: value for name, value in config.items() if not isinstance(value, list)}
+        large |= {"num_hidden_layers": 200, "n_routed_experts": 64}
+        (tmp_path / "config.json").write_text(json.dumps(large))
+        checkpoint = open_checkpoint(str(tmp_path))
+        layer = layer_bytes(checkpoint.config, 128, 4, Backends("chunked", "stock"), False)
+        assert footprint(checkpoint, 4).in_memory > 2 * layer
+        monkeypatch.setattr("indexcache.commands.job.windows.whole_memory", lambda device: 2 * layer / 0.9 + 1024)
+        assert self.window(estimate, "--dtype", "float32", model=tmp_path) == 128

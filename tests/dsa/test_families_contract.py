@@ -13,7 +13,9 @@ from random_models import (
     MULTIMODAL,
     build,
     build_multimodal,
+    least_room,
     load_checkpoint,
+    load_streamed,
     measure,
     site_layers,
 )
@@ -22,15 +24,16 @@ from indexcache.calibrate.windows import check_length
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.families import FAMILIES as TABLE
 from indexcache.dsa.checkpoint.families import family_of
-from indexcache.dsa.checkpoint.load import Placement
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checkpoint.sizes.count import measure_sizes
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.agreement import selection_overlap
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.paths import PathMemory
+from indexcache.dsa.model.states.paths import PathMemory
 from indexcache.dsa.model.switch import Switch
 from indexcache.dsa.model.tail import Window
+from indexcache.dsa.stream.layers import stream_of
+from indexcache.dsa.stream.room import Room
 from indexcache.errors import WindowError
 from indexcache.pattern import Pattern, indexer_types
 
@@ -77,15 +80,6 @@ def logits(model, ids, **options):
 
 def stack(model):
     return model.get_submodule(find_indexers(model)[0])
-
-
-def all_but_the_first_on_disk(model, name):
-    """A device map: of the layers ``name`` the first on the CPU, the others on disk; all else on the CPU."""
-    parts = name.split(".")
-    above = {".".join(parts[:count]) for count in range(len(parts))}
-    beside = [module for module, _ in model.named_modules() if module.rpartition(".")[0] in above]
-    places = {module: "cpu" for module in beside if module not in above and module != name}
-    return places | {f"{name}.{layer}": "cpu" if layer == 0 else "disk" for layer in range(LAYERS)}
 
 
 def test_the_table_and_the_fixtures_name_the_same_families():
@@ -216,22 +210,20 @@ class TestEveryFamily:
         assert keeping.layer_runs - runs < LAYERS, "the last pattern did not start from a kept state"
 
     @pytest.mark.reliability("R23")
-    def test_layers_on_disk_give_the_same_losses(self, family, sites, checkpoints, tmp_path, patterns):
-        checkpoint = open_checkpoint(str(checkpoints[family]))
-        there = load_checkpoint(checkpoint, "float32")
-        name = find_indexers(there)[0]
-        away = load_checkpoint(
-            checkpoint, "float32", Placement(all_but_the_first_on_disk(there, name), str(tmp_path))
-        )
-        assert next(away.get_submodule(f"{name}.3").parameters()).device.type == "meta", "nothing was offloaded"
-        ids = window(40)
-        untouched = logits(away, ids)
-        assert torch.equal(untouched, logits(there, ids))
-        expected = measure(PatternLosses(there, sites), patterns[::5], ids)
+    @pytest.mark.parametrize("host", [0, 200_000, 1 << 30])
+    def test_layers_that_stream_give_the_same_losses(self, family, model, sites, checkpoints, patterns, host):
+        """From files, from files and host memory, and from host memory alone."""
+        there = load_streamed(checkpoints[family], Room(), "float32")
+        away = load_streamed(checkpoints[family], Room(least_room(model), host), "float32")
+        stream, ids = stream_of(away), window(40)
+        assert len(stream.files) + len(stream.host) == LAYERS
+        assert bool(stream.files) == (host < 1 << 30)
+        untouched = logits(there, ids)
+        assert torch.equal(logits(away, ids), untouched)
         losses = PatternLosses(away, sites)
-        assert losses.offloaded
-        assert measure(losses, patterns[::5], ids) == expected
-        # accelerate's own forwards, which fetch the weights, are back in place.
+        assert losses.streams
+        assert measure(losses, patterns[::5], ids) == measure(PatternLosses(there, sites), patterns[::5], ids)
+        # What fetches the weights of a layer that is called is back in place.
         losses.switch.remove()
         assert torch.equal(logits(away, ids), untouched)
 

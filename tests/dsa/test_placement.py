@@ -1,13 +1,14 @@
-"""Which devices a model computes on: counted by kind, whatever is kept elsewhere."""
+"""Which devices a model computes on: counted by kind, wherever its weights wait."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
-from random_models import load_checkpoint
+from random_models import ALL_STREAM, load_streamed
 
-from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.load import Placement, device_kinds
+from indexcache.dsa.checkpoint.load import device_kinds
+from indexcache.dsa.stream.layers import stream_of
+from indexcache.dsa.stream.room import Room
 
 
 def spread_over(*names, fetched_to=None):
@@ -23,9 +24,9 @@ def spread_over(*names, fetched_to=None):
         "one": (spread_over("cuda:0"), "cuda: card"),
         "another": (spread_over("cuda:1"), "cuda: card"),
         "two": (spread_over("cuda:0", "cuda:1", "cuda:1"), "2 x cuda: card"),
-        "one, and the disk": (spread_over("cuda:0", "meta", fetched_to="cuda:0"), "cuda: card, offloaded"),
-        "all fetched": (spread_over("meta", fetched_to="cuda:0"), "cuda: card, offloaded"),
-        "all fetched to the CPU": (spread_over("meta", fetched_to="cpu"), "cpu, offloaded"),
+        "one, and the disk": (spread_over("cuda:0", "meta", fetched_to="cuda:0"), "cuda: card"),
+        "all fetched": (spread_over("meta", fetched_to="cuda:0"), "cuda: card"),
+        "all fetched to the CPU": (spread_over("meta", fetched_to="cpu"), "cpu"),
         "a card and the CPU": (spread_over("cuda:0", "cpu"), "cpu, cuda: card"),
     }.values(),
 )
@@ -34,10 +35,9 @@ def test_devices_are_counted_by_kind(model, kinds, monkeypatch):
     assert device_kinds(model) == kinds
 
 
-def test_a_model_on_the_disk_computes_on_the_cpu(checkpoints, tmp_path):
-    checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
-    assert device_kinds(load_checkpoint(checkpoint)) == "cpu"
-    placed = {"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu", "model.rotary_emb": "cpu"}
-    placed |= {f"model.layers.{number}": "disk" if number else "cpu" for number in range(checkpoint.layers)}
-    placement = Placement(placed, str(tmp_path / "offload"))
-    assert device_kinds(load_checkpoint(checkpoint, placement=placement)) == "cpu, offloaded"
+def test_layers_that_stream_compute_where_the_others_do(checkpoints):
+    there = load_streamed(checkpoints["glm_moe_dsa"], Room())
+    away = load_streamed(checkpoints["glm_moe_dsa"], ALL_STREAM)
+    assert stream_of(there) is None
+    assert len(stream_of(away).files) == 6
+    assert device_kinds(there) == device_kinds(away) == "cpu"

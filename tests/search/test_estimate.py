@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from loss_tables import LossTable
 
+from indexcache.evaluate import Request
 from indexcache.pattern import Pattern
 from indexcache.search.cost import LayerCount, Shape, layer_cost_runs, layer_cost_sweeps
 from indexcache.search.estimate import expected_cost
@@ -213,11 +214,9 @@ def test_layer_costs_take_a_pass_forward_and_one_back_where_they_go_back(surroga
 
 def test_a_sweep_runs_the_layers_from_where_states_are_kept():
     count, full = LayerCount(SHAPE), Pattern("FFFFF")
-    count.measure([full], [0, 1])
-    first = count.sweep(2)
+    first = count.sweep([Request([full], [0, 1])])
     assert (first.full, first.shared) == ((0, 2, 2, 0, 2, 2, 0, 2, 0), (2, 0, 0, 2, 0, 0, 2, 0, 2))
-    count.measure([full.share(3), full.share(4)], [0, 1])
-    second = count.sweep(2)
+    second = count.sweep([Request([full.share(3), full.share(4)], [0, 1])])
     # The last site's layer alone runs with an indexer in one state and without in the other.
     assert (second.full, second.shared) == ((0, 0, 0, 0, 0, 0, 0, 2, 0), (0, 0, 0, 0, 0, 2, 2, 2, 4))
 
@@ -235,7 +234,7 @@ def test_the_fewer_states_are_kept_the_more_layers_run_in_as_many_sweeps():
 
 
 def test_states_are_kept_where_the_evaluator_keeps_them():
-    from indexcache.dsa.model.paths import PathMemory
+    from indexcache.dsa.model.states.paths import PathMemory
 
     class State:
         bytes = 10

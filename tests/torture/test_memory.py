@@ -8,7 +8,7 @@ from random_models import build
 
 from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.paths import PathMemory
+from indexcache.dsa.model.states.paths import PathMemory
 from indexcache.dsa.model.tail import Window
 from indexcache.evaluate import Request
 from indexcache.pattern import Pattern

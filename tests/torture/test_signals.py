@@ -38,7 +38,7 @@ def strike(place, number, twice=False):
     if place == "loading":
         before(search_command, "load", send)
     if place == "measuring":
-        before(PatternLosses, "compare", send, times=20)
+        before(PatternLosses, "compare_all", send, times=20)
     if place == "writing a record":
         before(Journal, "append", lambda journal, record: before(os, "write", send), times=20)
     if place == "writing the plan":

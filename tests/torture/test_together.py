@@ -11,6 +11,8 @@ from indexcache.commands import search as search_command
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.search.run.journal import Journal
 
+SWEEP = "compare_all"
+
 
 def after(owner, name, calls, job):
     """Does ``job`` before one of the calls of a function."""
@@ -39,9 +41,17 @@ def fail():
 
 # What happens to which process, the code and the first words that the main one ends with.
 CASES = {
-    "the main one is stopped": ((0, PatternLosses, "compare", 6, stop), 75, "error: stopped by SIGTERM"),
-    "the other one is stopped": ((1, PatternLosses, "compare", 6, stop), 75, "error: another process of this run"),
-    "the other one is killed": ((1, PatternLosses, "compare", 6, kill), 75, "error: another process of this run"),
+    "the main one is stopped": ((0, PatternLosses, SWEEP, 6, stop), 75, "error: stopped by SIGTERM"),
+    "the other one is stopped": (
+        (1, PatternLosses, SWEEP, 6, stop),
+        75,
+        "error: another process of this run",
+    ),
+    "the other one is killed": (
+        (1, PatternLosses, SWEEP, 6, kill),
+        75,
+        "error: another process of this run",
+    ),
     "the main one is stopped as it writes": (
         (0, search_command, "save_run", 1, stop),
         75,

@@ -7,7 +7,7 @@ from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.stream.footprint import footprint
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.costs import ERROR, FISHER, layer_costs
-from indexcache.dsa.model.parking import SelectionInHost
+from indexcache.dsa.model.states.parking import SelectionInHost
 from indexcache.dsa.model.stack import Stack
 from indexcache.dsa.model.switch import Switch
 from indexcache.dsa.stream.layers import stream_of

@@ -9,8 +9,8 @@ from random_models import build, measure
 from indexcache.dsa.model import tail as tail_module
 from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.paths import PathMemory
 from indexcache.dsa.model.stack import State
+from indexcache.dsa.model.states.paths import PathMemory
 from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
 from indexcache.search.cost import LayerCount, Shape

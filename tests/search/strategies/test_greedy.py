@@ -10,7 +10,7 @@ from loss_tables import LossTable, algorithm_1
 from random_models import build, measure
 
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.paths import PathMemory
+from indexcache.dsa.model.states.paths import PathMemory
 from indexcache.errors import MeasurementError
 from indexcache.pattern import Pattern, indexer_types
 from indexcache.search.losses import Evaluation

@@ -1,9 +1,7 @@
 """Weights that would load wrong are refused, by name and cause; FP8 that fits loads as its dequantised twin."""
 
 import json
-import math
 import shutil
-from types import SimpleNamespace
 
 import eight_bit
 import pytest
@@ -12,14 +10,15 @@ import transformers
 from random_models import EMBEDDED, build, load_checkpoint, measure
 from safetensors.torch import load_file, save_file
 
-from indexcache.commands.job import prepare
 from indexcache.dsa.checkpoint import load as load_module
 from indexcache.dsa.checkpoint.config import Trust, load_tokenizer, open_checkpoint
-from indexcache.dsa.checkpoint.stored import quantised, unread
-from indexcache.dsa.checkpoint.stored.shards import Tensor
+from indexcache.dsa.checkpoint.load import Placement, load_model
+from indexcache.dsa.checkpoint.stored import unread
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.checks.selfcheck import self_check
 from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.stream import load as stream_load
+from indexcache.dsa.stream.files import Files
 from indexcache.errors import IndexcacheError, ModelError
 from indexcache.pattern import Pattern
 
@@ -52,7 +51,8 @@ def refusal(folder, dtype="auto", read=True):
     checkpoint = open_checkpoint(str(folder))
     with pytest.MonkeyPatch.context() as patch:
         if not read:
-            patch.setattr(load_module, "_load", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
+            patch.setattr(Files, "read", lambda *args: pytest.fail("weights were read"))
+            patch.setattr(load_module, "_load", lambda *args: pytest.fail("the weights were loaded"))
         with pytest.raises(ModelError) as caught:
             load_checkpoint(checkpoint, dtype)
     line = caught.value.line()
@@ -117,46 +117,8 @@ class TestEightBits:
     @pytest.mark.parametrize("scale", ["weight_scale", "scales"])
     def test_with_scales_under_another_name(self, tmp_path, scale):
         line = refusal(eight_bit.make(tmp_path, scale=scale)[0], read=False)
-        assert "without scales under a name that transformers" in line
-        assert f"model.layers.0.mlp.down_proj.{scale}" in line
-
-    @pytest.mark.parametrize(
-        ("changes", "rows"),
-        [({"qk_rope_head_dim": 64}, "192 x 256"), ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, "576 x 256")],
-    )
-    def test_in_blocks_that_transformers_takes_for_others(self, tmp_path, changes, rows):
-        line = refusal(eight_bit.make(tmp_path, **changes)[0], read=False)
-        assert "only where blocks of 128 x 128 divide them, but model.layers.0." in line
-        assert f"kv_a_proj_with_mqa.weight of '{tmp_path / 'fp8'}' is {rows}, and 1 more" in line
-        assert "fp8_cast_bf16.py" in line
-
-    def test_in_such_blocks_load_where_transformers_reads_them(self, tmp_path, monkeypatch):
-        from transformers.integrations.finegrained_fp8 import Fp8Dequantize
-
-        def ceiled(self, weight, scales, output_dtype=None):
-            rows, columns = weight.shape
-            high, wide = self.hf_quantizer.quantization_config.weight_block_size
-            grown = scales.float().repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
-            return (weight.float() * grown).to(output_dtype or torch.bfloat16)
-
-        monkeypatch.setattr(Fp8Dequantize, "_dequantize_one", ceiled)
-        eight, plain = eight_bit.make(tmp_path, qk_rope_head_dim=64)
-        assert losses(eight) == losses(plain)
-
-    @pytest.mark.parametrize(
-        "fault", [AttributeError("renamed"), TypeError("another argument"), KeyError("dequantize")]
-    )
-    def test_in_such_blocks_are_left_to_the_load_where_transformers_is_called_otherwise(self, fault, monkeypatch):
-        from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
-
-        def fail(self):
-            raise fault
-
-        settings = transformers.FineGrainedFP8Config(dequantize=True)
-        quantiser = FineGrainedFP8HfQuantizer(settings, pre_quantized=True)
-        assert not quantised._reads_ragged_blocks(quantiser)
-        monkeypatch.setattr(FineGrainedFP8HfQuantizer, "get_load_operations", fail, raising=False)
-        assert quantised._reads_ragged_blocks(quantiser)
+        assert "holds model.layers.0.mlp.down_proj.weight in F8_E4M3 without scales under a name that" in line
+        assert f"model.layers.0.mlp.down_proj.{scale} stand beside it" in line
 
     def test_with_two_scales_for_one_tensor(self, rewritten):
         other = MATRIX.replace("weight", "scale")
@@ -166,24 +128,6 @@ class TestEightBits:
 
         line = refusal(rewritten(twice), read=False)
         assert f"holds two scales for {MATRIX}: {MATRIX}_scale_inv and {other}" in line
-
-    @pytest.mark.parametrize(
-        ("shape", "right"), [((8, 1, 1), True), ((8, 2, 1), False), ((1, 1), True), ((4, 1, 1), False)]
-    )
-    def test_one_scale_for_each_expert_of_a_fused_tensor(self, folders, shape, right):
-        name = "model.layers.1.mlp.experts.down_proj"
-        stored = {
-            name: Tensor("F8_E4M3", (8, 256, 128), 0, 8 * 256 * 128),
-            f"{name}_scale_inv": Tensor("F32", shape, 0, 4 * math.prod(shape)),
-        }
-        checkpoint = open_checkpoint(str(folders[0]))
-        checkpoint.config.quantization_config = FP8 | {"weight_block_size": None}
-        quantiser = SimpleNamespace(quantization_config=SimpleNamespace(dequantize=True))
-        if right:
-            quantised.check_tensors(checkpoint, stored, quantiser)
-            return
-        with pytest.raises(ModelError, match="in one block needs"):
-            quantised.check_tensors(checkpoint, stored, quantiser)
 
     def test_without_one_of_the_scales(self, rewritten):
         line = refusal(rewritten(lambda tensors: tensors.pop(f"{MATRIX}_scale_inv")), read=False)
@@ -216,25 +160,6 @@ class TestEightBits:
         line = refusal(rewritten(quantization_config={"quant_method": method, "bits": 4, "group_size": 128}))
         assert f"in the format '{method}', which needs a package that is not here" in line
         assert f"pip install {package}" in line
-
-    def test_are_asked_for_their_format_once_a_search(self, folders, run_cli, text_file, tmp_path, monkeypatch):
-        asked = []
-
-        def counted(checkpoint):
-            asked.append(checkpoint)
-            return check(checkpoint)
-
-        check = quantised.check_format
-        for module in (prepare, load_module):
-            monkeypatch.setattr(module, "check_format", counted)
-        arguments = ["search", "--model", folders[0], "--dataset", text_file, "--keep", 0.5, "--window", 48, "-q"]
-        code, _, err = run_cli(*arguments, "--windows", 1, "--heldout", 0, "--out", tmp_path / "run")
-        assert (code, len(asked)) == (0, 1), err
-
-    def test_on_a_gpu_without_its_kernels(self, folders, monkeypatch):
-        monkeypatch.setattr(quantised, "dequantises", lambda quantiser: False)
-        monkeypatch.setattr(quantised, "_has_kernels", lambda: False)
-        assert "pip install -U kernels" in refusal(folders[0], read=False)
 
 
 class TestPlainTensors:
@@ -318,14 +243,16 @@ class TestPlainTensors:
         assert "has the shape [100, 256], its config makes it [256, 256]" in refusal(folder)
 
     def test_are_checked_after_the_load_where_it_cannot_be_rehearsed(self, rewritten, monkeypatch):
-        monkeypatch.setattr(load_module, "_rehearse", lambda *args: None)
+        for module in (load_module, stream_load):
+            monkeypatch.setattr(module, "rehearse", lambda *args, **kwargs: None)
         folder = rewritten(lambda tensors: tensors.update({"model.norm.bias": torch.ones(3)}), plain=True)
         assert "model.norm.bias" in refusal(folder)
 
-    def test_transformers_own_reason_is_passed_on(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(load_module, "check_tensors", lambda *args: None)
-        line = refusal(eight_bit.make(tmp_path, kv_lora_rank=512, qk_rope_head_dim=64)[0])
-        assert "kv_a_proj_with_mqa.weight: ValueError: Weight shape (576, 256) not divisible" in line
+    def test_transformers_own_reason_is_passed_on(self, tmp_path):
+        checkpoint = open_checkpoint(str(eight_bit.make(tmp_path, kv_lora_rank=512, qk_rope_head_dim=64)[0]))
+        reason = r"kv_a_proj_with_mqa\.weight: ValueError: Weight shape \(576, 256\) not divisible"
+        with pytest.raises(ModelError, match=reason):
+            load_model(checkpoint, find_weights(checkpoint), "auto", Placement())
 
 
 class TestGitLfsPointers:

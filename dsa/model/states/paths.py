@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ...pattern import Pattern
-from .stack import State
+from ....pattern import Pattern
+from ..stack import State
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..stream.memory import host_run
-from .stack import State
+from ...stream.memory import host_run
+from ..stack import State
 
 Row = TypeVar("Row")
 
