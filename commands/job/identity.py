@@ -92,8 +92,8 @@ def search_identity(model: ModelIdentity, tokens: TokenIdentity, running: Runnin
 
     Not among them is what a search is after: budget, strategy, pins, baselines. Those decide which losses are
     asked for and change none, so that one journal serves several. Nor is where weights wait and how they come to
-    the device, as losses are equal bit for bit. Which devices compute is known once a model is loaded, and compared
-    then.
+    the device, as losses are equal bit for bit. Which devices compute is known once a model is loaded, and
+    compared then.
     """
     device = processes.process_device().type
     return {

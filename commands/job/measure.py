@@ -12,7 +12,6 @@ from ...calibrate.windows import WindowGroup, Windows
 from ...dsa.checkpoint.config import Checkpoint
 from ...dsa.checkpoint.dtypes import compute_dtype, dtype_name
 from ...dsa.checkpoint.load import device_kinds
-from ...dsa.stream.footprint import footprint
 from ...dsa.checkpoint.stored.weights import StoredWeights
 from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
@@ -31,6 +30,7 @@ from ...dsa.model.evaluator import Evaluator
 from ...dsa.model.losses import PatternLosses
 from ...dsa.model.states.paths import PathMemory
 from ...dsa.model.tail import Window
+from ...dsa.stream.footprint import footprint
 from ...dsa.stream.formats.recognise import quantised_run
 from ...dsa.stream.layers import stream_of
 from ...dsa.stream.load import load_measured

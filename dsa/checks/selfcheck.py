@@ -243,6 +243,7 @@ class _SelfCheck:
             sums.append([loss for portion in portions for loss in portion])
         return sums
 
+
 def _anywhere(model: torch.nn.Module, needed: bool) -> bool:
     """Whether more is to be run here, or on any process that brings weights together with this one."""
     stream = stream_of(model)

@@ -19,8 +19,8 @@ from ..checkpoint.sites import expected_indexers
 from ..chunks import ChunkBudget, out_of_memory
 from ..overrides import Overrides
 from .losses import input_device
-from .states.parking import SelectionInHost
 from .stack import LayerCalls, Stack, State
+from .states.parking import SelectionInHost
 from .switch import Switch
 
 ERROR, FISHER = "error", "fisher"

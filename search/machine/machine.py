@@ -70,6 +70,6 @@ def disk_warning(size: int, rate: float) -> str | None:
     if size <= _LONG_READ * rate:
         return None
     return (
-        f"a sweep reads {size / 1e9:,.1f} GB from files, which takes {duration(size / rate)} at {rate / 1e9:.3g} GB/s, "
-        "the rate of the load: a faster disk, more GPUs or more host memory would shorten it"
+        f"a sweep reads {size / 1e9:,.1f} GB from files, which takes {duration(size / rate)} at "
+        f"{rate / 1e9:.3g} GB/s, the rate of the load: a faster disk, more GPUs or more host memory would shorten it"
     )

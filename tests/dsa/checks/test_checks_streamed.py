@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.stream.footprint import footprint
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.checks.selections import unskilled_indexers
 from indexcache.dsa.checks.selfcheck import check_backends, check_tokens, self_check
 from indexcache.dsa.long.backends import Backends
 from indexcache.dsa.model.agreement import selection_overlap
 from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.stream.footprint import footprint
 from indexcache.dsa.stream.layers import stream_of, whole_forward
 from indexcache.dsa.stream.load import load_layers
 from indexcache.dsa.stream.room import Room, least_on_device

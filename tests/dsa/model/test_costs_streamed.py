@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.stream.footprint import footprint
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.costs import ERROR, FISHER, layer_costs
-from indexcache.dsa.model.states.parking import SelectionInHost
 from indexcache.dsa.model.stack import Stack
+from indexcache.dsa.model.states.parking import SelectionInHost
 from indexcache.dsa.model.switch import Switch
+from indexcache.dsa.stream.footprint import footprint
 from indexcache.dsa.stream.layers import stream_of
 from indexcache.dsa.stream.load import load_layers
 from indexcache.dsa.stream.room import Room, least_on_device
@@ -17,7 +17,7 @@ from indexcache.errors import MeasurementError
 from indexcache.system import processes
 
 BLIND = 16
-WINDOWS = [torch.randint(0, 4000, (48,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in (1, 2)]
+WINDOWS = torch.randint(0, 4000, (2, 48), generator=torch.Generator().manual_seed(1)).tolist()
 
 
 class Opened:
