@@ -71,5 +71,6 @@ def disk_warning(size: int, rate: float) -> str | None:
         return None
     return (
         f"a sweep reads {size / 1e9:,.1f} GB from files, which takes {duration(size / rate)} at "
-        f"{rate / 1e9:.3g} GB/s, the rate of the load: a faster disk, more GPUs or more host memory would shorten it"
+        f"{rate / 1e9:.3g} GB/s, the rate of the load: a faster disk, more GPUs or more host memory would shorten "
+        "it"
     )
