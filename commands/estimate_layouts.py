@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from ..dsa.checkpoint.sizes.work import layer_times
-from ..dsa.checkpoint.stored.footprint import Footprint, footprint
 from ..dsa.long.capacity import layer_bytes, parked_bytes, row_bytes
+from ..dsa.stream.footprint import Footprint, footprint
 from ..errors import ModelError
 from ..search.machine.layouts import Layout, StreamedModel, price
 from ..search.machine.machine import Machine

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..dsa.checkpoint.stored.footprint import Footprint
+    from ..dsa.stream.footprint import Footprint
 
 
 def footprint_document(footprint: Footprint | None) -> dict[str, Any]:

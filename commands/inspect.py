@@ -16,7 +16,7 @@ from .job.start import load_libraries
 if TYPE_CHECKING:
     from ..dsa.checkpoint.config import Checkpoint
     from ..dsa.checkpoint.sizes.count import Sizes
-    from ..dsa.checkpoint.stored.footprint import Footprint
+    from ..dsa.stream.footprint import Footprint
 
 
 def inspect(model: str, revision: str | None, trust_remote_code: bool, reporter: Reporter) -> dict[str, Any]:
@@ -27,8 +27,8 @@ def inspect(model: str, revision: str | None, trust_remote_code: bool, reporter:
     """
     from ..dsa.checkpoint.config import Trust, open_checkpoint, open_plain_checkpoint
     from ..dsa.checkpoint.sizes.count import count_sizes, measure_sizes
-    from ..dsa.checkpoint.stored.footprint import footprint
     from ..dsa.checkpoint.torchless import without_torch
+    from ..dsa.stream.footprint import footprint
 
     reporter.doing(f"reading {model}")
     trust = Trust(trust_remote_code)

@@ -49,7 +49,7 @@ MAY_IMPORT_IN_DSA = {
     "stream": {"overrides", "checkpoint"},
     "model": {"overrides", "chunks", "caches", "checkpoint", "stream"},
     "long": {"overrides", "chunks", "caches", "checkpoint"},
-    "checks": {"overrides", "chunks", "caches", "checkpoint", "model", "long"},
+    "checks": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
 }
 # And inside search, whose parts are files and folders.
 MAY_IMPORT_IN_SEARCH = {

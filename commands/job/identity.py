@@ -91,8 +91,9 @@ def search_identity(model: ModelIdentity, tokens: TokenIdentity, running: Runnin
     """The fields that have to be the same for a journal to be gone on with, those first that explain most.
 
     Not among them is what a search is after: budget, strategy, pins, baselines. Those decide which losses are
-    asked for and change none, so that one journal serves several. Which devices a model is spread over is known
-    once it is loaded, and compared then.
+    asked for and change none, so that one journal serves several. Nor is where weights wait and how they come to
+    the device, as losses are equal bit for bit. Which devices compute is known once a model is loaded, and
+    compared then.
     """
     device = processes.process_device().type
     return {
@@ -107,6 +108,7 @@ def search_identity(model: ModelIdentity, tokens: TokenIdentity, running: Runnin
         "seed": tokens.seed,
         "tokens": tokens.sha256,
         "key_tokens": weighs_keys,
+        "weights_run": running.weights,
         "dtype": dtype_name(running.computes_in),
         "device": device,
         "processor": processor() if device == "cpu" else None,

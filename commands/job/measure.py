@@ -12,7 +12,6 @@ from ...calibrate.windows import WindowGroup, Windows
 from ...dsa.checkpoint.config import Checkpoint
 from ...dsa.checkpoint.dtypes import compute_dtype, dtype_name
 from ...dsa.checkpoint.load import device_kinds
-from ...dsa.checkpoint.stored.footprint import footprint
 from ...dsa.checkpoint.stored.weights import StoredWeights
 from ...dsa.checks.selfcheck import check_backends, check_tokens
 from ...dsa.long.backends import Backends, choose, install
@@ -31,22 +30,23 @@ from ...dsa.model.evaluator import Evaluator
 from ...dsa.model.losses import PatternLosses
 from ...dsa.model.states.paths import PathMemory
 from ...dsa.model.tail import Window
+from ...dsa.stream.footprint import footprint
+from ...dsa.stream.formats.recognise import quantised_run
 from ...dsa.stream.layers import stream_of
 from ...dsa.stream.load import load_measured
 from ...dsa.stream.room import Room, least_on_device
 from ...errors import ModelError, WindowError
 from ...evaluate import HELD_OUT
+from ...search.machine.machine import disk_warning
 from ...search.plan.schema import RunIdentity
 from ...system import processes
-from ...system.console import Reporter, duration
+from ...system.console import Reporter
 from ...system.versions import computing_versions, library_versions
 
 # Of the free memory of a device; and of what the host has, for layers that stream.
 _USABLE, _FOR_HOST_LAYERS = 0.95, 0.8
 # Rows of a sweep that the device has room for beside the one that computes.
 _ROWS_BESIDE = 4
-# Seconds of reading beyond which the user is told.
-_LONG_SWEEP = 30.0
 # Tokens: a stock layer's time there grows with their square.
 _MOST_TRIED_ON_CPU = 8192
 
@@ -61,6 +61,7 @@ class Running:
         room: that weights may take.
         backends: what runs indexers and attention.
         max_rows: windows x patterns in memory together; None leaves it to the free memory.
+        weights: how quantised weights run, in words; None where they are plain.
     """
 
     dtype: str
@@ -68,6 +69,7 @@ class Running:
     room: Room
     backends: Backends
     max_rows: int | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,11 @@ def running_on(
 
     Raises:
         SettingError: a backend that the family does not have.
+        ModelError: a quantization_config that says no format.
     """
     computes_in = compute_dtype(checkpoint, dtype)
     backends = choose(request, checkpoint.selects_tokens, length, processes.process_device().type)
-    return Running(dtype, computes_in, room, backends, max_rows)
+    return Running(dtype, computes_in, room, backends, max_rows, quantised_run(checkpoint))
 
 
 def load(
@@ -179,11 +182,8 @@ def _say_what_streams(model: Any, reporter: Reporter) -> None:
         f"{len(stream.host) + len(stream.files)} of {stream.layers} layers come to the device for each sweep, "
         f"{stream.sweep_bytes / 1e9:.1f} GB as stored: {' and '.join(sources)}"
     )
-    if stream.files and (seconds := stream.file_seconds) > _LONG_SWEEP:
-        reporter.warn(
-            f"a sweep reads {stream.file_bytes / 1e9:.1f} GB from files, which takes {duration(seconds)} at the "
-            "rate of the load: a faster disk, more GPUs or more host memory would shorten it"
-        )
+    if (line := disk_warning(stream.file_bytes, stream.file_rate)) is not None:
+        reporter.warn(line)
 
 
 def _same_code(past_run: RunIdentity, backends: Backends) -> bool:
@@ -305,4 +305,5 @@ def run_identity(loaded: Loaded) -> RunIdentity:
         indexer=loaded.running.backends.indexer,
         attention=loaded.running.backends.attention,
         versions=library_versions(),
+        weights=loaded.running.weights,
     )

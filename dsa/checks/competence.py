@@ -1,7 +1,8 @@
-"""Whether a loaded model predicts text better than a guess does that knows no context."""
+"""Whether a loaded model predicts text better than a guess does that knows no context, or than chance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,9 +42,14 @@ def check_competence(model: torch.nn.Module, checkpoint: Checkpoint, guess: Gues
         losses.switch.remove()
     if loss < guess.loss:
         return
+    chance = math.log(checkpoint.vocabulary)
+    without, losses_of_others = "word frequencies do", f"theirs {guess.loss:.2f}"
+    if not loss < chance:
+        without += ", nor than chance"
+        losses_of_others += f", chance's {chance:.2f} (ln of its {checkpoint.vocabulary} tokens)"
     raise shared_refusal(  # every process measures the same window
-        f"{checkpoint.model_id!r} predicts the first window no better than word frequencies do: its loss is "
-        f"{loss:.2f} nats a token, theirs {guess.loss:.2f}",
-        "its weights, its config or its tokenizer are wrong, or it was never trained; --untrained searches "
-        "all the same",
+        f"{checkpoint.model_id!r} predicts the first window no better than {without}: its loss is {loss:.2f} nats "
+        f"a token, {losses_of_others}",
+        "its weights, its config or its tokenizer are wrong, or it was never trained; --untrained leaves this "
+        "check out, --no-selfcheck all of them",
     )

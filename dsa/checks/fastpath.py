@@ -80,23 +80,34 @@ class _FastPathCheck:
 
     @torch.inference_mode()
     def run(self, token_ids: Sequence[int]) -> None:
-        ids = torch.tensor([list(token_ids)], device=input_device(self._model))
-        calls = self._stack.record(ids)
-        self._dtype = calls.hidden.dtype
-        fast_calls = self._fast(lambda: self._stack.record(ids))
-        if not calls.hidden.isfinite().all():
-            raise not_finite("its embedding produces NaN or infinity", self._model, "", self._dtype)
-        state = State(calls.hidden)
-        for layer in range(len(self._stack)):
-            stock = self._layer(layer, state, calls)
-            if not stock.hidden.isfinite().all():  # no fault of the backends, which could not agree with it
-                raise self._not_finite(layer)
-            fast = self._fast(partial(self._layer, layer, state, fast_calls))
-            self._check_taken(layer, fast)
-            if layer in self._sites:
-                self._check_selection(layer, fast.selection, stock.selection)
-            self._check_hidden(layer, state.hidden, fast.hidden, stock.hidden)
-            state = State(stock.hidden, stock.selection, stock.carried)
+        sweep = self._stack.sweep()
+        try:
+            ids = torch.tensor([list(token_ids)], device=input_device(self._model))
+            calls = self._stack.record(ids)
+            self._dtype = calls.hidden.dtype
+            fast_calls = self._fast(lambda: self._stack.record(ids))
+            if not calls.hidden.isfinite().all():
+                raise not_finite("its embedding produces NaN or infinity", self._model, "", self._dtype)
+            state = State(calls.hidden)
+            for layer in sweep:
+                state = self._compared(layer, state, calls, fast_calls)
+        except (RuntimeError, MemoryError):
+            # Other processes go on, and need this one's part of the weights.
+            for _ in sweep:
+                pass
+            raise
+
+    def _compared(self, layer: int, state: State, calls: LayerCalls, fast_calls: LayerCalls) -> State:
+        """What leaves ``layer`` by the model's own code, once the other was held against it."""
+        stock = self._layer(layer, state, calls)
+        if not stock.hidden.isfinite().all():  # no fault of the backends, which could not agree with it
+            raise self._not_finite(layer)
+        fast = self._fast(partial(self._layer, layer, state, fast_calls))
+        self._check_taken(layer, fast)
+        if layer in self._sites:
+            self._check_selection(layer, fast.selection, stock.selection)
+        self._check_hidden(layer, state.hidden, fast.hidden, stock.hidden)
+        return State(stock.hidden, stock.selection, stock.carried)
 
     def _not_finite(self, layer: int) -> ModelError:
         what, module = f"layer {layer} produces NaN or infinity", self._stack.layers[layer]

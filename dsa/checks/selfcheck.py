@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -12,8 +12,9 @@ from ...pattern import Pattern, layer_ranges
 from ..checkpoint.config import Checkpoint
 from ..chunks import out_of_memory
 from ..long.backends import Backends
-from ..model.losses import PatternLosses, input_device
+from ..model.losses import Asked, PatternLosses, input_device
 from ..model.tail import Window
+from ..stream.layers import stream_of, whole_forward
 from .competence import Guess, check_competence
 from .fastpath import check_fast_path
 from .finite import not_finite
@@ -80,18 +81,20 @@ def check_backends(
     Raises:
         ModelError: they do not agree, or what was to run does not.
     """
-    asked_length = tokens
+    asked_length, shortest = tokens, min(tokens, check_tokens(checkpoint.selection_width))
     while True:
         ids = [token_ids[place % len(token_ids)] for place in range(tokens)]
+        short = False
         try:
             check_fast_path(model, checkpoint.site_layers, checkpoint.selection_width, backends, ids)
-            return
         except Exception as error:  # whatever a model makes of code that was written for others
-            least = min(tokens, check_tokens(checkpoint.selection_width))
-            if not out_of_memory(error) or tokens == least:
+            short = out_of_memory(error) and tokens > shortest
+            if not short:
                 # A process that is short of memory alone compared on a window of its own.
                 raise _disagreement(checkpoint, error, alike=tokens == asked_length) from error
-        tokens = max(least, tokens // 2)
+        if not _anywhere(model, short):
+            return
+        tokens = max(shortest, tokens // 2)
 
 
 def _disagreement(checkpoint: Checkpoint, error: Exception, alike: bool) -> ModelError:
@@ -150,8 +153,7 @@ class _SelfCheck:
         try:
             self._unchanged(stock, "with all indexers on, the switch changes its logits")
             self._layer_by_layer(losses, stock)
-            self._flips_show(losses)
-            self._blind_is_blind(losses)
+            self._patterns(losses)
         finally:
             losses.switch.remove()
         self._unchanged(stock, "taking the switch off does not restore its logits")
@@ -160,12 +162,13 @@ class _SelfCheck:
     def _logits(self) -> torch.Tensor:
         """Of the last positions, from the model's own forward."""
         ids = torch.tensor([self._ids], device=input_device(self._model))
-        logits: torch.Tensor = self._model(input_ids=ids, use_cache=False, logits_to_keep=_POSITIONS).logits
+        with whole_forward(self._model):
+            logits: torch.Tensor = self._model(input_ids=ids, use_cache=False, logits_to_keep=_POSITIONS).logits
         return logits[:, -_POSITIONS:].float().cpu()
 
     def _unchanged(self, stock: torch.Tensor, fault: str) -> None:
         logits = self._logits()
-        if not torch.equal(logits, stock):
+        if _anywhere(self._model, not torch.equal(logits, stock)):
             _agree(_largest(logits - stock), self._logits_noise(logits), fault)
 
     def _logits_noise(self, logits: torch.Tensor) -> float:
@@ -180,49 +183,71 @@ class _SelfCheck:
             single = losses.logits(pattern, Window("self-check", self._ids), _POSITIONS).float().cpu()
             difference = _largest(single - whole)
             allowed = _ROUNDING.get(losses.dtype, _COARSE_ROUNDING) * _largest(whole)
-            if not difference <= allowed:
+            if _anywhere(self._model, not difference <= allowed):
                 allowed += self._logits_noise(whole)
             _agree(difference, allowed, f"layers run one at a time give other logits under {pattern}")
 
-    def _flips_show(self, losses: PatternLosses) -> None:
+    def _patterns(self, losses: PatternLosses) -> None:
+        """Measures what ``_flips_show`` and ``_blind_is_blind`` judge: where layers stream, in one sweep."""
+        together = [self._full, *(self._full.share(site) for site in self._flipped)]
+        alone = sorted({0, len(together) // 2, len(together) - 1})
+        blind = [self._full, Pattern.from_full(len(self._layers), [0])]
+        blind += [self._full.share(site) for site in self._flipped[:1] + self._flipped[-1:]]
+        shows, few = len(self._ids) >= self._width + 2, self._ids[: self._width + 1]
+        asked = [Asked(together, [Window("together", self._ids)])] if shows else []
+        asked += [Asked([together[index]], [Window(("alone", index), self._ids)]) for index in alone if shows]
+        asked += [Asked(blind, [Window("blind", few)])] if self._width else []
+        sums = self._sums(losses, asked)
+        if shows:
+            self._flips_show(losses, together, sums[0], {index: sums[1 + n][0] for n, index in enumerate(alone)})
+        if self._width:
+            self._blind_is_blind(losses, sums[-1], few)
+
+    def _flips_show(
+        self,
+        losses: PatternLosses,
+        patterns: Sequence[Pattern],
+        together: Sequence[float],
+        alone: Mapping[int, float],
+    ) -> None:
         """Sharing any one site changes the loss, and a loss does not depend on the patterns beside it."""
-        if len(self._ids) < self._width + 2:
-            return
-        patterns = [self._full, *(self._full.share(site) for site in self._flipped)]
-        together = self._measure(losses, patterns)
-        for index in {0, len(patterns) // 2, len(patterns) - 1}:
-            alone = self._measure(losses, patterns[index : index + 1])[0]
-            if alone != together[index]:
-                noise = self._loss_noise(losses, patterns[index], alone, self._ids)
+        for index, loss in alone.items():
+            if _anywhere(self._model, loss != together[index]):
+                noise = self._loss_noise(losses, patterns[index], loss, self._ids)
                 fault = f"{patterns[index]} gives another loss beside other patterns than alone"
-                _agree(abs(alone - together[index]), noise, fault)
+                _agree(abs(loss - together[index]), noise, fault)
         flipped = zip(self._flipped, together[1:], strict=True)
         if unchanged_layers := [self._layers[site] for site, loss in flipped if loss == together[0]]:
             raise ModelError(f"sharing a selection changes nothing in layers {layer_ranges(unchanged_layers)}")
 
-    def _blind_is_blind(self, losses: PatternLosses) -> None:
+    def _blind_is_blind(self, losses: PatternLosses, sums: Sequence[float], ids: Sequence[int]) -> None:
         """Where no query sees more keys than are selected, all patterns have the same loss."""
-        if not self._width:
-            return
-        ids = self._ids[: self._width + 1]
-        patterns = [self._full, Pattern.from_full(len(self._layers), [0])]
-        patterns += [self._full.share(site) for site in self._flipped[:1] + self._flipped[-1:]]
-        sums = self._measure(losses, patterns, ids)
-        if max(sums) != min(sums):
+        if _anywhere(self._model, max(sums) != min(sums)):
             noise = self._loss_noise(losses, self._full, sums[0], ids)
             fault = f"patterns differ on {len(ids)} tokens, although indexers should choose from more than "
             _agree(max(sums) - min(sums), noise, f"{fault}{self._width} keys only")
 
     def _loss_noise(self, losses: PatternLosses, pattern: Pattern, loss: float, ids: Sequence[int]) -> float:
-        repeats = [self._measure(losses, [pattern], ids)[0] for _ in range(_RERUNS)]
+        window = Window("repeated", ids)
+        repeats = [losses.measure([pattern], [window])[0][0] for _ in range(_RERUNS)]
         return _TIMES_NOISE * max(abs(repeat - loss) for repeat in repeats)
 
-    def _measure(self, losses: PatternLosses, patterns: Sequence[Pattern], ids: Sequence[int] = ()) -> list[float]:
-        window = Window("self-check", ids or self._ids)
-        sums: list[float] = []
-        for first in range(0, len(patterns), _ROWS):
-            sums += losses.measure(patterns[first : first + _ROWS], [window])[0]
+    def _sums(self, losses: PatternLosses, asked: Sequence[Asked]) -> list[list[float]]:
+        """The loss of each pattern of ``asked`` on its window."""
+        if losses.streams:
+            return [measured[0] for measured in losses.measure_all(asked)]
+        sums: list[list[float]] = []
+        for patterns, windows, _ in asked:
+            starts = range(0, len(patterns), _ROWS)
+            portions = [losses.measure(patterns[first : first + _ROWS], windows)[0] for first in starts]
+            sums.append([loss for portion in portions for loss in portion])
         return sums
+
+
+def _anywhere(model: torch.nn.Module, needed: bool) -> bool:
+    """Whether more is to be run here, or on any process that brings weights together with this one."""
+    stream = stream_of(model)
+    return needed if stream is None else stream.anywhere(needed)
 
 
 def _largest(values: torch.Tensor) -> float:

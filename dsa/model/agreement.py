@@ -14,6 +14,8 @@ from .tail import Window
 
 # Rows are compared in pieces whose masks take about this many bytes in fp32.
 _MASK_BYTES = 128 << 20
+# Windows that a process sends through layers that stream together, while all their selections are in host memory.
+_WINDOWS_A_SWEEP = 4
 
 
 def selection_overlap(
@@ -34,13 +36,16 @@ def selection_overlap(
     Raises:
         ModelError: the indexers return nothing that says what they select.
     """
+    rank, together = processes.process_index(), processes.process_count()
+    portion = together * (_WINDOWS_A_SWEEP if losses.streams else 1)
     totals: dict[int, torch.Tensor] = {}
-    for number, ids in enumerate(windows):
-        if number % processes.process_count() != processes.process_index():
-            continue
-        # [sites, groups, queries, width], then without the queries that see no more keys than they select.
-        choices = torch.stack([_choices(site) for site in losses.selections(Window(("overlap", number), ids))])
-        totals[number] = _common(choices[:, :, selection_width:])
+    # Alike on all processes, which bring weights together: also on those that have no window in the last portion.
+    for first in range(0, len(windows), portion):
+        numbers = [number for number in range(first, len(windows))[:portion] if number % together == rank]
+        asked = [Window(("overlap", number), windows[number]) for number in numbers]
+        for number, sites in zip(numbers, losses.selections(asked, _choices), strict=True):
+            # [sites, groups, queries, width], then without the queries that see no more keys than they select.
+            totals[number] = _common(torch.stack(sites)[:, :, selection_width:])
     merged = processes.merge({number: total.tolist() for number, total in totals.items()})
     # In the order of the windows, so that any number of processes gives the same sums.
     total = torch.tensor([merged[number] for number in sorted(merged)], dtype=torch.float64).sum(0)
@@ -58,6 +63,7 @@ def _choices(selection: Any) -> torch.Tensor:
             hint="leave --baselines overlap out",
         )
     rows: torch.Tensor = selection[0].cpu()
+    rows = rows if rows.dtype == torch.bool else rows.int()  # of a long window, half the memory
     return rows if rows.dim() == 3 else rows[None]
 
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ..chunks import ChunkBudget, out_of_memory
 from ..overrides import Overrides
 from .losses import input_device
 from .stack import LayerCalls, Stack, State
+from .states.parking import SelectionInHost
 from .switch import Switch
 
 ERROR, FISHER = "error", "fisher"
@@ -92,47 +93,87 @@ def layer_costs(
             numbers.
     """
     run = _CostPass(model, switch, blind)
+    rank, together = processes.process_index(), processes.process_count()
+    share = {number: ids for number, ids in enumerate(windows) if number % together == rank}
     measured: dict[int, list[list[float]]] = {}
-    for number, ids in enumerate(windows):
-        if number % processes.process_count() != processes.process_index():
-            continue
-        measured[number] = _measured(run, ids, surrogate, f"{seed}/{number}")
-        if not all(math.isfinite(cost) for row in measured[number] for cost in row):
+    fault: MeasurementError | None = None
+    try:
+        for portion in run.portions(share, surrogate):
+            measured |= _measured(run, portion, surrogate, seed)
+            for _ in portion:
+                on_window()
+    except MeasurementError as error:
+        fault = error
+    # What one process cannot measure ends it on all, which would else wait for that one.
+    parts = processes.merge({rank: (measured, run.layer_runs, run.attention_runs, fault)})
+    for *_, part_fault in parts.values():
+        if part_fault is not None:
+            part_fault.shared = True
+            raise part_fault
+    merged = {number: costs for part, *_ in parts.values() for number, costs in part.items()}
+    return LayerCosts(
+        tuple(tuple(tuple(row) for row in merged[number]) for number in sorted(merged)),
+        sum(layers for _, layers, _, _ in parts.values()),
+        sum(attentions for _, _, attentions, _ in parts.values()),
+    )
+
+
+def _measured(
+    run: _CostPass, portion: Mapping[int, Sequence[int]], surrogate: str, seed: int
+) -> dict[int, list[list[float]]]:
+    """Costs of some windows; what keeps them from being measured is said with what would help."""
+    tokens = max(map(len, portion.values()), default=0)
+    try:
+        if surrogate == FISHER:
+            costs = {number: run.fisher(ids, f"{seed}/{number}") for number, ids in portion.items()}
+        else:
+            costs = dict(zip(portion, run.errors(list(portion.values())), strict=True))
+    except (RuntimeError, MemoryError) as error:
+        raise _refusal(error, surrogate, tokens) from error
+    finally:
+        run.leave()
+    for number, matrix in costs.items():
+        if not all(math.isfinite(cost) for row in matrix for cost in row):
             raise MeasurementError(
                 f"layer costs of window {number} are NaN or infinite",
                 hint="check the checkpoint's own loss, or load it with --dtype float32",
             )
-        on_window()
-    merged = processes.merge(measured)
-    runs = processes.merge({processes.process_index(): (run.layer_runs, run.attention_runs)}).values()
-    return LayerCosts(
-        tuple(tuple(tuple(row) for row in merged[number]) for number in sorted(merged)),
-        sum(layers for layers, _ in runs),
-        sum(attentions for _, attentions in runs),
-    )
+    return costs
 
 
-def _measured(run: _CostPass, ids: Sequence[int], surrogate: str, seed: str) -> list[list[float]]:
-    """One window's costs; what keeps them from being measured is said with what would help."""
-    try:
-        return run.fisher(ids, seed) if surrogate == FISHER else run.errors(ids)
-    except (RuntimeError, MemoryError) as error:
-        if out_of_memory(error):
-            needed = "the backward pass over" if surrogate == FISHER else "the selections of all sites on"
-            raise MeasurementError(
-                f"out of memory for {needed} a window of {len(ids)} tokens",
-                hint="--surrogate error needs no backward pass"
-                if surrogate == FISHER
-                else "lower --window, or spread the model with --device-map auto",
-            ) from error
-        if surrogate == FISHER:
-            raise MeasurementError(
-                f"there is no backward pass through the layers as they run here: {first_line(error)}",
-                hint="--surrogate error needs none; --attention stock has one",
-            ) from error
-        raise
-    finally:
-        run.leave()
+def _refusal(error: Exception, surrogate: str, tokens: int) -> Exception:
+    """``error`` as a user may read it; itself where it says nothing of memory or gradients."""
+    if out_of_memory(error):
+        needed = "the backward pass over" if surrogate == FISHER else "the selections of all sites on"
+        return MeasurementError(
+            f"out of memory for {needed} a window of {tokens} tokens",
+            hint="--surrogate error needs no backward pass"
+            if surrogate == FISHER
+            else "lower --window, or --max-memory, so that weights leave more room",
+        )
+    if surrogate == FISHER:
+        return MeasurementError(
+            f"there is no backward pass through the layers as they run here: {first_line(error)}",
+            hint="--surrogate error needs none; --attention stock has one",
+        )
+    return error
+
+
+@dataclass
+class _Passing:
+    """A window on its way through the layers, all sites full.
+
+    Args:
+        calls: the layers' arguments.
+        state: what enters the next layer.
+        costs: ``[sites][sites]``, as far as they are known.
+        selections: of the sites passed.
+    """
+
+    calls: LayerCalls
+    state: State
+    costs: list[list[float]]
+    selections: list[Any] = field(default_factory=list)
 
 
 class _CostPass:
@@ -148,22 +189,54 @@ class _CostPass:
         self._logits_budget = ChunkBudget(_LOGITS_BYTES, _LOGITS_BYTES_ON_GPU)
         self.layer_runs = self.attention_runs = 0
 
+    def portions(
+        self, share: Mapping[int, Sequence[int]], surrogate: str
+    ) -> Iterator[Mapping[int, Sequence[int]]]:
+        """``share`` in parts that are measured at once: whole where weights come for each sweep, else by windows.
+
+        Processes that bring weights together sweep alike, those without windows too.
+        """
+        if surrogate == ERROR and self._stack.stream is not None:
+            yield share
+        else:
+            yield from ({number: ids} for number, ids in share.items())
+
     @torch.inference_mode()
-    def errors(self, ids: Sequence[int]) -> list[list[float]]:
-        """Relative errors ``[sites][sites]`` of one window."""
-        costs = self._no_costs()
-        calls = self._stack.record(self._ids(ids)[:, :-1])
-        state, selections = State(calls.hidden), list[Any]()
-        for layer, attention in enumerate(self._attentions):
-            residual = self._rows(state.hidden).square().sum(-1)
-            state = self._through(layer, state, calls)
-            if layer in self._site_of:
-                selections.append(state.selection)
-            if attention and self._selects(layer, attention, selections):
-                for source, change in self._changes(layer, attention, attention.output, selections[:-1]):
-                    relative = self._rows(change).square().sum(-1) / residual.to(change.device)
-                    costs[source][len(selections) - 1] += float(relative.mean(dtype=torch.float64))
-        return costs
+    def errors(self, windows: Sequence[Sequence[int]]) -> list[list[list[float]]]:
+        """Relative errors ``[windows][sites][sites]``; all windows go through a layer before the next."""
+        passing, sweep = [], self._stack.sweep()
+        try:
+            for ids in windows:
+                calls = self._stack.record(self._ids(ids)[:, :-1])
+                passing.append(_Passing(calls.without_hidden, State(calls.hidden), self._no_costs()))
+            for layer in sweep:
+                for window in passing:
+                    self._add_errors(layer, window)
+        except (RuntimeError, MemoryError, MeasurementError):
+            # Other processes go on, and need this one's part of the weights.
+            for _ in sweep:
+                pass
+            raise
+        return [window.costs for window in passing]
+
+    def _add_errors(self, layer: int, window: _Passing) -> None:
+        """Sends ``window`` through ``layer`` and adds what its attention suffers to the window's costs."""
+        attention, selections = self._attentions[layer], window.selections
+        residual = self._rows(window.state.hidden).square().sum(-1)
+        window.state = self._through(layer, window.state, window.calls)
+        if layer in self._site_of:
+            selections.append(self._aside(window.state.selection))
+        if attention and self._selects(layer, attention, selections):
+            for source, change in self._changes(layer, attention, attention.output, selections[:-1]):
+                relative = self._rows(change).square().sum(-1) / residual.to(change.device)
+                window.costs[source][len(selections) - 1] += float(relative.mean(dtype=torch.float64))
+        if attention:
+            attention.forget()
+
+    def _aside(self, selection: Any) -> Any:
+        """``selection`` while other layers run: in host memory where a GPU's is for layers that come and go."""
+        streams_to_gpu = self._stack.stream is not None and self._device.type == "cuda"
+        return SelectionInHost(selection) if streams_to_gpu and isinstance(selection, torch.Tensor) else selection
 
     def fisher(self, ids: Sequence[int], seed: str) -> list[list[float]]:
         """Fisher-weighted errors ``[sites][sites]`` of one window in nats per label."""
@@ -232,7 +305,8 @@ class _CostPass:
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """By how much each earlier site's selection changes the output from ``stock``: (site, change)."""
         for source, selection in enumerate(selections):
-            yield source, self._again(layer, attention, selection) - stock
+            here = selection.back() if isinstance(selection, SelectionInHost) else selection
+            yield source, self._again(layer, attention, here) - stock
 
     def _tail_gradient(self, hidden: torch.Tensor, ids: torch.Tensor, seed: str) -> torch.Tensor:
         """The gradient at the last layer's ``hidden`` of the cross entropy with labels that the model draws.

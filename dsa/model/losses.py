@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -128,8 +128,12 @@ class PatternLosses:
                 reach no other; the same losses in other shapes, without anything remembered.
             keep_states: of a single pattern, where there is a memory; others may start from them.
         """
-        asked = [Asked(patterns, windows, keep_states)]
-        return [[loss.loss for loss in losses] for losses in self._measure(asked, last_token, compares=False)[0]]
+        return self.measure_all([Asked(patterns, windows, keep_states)], last_token)[0]
+
+    def measure_all(self, asked: Sequence[Asked], last_token: bool = False) -> list[list[list[float]]]:
+        """Likewise for several sets of patterns and windows in one sweep, ``[asked][window][pattern]``."""
+        measured = self._measure(asked, last_token, compares=False)
+        return [[[loss.loss for loss in losses] for losses in windows] for windows in measured]
 
     def compare(
         self,
@@ -254,14 +258,23 @@ class PatternLosses:
         return losses
 
     @torch.inference_mode()
-    def selections(self, window: Window) -> list[Any]:
-        """What each site selects when all are full, in the family's own form: mostly ``[1, tokens, width]``."""
-        calls = self._stack.record(self._ids(window)[:, :-1])
-        state, selections = State(calls.hidden), []
-        for layer in self._stack.alone():
-            state = self._through(layer, state, True, calls)
-            if layer in self._site_of:
-                selections.append(state.selection)
+    def selections(
+        self, windows: Sequence[Window], keep: Callable[[Any], Any] = lambda selection: selection
+    ) -> list[list[Any]]:
+        """What each site selects when all are full, ``[windows][sites]``, in one sweep.
+
+        Args:
+            windows: that go through the layers together.
+            keep: what to keep of a selection, which is in the family's own form: mostly ``[1, tokens, width]``.
+        """
+        calls = [self._stack.record(self._ids(window)[:, :-1]) for window in windows]
+        states = [State(call.hidden) for call in calls]
+        selections: list[list[Any]] = [[] for _ in windows]
+        for layer in self._stack.sweep():
+            for number, call in enumerate(calls):
+                states[number] = self._through(layer, states[number], True, call)
+                if layer in self._site_of:
+                    selections[number].append(keep(states[number].selection))
         self.switch.forget()
         return selections
 
@@ -370,7 +383,7 @@ class PatternLosses:
         """What leaves the last layer under ``pattern`` for ``tokens`` ``[1, tokens]``."""
         calls = self._stack.record(tokens)
         state = State(calls.hidden)
-        for layer in self._stack.alone():
+        for layer in self._stack.sweep():
             site = self._site_of.get(layer)
             state = self._through(layer, state, site is None or pattern.is_full(site), calls)
         self.switch.share_only(None)

@@ -92,10 +92,6 @@ class Stack:
         """
         return iter(range(first, len(self))) if self.stream is None else self.stream.sweep(first)
 
-    def alone(self) -> range:
-        """The numbers of all layers, for what this process runs whatever others do."""
-        return range(len(self))
-
     def anywhere(self, needed: bool) -> bool:
         """Whether a sweep is needed here, or on any process that brings weights together with this one."""
         return needed if self.stream is None else self.stream.anywhere(needed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,17 @@ def stream_of(model: nn.Module) -> LayerStream | None:
     """The stream of a model whose layers come and go; None where all its weights stay."""
     stream: LayerStream | None = getattr(model, _ATTRIBUTE, None)
     return stream
+
+
+@contextmanager
+def whole_forward(model: nn.Module) -> Iterator[None]:
+    """Within it ``model`` runs once, as a whole; where its layers stream that is one sweep."""
+    stream = stream_of(model)
+    if stream is None:
+        yield
+        return
+    with stream.forward():
+        yield
 
 
 class LayerStream:
@@ -56,6 +68,7 @@ class LayerStream:
         self._targets, self._conversion, self._fetcher, self._least = targets, conversion, fetcher, least
         self._slots = {number: Slots(model, f"{stack}.{number}.") for number in self._stored}
         self._present: int | None = None
+        self._forward: Iterator[int] = iter(())
         self._overrides = Overrides()
         for number in self._stored:
             layer = model.get_submodule(f"{stack}.{number}")
@@ -93,9 +106,9 @@ class LayerStream:
         return sum(self._stored[number].layout.stored for number in self.files)
 
     @property
-    def file_seconds(self) -> float:
-        """What reading them takes, at the rate at which this process has read so far, if every process does so."""
-        return self.file_bytes / (self._fetcher.read_rate * self._fetcher.processes)
+    def file_rate(self) -> float:
+        """Bytes a second of all processes together, if each reads as this one has so far."""
+        return self._fetcher.read_rate * self._fetcher.processes
 
     @property
     def gathers(self) -> bool:
@@ -106,7 +119,7 @@ class LayerStream:
         """Whether a sweep is needed on any of the processes that gather; each has to ask."""
         return needed if self._least is None else self._least(0 if needed else 1) == 0
 
-    def sweep(self, first: int) -> Iterator[int]:
+    def sweep(self, first: int) -> Generator[int, None, None]:
         """The numbers of the layers from ``first`` on, the weights of each on the device in its turn.
 
         Processes that gather start at the first layer that any of them needs.
@@ -131,9 +144,20 @@ class LayerStream:
             if fetched is not None:  # the sweep was left early: the next one finds the buffer at rest
                 fetched.exception()
 
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Within it the model runs once as a whole, in one sweep; processes that gather do so alike."""
+        sweep = self._forward = self.sweep(0)
+        try:
+            yield
+        finally:
+            self._forward = iter(())
+            sweep.close()
+
     def hold(self, number: int) -> None:
         """Brings the weights of one layer, if they are not there, whatever other processes do."""
-        if number != self._present:
+        # Within a forward the search for the layer is what moves its sweep on.
+        if number != self._present and number not in self._forward:
             self._release()
             self._put(number, self._fetcher.alone(self._stored[number]))
 

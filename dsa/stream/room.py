@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import MeasurementError
-from ..checkpoint.stored.footprint import Footprint
+from .footprint import Footprint
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ DEQUANTISING = 2.78e12
 # Assumed where nothing is given: an NVMe disk, and what a node receives from the others.
 DISK = 6_000_000_000
 NETWORK = 25_000_000_000
+# Seconds of reading in a sweep beyond which the user is told.
+_LONG_READ = 30.0
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,17 @@ class Machine:
         return 1 / self.nodes / self.disk_rate
 
 
-def sweep_seconds(size: float, rate: float) -> float:
-    """Seconds that a sweep takes at least where ``size`` bytes come at ``rate`` bytes a second."""
-    return size / rate
-
-
-def disk_warning(size: float, rate: float, sweeps: int, compute_seconds: float) -> str | None:
-    """A line for a search whose sweeps wait for the disk; None where computing takes longer than reading.
+def disk_warning(size: int, rate: float) -> str | None:
+    """A line for whoever waits for files in each sweep; None where that is not long.
 
     Args:
         size: bytes that a sweep reads.
-        rate: bytes a second, as the disk was measured or given.
-        sweeps: that the search is expected to take.
-        compute_seconds: of one sweep, where the weights are at hand.
+        rate: bytes a second, as the disk was measured.
     """
-    reading = sweep_seconds(size, rate)
-    if reading <= compute_seconds:
+    if size <= _LONG_READ * rate:
         return None
     return (
-        f"a sweep reads {size / 1e9:,.1f} GB, about {duration(reading)} at {rate / 1e9:.3g} GB/s, and computes "
-        f"for {duration(compute_seconds)}: about {sweeps:,} sweeps take at least {duration(sweeps * reading)}"
+        f"a sweep reads {size / 1e9:,.1f} GB from files, which takes {duration(size / rate)} at "
+        f"{rate / 1e9:.3g} GB/s, the rate of the load: a faster disk, more GPUs or more host memory would shorten "
+        "it"
     )

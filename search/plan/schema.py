@@ -77,7 +77,8 @@ class TokenIdentity(_Section):
 class RunIdentity(_Section):
     """How the model ran; ``threads`` of a process decide how a CPU rounds.
 
-    They are None on an accelerator, and in plans of version 1, which did not say.
+    They are None on an accelerator, and in plans of version 1, which did not say. ``weights`` says how quantised
+    weights ran; None where they are plain, and in older plans.
     """
 
     dtype: str
@@ -86,6 +87,7 @@ class RunIdentity(_Section):
     indexer: str
     attention: str
     versions: dict[str, str]
+    weights: Annotated[str, Field(max_length=200)] | None = None
 
 
 class MeasuredPattern(_Section):

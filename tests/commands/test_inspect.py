@@ -14,7 +14,7 @@ from indexcache.commands.inspect import inspect_document
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.sizes.count import measure_sizes
 from indexcache.dsa.checkpoint.sizes.decoders import DECODERS
-from indexcache.dsa.checkpoint.stored.footprint import footprint
+from indexcache.dsa.stream.footprint import footprint
 from indexcache.system.console import Reporter
 
 CONFIGS = Path(__file__).parents[1] / "assets" / "configs"

@@ -7,9 +7,9 @@ import pytest
 from command_lines import lines, search_arguments
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.stored.footprint import footprint
 from indexcache.dsa.long.backends import Backends
 from indexcache.dsa.long.capacity import layer_bytes
+from indexcache.dsa.stream.footprint import footprint
 
 
 @pytest.fixture

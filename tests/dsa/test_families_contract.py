@@ -236,7 +236,7 @@ class TestEveryFamily:
 
     def test_overlap_is_the_share_of_what_both_select(self, family, model, sites, width):
         losses, ids = PatternLosses(model, sites), window(60)
-        chosen = [members(selection, width) for selection in losses.selections(Window(0, ids))]
+        chosen = [members(selection, width) for selection in losses.selections([Window(0, ids)])[0]]
         shares = selection_overlap(losses, [ids], width)
         for a, keys in enumerate(chosen):
             for b, others in enumerate(chosen):

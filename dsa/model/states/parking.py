@@ -110,6 +110,32 @@ class Parking:
         return runs.pop() if runs else host_run(size, self._device)
 
 
+class SelectionInHost:
+    """A selection that many layers read, in host memory; indices in half of their bytes.
+
+    Args:
+        selection: on a device.
+    """
+
+    def __init__(self, selection: torch.Tensor) -> None:
+        self._device, self._dtype = selection.device, selection.dtype
+        dtype = torch.int32 if selection.dtype == torch.int64 else selection.dtype
+        run = host_run(selection.numel() * dtype.itemsize, selection.device)
+        self._waiting = _noted(run.view(dtype).view(selection.shape), selection)
+        self._waiting.copy_(selection)
+
+    def back(self) -> torch.Tensor:
+        """The selection on its device, as it was."""
+        selection = self._waiting.to(self._device, non_blocking=True).to(self._dtype)
+        return _noted(selection, self._waiting)
+
+
+def _noted(copy: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """``copy`` with the notes that stand on ``tensor``: indexers say so of selections that repeat no key."""
+    vars(copy).update(vars(tensor))
+    return copy
+
+
 def _room(tensor: torch.Tensor) -> int:
     """Bytes of a tensor, to where the next one may begin."""
     return -(-tensor.numel() * tensor.element_size() // 16) * 16
@@ -135,8 +161,9 @@ def _emptied(state: State) -> tuple[list[torch.Tensor], State]:
 
 def _with(state: State, tensors: Iterator[torch.Tensor]) -> State:
     """``state`` with ``tensors`` in the places of its own."""
-    hidden = next(tensors)
-    selection = next(tensors) if isinstance(state.selection, torch.Tensor) else state.selection
+    hidden, selection = next(tensors), state.selection
+    if isinstance(selection, torch.Tensor):
+        selection = _noted(next(tensors), selection)
     carried = {
         argument: {entry: tuple(next(tensors) for _ in values) for entry, values in store.items()}
         for argument, store in state.carried.items()

@@ -41,6 +41,11 @@ class BlockScaled(StoredFormat):
         scaled = "FP8 with one scale a tensor" if self.block is None else f"FP8 in {_times(self.block)} blocks"
         return f"{scaled}, experts in FP4" if self.has_fp4_experts else scaled
 
+    @property
+    def bits(self) -> int:
+        """Bits of most stored numbers: those of experts."""
+        return 4 if self.has_fp4_experts else 8
+
     def _weights(self, stored: Mapping[str, Tensor]) -> list[QuantisedWeight]:
         weights = [
             self._weight(stored, name)

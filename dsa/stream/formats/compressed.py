@@ -96,6 +96,11 @@ class CompressedTensors(StoredFormat):
         """The format in words."""
         return f"{METHOD} {' and '.join(scheme.words for scheme in self.schemes)}"
 
+    @property
+    def bits(self) -> int:
+        """Bits of most stored numbers: of several schemes the smallest, which experts have."""
+        return min(scheme.bits for scheme in self.schemes)
+
     def _weights(self, stored: Mapping[str, Tensor]) -> list[QuantisedWeight]:
         weights = []
         for name, tensor in stored.items():

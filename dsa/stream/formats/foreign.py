@@ -41,6 +41,12 @@ class Foreign:
         return f"{self.method} {kind}" if isinstance(kind, str) else self.method
 
     @property
+    def bits(self) -> int | None:
+        """Bits of most stored numbers; None where its settings do not say."""
+        bits = self.settings.get("bits")
+        return bits if type(bits) is int and bits > 0 else None
+
+    @property
     def package(self) -> str | None:
         """What pip installs for it; None where transformers itself, or nothing, reads it."""
         return _PACKAGES.get(self.method)

@@ -91,6 +91,11 @@ class StoredFormat(ABC):
     def words(self) -> str:
         """The format in words, e.g. ``FP8 in 128 x 128 blocks``."""
 
+    @property
+    @abstractmethod
+    def bits(self) -> int:
+        """Bits of most stored numbers."""
+
     @abstractmethod
     def _weights(self, stored: Mapping[str, Tensor]) -> list[QuantisedWeight]:
         """The quantised weights among stored tensors, each held against its scales."""

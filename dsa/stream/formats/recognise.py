@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ....errors import ModelError
+from ....errors import ModelError, one_line
 from ...checkpoint.config import Checkpoint
 from ...checkpoint.stored.shards import Tensor
 from ...checkpoint.stored.unread import and_more, unread
@@ -17,6 +17,9 @@ from .quantised import FLOATS, RESTORE, SMALL, StoredFormat
 
 # Foreign formats whose own 8-bit numbers are integers: FP8 tensors beside them would load as wrong numbers.
 _INTEGERS = ("bitsandbytes", "gptq", "awq", "mxfp4", "metal", "eetq")
+
+# Of a format's words, which may come from a config.
+_LONGEST_WORDS = 150
 
 
 def stored_format(settings: Mapping[str, Any] | None, model_id: str) -> StoredFormat | Foreign | None:
@@ -56,6 +59,19 @@ def checkpoint_format(checkpoint: Checkpoint) -> StoredFormat | Foreign | None:
             settings = settings if isinstance(settings, Mapping) else settings.to_dict()
             return stored_format(settings, checkpoint.model_id)
     return None
+
+
+def quantised_run(checkpoint: Checkpoint) -> str | None:
+    """How a checkpoint's quantised weights run, in words; None where they are plain.
+
+    Raises:
+        ModelError: see ``stored_format``.
+    """
+    known = checkpoint_format(checkpoint)
+    if known is None:
+        return None
+    how = "dequantised" if isinstance(known, StoredFormat) else "as transformers loads it"
+    return f"{one_line(known.words)[:_LONGEST_WORDS]}, {how}"
 
 
 def check_tensors(

@@ -17,7 +17,7 @@ def test_overlap_is_the_share_of_keys_selected_by_both():
     windows = [torch.randint(0, 4096, (LENGTH,), generator=generator).tolist() for _ in range(2)]
     counted = [[0] * LAYERS for _ in range(LAYERS)]
     for ids in windows:
-        selections = [site[0].tolist() for site in losses.selections(Window(0, ids))]
+        selections = [site[0].tolist() for site in losses.selections([Window(0, ids)])[0]]
         for a in range(LAYERS):
             for b in range(LAYERS):
                 rows = range(TOPK, LENGTH - 1)

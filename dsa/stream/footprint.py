@@ -6,13 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ....errors import ModelError
-from ..config import Checkpoint
-from ..sizes.count import layer_sizes, resident_parameters
-from .shards import Tensor, are_pickled, read_shards, weight_files
-from .unread import unread
+from ...errors import ModelError
+from ..checkpoint.config import Checkpoint
+from ..checkpoint.sizes.count import layer_sizes, resident_parameters
+from ..checkpoint.stored.shards import Tensor, are_pickled, read_shards, weight_files
+from ..checkpoint.stored.unread import unread
+from .formats.foreign import Foreign
+from .formats.recognise import checkpoint_format
 
 _LAYER = re.compile(r"(?:\w+\.)*?layers\.(\d+)\.")
 _SCALES = re.compile(
@@ -61,6 +62,9 @@ def footprint(checkpoint: Checkpoint, value_bytes: int | None = None) -> Footpri
     Args:
         checkpoint: whose weights they are; nothing is downloaded.
         value_bytes: of a number as it computes; those of the config's type by default.
+
+    Raises:
+        ModelError: a quantization_config that says no format.
     """
     value = value_bytes or _VALUE_BYTES.get(_dtype(checkpoint), 2)
     counted, outside = layer_sizes(checkpoint), resident_parameters(checkpoint)
@@ -85,14 +89,15 @@ def _computed(
     checkpoint: Checkpoint, plain: Sequence[int], resident: int, value_bytes: int, missing: object
 ) -> Footprint:
     """By the config alone: all of a layer is taken to be stored in as few bits as most of it."""
-    bits = _bits(_quantisation(checkpoint)) or 8 * value_bytes
+    known = checkpoint_format(checkpoint)
+    bits = (known and known.bits) or 8 * value_bytes
     return Footprint(
         form=_form(checkpoint, _dtype(checkpoint)),
         files=None,
         layers=tuple(size * bits // (8 * value_bytes) for size in plain),
         plain=tuple(plain),
         resident=resident,
-        quantised=_quantisation(checkpoint) is not None,
+        quantised=known is not None,
         missing=str(missing),
     )
 
@@ -105,8 +110,8 @@ def _stored(
     value_bytes: int,
 ) -> Footprint:
     """By the headers of all files; what the decoder does not ask for is left out."""
-    quantisation = _quantisation(checkpoint)
-    ignored = unread(tensors, checkpoint, quantised=quantisation is not None)
+    quantised = checkpoint_format(checkpoint) is not None
+    ignored = unread(tensors, checkpoint, quantised)
     layers, numbers, resident = [0] * checkpoint.layers, [0] * checkpoint.layers, 0
     kinds: Counter[str] = Counter()
     for name, tensor in tensors.items():
@@ -127,7 +132,7 @@ def _stored(
         layers=tuple(layers),
         plain=tuple(plain) if plain is not None else tuple(value_bytes * count for count in numbers),
         resident=resident,
-        quantised=quantisation is not None,
+        quantised=quantised,
     )
 
 
@@ -136,33 +141,10 @@ def _dtype(checkpoint: Checkpoint) -> str:
     return str(checkpoint.text.dtype or checkpoint.config.dtype or "float32").removeprefix("torch.")
 
 
-def _quantisation(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
-    for config in (checkpoint.config, checkpoint.text):
-        settings = getattr(config, "quantization_config", None)
-        if settings is not None:
-            return settings if isinstance(settings, Mapping) else dict(settings.to_dict())
-    return None
-
-
-def _bits(settings: Mapping[str, Any] | None) -> int | None:
-    """Bits of a stored number; None where the format does not say."""
-    if settings is None:
-        return None
-    if "fp8" in str(settings.get("quant_method")):
-        return 8
-    groups = settings.get("config_groups")
-    weights = [group.get("weights") or {} for group in groups.values()] if isinstance(groups, Mapping) else []
-    bits = [entry for entry in (settings.get("bits"), *(part.get("num_bits") for part in weights)) if entry]
-    return min((entry for entry in bits if type(entry) is int and entry > 0), default=None)
-
-
 def _form(checkpoint: Checkpoint, dtype: str) -> str:
     """How the weights are stored, in words; ``dtype`` is that of plain ones."""
-    settings = _quantisation(checkpoint)
-    if settings is None:
+    known = checkpoint_format(checkpoint)
+    if known is None:
         return dtype
-    method, block = settings.get("quant_method"), settings.get("weight_block_size")
-    if "fp8" not in str(method):
-        return f"{method or 'quantised'}, dequantised a layer at a time"
-    scaled = f"in {block[0]}x{block[1]} blocks" if block else "with a scale for each tensor"
-    return f"FP8 {scaled}, dequantised a layer at a time"
+    how = "loaded whole by transformers" if isinstance(known, Foreign) else "dequantised a layer at a time"
+    return f"{known.words}, {how}"

@@ -11,7 +11,7 @@ from random_models import load_checkpoint
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.sizes.count import layer_sizes, measure_sizes
 from indexcache.dsa.checkpoint.sizes.decoders import DECODERS
-from indexcache.dsa.checkpoint.stored.footprint import footprint
+from indexcache.dsa.stream.footprint import footprint
 
 GB = 1e9
 V32 = published_checkpoints.CONFIGS / "deepseek_v32.json"
@@ -33,7 +33,7 @@ def published(tmp_path_factory):
 def test_the_published_size_of_deepseek_v32_from_its_headers(published):
     bytes_of = footprint(open_checkpoint(str(published)))
     assert bytes_of.files == pytest.approx(690 * GB, rel=0.01)  # as the hub shows it
-    assert bytes_of.form == "FP8 in 128x128 blocks, dequantised a layer at a time"
+    assert bytes_of.form == "FP8 in 128 x 128 blocks, dequantised a layer at a time"
     # What predicts further tokens, 11.5 GB of experts with an embedding and a head of its own, never moves.
     assert bytes_of.files - bytes_of.streamed - bytes_of.resident == pytest.approx(15.5 * GB, rel=0.05)
     assert bytes_of.in_memory == pytest.approx(2 * 671.9 * GB, rel=0.001)
