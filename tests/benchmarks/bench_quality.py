@@ -12,14 +12,16 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
-from typing import Any, get_args
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import bench_setting
 import numpy as np
 import torch
 from batched_losses import difference_from_package
 from bench_results import Book, Row
-from bench_search import as_time_allows, listed, rank_correlation, shown
+from bench_search import as_time_allows, errors_of, listed, rank_correlation, shown
 from bench_setting import HELD_OUT_PART, Outcome, Setting, Texts
 
 from indexcache.dsa.model.losses import PatternLosses
@@ -27,18 +29,16 @@ from indexcache.dsa.model.objectives import key_weights, label_losses, short_pie
 from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
 from indexcache.recipes.schema import read_recipe
-from indexcache.search.gate import Gate, GateKind, measured_increase
-from indexcache.search.intervals import CONFIDENCE, chance_of_no_gain
+from indexcache.search.gate import measured_increase
+from indexcache.search.intervals import CONFIDENCE
 from indexcache.search.losses import Difference
 
 PARTS = ("arithmetic", "probes", "patterns", "demo", "refusal", "ranking", "statistics")
 """In the order in which they are measured."""
 _MOST_PATTERNS = 2000
-_BAR = 0.05
-"""What a user's ``--max-delta`` may be, nats per token. README's example is 0.02, which no pattern of the embedded
-model with a quarter of the sites is within on 96 windows (the best costs 0.0206), so the bar is higher here."""
-_FIRST_WINDOWS = 4
-_GATES: tuple[GateKind, ...] = get_args(GateKind)
+_BAR, _TIMES, _ERRORS = 0.02, 5, 4
+"""The docs' example of ``--max-delta``, nats per token; and how much worse on probes than the plan a pattern within
+it is to be: so many times its damage, and so many standard errors."""
 
 
 class QualityBench:
@@ -144,10 +144,11 @@ class QualityBench:
 
     # --- What does it do to retrieval?
 
-    def damage(self, pattern: Pattern, over: Pattern | None = None, figure: str = "loss") -> Difference:
-        """On the held-out probes, a scored answer token."""
-        assert self.setting.probes is not None
-        return self.setting.probes.increase(pattern, over or self.setting.full, HELD_OUT_PART, figure)
+    def damage(self, pattern: Pattern, over: Pattern | None = None, probes: Texts | None = None) -> Difference:
+        """A scored answer token, on ``probes``, by default all that are held out."""
+        probes = probes or self.setting.probes
+        assert probes is not None
+        return probes.increase(pattern, over or self.setting.full, HELD_OUT_PART)
 
     def probes_part(self) -> list[Row]:
         """Searched plans against uniform on probes."""
@@ -173,63 +174,75 @@ class QualityBench:
             rows.append(Row.judged(what, "<= 1/5", measured, ratio <= 0.2))
         return rows
 
-    def correct(self, pattern: Pattern) -> str:
-        assert self.setting.probes is not None
-        share = self.setting.probes.evaluation(pattern, HELD_OUT_PART).mean("correct") or 0.0
-        return f"answers correct {share:.0%}"
+    def correct(self, pattern: Pattern, probes: Texts | None = None) -> str:
+        probes = probes or self.setting.probes
+        assert probes is not None
+        return f"answers correct {probes.evaluation(pattern, HELD_OUT_PART).mean('correct') or 0.0:.0%}"
 
     def refusal_part(self) -> list[Row]:
-        """A pattern that LM loss lets pass and probes refuse, by what of the increase is held to the bar."""
-        if self.setting.probes is None:
-            return []
-        plan = self.outcome("default", "set 0").plan
-        result = self.book.result("patterns within the bar", self.within)
-        passing = {gate: list(map(Pattern, result[gate])) for gate in _GATES}
-        return [self.refusal(passing[gate], gate, result["of"], plan) for gate in _GATES]
+        """A pattern that LM loss lets pass and probes refuse, beside the plan with as many full sites.
 
-    def refusal(self, passing: Sequence[Pattern], gate: GateKind, count: int, plan: Pattern) -> Row:
-        """Of the patterns that LM loss lets pass the one with the most damage, refused if it is beyond the plan's.
-
-        It was picked on the same probes, which the paired test makes up for.
+        A quarter of the probes chose it, and it is measured on the others: so they owe nothing to the choice.
         """
+        setting = self.setting
+        if setting.probes is None:
+            return []
+        what = f"a pattern within --max-delta {_BAR:g}, on probes {_TIMES}x its plan's damage"
+        pattern = Pattern(self.book.result("removals that probes mind", self.minded_by_probes))
+        if pattern == setting.full:
+            return [Row.judged(what, "one shown", "no removal within is minded by probes", False)]
+        plan = setting.full
+        for site in self.outcome("default", "set 0").order[: setting.sites - pattern.kept]:
+            plan = plan.share(site)
+        probes = self.split_probes[1]
+        probes.losses([setting.full, plan, pattern], probes.parts[HELD_OUT_PART])
+        excess, bar = self.damage(pattern, plan, probes), _TIMES * self.damage(plan, None, probes).delta
+        met = errors_of(excess) >= _ERRORS and self.damage(pattern, None, probes).delta >= bar
+        beside = f"the plan {self.described(plan, probes)}"
+        measured = f"{self.described(pattern, probes)}; {beside}; on probes {shown(excess)} beyond the plan"
+        return [Row.judged(what, "one shown", measured, met)]
+
+    @cached_property
+    def split_probes(self) -> tuple[Texts, Texts]:
+        """A quarter of the held-out probes, and the others."""
         probes = self.setting.probes
         assert probes is not None
-        what = f"a pattern within --max-delta {_BAR:g} --gate {gate} that probes refuse"
-        if not passing:
-            return Row.judged(what, "one shown", f"none of {count} is within", False)
-        probes.losses([plan, *passing], probes.parts[HELD_OUT_PART])
-        worst = max(passing, key=lambda pattern: self.damage(pattern).delta)
-        losses = [probes.evaluation(pattern, HELD_OUT_PART) for pattern in (plan, worst)]
-        documents = losses[0].documents
-        chance = chance_of_no_gain(*(loss.window_losses for loss in losses), documents, choices=len(passing))
-        measured = (
-            f"{self.described(worst)}, most damage of {len(passing)} within, of {count}; the plan "
-            f"{self.described(plan)}; paired test: p {chance:.1g}"
-        )
-        return Row.judged(what, "one shown", measured, chance <= 0.05)
+        numbers = probes.parts[HELD_OUT_PART]
+        count = len(numbers) // 4
+        first, others = ({HELD_OUT_PART: part} for part in (numbers[:count], numbers[count:]))
+        return replace(probes, parts=first), replace(probes, parts=others)
 
-    def described(self, pattern: Pattern) -> str:
-        losses = f"LM loss {shown(self.increase(pattern))}, probes {shown(self.damage(pattern))}"
-        return f"{pattern}: {losses}, {self.correct(pattern)}"
+    def minded_by_probes(self) -> str:
+        """Removals with the most damage to probes for their LM loss, as many as the bar lets pass.
 
-    def within(self) -> dict[str, Any]:
-        """By what is held to the bar the patterns that LM loss lets pass, and of how many.
-
-        Those that are far beyond it on the first held-out windows are not measured on the others.
+        Each is measured alone. Then they are made one after another, the most damage for the upper end of the loss
+        increase first; one that brings the pattern above the bar is left out.
         """
-        text, everyone = self.setting.text, self.everyone()
-        windows = text.parts[HELD_OUT_PART]
-        measured = text.losses([self.setting.full, *everyone], windows[:_FIRST_WINDOWS])
-        full, *losses = (statistics.mean(loss.loss for loss in some) / text.losses.labels for some in measured)
-        near = [pattern for pattern, loss in zip(everyone, losses, strict=True) if loss - full <= 2 * _BAR]
-        text.losses(near, windows)
-        passing = {gate: [str(pattern) for pattern in near if self.passes(pattern, gate)] for gate in _GATES}
-        return {"of": len(everyone), **passing}
+        full, text, probes = self.setting.full, self.setting.text, self.split_probes[0]
+        removals = {site: full.share(site) for site in range(1, self.setting.sites)}
+        text.losses([full, *removals.values()], text.parts[HELD_OUT_PART])
+        within = {site: pattern for site, pattern in removals.items() if self.upper_end(pattern) <= _BAR}
+        probes.losses([full, *within.values()], probes.parts[HELD_OUT_PART])
+        damage = {site: self.damage(pattern, None, probes).delta for site, pattern in within.items()}
+        minded = [site for site in within if damage[site] > 0]
+        minded.sort(key=lambda site: damage[site] / max(self.upper_end(within[site]), _BAR / 100), reverse=True)
+        chosen = full
+        for site in minded:
+            if self.upper_end(chosen.share(site)) <= _BAR:
+                chosen = chosen.share(site)
+        return str(chosen)
 
-    def passes(self, pattern: Pattern, gate: GateKind) -> bool:
-        """Whether ``eval --max-delta`` would let the pattern pass on the held-out windows."""
-        pair = (self.setting.text.evaluation(one, HELD_OUT_PART) for one in (pattern, self.setting.full))
-        return bool(Gate(gate).passes(measured_increase(*pair, CONFIDENCE), _BAR))
+    def upper_end(self, pattern: Pattern) -> float:
+        """What ``eval --max-delta`` holds to its limit on the held-out windows."""
+        losses = (self.setting.text.evaluation(one, HELD_OUT_PART) for one in (pattern, self.setting.full))
+        high = measured_increase(*losses, CONFIDENCE).high
+        return math.inf if high is None else high
+
+    def described(self, pattern: Pattern, probes: Texts) -> str:
+        """The pattern's losses on held-out windows and ``probes``."""
+        text = f"LM loss {shown(self.increase(pattern))}, at most {self.upper_end(pattern):+.5f}"
+        damage = f"probes {shown(self.damage(pattern, None, probes))}, {self.correct(pattern, probes)}"
+        return f"{pattern}: {text}; {damage}"
 
     def ranking_part(self) -> list[Row]:
         """How far LM loss and probes rank random patterns alike."""

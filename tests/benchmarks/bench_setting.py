@@ -21,7 +21,7 @@ from indexcache.calibrate.sources import Documents, TextSource
 from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.commands.job.prepare import refinement_windows
 from indexcache.dsa.checkpoint.config import Checkpoint, load_tokenizer, open_checkpoint
-from indexcache.dsa.checkpoint.load import load_model
+from indexcache.dsa.checkpoint.load import Placement, load_model
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.model.costs import layer_costs
 from indexcache.dsa.model.evaluator import COST_WINDOWS
@@ -420,7 +420,7 @@ def open_setting(options: argparse.Namespace, check: Callable[[], None]) -> Sett
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     checkpoint = open_checkpoint(options.model)
-    model = load_model(checkpoint, find_weights(checkpoint), "float32").to(options.device)
+    model = load_model(checkpoint, find_weights(checkpoint), "float32", Placement()).to(options.device)
     setting = Setting(
         options, checkpoint, load_tokenizer(checkpoint), LayerStack(model, checkpoint.site_layers), check
     )
