@@ -37,8 +37,8 @@ PARTS = ("arithmetic", "probes", "patterns", "demo", "refusal", "ranking", "stat
 """In the order in which they are measured."""
 _MOST_PATTERNS = 2000
 _BAR, _TIMES, _ERRORS = 0.02, 5, 4
-"""The docs' example of ``--max-delta``, nats per token; and how much worse on probes than the plan a pattern within
-it is to be: so many times its damage, and so many standard errors."""
+"""The docs' example of ``--max-delta``, nats per token; and how much worse than the plan a pattern within it is to
+be on probes: so many times its damage, and so many standard errors."""
 
 
 class QualityBench:
