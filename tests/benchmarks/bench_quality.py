@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from batched_losses import difference_from_package
 from bench_results import Book, Row
-from bench_search import as_time_allows, errors_of, listed, rank_correlation, shown
+from bench_search import as_time_allows, listed, rank_correlation, shown
 from bench_setting import HELD_OUT_PART, Outcome, Setting, Texts
 
 from indexcache.dsa.model.losses import PatternLosses
@@ -29,16 +29,15 @@ from indexcache.dsa.model.objectives import key_weights, label_losses, short_pie
 from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
 from indexcache.recipes.schema import read_recipe
-from indexcache.search.gate import measured_increase
+from indexcache.search.gate import Gate, MeasuredIncrease, measured_increase
 from indexcache.search.intervals import CONFIDENCE
 from indexcache.search.losses import Difference
 
 PARTS = ("arithmetic", "probes", "patterns", "demo", "refusal", "ranking", "statistics")
 """In the order in which they are measured."""
 _MOST_PATTERNS = 2000
-_BAR, _TIMES, _ERRORS = 0.02, 5, 4
-"""The docs' example of ``--max-delta``, nats per token; and how much worse than the plan a pattern within it is to
-be on probes: so many times its damage, and so many standard errors."""
+_BAR, _PROBE_BAR = 0.02, 0.2
+"""The docs' examples of ``--max-delta`` and ``--max-probe-delta``: nats a token, and an answer token."""
 
 
 class QualityBench:
@@ -180,26 +179,28 @@ class QualityBench:
         return f"answers correct {probes.evaluation(pattern, HELD_OUT_PART).mean('correct') or 0.0:.0%}"
 
     def refusal_part(self) -> list[Row]:
-        """A pattern that LM loss lets pass and probes refuse, beside the plan with as many full sites.
+        """Two patterns of as many full sites that LM loss lets pass: probes refuse one, and let the other pass.
 
-        A quarter of the probes chose it, and it is measured on the others: so they owe nothing to the choice.
+        A quarter of the probes chose them, and they are measured on the others, which owe nothing to the choice.
+        The searched plan of as many full sites stands beside them.
         """
         setting = self.setting
         if setting.probes is None:
             return []
-        what = f"a pattern within --max-delta {_BAR:g}, on probes {_TIMES}x its plan's damage"
-        pattern = Pattern(self.book.result("removals that probes mind", self.minded_by_probes))
-        if pattern == setting.full:
-            return [Row.judged(what, "one shown", "no removal within is minded by probes", False)]
+        what = f"a pattern within --max-delta {_BAR:g} that --max-probe-delta {_PROBE_BAR:g} refuses, another not"
+        minded, spared = self.minded_and_spared()
+        if minded.kept < spared.kept or minded == setting.full:
+            return [Row.judged(what, "one shown", f"no two to compare: {minded}, {spared}", False)]
         plan = setting.full
-        for site in self.outcome("default", "set 0").order[: setting.sites - pattern.kept]:
+        for site in self.outcome("default", "set 0").order[: setting.sites - minded.kept]:
             plan = plan.share(site)
         probes = self.split_probes[1]
-        probes.losses([setting.full, plan, pattern], probes.parts[HELD_OUT_PART])
-        excess, bar = self.damage(pattern, plan, probes), _TIMES * self.damage(plan, None, probes).delta
-        met = errors_of(excess) >= _ERRORS and self.damage(pattern, None, probes).delta >= bar
-        beside = f"the plan {self.described(plan, probes)}"
-        measured = f"{self.described(pattern, probes)}; {beside}; on probes {shown(excess)} beyond the plan"
+        probes.losses([setting.full, minded, spared, plan], probes.parts[HELD_OUT_PART])
+        low, high = self.increase_within(minded, probes).low, self.increase_within(spared, probes).high
+        met = low is not None and high is not None and low > _PROBE_BAR >= high
+        met = met and self.passes(spared)
+        names = {"refused": minded, "passes": spared, "the plan": plan}
+        measured = "; ".join(f"{name} {self.described(pattern, probes)}" for name, pattern in names.items())
         return [Row.judged(what, "one shown", measured, met)]
 
     @cached_property
@@ -212,37 +213,54 @@ class QualityBench:
         first, others = ({HELD_OUT_PART: part} for part in (numbers[:count], numbers[count:]))
         return replace(probes, parts=first), replace(probes, parts=others)
 
-    def minded_by_probes(self) -> str:
-        """Removals with the most damage to probes for their LM loss, as many as the bar lets pass.
+    def minded_and_spared(self) -> tuple[Pattern, Pattern]:
+        """Of the removals within the bar, those with the most damage to probes for their LM loss, and the least.
 
-        Each is measured alone. Then they are made one after another, the most damage for the upper end of the loss
-        increase first; one that brings the pattern above the bar is left out.
+        Each is measured alone. Those with the most are made one after another; one that brings the pattern above
+        the bar is left out. Of those with the least as many are made.
         """
+        full, measured = self.setting.full, self.book.result("single removals", self.single_removals)
+        ends, damage = ({int(site): value for site, value in figures.items()} for figures in measured)
+
+        def worth(site: int) -> float:
+            return damage[site] / max(ends[site], _BAR / 100)
+
+        minded = full
+        for site in sorted((site for site in damage if damage[site] > 0), key=worth, reverse=True):
+            if self.passes(minded.share(site)):
+                minded = minded.share(site)
+        others = sorted((site for site in damage if minded.is_full(site)), key=lambda site: damage[site])
+        spared = full
+        for site in others[: len(full) - minded.kept]:
+            spared = spared.share(site)
+        return minded, spared
+
+    def single_removals(self) -> tuple[dict[int, float], dict[int, float]]:
+        """Of each site whose removal alone is within the bar: the upper end of LM loss, and damage to probes."""
         full, text, probes = self.setting.full, self.setting.text, self.split_probes[0]
         removals = {site: full.share(site) for site in range(1, self.setting.sites)}
         text.losses([full, *removals.values()], text.parts[HELD_OUT_PART])
-        within = {site: pattern for site, pattern in removals.items() if self.upper_end(pattern) <= _BAR}
+        within = {site: pattern for site, pattern in removals.items() if self.passes(pattern)}
         probes.losses([full, *within.values()], probes.parts[HELD_OUT_PART])
-        damage = {site: self.damage(pattern, None, probes).delta for site, pattern in within.items()}
-        minded = [site for site in within if damage[site] > 0]
-        minded.sort(key=lambda site: damage[site] / max(self.upper_end(within[site]), _BAR / 100), reverse=True)
-        chosen = full
-        for site in minded:
-            if self.upper_end(chosen.share(site)) <= _BAR:
-                chosen = chosen.share(site)
-        return str(chosen)
+        ends = {site: self.increase_within(pattern).high or 0.0 for site, pattern in within.items()}
+        return ends, {site: self.damage(pattern, None, probes).delta for site, pattern in within.items()}
 
-    def upper_end(self, pattern: Pattern) -> float:
-        """What ``eval --max-delta`` holds to its limit on the held-out windows."""
-        losses = (self.setting.text.evaluation(one, HELD_OUT_PART) for one in (pattern, self.setting.full))
-        high = measured_increase(*losses, CONFIDENCE).high
-        return math.inf if high is None else high
+    def passes(self, pattern: Pattern) -> bool:
+        """Whether ``eval --max-delta`` would let the pattern pass on the held-out windows."""
+        return bool(Gate().passes(self.increase_within(pattern), _BAR))
+
+    def increase_within(self, pattern: Pattern, texts: Texts | None = None) -> MeasuredIncrease:
+        """The loss increase with its interval on what is held out of ``texts``, by default of the text."""
+        texts = texts or self.setting.text
+        pair = (texts.evaluation(one, HELD_OUT_PART) for one in (pattern, self.setting.full))
+        return measured_increase(*pair, CONFIDENCE)
 
     def described(self, pattern: Pattern, probes: Texts) -> str:
-        """The pattern's losses on held-out windows and ``probes``."""
-        text = f"LM loss {shown(self.increase(pattern))}, at most {self.upper_end(pattern):+.5f}"
-        damage = f"probes {shown(self.damage(pattern, None, probes))}, {self.correct(pattern, probes)}"
-        return f"{pattern}: {text}; {damage}"
+        """The pattern's losses on held-out windows and ``probes``, with their intervals."""
+        text, damage = (self.increase_within(pattern, texts) for texts in (self.setting.text, probes))
+        text_ends, probe_ends = (f"({one.low or 0:+.4f} to {one.high or 0:+.4f})" for one in (text, damage))
+        losses = f"LM loss {text.delta:+.4f} {text_ends}, probes {damage.delta:+.3f} {probe_ends}"
+        return f"{pattern}: {losses}, {self.correct(pattern, probes)}"
 
     def ranking_part(self) -> list[Row]:
         """How far LM loss and probes rank random patterns alike."""
