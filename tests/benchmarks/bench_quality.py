@@ -12,7 +12,9 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
-from typing import Any, get_args
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import bench_setting
 import numpy as np
@@ -27,18 +29,15 @@ from indexcache.dsa.model.objectives import key_weights, label_losses, short_pie
 from indexcache.dsa.model.tail import Window
 from indexcache.pattern import Pattern
 from indexcache.recipes.schema import read_recipe
-from indexcache.search.gate import Gate, GateKind, measured_increase
-from indexcache.search.intervals import CONFIDENCE, chance_of_no_gain
+from indexcache.search.gate import Gate, MeasuredIncrease, measured_increase
+from indexcache.search.intervals import CONFIDENCE
 from indexcache.search.losses import Difference
 
 PARTS = ("arithmetic", "probes", "patterns", "demo", "refusal", "ranking", "statistics")
 """In the order in which they are measured."""
 _MOST_PATTERNS = 2000
-_BAR = 0.05
-"""What a user's ``--max-delta`` may be, nats per token. README's example is 0.02, which no pattern of the embedded
-model with a quarter of the sites is within on 96 windows (the best costs 0.0206), so the bar is higher here."""
-_FIRST_WINDOWS = 4
-_GATES: tuple[GateKind, ...] = get_args(GateKind)
+_BAR, _PROBE_BAR = 0.02, 0.2
+"""The docs' examples of ``--max-delta`` and ``--max-probe-delta``: nats a token, and an answer token."""
 
 
 class QualityBench:
@@ -144,10 +143,11 @@ class QualityBench:
 
     # --- What does it do to retrieval?
 
-    def damage(self, pattern: Pattern, over: Pattern | None = None, figure: str = "loss") -> Difference:
-        """On the held-out probes, a scored answer token."""
-        assert self.setting.probes is not None
-        return self.setting.probes.increase(pattern, over or self.setting.full, HELD_OUT_PART, figure)
+    def damage(self, pattern: Pattern, over: Pattern | None = None, probes: Texts | None = None) -> Difference:
+        """A scored answer token, on ``probes``, by default all that are held out."""
+        probes = probes or self.setting.probes
+        assert probes is not None
+        return probes.increase(pattern, over or self.setting.full, HELD_OUT_PART)
 
     def probes_part(self) -> list[Row]:
         """Searched plans against uniform on probes."""
@@ -173,63 +173,94 @@ class QualityBench:
             rows.append(Row.judged(what, "<= 1/5", measured, ratio <= 0.2))
         return rows
 
-    def correct(self, pattern: Pattern) -> str:
-        assert self.setting.probes is not None
-        share = self.setting.probes.evaluation(pattern, HELD_OUT_PART).mean("correct") or 0.0
-        return f"answers correct {share:.0%}"
+    def correct(self, pattern: Pattern, probes: Texts | None = None) -> str:
+        probes = probes or self.setting.probes
+        assert probes is not None
+        return f"answers correct {probes.evaluation(pattern, HELD_OUT_PART).mean('correct') or 0.0:.0%}"
 
     def refusal_part(self) -> list[Row]:
-        """A pattern that LM loss lets pass and probes refuse, by what of the increase is held to the bar."""
-        if self.setting.probes is None:
-            return []
-        plan = self.outcome("default", "set 0").plan
-        result = self.book.result("patterns within the bar", self.within)
-        passing = {gate: list(map(Pattern, result[gate])) for gate in _GATES}
-        return [self.refusal(passing[gate], gate, result["of"], plan) for gate in _GATES]
+        """Two patterns of as many full sites that LM loss lets pass: probes refuse one, and let the other pass.
 
-    def refusal(self, passing: Sequence[Pattern], gate: GateKind, count: int, plan: Pattern) -> Row:
-        """Of the patterns that LM loss lets pass the one with the most damage, refused if it is beyond the plan's.
-
-        It was picked on the same probes, which the paired test makes up for.
+        A quarter of the probes chose them, and they are measured on the others, which owe nothing to the choice.
+        The searched plan of as many full sites stands beside them.
         """
+        setting = self.setting
+        if setting.probes is None:
+            return []
+        what = f"a pattern within --max-delta {_BAR:g} that --max-probe-delta {_PROBE_BAR:g} refuses, another not"
+        minded, spared = self.minded_and_spared()
+        if minded.kept < spared.kept or minded == setting.full:
+            return [Row.judged(what, "one shown", f"no two to compare: {minded}, {spared}", False)]
+        plan = setting.full
+        for site in self.outcome("default", "set 0").order[: setting.sites - minded.kept]:
+            plan = plan.share(site)
+        probes = self.split_probes[1]
+        probes.losses([setting.full, minded, spared, plan], probes.parts[HELD_OUT_PART])
+        low, high = self.increase_within(minded, probes).low, self.increase_within(spared, probes).high
+        met = low is not None and high is not None and low > _PROBE_BAR >= high
+        met = met and self.passes(spared)
+        names = {"refused": minded, "passes": spared, "the plan": plan}
+        measured = "; ".join(f"{name} {self.described(pattern, probes)}" for name, pattern in names.items())
+        return [Row.judged(what, "one shown", measured, met)]
+
+    @cached_property
+    def split_probes(self) -> tuple[Texts, Texts]:
+        """A quarter of the held-out probes, and the others."""
         probes = self.setting.probes
         assert probes is not None
-        what = f"a pattern within --max-delta {_BAR:g} --gate {gate} that probes refuse"
-        if not passing:
-            return Row.judged(what, "one shown", f"none of {count} is within", False)
-        probes.losses([plan, *passing], probes.parts[HELD_OUT_PART])
-        worst = max(passing, key=lambda pattern: self.damage(pattern).delta)
-        losses = [probes.evaluation(pattern, HELD_OUT_PART) for pattern in (plan, worst)]
-        documents = losses[0].documents
-        chance = chance_of_no_gain(*(loss.window_losses for loss in losses), documents, choices=len(passing))
-        measured = (
-            f"{self.described(worst)}, most damage of {len(passing)} within, of {count}; the plan "
-            f"{self.described(plan)}; paired test: p {chance:.1g}"
-        )
-        return Row.judged(what, "one shown", measured, chance <= 0.05)
+        numbers = probes.parts[HELD_OUT_PART]
+        count = len(numbers) // 4
+        first, others = ({HELD_OUT_PART: part} for part in (numbers[:count], numbers[count:]))
+        return replace(probes, parts=first), replace(probes, parts=others)
 
-    def described(self, pattern: Pattern) -> str:
-        losses = f"LM loss {shown(self.increase(pattern))}, probes {shown(self.damage(pattern))}"
-        return f"{pattern}: {losses}, {self.correct(pattern)}"
+    def minded_and_spared(self) -> tuple[Pattern, Pattern]:
+        """Of the removals within the bar, those with the most damage to probes for their LM loss, and the least.
 
-    def within(self) -> dict[str, Any]:
-        """By what is held to the bar the patterns that LM loss lets pass, and of how many.
-
-        Those that are far beyond it on the first held-out windows are not measured on the others.
+        Each is measured alone. Those with the most are made one after another; one that brings the pattern above
+        the bar is left out. Of those with the least as many are made.
         """
-        text, everyone = self.setting.text, self.everyone()
-        windows = text.parts[HELD_OUT_PART]
-        measured = text.losses([self.setting.full, *everyone], windows[:_FIRST_WINDOWS])
-        full, *losses = (statistics.mean(loss.loss for loss in some) / text.losses.labels for some in measured)
-        near = [pattern for pattern, loss in zip(everyone, losses, strict=True) if loss - full <= 2 * _BAR]
-        text.losses(near, windows)
-        passing = {gate: [str(pattern) for pattern in near if self.passes(pattern, gate)] for gate in _GATES}
-        return {"of": len(everyone), **passing}
+        full, measured = self.setting.full, self.book.result("single removals", self.single_removals)
+        ends, damage = ({int(site): value for site, value in figures.items()} for figures in measured)
 
-    def passes(self, pattern: Pattern, gate: GateKind) -> bool:
+        def worth(site: int) -> float:
+            return damage[site] / max(ends[site], _BAR / 100)
+
+        minded = full
+        for site in sorted((site for site in damage if damage[site] > 0), key=worth, reverse=True):
+            if self.passes(minded.share(site)):
+                minded = minded.share(site)
+        others = sorted((site for site in damage if minded.is_full(site)), key=lambda site: damage[site])
+        spared = full
+        for site in others[: len(full) - minded.kept]:
+            spared = spared.share(site)
+        return minded, spared
+
+    def single_removals(self) -> tuple[dict[int, float], dict[int, float]]:
+        """Of each site whose removal alone is within the bar: the upper end of LM loss, and damage to probes."""
+        full, text, probes = self.setting.full, self.setting.text, self.split_probes[0]
+        removals = {site: full.share(site) for site in range(1, self.setting.sites)}
+        text.losses([full, *removals.values()], text.parts[HELD_OUT_PART])
+        within = {site: pattern for site, pattern in removals.items() if self.passes(pattern)}
+        probes.losses([full, *within.values()], probes.parts[HELD_OUT_PART])
+        ends = {site: self.increase_within(pattern).high or 0.0 for site, pattern in within.items()}
+        return ends, {site: self.damage(pattern, None, probes).delta for site, pattern in within.items()}
+
+    def passes(self, pattern: Pattern) -> bool:
         """Whether ``eval --max-delta`` would let the pattern pass on the held-out windows."""
-        pair = (self.setting.text.evaluation(one, HELD_OUT_PART) for one in (pattern, self.setting.full))
-        return bool(Gate(gate).passes(measured_increase(*pair, CONFIDENCE), _BAR))
+        return bool(Gate().passes(self.increase_within(pattern), _BAR))
+
+    def increase_within(self, pattern: Pattern, texts: Texts | None = None) -> MeasuredIncrease:
+        """The loss increase with its interval on what is held out of ``texts``, by default of the text."""
+        texts = texts or self.setting.text
+        pair = (texts.evaluation(one, HELD_OUT_PART) for one in (pattern, self.setting.full))
+        return measured_increase(*pair, CONFIDENCE)
+
+    def described(self, pattern: Pattern, probes: Texts) -> str:
+        """The pattern's losses on held-out windows and ``probes``, with their intervals."""
+        text, damage = (self.increase_within(pattern, texts) for texts in (self.setting.text, probes))
+        text_ends, probe_ends = (f"({one.low or 0:+.4f} to {one.high or 0:+.4f})" for one in (text, damage))
+        losses = f"LM loss {text.delta:+.4f} {text_ends}, probes {damage.delta:+.3f} {probe_ends}"
+        return f"{pattern}: {losses}, {self.correct(pattern, probes)}"
 
     def ranking_part(self) -> list[Row]:
         """How far LM loss and probes rank random patterns alike."""
