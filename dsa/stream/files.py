@@ -76,7 +76,7 @@ class Files:
                 if not count:
                     raise StorageError(
                         f"{str(path)!r} ends in the middle of a tensor",
-                        hint="restore the file: it was whole when it was opened",
+                        hint="restore the file, which was whole when the load began",
                     )
                 memory, place = memory[count:], place + count
         except OSError as error:

@@ -59,7 +59,7 @@ def load_measured(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, ro
 
 
 def loads_whole(checkpoint: Checkpoint, weights: StoredWeights) -> bool:
-    """Whether transformers alone reads the weights, whole and into memory: pickles, and formats of its packages."""
+    """Whether transformers alone reads the weights, whole and into memory: pickles, and formats of packages."""
     return weights.pickled or isinstance(checkpoint_format(checkpoint), Foreign)
 
 
