@@ -6,7 +6,8 @@ IndexcacheError (2)
  ├─ DatasetError      text that cannot be read, or too little of it
  ├─ WindowError       a window length at which nothing is measured
  ├─ ModelError        a checkpoint that cannot be found, read or searched
- │   └─ CacheError    a key-value cache that does not say how much it holds
+ │   ├─ CacheError    a key-value cache that does not say how much it holds
+ │   └─ StorageError  weights that cannot be read any more while they are measured
  ├─ PlanError         a plan file that cannot be read or cut as asked
  ├─ IdentityError     a plan or a journal that was made for other weights, tokens, ...
  ├─ JournalError      a journal that cannot be read, or is not there to resume from
@@ -161,6 +162,10 @@ class ModelError(IndexcacheError):
 
 class CacheError(ModelError):
     """A key-value cache that does not say how much it holds."""
+
+
+class StorageError(ModelError):
+    """Weights that cannot be read any more while they are measured."""
 
 
 class PlanError(IndexcacheError):

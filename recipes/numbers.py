@@ -84,13 +84,13 @@ def fraction(text: str) -> float:
     return decimal("keep", text, example)
 
 
-def byte_size(option: str, text: str) -> int:
+def byte_size(option: str, text: str, least: int = 1) -> int:
     """``80GB``, ``1.5TB`` or ``64GiB`` as bytes; a G is 1000 to the third, a Gi 1024 to the third.
 
     Raises:
-        SettingError: no such size; names ``option``.
+        SettingError: no such size, or less than ``least``; names ``option``.
     """
-    size = _bytes(text)
+    size = _bytes(text, least)
     if size is None:
         raise SettingError(f"--{option} is {text!r}", hint="give a size with its unit, e.g. 80GB, 1TB or 64GiB")
     return size
@@ -124,11 +124,11 @@ def devices(option: str, text: str) -> tuple[int, int]:
     return count, size
 
 
-def _bytes(text: str) -> int | None:
-    """Bytes of a size with its unit; None where it is none, nothing, or more than any machine has."""
+def _bytes(text: str, least: int = 1) -> int | None:
+    """Bytes of a size with its unit; None where it is none, less than ``least``, or more than any machine has."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         return None
     unit = (1024 if match[3] else 1000) ** ("kmgtp".index(match[2].lower()) + 1)
     size = int(Decimal(match[1].replace(",", ".")) * unit)
-    return size if 0 < size <= _LARGEST else None
+    return size if least <= size <= _LARGEST else None

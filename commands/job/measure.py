@@ -33,14 +33,14 @@ from ...dsa.model.tail import Window
 from ...dsa.stream.footprint import footprint
 from ...dsa.stream.formats.recognise import quantised_run
 from ...dsa.stream.layers import stream_of
-from ...dsa.stream.load import load_measured
+from ...dsa.stream.load import load_measured, loads_whole
 from ...dsa.stream.room import Room, least_on_device
 from ...errors import ModelError, WindowError
 from ...evaluate import HELD_OUT
 from ...search.machine.machine import disk_warning
 from ...search.plan.schema import RunIdentity
 from ...system import processes
-from ...system.console import Reporter
+from ...system.console import Reporter, byte_count
 from ...system.versions import computing_versions, library_versions
 
 # Of the free memory of a device; and of what the host has, for layers that stream.
@@ -126,6 +126,8 @@ def load(
         ModelError: see ``load_model``.
     """
     check_fits_here(checkpoint, weights, running, length, reporter)
+    if running.room != Room() and loads_whole(checkpoint, weights):
+        reporter.warn("transformers loads these weights whole: --max-memory and --max-host-memory do nothing")
     reporter.doing(f"loading {checkpoint.model_id}")
     backends = running.backends
     model = load_measured(checkpoint, weights, running.dtype, _room(checkpoint, running, length))
@@ -180,7 +182,7 @@ def _say_what_streams(model: Any, reporter: Reporter) -> None:
     ]
     reporter.say(
         f"{len(stream.host) + len(stream.files)} of {stream.layers} layers come to the device for each sweep, "
-        f"{stream.sweep_bytes / 1e9:.1f} GB as stored: {' and '.join(sources)}"
+        f"{byte_count(stream.sweep_bytes)} as stored: {' and '.join(sources)}"
     )
     if (line := disk_warning(stream.file_bytes, stream.file_rate)) is not None:
         reporter.warn(line)

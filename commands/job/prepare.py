@@ -113,6 +113,7 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong.
     """
+    room = room_of(vars(recipe))
     checkpoint = open_checkpoint(required(recipe.model, "model"), recipe.revision, trust)
     announce(checkpoint, reporter)
     if not (checkpoint.family or recipe.selfcheck):
@@ -121,7 +122,6 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
     older, method = search_method(recipe, checkpoint, goal)
     _warn_of_nothing_to_drop(method, goal, len(checkpoint.site_layers), reporter)
     _warn_of_idle_options(recipe, goal, reporter)
-    room = room_of(vars(recipe))
     backends = Backends(recipe.indexer, recipe.attention)
     return Intent(
         checkpoint=checkpoint,

@@ -125,7 +125,9 @@ def room_of(fields: Mapping[str, Any]) -> Room:
     sizes = {}
     for name in ("max_memory", "max_host_memory"):
         value = fields.get(name)
-        sizes[name] = None if value is None else byte_size(name.replace("_", "-"), value)
+        # All of a host's memory may be kept from weights; a device has to hold some.
+        least = 0 if name == "max_host_memory" else 1
+        sizes[name] = None if value is None else byte_size(name.replace("_", "-"), value, least)
     return Room(sizes["max_memory"], sizes["max_host_memory"])
 
 

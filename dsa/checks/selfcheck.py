@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ...errors import ModelError, first_line
+from ...errors import LostProcessError, MeasurementError, ModelError, StorageError, first_line
 from ...pattern import Pattern, layer_ranges
 from ..checkpoint.config import Checkpoint
 from ..chunks import out_of_memory
@@ -33,6 +33,8 @@ _ROWS = 8
 # As a part of the largest logit: what comes after the layers runs on fewer rows, which may be rounded otherwise.
 _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}
 _COARSE_ROUNDING = 0.02
+# What ends a check and says nothing of the model.
+_FAULTS_OF_THE_MACHINE = (LostProcessError, MeasurementError, StorageError)
 
 
 def self_check(
@@ -52,9 +54,13 @@ def self_check(
 
     Raises:
         ModelError: says which check failed.
+        StorageError: weights that stream cannot be read any more.
+        LostProcessError: another process that brings them is gone.
     """
     try:
         _SelfCheck(model, checkpoint, token_ids).run()
+    except _FAULTS_OF_THE_MACHINE:
+        raise
     except ModelError as error:
         raise _refusal(checkpoint, str(error), error.hint, shared=True) from error
     except Exception as error:  # whatever an unknown model makes of being run layer by layer
@@ -87,6 +93,8 @@ def check_backends(
         short = False
         try:
             check_fast_path(model, checkpoint.site_layers, checkpoint.selection_width, backends, ids)
+        except _FAULTS_OF_THE_MACHINE:
+            raise
         except Exception as error:  # whatever a model makes of code that was written for others
             short = out_of_memory(error) and tokens > shortest
             if not short:

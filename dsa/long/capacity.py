@@ -152,6 +152,6 @@ def check_fits(config: Any, tokens: int, element_size: int, backends: Backends, 
         f"windows of {tokens} tokens do not fit: with {backends.indexer} indexers and {backends.attention} "
         f"attention a layer takes about {needed / 1e9:.1f} GB, and beside the weights "
         f"{max(0, free) / 1e9:.1f} GB are free",
-        hint=(f"--window {fits} would fit" if fits > 1 else "use a larger device, or --device-map auto")
+        hint=(f"--window {fits} would fit" if fits > 1 else "use a larger device")
         + (f"; with {' '.join(leaner)} it takes less" if leaner else ""),
     )

@@ -15,6 +15,10 @@ from .layout import Layout
 from .memory import host_run
 
 _PART_ALIGNMENT = 64
+# Under its name of torch 2.13, where the older one warns, or of releases before.
+_all_gather: Any = getattr(
+    torch.distributed, "all_gather_single", getattr(torch.distributed, "all_gather_into_tensor", None)
+)
 
 
 @dataclass
@@ -78,7 +82,7 @@ class Fetcher:
         """The tensors of a layer that ``start`` began to bring, by stored name; valid until ``done``.
 
         Raises:
-            ModelError: a file cannot be read.
+            StorageError: a file cannot be read.
             LostProcessError: another process is gone.
         """
         arrived = fetched.result()
@@ -152,7 +156,7 @@ class Fetcher:
         if self.processes == 1:
             return
         try:
-            torch.distributed.all_gather_into_tensor(whole, mine.clone() if self._stream is None else mine)
+            _all_gather(whole, mine.clone() if self._stream is None else mine)
         except RuntimeError as error:  # each transport has its own words
             raise LostProcessError(f"another process of this run was lost: {first_line(error)[:120]}") from error
 

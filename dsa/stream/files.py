@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...errors import ModelError
+from ...errors import StorageError
 from .layout import Layout, Piece
 
 # A disk is busy with several reads at a time; each is long enough that starting it costs nothing.
@@ -41,7 +41,7 @@ class Files:
             first: the run's byte that comes first.
 
         Raises:
-            ModelError: a file cannot be read, or ends early.
+            StorageError: a file cannot be read, or ends early.
         """
         array: Any = into.numpy()
         memory, began = memoryview(array), time.perf_counter()
@@ -74,12 +74,13 @@ class Files:
             while memory:
                 count = os.preadv(descriptor, [memory], place)
                 if not count:
-                    raise ModelError(
-                        f"{str(path)!r} ends in the middle of a tensor", hint="fetch the checkpoint again"
+                    raise StorageError(
+                        f"{str(path)!r} ends in the middle of a tensor",
+                        hint="restore the file, which was whole when the load began",
                     )
                 memory, place = memory[count:], place + count
         except OSError as error:
-            raise ModelError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+            raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
 
 
 def _parts(piece: Piece, first: int, size: int) -> Iterator[tuple[int, int, int]]:

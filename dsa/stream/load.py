@@ -52,9 +52,16 @@ def load_measured(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, ro
         MeasurementError: the device is too small for one layer.
     """
     known = checkpoint_format(checkpoint)
+    if isinstance(known, Foreign):
+        known.quantiser()  # or transformers says in its own words what is not there
     if weights.pickled or isinstance(known, Foreign):
         return load_model(checkpoint, weights, dtype, Placement())
     return load_layers(checkpoint, weights, dtype, room, known)
+
+
+def loads_whole(checkpoint: Checkpoint, weights: StoredWeights) -> bool:
+    """Whether transformers alone reads the weights, whole and into memory: pickles, and formats of packages."""
+    return weights.pickled or isinstance(checkpoint_format(checkpoint), Foreign)
 
 
 def load_whole(checkpoint: Checkpoint, weights: StoredWeights, dtype: str, placement: Placement) -> Any:

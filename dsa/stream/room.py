@@ -74,12 +74,14 @@ def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int) -
     left = device - resident - moving
     if left < 0:
         number = max(range(len(layers)), key=lambda number: layers[number].plain)
-        raise MeasurementError(
+        error = MeasurementError(
             f"layer {number} takes {_gb(layers[number].plain)}, and {_gb(moving)} while it is made from what is "
             f"stored; with {_gb(resident)} of embedding and head that is more than the {_gb(device)} that weights "
             "may take on the device",
             hint="raise --max-memory, lower --window, or use a larger GPU",
         )
+        error.shared = True  # all processes have the least room of all
+        raise error
     order = _spread(len(layers))
     staying: list[int] = []
     for number in order:

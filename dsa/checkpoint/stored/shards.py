@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,20 +84,44 @@ def weight_files(folder: Path, model_id: str, allow_pickle: bool = False) -> lis
     )
 
 
+def _weight_map(folder: Path, index: str, model_id: str) -> dict[str, str]:
+    """The file of each tensor, as an index says."""
+    refuse_pointer(folder / index, ModelError)
+    try:
+        weight_map = dict(parse_json((folder / index).read_text("utf-8"))["weight_map"].items())
+        # A path in the index could lead out of the checkpoint.
+        if not weight_map or any(Path(name).name != name for name in weight_map.values()):
+            raise ValueError("names that are no files of the folder")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
+        raise ModelError(f"{index} of {model_id!r} is broken", hint="fetch the checkpoint again") from error
+    return weight_map
+
+
 def are_pickled(names: list[str]) -> bool:
     """Whether the weight files of these names are pickles."""
     return not all(name.endswith(".safetensors") for name in names)
 
 
+def check_index(folder: Path, shards: Sequence[Shard], model_id: str) -> None:
+    """Holds what an index names against what the files hold; which of them holds a tensor does not matter.
+
+    Raises:
+        ModelError: a tensor is in none of them, so that a file is of another checkpoint, or the index is.
+    """
+    if not shards or (folder / WHOLE).is_file():  # no index was read
+        return
+    weight_map = _weight_map(folder, INDEX, model_id)
+    held = {name for shard in shards for name in shard.tensors}
+    if absent := [name for name in weight_map if name not in held]:
+        more = f" and {len(absent) - 1} more tensors" if len(absent) > 1 else ""
+        raise ModelError(
+            f"{INDEX} of {model_id!r} names {absent[0]}{more}, which {weight_map[absent[0]]!r} does not hold",
+            hint="the two are of different checkpoints: fetch the checkpoint again",
+        )
+
+
 def _indexed(folder: Path, index: str, model_id: str) -> list[str]:
-    refuse_pointer(folder / index, ModelError)
-    try:
-        names = sorted(set(parse_json((folder / index).read_text("utf-8"))["weight_map"].values()))
-        # A path in the index could lead out of the checkpoint.
-        if not names or any(Path(name).name != name for name in names):
-            raise ValueError("names that are no files of the folder")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
-        raise ModelError(f"{index} of {model_id!r} is broken", hint="fetch the checkpoint again") from error
+    names = sorted(set(_weight_map(folder, index, model_id).values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ModelError(
             f"{model_id!r} lacks {missing[0]!r}, which its index names", hint="fetch the checkpoint again"

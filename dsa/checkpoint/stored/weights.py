@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal, TypeAlias
 from ....errors import ModelError
 from ..config import Checkpoint, file_sha256
 from ..hub import fetch_weights
-from .shards import Shard, Tensor, are_pickled, read_shards, weight_files
+from .shards import Shard, Tensor, are_pickled, check_index, read_shards, weight_files
 
 # "files" is how plans of schema version 1 identify weights; no new plan does.
 WeightsHash: TypeAlias = Literal["sampled", "whole", "files"]
@@ -65,7 +65,8 @@ def find_weights(checkpoint: Checkpoint) -> StoredWeights:
     """The weights of ``checkpoint``, with their headers read; they are downloaded if they are on the hub.
 
     Raises:
-        ModelError: there are none, one is damaged, or transformers would load more than the usual files.
+        ModelError: there are none, one is damaged or of another checkpoint, or transformers would load more than
+            the usual files.
     """
     _refuse_others(checkpoint)
     folder = checkpoint.folder
@@ -74,6 +75,7 @@ def find_weights(checkpoint: Checkpoint) -> StoredWeights:
     files = weight_files(folder, checkpoint.model_id, checkpoint.trust.pickles)
     pickled = are_pickled(files)
     shards = () if pickled else tuple(read_shards(folder, files))
+    check_index(folder, shards, checkpoint.model_id)
     return StoredWeights(folder, tuple(files), shards, pickled)
 
 

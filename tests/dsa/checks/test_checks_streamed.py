@@ -14,7 +14,7 @@ from indexcache.dsa.stream.footprint import footprint
 from indexcache.dsa.stream.layers import stream_of, whole_forward
 from indexcache.dsa.stream.load import load_layers
 from indexcache.dsa.stream.room import Room, least_on_device
-from indexcache.errors import ModelError
+from indexcache.errors import LostProcessError, ModelError, StorageError
 
 IDS = torch.randint(0, 4000, (96,), generator=torch.Generator().manual_seed(1)).tolist()
 
@@ -105,6 +105,18 @@ def test_a_process_that_is_short_of_memory_compares_on_less_and_brings_its_part(
     handle.remove()
     assert set(lengths) == {asked, shortest}
     assert 2 <= sweeps() < 2.5, "others would wait for the layers that it left out"
+
+
+@pytest.mark.parametrize("error", [LostProcessError("gone"), StorageError("ends in the middle of a tensor")])
+def test_what_ends_a_check_and_is_no_fault_of_the_model_passes(checkpoint, streamed, monkeypatch, error):
+    def broken(fetched, layer):
+        raise error
+
+    monkeypatch.setattr(stream_of(streamed)._fetcher, "tensors", broken)
+    with pytest.raises(type(error), match=str(error)):
+        self_check(streamed, checkpoint, IDS)
+    with pytest.raises(type(error), match=str(error)):
+        check_backends(streamed, checkpoint, Backends("chunked", "sparse"), IDS, 96)
 
 
 def test_whether_indexers_choose_at_all_is_told_alike(checkpoint, streamed):

@@ -90,3 +90,19 @@ def test_layers_and_what_is_resident_are_the_whole(family, tmp_path):
     assert bytes_of.in_memory == 2 * (sizes.parameters - sizes.idle_parameters)
     for layer in layer_sizes(checkpoint):
         assert 0 <= layer.idle < layer.feed_forward
+
+
+@pytest.mark.parametrize(
+    ("settings", "form", "streamed"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq, loaded whole by transformers", 0.25),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "FP8 in 128 x 128 blocks, dequantised", 0.5),
+        ({"quant_method": "fp8", "expert_dtype": "fp4"}, "experts in FP4, dequantised a layer at a time", 0.25),
+        ({"quant_method": "hqq"}, "hqq, loaded whole by transformers", 1),
+    ],
+    ids=str,
+)
+def test_formats_are_in_their_own_words_and_count_by_their_own_bits(tmp_path, settings, form, streamed):
+    bytes_of = footprint(opened(tmp_path, json.loads(V32.read_text()) | {"quantization_config": settings}))
+    assert form in bytes_of.form
+    assert bytes_of.streamed / sum(bytes_of.plain) == pytest.approx(streamed, rel=0.001)
