@@ -15,7 +15,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/model
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-gpu clean
+.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,14 @@ bench-memory: $(STAMP) ## peak memory and time of one GLM-5-like layer on the CP
 
 # Needs a CUDA build of torch, which the one pinned here is not: PYTHON names an environment with one and indexcache
 # in it (pip install -e .).
+bench-stream: ## layers that stream against the same in memory, and a checkpoint of 107 GB from files; one GPU of 80 GB
+	$(PYTHON) tests/benchmarks/bench_stream.py --folder outputs/bench-stream --parts stream together rate
+	$(PYTHON) tests/benchmarks/bench_stream.py --folder outputs/bench-stream-large --layers 84 --parts large
+
+bench-stream-2: ## two processes that gather a model in host memory and in files; two GPUs
+	$(PYTHON) -m accelerate.commands.launch --multi_gpu --num_processes 2 tests/benchmarks/bench_stream.py \
+		--folder outputs/bench-stream --parts together
+
 bench-gpu: ## kernels and a 30B model with random weights on one GPU of 80 GB, stock in the same run; about 7 minutes
 	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True $(PYTHON) tests/benchmarks/bench_gpu.py
 

@@ -27,6 +27,7 @@ from .formats.quantised import StoredFormat
 from .formats.recognise import check_tensors, checkpoint_format
 from .layers import LayerStream
 from .layout import TYPES, Layout, lay_out
+from .memory import give_back_what_is_freed
 from .room import Homes, LayerSizes, Room, homes
 from .slots import Slots
 
@@ -191,6 +192,8 @@ class _Loading:
         streamed = {number: layers[number] for number in (*places.host, *places.files)}
         together, rank = (processes.process_count(), processes.process_index()) if streamed else (1, 0)
         brought = layers if together > 1 else list(streamed.values())
+        if streamed:
+            give_back_what_is_freed()
         fetcher = Fetcher(self._device, largest_run(brought), together, rank)
         self._fill(self._resident_slots, self._resident, fetcher.alone(StoredLayer(self._resident.layout)))
         self._model.tie_weights()

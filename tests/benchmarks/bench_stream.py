@@ -1,6 +1,6 @@
-"""Layers that stream against the same model in memory: bytes moved, tokens a second, a checkpoint larger than the GPU.
+"""Layers that stream against the same model in memory: bytes moved, tokens a second, more than the GPU holds.
 
-``make bench-stream`` runs it on one GPU, ``make bench-stream-2`` on two; without a GPU ``--smoke`` tries it in small.
+``make bench-stream`` runs it on one GPU, ``make bench-stream-2`` on two; ``--smoke`` tries it in small on a CPU.
 A checkpoint of random weights is written to ``--folder`` first and left there.
 """
 
@@ -208,7 +208,7 @@ def large_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
         layer_tokens_per_s=f"{rate:,.0f}",
         of_memory=f"{rate / options.memory_rate:.2f}" if options.memory_rate else "-",
         read_gb_per_s=f"{(bench.losses.weight_bytes - moved) / seconds / GB:.2f}",
-        files_gave=f"{stream._fetcher.read_rate / GB:.2f} GB/s",
+        files_gave=f"{stream.file_rate / GB:.2f} GB/s",
         gpu_busy=f"{busy.share:.0%}",
         load_s=f"{bench.load_seconds:.1f}",
     )

@@ -27,7 +27,7 @@ _NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
 def write_checkpoint(folder: Path, layers: int, **changes: Any) -> int:
-    """Writes a ``glm_moe_dsa`` with the layers of the 30B model, a file each, experts apart as real ones have them.
+    """Writes a ``glm_moe_dsa`` with the layers of the 30B model, a file each, experts apart as in real ones.
 
     Args:
         folder: new.
