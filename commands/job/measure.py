@@ -175,13 +175,10 @@ def _say_what_streams(model: Any, reporter: Reporter) -> None:
     """Where the layers come from that do not stay on the device, and how long files take for a sweep."""
     if (stream := stream_of(model)) is None:
         return
-    sources = [
-        f"{len(numbers)} from {place}"
-        for numbers, place in ((stream.host, "host memory"), (stream.files, "files"))
-        if numbers
-    ]
+    places = ((stream.shared, "all devices"), (stream.host, "host memory"), (stream.files, "files"))
+    sources = [f"{len(numbers)} from {place}" for numbers, place in places if numbers]
     reporter.say(
-        f"{len(stream.host) + len(stream.files)} of {stream.layers} layers come to the device for each sweep, "
+        f"{stream.streamed} of {stream.layers} layers come to the device for each sweep, "
         f"{byte_count(stream.sweep_bytes)} as stored: {' and '.join(sources)}"
     )
     if (line := disk_warning(stream.file_bytes, stream.file_rate)) is not None:

@@ -27,11 +27,13 @@ class StoredLayer:
 
     Args:
         layout: of its run of bytes.
-        part: what this process keeps of the run in host memory; None where files are read each time.
+        part: what this process keeps of the run; None where files are read each time.
+        shared: whether it keeps that on its device.
     """
 
     layout: Layout
     part: torch.Tensor | None = None
+    shared: bool = False
 
 
 class Fetcher:
@@ -68,11 +70,15 @@ class Fetcher:
         """Bytes a second that came from files so far."""
         return self._files.rate
 
-    def keep(self, layer: StoredLayer) -> None:
-        """Reads this process's part of ``layer`` into host memory, where it stays."""
-        part = host_run(part_size(layer.layout.size, self.processes), self._device)
-        self._files.read(layer.layout, part, self._rank * len(part))
-        layer.part = part
+    def keep(self, layer: StoredLayer, on_device: bool = False) -> None:
+        """Reads this process's part of ``layer`` into host memory, or on to the device, where it stays."""
+        size = part_size(layer.layout.size, self.processes)
+        if on_device and self._device.type != "cpu":
+            layer.part = self._staged(layer.layout, size, self._rank * size).to(self._device)
+        else:
+            layer.part = host_run(size, self._device)
+            self._files.read(layer.layout, layer.part, self._rank * size)
+        layer.shared = on_device
 
     def start(self, layer: StoredLayer) -> Future[Any]:
         """Begins to bring ``layer``; the buffer has to be free, see ``done``. All processes call it alike."""

@@ -91,9 +91,21 @@ class LayerStream:
         return self._layers
 
     @property
+    def streamed(self) -> int:
+        """How many of them come to the device for each sweep."""
+        return len(self._stored)
+
+    @property
     def host(self) -> tuple[int, ...]:
         """The layers that come from the host's memory."""
-        return tuple(number for number, layer in self._stored.items() if layer.part is not None)
+        return tuple(
+            number for number, layer in self._stored.items() if layer.part is not None and not layer.shared
+        )
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """The layers of which every process keeps a part on its device."""
+        return tuple(number for number, layer in self._stored.items() if layer.shared)
 
     @property
     def files(self) -> tuple[int, ...]:

@@ -189,7 +189,7 @@ class _Loading:
         """The model, loaded."""
         places = self._places(room)
         layers = [StoredLayer(part.layout) for part in self._layers]
-        streamed = {number: layers[number] for number in (*places.host, *places.files)}
+        streamed = {number: layers[number] for number in (*places.shared, *places.host, *places.files)}
         together, rank = (processes.process_count(), processes.process_index()) if streamed else (1, 0)
         brought = layers if together > 1 else list(streamed.values())
         if streamed:
@@ -205,8 +205,8 @@ class _Loading:
             tensors = fetcher.alone(layer) if alone else fetcher.tensors(fetcher.start(layer), layer)
             self._fill(self._slots[number], self._layers[number], tensors)
             fetcher.done()
-        for number in places.host:
-            fetcher.keep(layers[number])
+        for number in (*places.shared, *places.host):
+            fetcher.keep(layers[number], on_device=number in places.shared)
         fetcher.rest()
         if streamed:
             targets = {number: self._layers[number].targets for number in streamed}
@@ -225,7 +225,7 @@ class _Loading:
         device = resident + sum(size.plain for size in sizes) if room.device is None else room.device
         host = sum(size.stored for size in sizes) if room.host is None else room.host
         # Alike on all processes, which sweep together: the least that one of them has.
-        return homes(sizes, resident, _least(device), _least(host))
+        return homes(sizes, resident, _least(device), _least(host), processes.process_count())
 
     def _fill(self, slots: Slots, part: _Part, tensors: dict[str, torch.Tensor]) -> None:
         slots.fill(self._conversion.parameters(part.targets, tensors))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -42,7 +43,5 @@ def give_back_what_is_freed() -> None:
     Layers come and go in tensors of megabytes, from several threads. Kept freed ones took up to 0.8 of a copy of
     the model beside it, in two processes on a CPU. Elsewhere than on Linux with glibc nothing is changed.
     """
-    try:
+    with suppress(OSError, AttributeError, TypeError):  # another allocator
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_TENSOR)
-    except (OSError, AttributeError, TypeError):  # another allocator
-        pass

@@ -41,11 +41,13 @@ class Homes:
 
     Args:
         device: numbers of those that stay where they compute.
+        shared: of which each of several processes keeps a part on its device.
         host: that come from the host's memory.
         files: that are read from files each sweep.
     """
 
     device: tuple[int, ...]
+    shared: tuple[int, ...] = ()
     host: tuple[int, ...] = ()
     files: tuple[int, ...] = ()
 
@@ -54,7 +56,7 @@ class Homes:
 _CONVERSION = 2.0
 
 
-def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int) -> Homes:
+def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int, processes: int = 1) -> Homes:
     """Where layers are kept, so that as few bytes as possible move in a sweep.
 
     Streamed layers are spread evenly between those that stay: while the latter compute, the next one comes.
@@ -63,7 +65,8 @@ def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int) -
         layers: sizes of all.
         resident: bytes of what is no layer and always stays on the device.
         device: bytes that weights may take there.
-        host: bytes that the weights may take in this host's memory.
+        host: bytes that the weights may take in the memory of the host, or of all hosts together.
+        processes: that gather layers from one another; they can share them out over their devices.
 
     Raises:
         MeasurementError: not even one layer fits beside the resident parts.
@@ -83,19 +86,40 @@ def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int) -
         error.shared = True  # all processes have the least room of all
         raise error
     order = _spread(len(layers))
+    shared, left = _shared_out(layers, order, left, processes) if processes > 1 else ([], left)
     staying: list[int] = []
     for number in order:
-        if layers[number].plain <= left:
-            left -= layers[number].plain
+        # A layer that is shared out gives its part's room back when it stays whole.
+        needed = layers[number].plain - (_part(layers[number], processes) if number in shared else 0)
+        if needed <= left and (processes == 1 or len(shared) == len(layers)):
+            left -= needed
             staying.append(number)
-    moving_layers = [number for number in order if number not in set(staying)]
+    moving_layers = [number for number in order if number not in {*staying, *shared}]
     kept: list[int] = []
     for number in moving_layers:
         if layers[number].stored <= host:
             host -= layers[number].stored
             kept.append(number)
     files = set(moving_layers) - set(kept)
-    return Homes(tuple(sorted(staying)), tuple(sorted(kept)), tuple(sorted(files)))
+    return Homes(*(tuple(sorted(some)) for some in (staying, set(shared) - set(staying), kept, files)))
+
+
+def _shared_out(
+    layers: Sequence[LayerSizes], order: Sequence[int], left: int, processes: int
+) -> tuple[list[int], int]:
+    """The layers whose parts fit on every device, and the bytes that are left there."""
+    shared = []
+    for number in order:
+        part = _part(layers[number], processes)
+        if part <= left:
+            left -= part
+            shared.append(number)
+    return shared, left
+
+
+def _part(layer: LayerSizes, processes: int) -> int:
+    """Bytes that each process keeps of a layer that is shared out."""
+    return -(-layer.stored // processes)
 
 
 def _spread(count: int) -> list[int]:
