@@ -2,7 +2,7 @@
 
 import pytest
 
-from indexcache.dsa.checkpoint.stored.footprint import Footprint
+from indexcache.dsa.stream.footprint import Footprint
 from indexcache.dsa.stream.room import Homes, LayerSizes, homes, least_on_device
 from indexcache.errors import MeasurementError
 
@@ -70,3 +70,24 @@ def test_the_least_that_a_device_needs_is_what_is_enough(layers):
     with pytest.raises(MeasurementError):
         homes(sizes, RESIDENT, least - 1, 0)
     assert least_on_device(None) == 0
+
+
+class TestSeveralProcesses:
+    """Ten layers of 4 bytes stored and 8 plain, 2 resident; the layer that moves takes 2 x 8 + 4."""
+
+    def test_share_layers_out_over_their_devices_before_the_host_is_asked(self):
+        layers = [LayerSizes(4, 8)] * 10
+        places = homes(layers, 2, device=2 + 20 + 20, host=1 << 30, processes=2)
+        assert places.shared == tuple(range(10)), "ten parts of 2 bytes fit into the 20 that are left"
+        assert (places.device, places.host, places.files) == ((), (), ())
+
+    def test_keep_whole_layers_in_what_is_left_beside_the_parts(self):
+        layers = [LayerSizes(4, 8)] * 10
+        places = homes(layers, 2, device=2 + 20 + 20 + 13, host=0, processes=2)
+        assert len(places.device) == 2, "a layer that stays whole takes 6 bytes more than its part"
+        assert len(places.shared) == 8
+
+    def test_send_what_is_too_much_for_their_devices_to_the_host_and_to_files(self):
+        layers = [LayerSizes(4, 8)] * 10
+        places = homes(layers, 2, device=2 + 20 + 7, host=9, processes=2)
+        assert [len(some) for some in (places.device, places.shared, places.host, places.files)] == [0, 3, 2, 5]
