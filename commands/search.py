@@ -22,7 +22,7 @@ from ..dsa.model.evaluator import Evaluator
 from ..errors import GateError, MeasurementError
 from ..evaluate import CALIBRATION, HELD_OUT, HELD_OUT_PROBES
 from ..recipes.schema import Recipe
-from ..search.cost import LayerCount, Shape, layer_cost_runs
+from ..search.cost import LayerCount, Shape, layer_cost_runs, layer_cost_sweeps
 from ..search.gate import Gate
 from ..search.goal import Goal, Method
 from ..search.plan.older import changed_steps
@@ -111,13 +111,9 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
     checkpoint, windows, confidence = job.checkpoint, job.windows, job.method.confidence
     evaluations = run.measure.window_evaluations
     overlap_layers = len(windows.calibration) * checkpoint.layers if job.measures_overlap else 0
-    cost_runs = layer_cost_runs(
-        run.method.surrogate,
-        len(run.method.layer_costs or ()),
-        checkpoint.layers,
-        checkpoint.site_layers,
-        checkpoint.shared_layers,
-    )
+    surrogate = run.method.surrogate if run.method.layer_costs else "none"
+    cost_shape = len(run.method.layer_costs or ()), checkpoint.layers, checkpoint.site_layers, checkpoint.shared_layers
+    cost_sweeps = layer_cost_sweeps(surrogate, *cost_shape)
     probes = windows.groups.get(HELD_OUT_PROBES)
     return Plan(
         indexcache=__version__,
@@ -136,8 +132,8 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
             run.measure.count.layer_windows + overlap_layers,
             evaluations * windows.length,
             checkpoint.layers,
-            cost_runs,
-            run.measure.count.sweeps,
+            layer_cost_runs(surrogate, *cost_shape),
+            run.measure.count.sweeps + len(cost_sweeps) + job.measures_overlap,
             job.weights.sweep_bytes(checkpoint.layers),
         ),
     )

@@ -101,7 +101,15 @@ class SweepRows:
 def layer_cost_sweeps(
     surrogate: str, windows: int, layers: int, site_layers: Sequence[int], shared_layers: Collection[int] = ()
 ) -> list[SweepRows]:
-    """The passes that measuring layer costs takes; their rows add up to ``layer_cost_runs``."""
+    """The passes that measuring layer costs takes; their rows add up to ``layer_cost_runs``.
+
+    By ``error`` all windows go through the layers together; ``fisher`` takes two passes a window. Any other surrogate
+    takes none.
+    """
+    if surrogate not in ("error", "fisher"):
+        return []
+    if surrogate == "fisher" and windows > 1:
+        return windows * layer_cost_sweeps(surrogate, 1, layers, site_layers, shared_layers)
     sites = set(site_layers)
     alone = [
         windows * max(0, sum(site < layer for site in site_layers) - (layer not in sites))

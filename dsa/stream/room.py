@@ -79,9 +79,10 @@ def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int, p
         number = max(range(len(layers)), key=lambda number: layers[number].plain)
         error = MeasurementError(
             f"layer {number} takes {_gb(layers[number].plain)}, and {_gb(moving)} while it is made from what is "
-            f"stored; with {_gb(resident)} of embedding and head that is more than the {_gb(device)} that weights "
-            "may take on the device",
-            hint="raise --max-memory, lower --window, or use a larger GPU",
+            f"stored; with {_gb(resident)} of embedding and head that is {_gb(resident + moving)}, and weights may "
+            f"take {_gb(max(0, device))} of the device",
+            hint="raise --max-memory to that where it is set and the device has as much, else lower --window or use a "
+            "larger GPU",
         )
         error.shared = True  # all processes have the least room of all
         raise error
@@ -138,8 +139,17 @@ def least_on_device(footprint: Footprint | None) -> int:
     """Bytes of a device without which not even one layer at a time can run; 0 where sizes are not known."""
     if footprint is None:
         return 0
-    sizes = [LayerSizes(*pair) for pair in zip(footprint.layers, footprint.plain, strict=True)]
-    return footprint.resident + min(sum(footprint.plain), _moving(sizes))
+    return footprint.resident + min(sum(footprint.plain), moving_bytes(footprint))
+
+
+def moving_bytes(footprint: Footprint) -> int:
+    """Bytes of a device for the largest layer that runs, what it is made from, and the next one as stored."""
+    return _moving([LayerSizes(*pair) for pair in zip(footprint.layers, footprint.plain, strict=True)])
+
+
+def making_bytes(footprint: Footprint) -> int:
+    """Those of them that are taken only while a layer is made, and free whenever none is there."""
+    return moving_bytes(footprint) - max(footprint.layers, default=0)
 
 
 def _moving(layers: Sequence[LayerSizes]) -> int:

@@ -174,7 +174,7 @@ def cost_record(
         tokens: tokens run, of all pairs.
         layers: decoder layers of the model.
         layer_costs: decoder-layer executions that measuring layer costs takes, see ``layer_cost_runs``.
-        sweeps: that the evaluations take.
+        sweeps: that all of it takes.
         sweep_bytes: of all decoder layers as they are stored.
     """
     algorithm_1 = findings.algorithm_1_evaluations * findings.windows

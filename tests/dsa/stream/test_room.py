@@ -57,7 +57,7 @@ def test_where_not_even_one_layer_fits_the_largest_is_named_and_how_much_is_ther
         "layer 1 takes 0.3 GB, and 0.8 GB while it is made from what is stored; with 50.0 MB of embedding and head"
     )
     assert said in str(error.value)
-    assert "more than the 0.3 GB that weights may take" in str(error.value)
+    assert "that is 0.8 GB, and weights may take 0.3 GB of the device" in str(error.value)
     assert error.value.hint.startswith("raise --max-memory")
 
 
