@@ -239,7 +239,7 @@ class PatternLosses:
             call = self._stack.record(field.ids if last_token else field.ids[:, :-1])
             for start, members, state in _starts(field, patterns, State(call.hidden), memory):
                 entering.setdefault(start, []).append(_Row(index, members, parking.park(state)))
-            calls.append(call.without_hidden)
+            calls.append(call.without_hidden.sharing(calls[-1]) if calls else call.without_hidden)
         return calls, entering
 
     def _row_losses(
