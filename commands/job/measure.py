@@ -166,17 +166,9 @@ def _room(checkpoint: Checkpoint, running: Running, length: int) -> Room:
         of_device = int(_USABLE * process_memory(device, together)) - needed
     if of_host is None:
         # Where the host's memory is the device, what does not fit there comes from files.
-        of_host = int(_FOR_HOST_LAYERS * free_memory(torch.device("cpu"))) if on_gpu else 0
-    return Room(max(0, of_device), of_host * processes.host_count())
-
-
-def _layer_in_turn(loaded: Loaded, length: int) -> int:
-    """Bytes that are free between sweeps, and taken in them by the streamed layer that runs and by its work."""
-    if (stream := stream_of(loaded.model)) is None:
-        return 0
-    on_gpu, size = processes.process_device().type == "cuda", loaded.model.dtype.itemsize
-    work = layer_bytes(loaded.checkpoint.config, length, size, loaded.running.backends, on_gpu)
-    return stream.making_bytes + work
+        free = free_memory(torch.device("cpu")) * processes.host_count() if on_gpu else 0
+        of_host = int(_FOR_HOST_LAYERS * free)
+    return Room(max(0, of_device), of_host)
 
 
 def _say_what_streams(model: Any, reporter: Reporter) -> None:
@@ -274,10 +266,9 @@ def evaluator(
     width = checkpoint.selection_width
     device = processes.process_device()
     share = -(-len(windows.calibration) // together)
-    taken = _layer_in_turn(loaded, windows.length)
-    memory = PathMemory(checkpoint.site_layers, share, path_budget(device, together, taken))
+    memory = PathMemory(checkpoint.site_layers, share, path_budget(device, together))
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
-    rows = rows_that_fit(device, size, together, taken)
+    rows = rows_that_fit(device, size, together)
     return Evaluator(
         PatternLosses(
             model,

@@ -60,21 +60,14 @@ def _streams(text: Any) -> int:
     return int(getattr(text, "hc_mult", None) or getattr(text, "hc_count", None) or 1)
 
 
-def rows_that_fit(device: torch.device, bytes_per_row: int, processes: int = 1, taken: int = 0) -> int:
-    """How many rows a sweep may carry, at least one; ``processes`` share this machine's memory.
-
-    Args:
-        device: that holds them.
-        bytes_per_row: of one.
-        processes: that share the host's memory.
-        taken: bytes of what is free now that something else will take.
-    """
-    return max(1, int(_SHARE_FOR_ROWS * max(0, process_memory(device, processes) - taken) // bytes_per_row))
+def rows_that_fit(device: torch.device, bytes_per_row: int, processes: int = 1) -> int:
+    """How many rows a sweep may carry, at least one; ``processes`` share this machine's memory."""
+    return max(1, int(_SHARE_FOR_ROWS * process_memory(device, processes) // bytes_per_row))
 
 
-def path_budget(device: torch.device, processes: int = 1, taken: int = 0) -> int:
-    """Bytes for keeping states of the pattern in force; the arguments are those of ``rows_that_fit``."""
-    return int(_SHARE_FOR_PATHS * max(0, process_memory(device, processes) - taken))
+def path_budget(device: torch.device, processes: int = 1) -> int:
+    """Bytes for keeping states of the pattern in force."""
+    return int(_SHARE_FOR_PATHS * process_memory(device, processes))
 
 
 def reference_budget(processes: int = 1) -> int:

@@ -14,7 +14,6 @@ from torch import nn
 from ..overrides import Overrides
 from .conversion import Conversion, Target
 from .fetch import Fetcher, StoredLayer
-from .room import making_bytes
 from .slots import Slots
 
 _ATTRIBUTE = "_layer_stream"
@@ -85,11 +84,6 @@ class LayerStream:
     def sweep_bytes(self) -> int:
         """Bytes of weights that a sweep through all layers brings, as stored."""
         return sum(layer.layout.stored for layer in self._stored.values())
-
-    @property
-    def making_bytes(self) -> int:
-        """Bytes of the device that the largest layer takes in its turn, beside the buffer that it comes in."""
-        return max(making_bytes(slots.bytes(self._conversion.types)) for slots in self._slots.values())
 
     @property
     def layers(self) -> int:

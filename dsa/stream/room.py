@@ -15,7 +15,7 @@ class Room:
 
     Args:
         device: bytes on each process's device, resident parts, the layer that runs and the next one included.
-        host: bytes of the host's memory, or of all hosts' together, for all processes.
+        host: bytes of one host's memory, for all its processes together.
     """
 
     device: int | None = None
@@ -144,9 +144,4 @@ def least_on_device(footprint: Footprint | None) -> int:
 
 def _moving(layers: Sequence[LayerSizes]) -> int:
     """Bytes for the largest layer that runs, what it is made from, and the next one as stored."""
-    return max((making_bytes(layer.plain) + layer.stored for layer in layers), default=0)
-
-
-def making_bytes(plain: int) -> int:
-    """Bytes that a layer of ``plain`` bytes takes while it is made, beside what is stored of it."""
-    return round(_CONVERSION * plain)
+    return round(max((_CONVERSION * layer.plain + layer.stored for layer in layers), default=0))
