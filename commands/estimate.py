@@ -12,12 +12,13 @@ from ..dsa.checkpoint.stored.weights import find_weights
 from ..dsa.model.evaluator import Evaluator
 from ..dsa.model.losses import PatternLosses
 from ..dsa.model.tail import Window
+from ..dsa.stream.footprint import footprint
 from ..errors import ModelError
 from ..evaluate import CALIBRATION
 from ..pattern import Pattern
 from ..search.estimate import ExpectedCost
 from ..system import processes
-from ..system.console import Reporter, duration, new_console
+from ..system.console import Reporter, byte_count, duration, new_console
 from ..system.exits import print_result
 from ..system.launching import speaks
 from .estimate_layouts import Prices, price_layouts, prices_document, prices_table
@@ -32,6 +33,7 @@ class EstimateOutcome:
 
     Args:
         layer_seconds: of one layer on one window, full and shared; None where none was timed.
+        sweep_bytes: of the weights that a sweep reads where they stream, as stored; None where no headers tell.
         prices: on the machine that was asked about; None where none was.
     """
 
@@ -45,7 +47,13 @@ class EstimateOutcome:
     window: int
     expected: ExpectedCost
     layer_seconds: tuple[float, float] | None
+    sweep_bytes: int | None = None
     prices: Prices | None = None
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Bytes of weights that all sweeps read where they stream."""
+        return None if self.sweep_bytes is None else self.sweep_bytes * self.expected.sweeps
 
     @property
     def seconds(self) -> float | None:
@@ -78,6 +86,7 @@ def estimate(intent: Intent, timed: bool, reporter: Reporter, pricing: Pricing |
     windows, heldout, *_ = intent.window_counts
     layer_seconds = _time_layers(intent, reporter) if timed else None
     prices = None if pricing is None else price_layouts(intent, pricing, layer_seconds, reporter)
+    sizes = footprint(checkpoint, intent.running.computes_in.itemsize)
     return EstimateOutcome(
         model=checkpoint.model_id,
         sites=len(checkpoint.site_layers),
@@ -89,6 +98,7 @@ def estimate(intent: Intent, timed: bool, reporter: Reporter, pricing: Pricing |
         window=length,
         expected=expected,
         layer_seconds=layer_seconds,
+        sweep_bytes=None if sizes is None or sizes.missing else sizes.streamed,
         prices=prices,
     )
 
@@ -151,6 +161,8 @@ def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
         "seconds_per_shared_layer": outcome.layer_seconds and outcome.layer_seconds[1],
         "seconds": outcome.seconds,
         "sweeps": expected.sweeps,
+        "weight_bytes_a_sweep": outcome.sweep_bytes,
+        "weight_bytes": outcome.weight_bytes,
     } | ({} if outcome.prices is None else prices_document(outcome.prices))
 
 
@@ -164,7 +176,7 @@ def estimate_table(outcome: EstimateOutcome) -> None:
         "to choose": f"about {expected.search_layer_windows:,} layer-windows; Algorithm 1 takes "
         f"{expected.algorithm_1_layer_windows:,}, {expected.fewer:.1f} times as many",
         "in all": f"about {expected.layer_windows:,} layer-windows, with baselines and checks",
-        "sweeps": f"about {expected.sweeps:,} passes over the layers",
+        "sweeps": _sweeps(outcome),
         "time": "not timed"
         if seconds is None
         else f"about {duration(seconds)} of measuring, from one window here",
@@ -174,3 +186,12 @@ def estimate_table(outcome: EstimateOutcome) -> None:
     new_console(narrow=True).print(table)
     if outcome.prices is not None:
         prices_table(outcome.prices)
+
+
+def _sweeps(outcome: EstimateOutcome) -> str:
+    """How often the layers are passed over, and what that moves where their weights stream."""
+    passes = f"about {outcome.expected.sweeps:,} passes over the layers"
+    if outcome.sweep_bytes is None or outcome.weight_bytes is None:
+        return passes
+    once, always = byte_count(outcome.sweep_bytes), byte_count(outcome.weight_bytes)
+    return f"{passes}; where weights stream, {once} a pass and {always} in all"

@@ -11,6 +11,7 @@ from rich.table import Table
 from ..dsa.checkpoint.sizes.work import layer_times
 from ..dsa.long.capacity import layer_bytes, parked_bytes, row_bytes
 from ..dsa.stream.footprint import Footprint, footprint
+from ..dsa.stream.room import Room, moving_bytes
 from ..errors import ModelError
 from ..search.machine.layouts import Layout, StreamedModel, price
 from ..search.machine.machine import Machine
@@ -73,11 +74,17 @@ def price_layouts(
             "weights are here",
             hint="fetch its safetensors files: their headers tell",
         )
+    if intent.running.room != Room():
+        reporter.warn(
+            "--gpus prices a machine by its memory: --max-memory and --max-host-memory do nothing here; lower the "
+            "sizes of --gpus and --ram"
+        )
     times, origin = _times(intent, pricing, timed_here)
     width, config = checkpoint.selection_width, checkpoint.config
     model = StreamedModel(
         stored=bytes_of.layers,
         plain=bytes_of.plain,
+        moving=moving_bytes(bytes_of),
         resident=bytes_of.resident,
         is_dequantised=bytes_of.quantised,
         working=layer_bytes(config, length, size, intent.running.backends, on_gpu=True)
@@ -155,6 +162,8 @@ def prices_table(prices: Prices) -> None:
     for layout in prices.layouts:
         if layout.reason:
             print_line(console, f"{layout.name}: {layout.reason}")
+    if not fitting:
+        print_line(console, "nothing fits: shorter windows (--window) or GPUs with more memory would")
 
 
 def _facts(prices: Prices) -> dict[str, str]:

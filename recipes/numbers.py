@@ -97,13 +97,18 @@ def byte_size(option: str, text: str, least: int = 1) -> int:
 
 
 def byte_rate(option: str, text: str) -> int:
-    """``6GB/s`` or ``900MB/s`` as bytes a second.
+    """``6GB/s`` or ``900MB/s`` as bytes a second; ``200Gb/s`` is of bits, and refused.
 
     Raises:
         SettingError: no such rate; names ``option``.
     """
     size = re.fullmatch(r"(.+?)\s*/\s*s", text.strip(), re.IGNORECASE)
     rate = _bytes(size[1]) if size else None
+    if size is not None and re.search("[KMGTP]b$", size[1]):
+        raise SettingError(
+            f"--{option} is {text!r}, which is in bits",
+            hint="give bytes a second, an eighth of it, e.g. 25GB/s for 200Gb/s",
+        )
     if rate is None:
         raise SettingError(f"--{option} is {text!r}", hint="give bytes a second, e.g. 6GB/s or 900MB/s")
     return rate

@@ -34,17 +34,17 @@ from ...dsa.stream.footprint import footprint
 from ...dsa.stream.formats.recognise import quantised_run
 from ...dsa.stream.layers import stream_of
 from ...dsa.stream.load import load_measured, loads_whole
-from ...dsa.stream.room import Room, least_on_device
+from ...dsa.stream.room import Room, least_on_device, making_bytes
 from ...errors import ModelError, WindowError
 from ...evaluate import HELD_OUT
-from ...search.machine.machine import disk_warning
+from ...search.machine.machine import HOST_SHARE, disk_warning
 from ...search.plan.schema import RunIdentity
 from ...system import processes
 from ...system.console import Reporter, byte_count
 from ...system.versions import computing_versions, library_versions
 
-# Of the free memory of a device; and of what the host has, for layers that stream.
-_USABLE, _FOR_HOST_LAYERS = 0.95, 0.8
+# Of the free memory of a device.
+_USABLE = 0.95
 # Rows of a sweep that the device has room for beside the one that computes.
 _ROWS_BESIDE = 4
 # Tokens: a stock layer's time there grows with their square.
@@ -162,12 +162,15 @@ def _room(checkpoint: Checkpoint, running: Running, length: int) -> Room:
     of_device, of_host = running.room.device, running.room.host
     if of_device is None:
         needed = layer_bytes(checkpoint.config, length, size, running.backends, on_gpu)
-        needed += _ROWS_BESIDE * row_bytes(checkpoint.config, length, size, checkpoint.selection_width)
+        beside = _ROWS_BESIDE * row_bytes(checkpoint.config, length, size, checkpoint.selection_width)
         of_device = int(_USABLE * process_memory(device, together)) - needed
+        # Rows can wait in host memory: a layer that moves does not have to give way to them.
+        if of_device - beside >= least_on_device(footprint(checkpoint, size)):
+            of_device -= beside
     if of_host is None:
         # Where the host's memory is the device, what does not fit there comes from files.
         free = free_memory(torch.device("cpu")) * processes.host_count() if on_gpu else 0
-        of_host = int(_FOR_HOST_LAYERS * free)
+        of_host = int(HOST_SHARE * free)
     return Room(max(0, of_device), of_host)
 
 
@@ -266,9 +269,10 @@ def evaluator(
     width = checkpoint.selection_width
     device = processes.process_device()
     share = -(-len(windows.calibration) // together)
-    memory = PathMemory(checkpoint.site_layers, share, path_budget(device, together))
+    free = process_memory(device, together) - _taken_later(model, checkpoint)
+    memory = PathMemory(checkpoint.site_layers, share, path_budget(free))
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
-    rows = rows_that_fit(device, size, together)
+    rows = rows_that_fit(free, size)
     return Evaluator(
         PatternLosses(
             model,
@@ -283,6 +287,12 @@ def evaluator(
         on_window=lambda patterns: reporter.advance(patterns * together),
         on_shortage=reporter.warn,
     )
+
+
+def _taken_later(model: Any, checkpoint: Checkpoint) -> int:
+    """Bytes that are free now, and will be a layer's that comes to the device; none where all layers stay."""
+    sizes = None if stream_of(model) is None else footprint(checkpoint, model.dtype.itemsize)
+    return 0 if sizes is None else making_bytes(sizes)
 
 
 def _windows(name: str, group: WindowGroup, weighs_keys: bool) -> list[Window]:

@@ -60,14 +60,14 @@ def _streams(text: Any) -> int:
     return int(getattr(text, "hc_mult", None) or getattr(text, "hc_count", None) or 1)
 
 
-def rows_that_fit(device: torch.device, bytes_per_row: int, processes: int = 1) -> int:
-    """How many rows a sweep may carry, at least one; ``processes`` share this machine's memory."""
-    return max(1, int(_SHARE_FOR_ROWS * process_memory(device, processes) // bytes_per_row))
+def rows_that_fit(free: int, bytes_per_row: int) -> int:
+    """How many rows a sweep may carry in ``free`` bytes of a process, at least one."""
+    return max(1, int(_SHARE_FOR_ROWS * free // bytes_per_row))
 
 
-def path_budget(device: torch.device, processes: int = 1) -> int:
-    """Bytes for keeping states of the pattern in force."""
-    return int(_SHARE_FOR_PATHS * process_memory(device, processes))
+def path_budget(free: int) -> int:
+    """Bytes for keeping states of the pattern in force, of ``free`` bytes of a process."""
+    return int(_SHARE_FOR_PATHS * free)
 
 
 def reference_budget(processes: int = 1) -> int:

@@ -138,8 +138,17 @@ def least_on_device(footprint: Footprint | None) -> int:
     """Bytes of a device without which not even one layer at a time can run; 0 where sizes are not known."""
     if footprint is None:
         return 0
-    sizes = [LayerSizes(*pair) for pair in zip(footprint.layers, footprint.plain, strict=True)]
-    return footprint.resident + min(sum(footprint.plain), _moving(sizes))
+    return footprint.resident + min(sum(footprint.plain), moving_bytes(footprint))
+
+
+def moving_bytes(footprint: Footprint) -> int:
+    """Bytes of a device for the largest layer that runs, what it is made from, and the next one as stored."""
+    return _moving([LayerSizes(*pair) for pair in zip(footprint.layers, footprint.plain, strict=True)])
+
+
+def making_bytes(footprint: Footprint) -> int:
+    """Those of them that are taken only while a layer is made, and free whenever none is there."""
+    return moving_bytes(footprint) - max(footprint.layers, default=0)
 
 
 def _moving(layers: Sequence[LayerSizes]) -> int:

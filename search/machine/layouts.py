@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ...system.console import byte_count
 from ..cost import SweepRows
 from ..estimate import ExpectedCost
-from .machine import DEQUANTISING, Machine
+from .machine import DEQUANTISING, HOST_SHARE, Machine
 
 MEMORY, SHARED_OUT, HOST, DISK = "whole on each GPU", "shared out over the GPUs", "host memory", "disk"
 COMPUTE = "compute"
-# Of the memory that is left where rows wait: as the model's evaluator shares it out.
-_SHARE_FOR_STATES = 0.25
+# Of the memory that weights leave on a GPU, for rows that wait and for kept states: as the evaluator shares it out.
+_SHARE_FOR_ROWS, _SHARE_FOR_STATES = 0.5, 0.25
 _PATHS = 4
 # Waiting is named from this share of the time on.
 _NOTEWORTHY = 0.02
@@ -26,8 +27,9 @@ class StreamedModel:
     Args:
         stored: bytes of each decoder layer as it is stored and moved.
         plain: bytes of each as it computes.
+        moving: bytes of a GPU for the largest layer that runs, what it is made from, and the next one as stored.
         resident: bytes of embedding, last norm and head, which every GPU has.
-        is_dequantised: whether layers are dequantised on the GPU, once a sweep.
+        is_dequantised: whether layers that come to the GPU are dequantised there, once a sweep.
         working: bytes that one window takes on a GPU beside the weights.
         row: bytes of a window's state between layers.
         seconds: of each layer for one window, full and shared; None where they are not known.
@@ -36,6 +38,7 @@ class StreamedModel:
 
     stored: tuple[int, ...]
     plain: tuple[int, ...]
+    moving: int
     resident: int
     is_dequantised: bool
     working: int
@@ -57,7 +60,7 @@ class Layout:
         reason: why it does not fit, or is not known to; "" where it does.
         gpu_bytes: that each GPU needs.
         host_bytes: that each node needs.
-        kept_states: layers at which a window's states are kept; None where they are at every site.
+        kept_states: layers at which a window's states are kept on its GPU; None where they are at every site.
         layer_windows: decoder-layer executions.
         sweeps: passes over the layers.
         moved_bytes: that come to each GPU in all sweeps, from wherever they lie.
@@ -100,23 +103,25 @@ def price(machine: Machine, model: StreamedModel, expected: Callable[[int | None
 def _priced(
     name: str, machine: Machine, model: StreamedModel, expected: Callable[[int | None], ExpectedCost]
 ) -> Layout:
-    gpu, host = _gpu_bytes(name, machine, model), _host_bytes(name, machine, model)
-    # How many rows pass a layer together hardly depends on how many states are kept.
-    rows = _most_rows(expected(None).sweep_rows, machine.processes)
-    parked = max(0, rows - max(0, machine.gpu_bytes - gpu) // model.row) * model.row * machine.gpus
-    kept = _kept_states(machine, model, gpu, host + parked)
+    gpu = _gpu_bytes(name, machine, model)
+    left = max(0, machine.gpu_bytes - gpu + model.working)
+    host = _host_bytes(name, machine, model) + _parked_bytes(name, machine, model, left, expected)
+    if name == HOST:
+        host = max(host, round(_host_bytes(name, machine, model) / HOST_SHARE))
+    kept = _kept_states(machine, model, left)
     cost = expected(kept)
     links = _links(name, machine)
     moved = sum(model.stored[layer] for sweep in cost.sweep_rows for layer in _layers_run(sweep) if name != MEMORY)
-    times = _times(cost.sweep_rows, machine.processes, model, sum(links.values()))
+    dequantising = [model.dequantising_seconds(layer) if name != MEMORY else 0.0 for layer in range(len(model.stored))]
+    times = _times(cost.sweep_rows, machine.processes, model, dequantising, sum(links.values()))
     waits = None
     if times is not None:
         waits = COMPUTE if times.waiting <= _NOTEWORTHY * times.total else max(links, key=links.__getitem__)
     return Layout(
         name=name,
-        reason=_reason(name, machine, gpu, host + parked),
+        reason=_reason(name, machine, gpu, host),
         gpu_bytes=gpu,
-        host_bytes=host + parked,
+        host_bytes=host,
         kept_states=kept,
         layer_windows=cost.layer_windows,
         sweeps=cost.sweeps,
@@ -128,18 +133,29 @@ def _priced(
 
 
 def _gpu_bytes(name: str, machine: Machine, model: StreamedModel) -> int:
-    """Of each GPU: its part of the layers, the layer that computes, the one that comes, and one window's work."""
-    held = {MEMORY: sum(model.stored), SHARED_OUT: -(-sum(model.stored) // machine.processes)}.get(name, 0)
-    computing = max(model.plain) if name != MEMORY or model.is_dequantised else 0
-    coming = max(model.stored) if name != MEMORY else 0
-    return held + computing + coming + model.resident + model.working
+    """Of each GPU: all layers as they compute, or its part of them and those that move; and one window's work."""
+    if name == MEMORY:
+        return sum(model.plain) + model.resident + model.working
+    part = -(-sum(model.stored) // machine.processes) if name == SHARED_OUT else 0
+    return part + model.moving + model.resident + model.working
 
 
 def _host_bytes(name: str, machine: Machine, model: StreamedModel) -> int:
-    """Of each node, without rows that wait: its part of the layers, or of two that are being read."""
+    """Of each node, without rows that wait: its part of the layers, or of the one that is being read."""
     if name == HOST:
         return -(-sum(model.stored) // machine.nodes)
-    return -(-2 * max(model.stored) // machine.nodes) if name == DISK else 0
+    return -(-max(model.stored) // machine.nodes) if name == DISK else 0
+
+
+def _parked_bytes(
+    name: str, machine: Machine, model: StreamedModel, left: int, expected: Callable[[int | None], ExpectedCost]
+) -> int:
+    """Of each node, for rows of a sweep that its GPUs have no room for; where no layer comes, few rows go together."""
+    if name == MEMORY:
+        return 0
+    # How many rows pass a layer together hardly depends on how many states are kept.
+    rows = _most_rows(expected(None).sweep_rows, machine.processes)
+    return max(0, rows - int(_SHARE_FOR_ROWS * left) // model.row) * model.row * machine.gpus
 
 
 def _links(name: str, machine: Machine) -> Mapping[str, float]:
@@ -150,18 +166,14 @@ def _links(name: str, machine: Machine) -> Mapping[str, float]:
     if name in (HOST, DISK):
         links["host link"] = machine.host_link_seconds
     if name != MEMORY and machine.processes > 1:
-        links["gather"] = machine.gather_seconds
+        links["network" if machine.gathers_over_network else "GPU links"] = machine.gather_seconds
     return links
 
 
-def _kept_states(machine: Machine, model: StreamedModel, gpu_bytes: int, host_bytes: int) -> int | None:
-    """At how many layers states are kept, in a quarter of the memory that is left; None where at all."""
+def _kept_states(machine: Machine, model: StreamedModel, left: int) -> int | None:
+    """At how many layers states are kept, in a quarter of what weights leave of a GPU; None where at all."""
     share = -(-model.windows // machine.processes)
-    if machine.host_bytes is None:
-        left, windows = machine.gpu_bytes - gpu_bytes, share
-    else:
-        left, windows = machine.host_bytes - host_bytes, share * machine.gpus
-    count = int(_SHARE_FOR_STATES * max(0, left)) // max(1, _PATHS * windows * model.row)
+    count = int(_SHARE_FOR_STATES * left) // max(1, _PATHS * share * model.row)
     return None if count >= len(model.stored) else count
 
 
@@ -196,7 +208,11 @@ class _Times:
 
 
 def _times(
-    sweeps: tuple[SweepRows, ...], processes: int, model: StreamedModel, byte_seconds: float
+    sweeps: tuple[SweepRows, ...],
+    processes: int,
+    model: StreamedModel,
+    dequantising: Sequence[float],
+    byte_seconds: float,
 ) -> _Times | None:
     """Times of all sweeps; None where those of layers are not known.
 
@@ -213,21 +229,21 @@ def _times(
         for layer, following in zip(layers, [*coming[1:], 0.0], strict=True):
             full, shared = model.seconds[layer]
             rows = sweep.full[layer] * full + sweep.shared[layer] * shared
-            dequantising = model.dequantising_seconds(layer)
-            longest = share * rows + dequantising
+            longest = share * rows + dequantising[layer]
             total += max(longest, following)
             waiting += max(0.0, following - longest)
-            working += rows / processes + dequantising
+            working += rows / processes + dequantising[layer]
     return _Times(total, waiting, working)
 
 
 def _reason(name: str, machine: Machine, gpu_bytes: int, host_bytes: int) -> str:
     if gpu_bytes > machine.gpu_bytes:
-        needed, there = (f"{size / 1e9:,.0f}" for size in (gpu_bytes, machine.gpu_bytes))
-        return f"does not fit: it needs {needed} GB on each GPU, which has {there}"
+        return (
+            f"does not fit: it needs {byte_count(gpu_bytes)} on each GPU, which has {byte_count(machine.gpu_bytes)}"
+        )
     if machine.host_bytes is None:
         return "not known to fit, as no host memory was given: add --ram" if name == HOST else ""
     if host_bytes > machine.host_bytes:
-        needed, there = (f"{size / 1e9:,.0f}" for size in (host_bytes, machine.host_bytes))
-        return f"does not fit: it needs {needed} GB of host memory, a node has {there}"
+        needed, there = byte_count(host_bytes), byte_count(machine.host_bytes)
+        return f"does not fit: it needs {needed} of host memory, a node has {there}"
     return ""

@@ -17,7 +17,7 @@ import bench_setting
 from bench_results import Book, OutOfTimeError, Row
 from bench_setting import HELD_OUT_PART, Outcome, Setting, Texts
 
-from indexcache.dsa.long.capacity import path_budget
+from indexcache.dsa.long.capacity import free_memory, path_budget
 from indexcache.dsa.model.costs import layer_costs
 from indexcache.dsa.model.evaluator import COST_WINDOWS, Evaluator
 from indexcache.dsa.model.losses import PatternLosses
@@ -277,7 +277,7 @@ def program_seconds(setting: Setting, method: Method, numbers: Sequence[int]) ->
     """How long a search of the program itself takes, its model loaded and warm."""
     ids = [setting.text.losses.ids[number].tolist() for number in numbers]
     layers, width = setting.checkpoint.site_layers, setting.checkpoint.selection_width
-    memory = PathMemory(layers, len(ids), path_budget(setting.layers.device))
+    memory = PathMemory(layers, len(ids), path_budget(free_memory(setting.layers.device)))
     losses = PatternLosses(setting.layers.model, layers, blind=width, memory=memory)
     evaluate = Evaluator(losses, {CALIBRATION: [Window(number, window) for number, window in enumerate(ids)]})
     losses.compare([setting.uniform], [Window("warm", ids[0])], keep_states=False)

@@ -5,10 +5,17 @@ import shutil
 
 import published_checkpoints
 import pytest
+import torch
 from command_lines import lines, search_arguments
 from paper_model import on_paper
 
 from indexcache.commands import estimate as estimate_command
+from indexcache.commands.job import measure
+from indexcache.commands.job.measure import Running
+from indexcache.dsa.checkpoint.config import open_checkpoint
+from indexcache.dsa.long.backends import Backends
+from indexcache.dsa.stream.footprint import footprint
+from indexcache.dsa.stream.room import Room, least_on_device
 
 
 class TestEstimate:
@@ -115,8 +122,8 @@ class TestLayouts:
         assert (host["name"], host["fits"], disk["name"], disk["fits"]) == ("host memory", True, "disk", True)
         assert [layout["fits"] for layout in others] == [False, False]
         assert all("80" in layout["reason"] for layout in others)
-        # Each layer-window takes 183 to 210 ms on one of eight GPUs, and a layer 12 ms a sweep to be dequantised.
-        rate = (8 * host["busy"] * host["seconds"] - 8 * 61 * 0.0125 * host["sweeps"]) / host["layer_windows"]
+        # Each layer-window takes 183 to 210 ms on one of eight GPUs, and a layer 45 ms a sweep to be dequantised.
+        rate = (8 * host["busy"] * host["seconds"] - 8 * 61 * 0.0449 * host["sweeps"]) / host["layer_windows"]
         assert 0.183 < rate < 0.211
         assert (host["waits_for"], disk["waits_for"]) == ("compute", "disk")
         assert disk["seconds"] > disk["sweeps"] * disk["bytes_a_sweep"] / 6e9
@@ -133,8 +140,37 @@ class TestLayouts:
             return [layout["name"] for layout in layouts if layout["fits"]]
 
         assert fitting() == ["host memory", "disk"]
-        # A 32nd of 1,484 GB, and two layers of 20 GB.
+        # A 32nd of 1,484 GB, and a layer of 20 GB as stored, made, and coming.
         assert "shared out over the GPUs" in fitting("--nodes", 4)
+
+    def test_a_gpu_that_estimate_calls_large_enough_is_enough_to_load(self, price, v32, tmp_path):
+        """What the loader asks for beside a window, of a GPU of 80 GB, which has 84.5 free."""
+        layouts = price(v32, "--gpus", "80GB", "--ram", "1TB")["layouts"]
+        disk = next(layout for layout in layouts if layout["name"] == "disk")
+        checkpoint = open_checkpoint(str(tmp_path))
+        least = least_on_device(footprint(checkpoint, 2))
+        assert disk["fits"]
+        assert least < disk["gpu_bytes"] < 80e9
+        running = Running("auto", torch.bfloat16, Room(), Backends("chunked", "sparse"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(measure, "process_memory", lambda *_: int(84.5e9))
+            patch.setattr(measure.processes, "process_device", lambda: torch.device("cuda"))
+            patch.setattr(measure, "free_memory", lambda _: int(1e12))
+            assert measure._room(checkpoint, running, 32768).device >= least
+
+    def test_sizes_of_weights_that_a_machine_does_not_use_are_told(self, run_cli, checkpoints):
+        arguments = ["--model", checkpoints["glm_moe_dsa"], "--keep", 0.5, "--gpus", "80GB", "--max-memory", "60GB"]
+        code, _, err = run_cli("estimate", *arguments)
+        assert code == 0, err
+        assert "--max-memory and --max-host-memory do nothing here" in err
+
+    def test_where_nothing_fits_what_would_help_is_told(self, run_cli, checkpoints):
+        arguments = ["--model", checkpoints["glm_moe_dsa"], "--keep", 0.5, "--gpus", "1MB", "--ram", "1TB", "-q"]
+        code, out, err = run_cli("estimate", *arguments)
+        assert code == 0, err
+        said = " ".join(out.split())
+        assert "on each GPU, which has 1 MB" in said
+        assert "nothing fits: shorter windows (--window) or GPUs with more memory would" in said
 
     def test_what_is_known_of_another_gpu_counts(self, price, v32):
         options = ["--gpus", "80GB", "--ram", "1TB", "--disk-rate", "100GB/s"]
@@ -183,6 +219,10 @@ class TestLayouts:
             (
                 ["--gpus", "80GB", "--disk-rate", "6GB"],
                 "--disk-rate is '6GB' (give bytes a second, e.g. 6GB/s or 900MB/s)",
+            ),
+            (
+                ["--gpus", "80GB", "--network-rate", "200Gb/s"],
+                "--network-rate is '200Gb/s', which is in bits (give bytes a second, an eighth of it",
             ),
             (["--gpus", "80GB", "--layer-seconds", "0.2"], "--layer-seconds is '0.2'"),
             (["--gpus", "80GB", "--layer-seconds", "0.2,-1"], "--layer-seconds is '0.2,-1'"),

@@ -30,7 +30,7 @@ def test_what_is_no_size_is_told_the_form(text):
 def test_rates():
     assert byte_rate("disk-rate", "6GB/s") == 6 * 10**9
     assert byte_rate("disk-rate", "900 MiB / s") == 900 << 20
-    for text in ("6GB", "6/s", "6Gb/h", "GB/s", ""):
+    for text in ("6GB", "6/s", "6Gb/h", "200Gb/s", "GB/s", ""):
         with pytest.raises(SettingError, match=r"--disk-rate is .*"):
             byte_rate("disk-rate", text)
 
