@@ -367,9 +367,7 @@ class PatternLosses:
         ]
         if not self._stack.anywhere(bool(unknown)):
             return
-        pieces = [
-            (tokens, piece) for _, tokens in unknown for piece in short_pieces(tokens.shape[1] - 1)
-        ]
+        pieces = [(tokens, piece) for _, tokens in unknown for piece in short_pieces(tokens.shape[1] - 1)]
         leaving = self._through_full([tokens[:, start:end] for tokens, (start, _, end) in pieces])
         for window, tokens in unknown:
             rows = torch.arange(tokens.shape[1] - 1, device=tokens.device)
@@ -377,7 +375,9 @@ class PatternLosses:
             short_losses = long_losses.clone()
             for start, first, end in short_pieces(len(rows)):
                 piece = tokens[:, start : end + 1]
-                short_losses[first:end] = self._tail.losses(next(leaving), piece, rows[first - start : end - start])
+                short_losses[first:end] = self._tail.losses(
+                    next(leaving), piece, rows[first - start : end - start]
+                )
             self._key_weights[window.name] = _weights(long_losses, short_losses, min(self.blind, len(rows)))
 
     def _through_full(self, tokens: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -72,7 +72,9 @@ class LayerCalls:
             return kept[id(value)]
 
         pairs = zip(self.kwargs, other.kwargs, strict=True)
-        kwargs = ({name: alike(value, known.get(name)) for name, value in called.items()} for called, known in pairs)
+        kwargs = (
+            {name: alike(value, known.get(name)) for name, value in called.items()} for called, known in pairs
+        )
         return LayerCalls(self.hidden, tuple(kwargs))
 
 
