@@ -289,7 +289,7 @@ def evaluator(
 
 
 def _taken_later(loaded: Loaded, length: int) -> int:
-    """Bytes that are free now, and will be a layer's that comes to the device and its work; none where all stay."""
+    """Bytes that are free now, and taken when a layer comes to the device and works; 0 where all layers stay."""
     checkpoint, size = loaded.checkpoint, loaded.model.dtype.itemsize
     sizes = None if stream_of(loaded.model) is None else footprint(checkpoint, size)
     if sizes is None:

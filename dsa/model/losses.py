@@ -228,7 +228,7 @@ class PatternLosses:
     def _enter(
         self, fields: Sequence[_Field], patterns: Sequence[Pattern], last_token: bool, parking: Parking
     ) -> tuple[list[LayerCalls], dict[int, list[_Row]]]:
-        """How the model calls its layers for each of ``fields``, and their rows by the layer that they enter first.
+        """How the model calls its layers for each of ``fields``, and rows by the layer that they enter first.
 
         One window after the other: the device may have no room for the states of all.
         """

@@ -34,8 +34,8 @@ def host_run(size: int, device: torch.device) -> torch.Tensor:
         if int(runtime.cudaHostRegister(run.data_ptr(), size, 0)) == 0:
             weakref.finalize(run.untyped_storage(), runtime.cudaHostUnregister, run.data_ptr())
         else:
-            # It is copied from all the same, only more slowly. CUDA tells this thread's next kernel of the refusal,
-            # and that one alone, so one that nobody needs is to meet it.
+            # It is copied from all the same, only more slowly. The refusal would be raised by this thread's next
+            # kernel, whatever that is, and by no other.
             with suppress(RuntimeError):
                 torch.zeros(1, device=device)
     return run
