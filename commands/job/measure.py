@@ -169,9 +169,8 @@ def _room(checkpoint: Checkpoint, running: Running, length: int) -> Room:
             of_device -= beside
     if of_host is None:
         # Where the host's memory is the device, what does not fit there comes from files.
-        free = free_memory(torch.device("cpu")) * processes.host_count() if on_gpu else 0
-        of_host = int(HOST_SHARE * free)
-    return Room(max(0, of_device), of_host)
+        of_host = int(HOST_SHARE * free_memory(torch.device("cpu"))) if on_gpu else 0
+    return Room(max(0, of_device), of_host * processes.host_count())
 
 
 def _say_what_streams(model: Any, reporter: Reporter) -> None:
@@ -269,7 +268,7 @@ def evaluator(
     width = checkpoint.selection_width
     device = processes.process_device()
     share = -(-len(windows.calibration) // together)
-    free = process_memory(device, together) - _taken_later(model, checkpoint)
+    free = max(0, process_memory(device, together) - _taken_later(loaded, windows.length))
     memory = PathMemory(checkpoint.site_layers, share, path_budget(free))
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
     rows = rows_that_fit(free, size)
@@ -289,10 +288,14 @@ def evaluator(
     )
 
 
-def _taken_later(model: Any, checkpoint: Checkpoint) -> int:
-    """Bytes that are free now, and will be a layer's that comes to the device; none where all layers stay."""
-    sizes = None if stream_of(model) is None else footprint(checkpoint, model.dtype.itemsize)
-    return 0 if sizes is None else making_bytes(sizes)
+def _taken_later(loaded: Loaded, length: int) -> int:
+    """Bytes that are free now, and taken when a layer comes to the device and works; 0 where all layers stay."""
+    checkpoint, size = loaded.checkpoint, loaded.model.dtype.itemsize
+    sizes = None if stream_of(loaded.model) is None else footprint(checkpoint, size)
+    if sizes is None:
+        return 0
+    on_gpu = processes.process_device().type == "cuda"
+    return making_bytes(sizes) + layer_bytes(checkpoint.config, length, size, loaded.running.backends, on_gpu)
 
 
 def _windows(name: str, group: WindowGroup, weighs_keys: bool) -> list[Window]:

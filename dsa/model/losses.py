@@ -207,13 +207,8 @@ class PatternLosses:
     ) -> dict[Hashable, dict[int, WindowLoss]]:
         """Runs all rows through all layers; what is to be compared finds and puts all full in ``references``."""
         memory = None if last_token else self.memory
-        calls = [self._stack.record(field.ids if last_token else field.ids[:, :-1]) for field in fields]
         parking = Parking(self._device, self._row_budget)
-        entering: dict[int, list[_Row]] = {}
-        for index, (field, call) in enumerate(zip(fields, calls, strict=True)):
-            for start, members, state in _starts(field, patterns, State(call.hidden), memory):
-                entering.setdefault(start, []).append(_Row(index, members, parking.park(state)))
-        calls = [call.without_hidden for call in calls]
+        calls, entering = self._enter(fields, patterns, last_token, parking)
         states_to_keep: list[dict[int, State]] = [{} for _ in fields]
         rows: list[_Row] = []
         for layer in self._stack.sweep(min(entering, default=len(self._stack))):
@@ -229,6 +224,23 @@ class PatternLosses:
             if memory is not None and field.kept is not None:
                 memory.keep(field.window.name, patterns[field.kept], states)
         return self._row_losses(patterns, fields, rows, parking, last_token, references)
+
+    def _enter(
+        self, fields: Sequence[_Field], patterns: Sequence[Pattern], last_token: bool, parking: Parking
+    ) -> tuple[list[LayerCalls], dict[int, list[_Row]]]:
+        """How the model calls its layers for each of ``fields``, and rows by the layer that they enter first.
+
+        One window after the other: the device may have no room for the states of all.
+        """
+        memory = None if last_token else self.memory
+        calls: list[LayerCalls] = []
+        entering: dict[int, list[_Row]] = {}
+        for index, field in enumerate(fields):
+            call = self._stack.record(field.ids if last_token else field.ids[:, :-1])
+            for start, members, state in _starts(field, patterns, State(call.hidden), memory):
+                entering.setdefault(start, []).append(_Row(index, members, parking.park(state)))
+            calls.append(call.without_hidden.sharing(calls[-1]) if calls else call.without_hidden)
+        return calls, entering
 
     def _row_losses(
         self,
@@ -249,10 +261,10 @@ class PatternLosses:
             field, hidden = fields[row.window], state.hidden
             window, reference = field.window, None
             if references is not None:
-                if not (last_token or all_full.isdisjoint(row.members)):
-                    references.setdefault(window.name, hidden)
-                    self._references.keep(window.name, hidden)
-                reference = references[window.name]
+                is_reference = not (last_token or all_full.isdisjoint(row.members))
+                if is_reference and window.name not in references:
+                    references[window.name] = self._references.keep(window.name, hidden)
+                reference = hidden if is_reference else references[window.name]
             loss = self._loss(hidden, window, field.ids, last_token, reference)
             losses[window.name] |= dict.fromkeys(row.members, loss)
         return losses
@@ -355,29 +367,33 @@ class PatternLosses:
         ]
         if not self._stack.anywhere(bool(unknown)):
             return
-        pieces = {
-            (number, piece): tokens[:, piece[0] : piece[2] + 1]
-            for number, (_, tokens) in enumerate(unknown)
-            for piece in short_pieces(tokens.shape[1] - 1)
-        }
-        leaving = self._through_full([tokens[:, :-1] for tokens in pieces.values()])
-        for number, (window, tokens) in enumerate(unknown):
+        pieces = [(tokens, piece) for _, tokens in unknown for piece in short_pieces(tokens.shape[1] - 1)]
+        leaving = self._through_full([tokens[:, start:end] for tokens, (start, _, end) in pieces])
+        for window, tokens in unknown:
             rows = torch.arange(tokens.shape[1] - 1, device=tokens.device)
             long_losses = self._tail.losses(references[window.name], tokens, rows)
             short_losses = long_losses.clone()
-            for ((of, (start, first, end)), piece), hidden in zip(pieces.items(), leaving, strict=True):
-                if of == number:
-                    short_losses[first:end] = self._tail.losses(hidden, piece, rows[first - start : end - start])
+            for start, first, end in short_pieces(len(rows)):
+                piece = tokens[:, start : end + 1]
+                short_losses[first:end] = self._tail.losses(
+                    next(leaving), piece, rows[first - start : end - start]
+                )
             self._key_weights[window.name] = _weights(long_losses, short_losses, min(self.blind, len(rows)))
 
-    def _through_full(self, tokens: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """What leaves the last layer under all full for each ``[1, tokens]``, in one sweep."""
-        calls = [self._stack.record(ids) for ids in tokens]
-        states = [State(call.hidden) for call in calls]
+    def _through_full(self, tokens: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """What leaves the last layer under all full for each ``[1, tokens]``, in order, after one sweep."""
+        parking = Parking(self._device, self._row_budget)
+        calls: list[LayerCalls] = []
+        rows: list[ParkedState] = []
+        for ids in tokens:
+            call = self._stack.record(ids)
+            rows.append(parking.park(State(call.hidden)))
+            calls.append(call.without_hidden)
         for layer in self._stack.sweep():
-            states = [self._through(layer, state, True, call) for state, call in zip(states, calls, strict=True)]
+            passing = parking.states(list(zip(calls, rows, strict=True)), lambda row: row[1])
+            rows = [parking.park(self._through(layer, state, True, call)) for (call, _), state in passing]
         self.switch.forget()
-        return [state.hidden for state in states]
+        return (state.hidden for _, state in parking.states(rows, lambda row: row))
 
     def _through_all(self, tokens: torch.Tensor, pattern: Pattern) -> torch.Tensor:
         """What leaves the last layer under ``pattern`` for ``tokens`` ``[1, tokens]``."""

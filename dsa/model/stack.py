@@ -59,6 +59,24 @@ class LayerCalls:
         """The arguments alone."""
         return LayerCalls(self.hidden.new_empty(0), self.kwargs)
 
+    def sharing(self, other: LayerCalls) -> LayerCalls:
+        """The same with tensors of ``other`` in place of equal ones: windows of one length have one mask."""
+        kept: dict[int, Any] = {}
+
+        def alike(value: Any, known: Any) -> Any:
+            if not (isinstance(value, torch.Tensor) and isinstance(known, torch.Tensor)):
+                return value
+            if id(value) not in kept:  # many layers have one mask
+                same_form = (value.shape, value.dtype) == (known.shape, known.dtype)
+                kept[id(value)] = known if same_form and torch.equal(value, known) else value
+            return kept[id(value)]
+
+        pairs = zip(self.kwargs, other.kwargs, strict=True)
+        kwargs = (
+            {name: alike(value, known.get(name)) for name, value in called.items()} for called, known in pairs
+        )
+        return LayerCalls(self.hidden, tuple(kwargs))
+
 
 class Stack:
     """The decoder layers of ``model``, callable singly.

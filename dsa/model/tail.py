@@ -55,12 +55,15 @@ class References:
         """The states ``[1, tokens, ...]`` of those of ``windows`` whose are kept, by name."""
         return {window.name: self._states[window.name] for window in windows if window.name in self._states}
 
-    def keep(self, name: Hashable, states: torch.Tensor) -> None:
-        """Keeps ``states``, if there is room."""
-        size = states.numel() * states.element_size()
-        if name not in self._states and size <= self._free:
+    def keep(self, name: Hashable, states: torch.Tensor) -> torch.Tensor:
+        """Keeps ``states``, if there is room; returns them in host memory either way."""
+        if name not in self._states:
+            size = states.numel() * states.element_size()
+            if size > self._free:
+                return states.detach().cpu()
             self._free -= size
             self._states[name] = states.detach().to("cpu", copy=True)
+        return self._states[name]
 
 
 class Tail:

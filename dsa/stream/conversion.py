@@ -126,7 +126,8 @@ class Conversion:
             for name in list(made):
                 value = self._checked(name, made.pop(name))
                 value = value.to(self.types.get(name, value.dtype))
-                yield name, value.clone() if value.untyped_storage().data_ptr() in memory else value.contiguous()
+                is_stored = value.untyped_storage().data_ptr() in memory
+                yield name, value.clone(memory_format=torch.contiguous_format) if is_stored else value.contiguous()
 
     def _checked(self, name: str, value: torch.Tensor) -> torch.Tensor:
         if tuple(value.shape) != self._shapes.get(name, tuple(value.shape)):

@@ -62,6 +62,9 @@ class Fetcher:
         on_gpu = device.type == "cuda"
         self._stream: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._free: Any = None
+        if on_gpu:
+            self._run.record_stream(self._stream)  # it may be let go while a copy into it is under way
+        self.done()  # the buffer's memory may have been another tensor's, with work on it still to be done
         self.weight_bytes = 0
         """Bytes brought to this device so far."""
 
@@ -133,8 +136,7 @@ class Fetcher:
         if part is None:
             part = self._staged(layer.layout, size, self._rank * size)
         with torch.cuda.stream(self._stream):
-            if self._free is not None:
-                self._stream.wait_event(self._free)
+            self._stream.wait_event(self._free)
             mine.copy_(part, non_blocking=True)
             copied = self._stream.record_event()
             self._gather(whole, mine)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ _READ_BYTES = 32 << 20
 
 
 class Files:
-    """The files of a checkpoint, opened when first read."""
+    """The files of a checkpoint, opened when first read, and given back when nobody reads any more."""
 
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
+        weakref.finalize(self, _give_back, self._descriptors)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="weights")
         self._bytes, self._seconds = 0, 0.0
 
@@ -55,13 +57,6 @@ class Files:
         self._seconds += time.perf_counter() - began
         self._bytes += sum(size for piece in layout.pieces for _, _, size in _parts(piece, first, len(memory)))
 
-    def close(self) -> None:
-        """Gives the files back; a later read opens them again."""
-        self._readers.shutdown()
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
-
     def _fill(self, path: Path, place: int, memory: Any) -> None:
         try:
             descriptor = self._descriptors.get(path)
@@ -81,6 +76,11 @@ class Files:
                 memory, place = memory[count:], place + count
         except OSError as error:
             raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def _give_back(descriptors: Mapping[Path, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
 
 
 def _parts(piece: Piece, first: int, size: int) -> Iterator[tuple[int, int, int]]:

@@ -27,13 +27,17 @@ def host_run(size: int, device: torch.device) -> torch.Tensor:
         run = torch.empty(size, dtype=torch.uint8)
     except (RuntimeError, MemoryError) as error:
         raise MeasurementError(
-            f"the host has no {size / 1e9:.1f} GB left for weights", hint="lower --max-host-memory"
+            f"the host has no {size / 1e9:.1f} GB left for weights and states", hint="lower --max-host-memory"
         ) from error
     if device.type == "cuda" and size:
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        # Memory that cannot be pinned is copied from all the same, only more slowly.
         if int(runtime.cudaHostRegister(run.data_ptr(), size, 0)) == 0:
             weakref.finalize(run.untyped_storage(), runtime.cudaHostUnregister, run.data_ptr())
+        else:
+            # It is copied from all the same, only more slowly. The refusal would be raised by this thread's next
+            # kernel, whatever that is, and by no other.
+            with suppress(RuntimeError):
+                torch.zeros(1, device=device)
     return run
 
 

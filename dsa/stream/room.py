@@ -15,7 +15,7 @@ class Room:
 
     Args:
         device: bytes on each process's device, resident parts, the layer that runs and the next one included.
-        host: bytes of one host's memory, for all its processes together.
+        host: bytes of the host's memory, or of all hosts' together, for all processes.
     """
 
     device: int | None = None

@@ -89,6 +89,7 @@ class Parking:
         with torch.cuda.stream(self._coming):
             for place, source in zip(places, _views(parked.host, tensors), strict=True):
                 place.copy_(source, non_blocking=True)
+                place.record_stream(self._coming)  # it may be let go before anyone has waited for the copy
             parked.event = self._coming.record_event()
         parked.state = _with(parked.meta, iter(places))
 

@@ -9,7 +9,7 @@ from random_models import build, measure
 from indexcache.dsa.model import tail as tail_module
 from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
-from indexcache.dsa.model.stack import State
+from indexcache.dsa.model.stack import Stack, State
 from indexcache.dsa.model.states.paths import PathMemory
 from indexcache.dsa.model.tail import Window
 from indexcache.evaluate import Request
@@ -160,6 +160,19 @@ def test_windows_in_one_sweep_equal_windows_one_by_one():
     together = same_model().measure(ALL_PATTERNS[::7], rows)
     alone = same_model()
     assert together == [alone.measure(ALL_PATTERNS[::7], [row])[0] for row in rows]
+
+
+def test_windows_of_one_length_have_one_mask_and_others_their_own():
+    model = build("glm_moe_dsa")
+    stack = Stack(model, PatternLosses(model, range(LAYERS)).switch.stack_name)
+
+    def masks(calls):
+        return [id(kwargs["attention_mask"]) for kwargs in calls.kwargs]
+
+    first, second, shorter = (stack.record(torch.tensor([window(*of)])) for of in ((40, 1), (40, 2), (32, 3)))
+    assert isinstance(first.kwargs[0]["attention_mask"], torch.Tensor), "the test needs a mask"
+    assert set(masks(second.sharing(first))) == set(masks(first)) != set(masks(second))
+    assert masks(shorter.sharing(first)) == masks(shorter)
 
 
 def test_blind_positions_measured_once_give_the_same_loss():

@@ -1,11 +1,18 @@
 """Rows that wait on the device while it has room, else as bytes in host memory, and come back the same."""
 
+import gc
+import weakref
+
 import pytest
 import torch
+from random_models import LAYERS, build
 
+from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.stack import State
 from indexcache.dsa.model.states import parking
-from indexcache.dsa.model.states.parking import Parking
+from indexcache.dsa.model.states.parking import ParkedState, Parking
+from indexcache.dsa.model.tail import Window
+from indexcache.pattern import Pattern
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
@@ -81,3 +88,49 @@ def test_what_the_device_has_no_room_for_waits_in_host_memory(device):
             left.append(parked.park(state))
         rows = left
     assert sum(row.host is not None for row in rows) == 4
+
+
+class CopyingParking:
+    """Rows wait as copies, as if in host memory; counts how many states there are beside the copies."""
+
+    most = parked = 0
+
+    def __init__(self, device, budget):
+        self._there = []
+
+    def _noted(self, state):
+        self._there = [reference for reference in self._there if reference() is not None]
+        self._there.append(weakref.ref(state.hidden))
+        CopyingParking.most = max(CopyingParking.most, len(self._there))
+        return state
+
+    def park(self, state):
+        CopyingParking.parked += 1
+        copies, _ = parking._emptied(self._noted(state))
+        return ParkedState(state.bytes, parking._with(state, iter([tensor.clone() for tensor in copies])))
+
+    def states(self, rows, of):
+        for row in rows:
+            copies, meta = parking._emptied(of(row).state)
+            yield row, self._noted(parking._with(meta, iter([tensor.clone() for tensor in copies])))
+
+
+def test_of_many_windows_only_the_one_that_computes_has_its_states_on_the_device(monkeypatch):
+    """Ten windows, compared with all full and with key tokens weighed: the states of no phase pile up.
+
+    Beside one that enters a layer and the one that leaves it, two that went before may not be let go yet.
+    """
+    patterns = [Pattern.all_full(LAYERS), Pattern.all_full(LAYERS).share(2)]
+    draw = torch.Generator().manual_seed(3)
+    windows = [
+        Window(number, torch.randint(0, 4000, (60,), generator=draw).tolist(), weighs_keys=True)
+        for number in range(10)
+    ]
+    expected = PatternLosses(build("glm_moe_dsa"), range(LAYERS), blind=16).compare(patterns, windows)
+    monkeypatch.setattr("indexcache.dsa.model.losses.Parking", CopyingParking)
+    gc.collect()
+    losses = PatternLosses(build("glm_moe_dsa"), range(LAYERS), blind=16)
+    assert losses.compare(patterns, windows) == expected
+    assert CopyingParking.most <= 4
+    # Embedded and from each layer: all full, once for itself and once beside the other, and two pieces a window.
+    assert CopyingParking.parked > 10 * 4 * LAYERS

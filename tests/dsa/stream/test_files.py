@@ -1,5 +1,7 @@
 """Stored tensors read into one run of bytes: whole, in parts, and from files that are not as their headers say."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -32,9 +34,7 @@ def layout(tmp_path):
 
 @pytest.fixture
 def reader():
-    reader = Files()
-    yield reader
-    reader.close()
+    return Files()
 
 
 def whole(reader, layout):
@@ -50,6 +50,19 @@ def test_a_run_holds_every_tensor_as_it_is_stored(layout, reader):
     for name, tensor in TENSORS.items():
         assert (views[name].dtype, views[name].shape) == (tensor.dtype, tensor.shape), name
         assert torch.equal(views[name].view(torch.uint8), tensor.view(torch.uint8)), name
+
+
+def test_files_are_given_back_when_nobody_reads_any_more(layout):
+    """A model whose layers all stay has no use for them once it is loaded."""
+    reader = Files()
+    whole(reader, layout)
+    descriptors = list(reader._descriptors.values())
+    assert len(descriptors) == 2
+    reader._readers.shutdown()  # a thread lets its last read go a moment after that is known to be done
+    del reader
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 def test_tensors_are_aligned_in_the_order_of_the_files_and_do_not_overlap(layout):
