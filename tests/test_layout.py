@@ -49,6 +49,7 @@ MAY_IMPORT_IN_DSA = {
     "stream": {"overrides", "checkpoint"},
     "model": {"overrides", "chunks", "caches", "checkpoint", "stream"},
     "long": {"overrides", "chunks", "caches", "checkpoint"},
+    "distil": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
     "checks": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
 }
 # And inside search, whose parts are files and folders.
@@ -66,7 +67,8 @@ MAY_IMPORT_IN_SEARCH = {
     "search": {"gate", "goal", "losses", "objective", "resamples", "sample_size", "strategies"},
     "estimate": {"cost", "goal", "search"},
     "machine": {"cost", "estimate"},
-    "plan": {"cost", "gate", "goal", "losses", "sample_size", "search", "strategies"},
+    "distilled": {"losses", "objective", "search"},
+    "plan": {"cost", "distilled", "gate", "goal", "losses", "sample_size", "search", "strategies"},
     "report": {"gate", "plan"},
     "run": {"cost", "plan", "report"},
     "export": {"plan", "stages"},

@@ -305,16 +305,17 @@ class DistilledSegment(_Section):
 
     ``divergence_before`` and ``divergence_after`` are KL(all full || pattern) of next tokens on the held-out windows,
     in nats per label, where this segment alone shares. ``written`` says whether the distilled indexer replaced the
-    old one: where the second is not the lower, the old one stays.
+    old one: where the second is not the lower, the old one stays. A site that serves itself alone is not trained:
+    its figures are None.
     """
 
     layer: Count
     last_layer: Count
     written: bool
-    learning_rate: NotNegative
+    learning_rate: NotNegative | None
     curve: list[CurvePoint]
-    divergence_before: NotNegative
-    divergence_after: NotNegative
+    divergence_before: NotNegative | None
+    divergence_after: NotNegative | None
 
 
 class DistilledLosses(_Section):
