@@ -51,6 +51,7 @@ MAY_IMPORT_IN_DSA = {
     "long": {"overrides", "chunks", "caches", "checkpoint"},
     "distil": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
     "checks": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
+    "distil": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
 }
 # And inside search, whose parts are files and folders.
 MAY_IMPORT_IN_SEARCH = {
