@@ -33,6 +33,7 @@ def strip_indexers(
     optional: Collection[int],
     config: bytes,
     on_shard: Callable[[str], None] = lambda name: None,
+    left_behind: Collection[str] = (),
 ) -> StrippedWeights:
     """Writes the checkpoint in ``source`` to ``target``, without the indexer weights of some decoder layers.
 
@@ -46,6 +47,7 @@ def strip_indexers(
         optional: layers whose indexer weights go too, if they are there.
         config: the content of the new config.json.
         on_shard: called with the name of each file before it is written.
+        left_behind: names of files of ``source`` itself that are no part of the checkpoint.
 
     Raises:
         ModelError: the weights cannot be read, or a required layer has no indexer weights.
@@ -55,7 +57,7 @@ def strip_indexers(
     omissions = _indexer_tensors(shards, required, optional)
     check_place(source, target, _size(shards, omissions))
     with finished_at_once(target) as unfinished:
-        copy_other_files(source, unfinished, without=("config.json", INDEX))
+        copy_other_files(source, unfinished, without=("config.json", INDEX, *left_behind))
         for shard in shards:
             on_shard(shard.path.name)
             _write_shard(shard, omissions, unfinished / shard.path.name)

@@ -59,6 +59,7 @@ def distilled_plan(
     training: Training,
     findings: DistilledFindings,
     confidence: float,
+    tokens_file: str,
 ) -> Plan:
     """The plan of ``model``, whose indexers were distilled for ``pattern`` from those of ``source``.
 
@@ -73,6 +74,7 @@ def distilled_plan(
         training: how the indexers were trained.
         findings: what was measured.
         confidence: of intervals.
+        tokens_file: name of the file of its tokens.
 
     Raises:
         PlanError: the parts do not agree.
@@ -98,6 +100,7 @@ def distilled_plan(
     uniform = measured_pattern(findings.uniform, findings.heldout.full, confidence)
     changed: dict[str, object] = {"model": model, "run": run, "probes": None, "distilled": record, "complete": True}
     changed["heldout"] = HeldOutRecord(baseline_loss=heldout.baseline_loss, plan=heldout.after, uniform=uniform)
+    changed["tokens"] = source.tokens.model_copy(update={"file": tokens_file})
     changed["result"] = _result(source, pattern, calibration)
     plan = source.model_copy(update=changed)
     if str(pattern) != source.result.pattern:

@@ -54,10 +54,13 @@ class ModelIdentity(_Section):
 
 
 class TokenIdentity(_Section):
-    """The tokens that were measured; ``file`` stands beside the plan."""
+    """The tokens that were measured; ``file`` stands beside the plan.
+
+    In a checkpoint's own folder it is called ``.tokens``: engines take every ``.safetensors`` there for weights.
+    """
 
     sha256: Sha256
-    file: Annotated[str, Field(pattern=r"^[\w-]+\.safetensors$")]
+    file: Annotated[str, Field(pattern=r"^[\w-]+\.(safetensors|tokens)$")]
     dataset: str
     subset: str | None
     split: str | None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, PlanStep, ProbeRecord, ProbesRecord
+from ..plan.schema import DistilledLosses, HeldOutRecord, MeasuredPattern, Plan, PlanStep, ProbeRecord, ProbesRecord
 from .certainty import interchanges, verdict
 from .words import answers, at_confidence, increase, layers, margin, nats, signed
 
@@ -59,12 +59,20 @@ def comparison_table(plan: Plan, heldout: HeldOutRecord | None) -> Table:
         Column("increase, in sample" if heldout is not None else ""),
     ]
     rows = [Row(("all full", str(plan.result.sites), f"{baseline:.4f}", "", "", "", "", ""))]
+    if plan.distilled is not None:
+        sample, lead = _with_before(sample, plan.distilled.calibration), _with_before(lead, plan.distilled.heldout)
     for name in sample | lead:
         calibration = sample.get(name) if heldout is not None else None
         alone = "" if calibration is None else signed(calibration.delta)
         cells = (name, str(plan.result.kept), *_measured(lead.get(name)), alone)
         rows.append(Row(cells, name == "this plan"))
     return Table.of(columns, rows)
+
+
+def _with_before(patterns: dict[str, MeasuredPattern], losses: DistilledLosses) -> dict[str, MeasuredPattern]:
+    """``patterns``, and after the plan's own what it was with the indexers as they were."""
+    first, *others = patterns
+    return {first: patterns[first], "before distilling": losses.before, **{name: patterns[name] for name in others}}
 
 
 def in_sample(plan: Plan) -> dict[str, MeasuredPattern]:
