@@ -11,6 +11,7 @@ import torch
 
 from ..calibrate.frozen import token_sha256
 from ..calibrate.windows import WindowRequest, Windows
+from ..dsa.checkpoint.config import Trust
 from ..dsa.checkpoint.stored.copies import check_place
 from ..dsa.checkpoint.stored.rewrite import bytes_needed
 from ..dsa.distil.collect import trainable_family
@@ -21,22 +22,25 @@ from ..dsa.long.backends import Backends
 from ..dsa.stream.room import Room
 from ..errors import GateError, IndexcacheError, ModelError, OutputError, StoppedRunError
 from ..evaluate import CALIBRATION, HELD_OUT
+from ..pattern import Pattern
 from ..search.distilled import DistilledFindings, measure_distilled, measure_segments, trainable
 from ..search.goal import Goal, Method
 from ..search.plan.distilled import Training, hold_distilled
+from ..search.plan.file import plan_file, read_plan
 from ..search.plan.schema import Plan
 from ..search.report.words import NOT_COMPLETE
 from ..system import processes
 from ..system.console import Reporter
 from ..system.files import check_writable
 from ..system.signals import Stop, check_stop
-from .distil_settings import WINDOWS_A_STEP, DistilSettings
+from .distil_settings import ROWS, STEPS, WINDOWS_A_STEP, DistilSettings, distil_settings
 from .distil_work import Work, kept_count, working_in
 from .distil_write import write
 from .job.identity import search_identity
 from .job.measure import Loaded, Running, evaluator, load, running_on
-from .job.planned import PlannedModel
+from .job.planned import PlannedModel, open_planned
 from .job.prepare import announce
+from .job.settings import room_of
 from .job.windows import ProbeRequest, build_windows, check_documents, windows_problem
 
 Places = Mapping[int, Mapping[str, StoredParameter]]
@@ -74,6 +78,61 @@ class _Lesson:
     windows: Sequence[Sequence[int]]
     dataset: str
     sha256: str
+
+
+def distill(
+    plan: str | Path,
+    out: str | Path,
+    *,
+    pattern: str | Pattern | None = None,
+    uniform: bool = False,
+    steps: int = STEPS,
+    rows: int = ROWS,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    dataset: str | None = None,
+    windows: int | None = None,
+    max_delta: float | None = None,
+    max_memory: str | None = None,
+    model: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> Plan:
+    """Distils a plan's kept indexers into a new checkpoint, as the command ``distill`` does; the new plan.
+
+    ``indexcache.load(out, out)`` is the new checkpoint under its plan.
+
+    Args:
+        plan: a plan.json with its tokens beside it, or the folder of a run.
+        out: folder of the new checkpoint, which is not there yet.
+        pattern: to distil for; the plan's if not given.
+        uniform: distil for as many indexers as the plan's, spread evenly.
+        steps: of each indexer.
+        rows: queries of each window that are learned from.
+        learning_rate: the highest; None for a short probe.
+        seed: of rows and of the windows' order; the plan's if not given.
+        dataset: text to learn from, as the command takes it; the plan's calibration windows if not given.
+        windows: how many of that text.
+        max_delta: the largest loss increase that may remain, nats per token.
+        max_memory: what weights may take on each device, such as "60GB".
+        model: where the plan's checkpoint is now, if it moved.
+        trust_remote_code: run code that the checkpoint brings.
+
+    Raises:
+        GateError: the held-out loss did not fall, or is above ``max_delta``: the checkpoint is written; or no
+            indexer became better: then nothing is.
+        IndexcacheError: one of its other kinds.
+    """
+    path = plan_file(Path(plan))
+    source = read_plan(path)
+    given = {"seed": seed, "dataset": dataset, "windows": windows, "max_delta": max_delta, "max_memory": max_memory}
+    fields = {name: value for name, value in given.items() if value is not None}
+    spelled = None if pattern is None else str(pattern)
+    settings = distil_settings(source, Path(out), spelled, uniform, steps, rows, learning_rate, fields)
+    planned = open_planned(source, None if model is None else str(model), Trust(trust_remote_code))
+    with Reporter(quiet=True) as reporter:
+        outcome = distil(planned, path, settings, room_of(fields), reporter)
+    outcome.hold()
+    return outcome.plan
 
 
 def distil(
@@ -176,11 +235,7 @@ def _distilled(
     }
     findings = _findings(planned, loaded, windows, settings, parameters, reporter)
     if not findings.written:
-        raise GateError(
-            f"distilling brought none of {len(segments)} indexers nearer to all full on held-out windows, so "
-            f"nothing is written",
-            hint="give another --lr, or more text with --dataset",
-        )
+        raise _no_nearer(len(segments))
     training = Training(
         dataset=lesson.dataset,
         windows=len(lesson.windows),
@@ -197,6 +252,15 @@ def _distilled(
         lambda: write(planned, loaded, windows, settings, training, findings, contents, work.folder, reporter)
     )
     return DistilOutcome(settings, written, settings.out / "plan.json")
+
+
+def _no_nearer(segments: int) -> GateError:
+    error = GateError(
+        f"distilling brought none of {segments} indexers nearer to all full on held-out windows: nothing is written",
+        hint="give another --lr, or more text with --dataset",
+    )
+    error.has_document = False
+    return error
 
 
 def _identity(plan: Plan, running: Running, settings: DistilSettings, lesson: _Lesson) -> dict[str, object]:

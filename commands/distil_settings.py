@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..calibrate.sources import TextSource
-from ..errors import PlanError, SettingError, WindowError
+from ..errors import OutputError, PlanError, SettingError, WindowError
 from ..pattern import Pattern
 from ..search.distilled import trainable
 from ..search.gate import Gate
 from ..search.intervals import CONFIDENCE
 from ..search.plan.cut import check_max_delta
 from ..search.plan.schema import Plan
+from ..system.files import is_there
 
 STEPS, ROWS, WINDOWS_A_STEP = 400, 128, 4
 OTHER_WINDOWS = 64
@@ -88,11 +89,14 @@ def distil_settings(
 
     Raises:
         PlanError: the plan's indexers are distilled already, or it has no windows to check them on.
+        OutputError: there is something in the folder to be written.
         SettingError: impossible values, or options that do not go together.
         PatternError: no pattern of the plan's model.
         WindowError: windows in which no indexer chooses.
     """
     _check_plan(plan)
+    if is_there(out) and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{str(out)!r} is there already and not empty", hint="give another folder with --out")
     max_delta = fields.get("max_delta")
     check_max_delta(max_delta)
     for option, value in (("--steps", steps), ("--rows", rows)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..search.report.distilled import BEFORE, distilled_segments
+from ..search.report.tables import Row, Table
 from ..search.report.words import at_confidence
 from ..system.console import new_console, print_line, print_table
 from ..system.exits import print_result
@@ -21,6 +22,19 @@ def show(outcome: DistilOutcome, as_json: bool, quiet: bool) -> None:
     print_result(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
 
 
+def _narrow(segments: Table) -> Table:
+    """Without how the training went, which the report shows."""
+    places = [
+        place
+        for place, column in enumerate(segments.columns)
+        if not column.heading.startswith(("attention", "learning"))
+    ]
+    return Table(
+        tuple(segments.columns[place] for place in places),
+        tuple(Row(tuple(row.cells[place] for place in places), row.chosen) for row in segments.rows),
+    )
+
+
 def _summary(outcome: DistilOutcome) -> None:
     plan, console = outcome.plan, new_console(stderr=True)
     distilled = plan.distilled
@@ -34,5 +48,5 @@ def _summary(outcome: DistilOutcome) -> None:
     sample = {"distilled": distilled.calibration.after, BEFORE: distilled.calibration.before}
     title = f"increase{at_confidence(patterns.values(), plan.search.confidence)}"
     print_table(console, loss_table(plan.result.sites, distilled.heldout.baseline_loss, patterns, sample, title))
-    print_table(console, printed(distilled_segments(plan)))
+    print_table(console, printed(_narrow(distilled_segments(plan))))
     print_line(console, f"report   {outcome.settings.out / 'report.html'}")

@@ -15,9 +15,9 @@ from ..search.distilled import DistilledFindings
 from ..search.plan.distilled import Training, distilled_plan
 from ..search.plan.file import write_plan
 from ..search.plan.schema import ModelIdentity, Plan
-from ..search.run.folder import CHECKPOINT_TOKENS_FILE, PLAN_FILE, write_report
+from ..search.run.folder import CHECKPOINT_TOKENS_FILE, PLAN_FILE, PLAN_FILES, write_report
 from ..system.console import Reporter
-from ..system.files import cannot_write, sync_folder, write_atomically
+from ..system.files import cannot_write, is_there, sync_folder, write_atomically
 from ..system.signals import stops_held
 from .distil_settings import DistilSettings
 from .job.identity import model_identity
@@ -48,7 +48,17 @@ def write(
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        rewrite(source.folder, source.shards, contents, folder, lambda name: reporter.doing(f"writing {name}"))
+        for name in sorted(PLAN_FILES):
+            if is_there(source.folder / name):
+                reporter.warn(f"the checkpoint's own {name} is not copied: the new plan's has its name")
+        rewrite(
+            source.folder,
+            source.shards,
+            contents,
+            folder,
+            lambda name: reporter.doing(f"writing {name}"),
+            PLAN_FILES,
+        )
         reporter.doing("hashing the new weights")
         model = _model(planned, folder, settings.out)
         plan = distilled_plan(

@@ -62,9 +62,18 @@ def shorter_window(plan: Plan) -> str:
 
 def chosen_by(plan: Plan) -> str:
     """What chose the pattern, and what that means."""
+    if plan.distilled is not None and not searched(plan):
+        return "The search did not pick this pattern: `distill` was asked for it."
     if plan.search.strategy == "dp":
         return f"Layer costs chose, {_layer_costs(plan)}: the pattern is the one with the lowest sum."
     return _OBJECTIVES.get(plan.search.objective, "")
+
+
+def searched(plan: Plan) -> bool:
+    """Whether the plan's search measured its pattern, with the indexers that it met."""
+    search = plan.search
+    known = {pattern.pattern for pattern in (*search.steps, *search.swaps, *(search.dp if search.strategy == "dp" else ()))}
+    return plan.result.pattern in known | {start.end for start in search.starts}
 
 
 def _layer_costs(plan: Plan) -> str:

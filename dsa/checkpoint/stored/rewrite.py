@@ -36,6 +36,7 @@ def rewrite(
     contents: Mapping[str, bytes],
     target: Path,
     on_shard: Callable[[str], None] = lambda name: None,
+    left_behind: Collection[str] = (),
 ) -> None:
     """Writes the checkpoint in ``source`` to the folder ``target``, with ``contents`` in the place of some tensors.
 
@@ -48,13 +49,14 @@ def rewrite(
         contents: by tensor, as many bytes as it has.
         target: an empty folder.
         on_shard: called with the name of each file before it is written.
+        left_behind: names of files of ``source`` itself that are no part of the checkpoint.
 
     Raises:
         ModelError: a tensor is not there, or has another size.
         OSError: something cannot be read or written.
     """
     _check(shards, contents)
-    copy_other_files(source, target)
+    copy_other_files(source, target, left_behind)
     for shard in shards:
         on_shard(shard.path.name)
         path = target / shard.path.name
