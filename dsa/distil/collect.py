@@ -18,7 +18,7 @@ from ..long.capacity import free_memory
 from ..long.indexers import indexer_call
 from ..model.losses import input_device
 from ..model.stack import LayerCalls, Stack, State
-from ..model.states.parking import Parking
+from ..model.states.parking import ParkedState, Parking
 from ..model.switch import Switch
 from ..overrides import Overrides
 from .rows import SiteRows, StoredRows, chosen_rows, home, pieces_of, stored_bytes
@@ -142,7 +142,8 @@ class Collection:
         sweep = self._stack.sweep()
         try:
             parking = Parking(self._device, int(_SHARE_OF_MEMORY * free_memory(self._device)))
-            calls, waiting = [], []
+            calls: list[LayerCalls] = []
+            waiting: list[tuple[int, ParkedState]] = []
             for ids in windows:
                 call = self._stack.record(torch.as_tensor([list(ids)[:-1]], device=self._device))
                 waiting.append((len(calls), parking.park(State(call.hidden))))
@@ -150,8 +151,8 @@ class Collection:
             for layer in sweep:
                 left = []
                 for (number, _), state in parking.states(waiting, lambda entry: entry[1]):
-                    state = self._through(layer, state, calls[number], rows[number], stored)
-                    left.append((number, parking.park(state)))
+                    leaving = self._through(layer, number, state, calls[number], rows[number], stored)
+                    left.append((number, parking.park(leaving)))
                 waiting = left
                 on_layer(layer)
         except (RuntimeError, MemoryError, IndexcacheError):
@@ -161,11 +162,11 @@ class Collection:
             raise
 
     def _through(
-        self, layer: int, state: State, calls: LayerCalls, rows: torch.Tensor, stored: StoredRows
+        self, layer: int, window: int, state: State, calls: LayerCalls, rows: torch.Tensor, stored: StoredRows
     ) -> State:
-        """What leaves ``layer``; stores what students need of it."""
-        site, piece = self._site_of.get(layer), self._piece_of.get(layer)
-        attention = getattr(self._stack.layers[layer], "self_attn", None)
+        """What leaves ``layer`` of a window; stores what students need of it."""
+        site = self._site_of.get(layer)
+        attention: Any = getattr(self._stack.layers[layer], "self_attn", None)
         with ExitStack() as watched:
             inputs = watched.enter_context(_watched_indexer(self._indexers.get(layer)))
             attended = watched.enter_context(watched_attention(attention))
@@ -173,14 +174,14 @@ class Collection:
             hidden, carried = self._stack.run_layer(layer, state, calls)
         if site is not None:
             self._keep_inputs(site, layer, inputs, rows, stored)
-        if piece is not None:
+        if layer in self._piece_of:
             if len(attended) != 1:
                 raise ModelError(
                     f"layer {layer} called its attention {len(attended)} times through transformers' interface, "
                     "not once",
                     hint="this release of transformers is not known here; see the versions in pyproject.toml",
                 )
-            self._add_attention(piece, mean_attention(attended[0], rows, self._budget), layer, stored)
+            self._add_attention(layer, window, mean_attention(attended[0], rows, self._budget), stored)
         return State(hidden, self._switch.selection, carried)
 
     def _keep_inputs(
@@ -202,15 +203,14 @@ class Collection:
             kept = kept._replace(positions=same.positions, position_ids=same.position_ids)
         entry.windows.append(kept)
 
-    def _add_attention(self, piece: Segment, mean: torch.Tensor, layer: int, stored: StoredRows) -> None:
-        """Adds a layer's attention to that of its piece; windows come in the same order in every layer."""
+    def _add_attention(self, layer: int, window: int, mean: torch.Tensor, stored: StoredRows) -> None:
+        """Adds a layer's attention to that of its piece."""
+        piece = self._piece_of[layer]
         parts, dtype = stored.attention[piece], torch.float32 if self._element_size > 2 else torch.bfloat16
         if layer == self._pieces[piece][0]:
-            parts.append(mean.to(self._home, dtype))
-            return
-        # The window that comes next in this layer is the one that has waited longest.
-        first = parts.pop(0)
-        parts.append((first.to(mean.device).float() + mean).to(self._home, dtype))
+            parts.append(mean.to(self._home, dtype))  # windows come in the same order in every layer
+        else:
+            parts[window] = (parts[window].to(mean.device).float() + mean).to(self._home, dtype)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class StoredRows:
         covered = sum(piece.end - piece.site for piece in pieces)
         if segment.site not in self.sites or covered != segment.end - segment.site:
             raise SettingError(
-                f"nothing is stored for an indexer at site {segment.site} that serves up to site {segment.end - 1}",
+                f"nothing is stored for an indexer that serves sites {segment.site} to {segment.end - 1}",
                 hint="collect rows for this segment",
             )
         return pieces

@@ -49,7 +49,7 @@ class IndexerInputs(NamedTuple):
 
 
 class _Projections:
-    """Stands in for the cache inside an indexer's forward, and then for its scores: takes what they are made of."""
+    """Stands in for the cache inside an indexer's forward, and takes what its scores are made of."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -59,9 +59,7 @@ class _Projections:
         self.keys = keys[0]
         return DeferredKeys(self)
 
-    def choose(
-        self, queries: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor, width: int
-    ) -> torch.Tensor:
+    def choose(self, queries: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
         self.queries, self.weights = queries[0], weights[0]
         return torch.empty((*queries.shape[:2], width), dtype=torch.int32, device=queries.device)
 

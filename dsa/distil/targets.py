@@ -1,4 +1,4 @@
-"""What an indexer is to predict: the head-averaged attention of a layer over all earlier keys, for some queries."""
+"""What an indexer is to predict: a layer's head-averaged attention over all earlier keys, for some queries."""
 
 from __future__ import annotations
 

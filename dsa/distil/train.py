@@ -1,4 +1,4 @@
-"""Trains indexers, each on its own: rows are collected, a student learns from them, its parameters are put back."""
+"""Trains indexers, each alone: rows are collected, a student learns from them, its parameters are put back."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Trained:
 
     Args:
         parameters: fp32 on the CPU, by name as in the indexer.
-        curve: pairs of a step and the mean KL divergence, in nats a row, of the steps up to it since the last pair.
+        curve: of some steps, the number and the mean KL divergence, in nats a row, since the one before.
         learning_rate: the highest, as set or probed.
     """
 
@@ -109,7 +109,7 @@ def train(
     """Trains the indexer of ``segment`` against the mean attention of the layers that it serves.
 
     The loss is KL(mean attention || softmax of the indexer's scores) over all keys up to the query. AdamW without
-    decay, gradients clipped to a norm of 1, warm-up over a tenth of the steps, then a cosine to a tenth of the rate.
+    decay, gradients clipped to a norm of 1, warm-up over a tenth of the steps, then a cosine to a tenth of it.
     The model's weights are neither read nor changed, and students of other segments have no part in it. The same
     seed gives the same parameters on the same device.
 
@@ -135,9 +135,7 @@ def train(
             curve.append((step, sum(since) / len(since)))
             since = []
         on_step(step, divergence)
-    return Trained(
-        {name: value.detach().cpu() for name, value in student.parameters.items()}, tuple(curve), rate
-    )
+    return Trained({name: value.detach().cpu() for name, value in student.parameters.items()}, tuple(curve), rate)
 
 
 def divergence(
@@ -172,7 +170,7 @@ def put(model: Any, site: int, parameters: Mapping[str, torch.Tensor]) -> Callab
     Raises:
         ModelError: names or shapes are not the indexer's.
     """
-    stack_name, indexers = find_indexers(model)
+    _, indexers = find_indexers(model)
     layer = list(indexers)[site]
     indexer = indexers[layer]
     slots = dict(indexer.named_parameters())
@@ -259,7 +257,7 @@ class _Training:
 
 
 def schedule(step: int, steps: int) -> float:
-    """The part of the highest rate that ``step`` of ``steps`` has: a tenth of them up, then a cosine to a tenth."""
+    """The part of the highest rate at ``step`` of ``steps``: a tenth of them up, then a cosine to a tenth."""
     warm = max(1, steps // 10)
     if step < warm:
         return (step + 1) / warm

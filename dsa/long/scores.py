@@ -22,9 +22,7 @@ class Chooser(Protocol):
     def total(self) -> int:
         """Keys of the whole sequence, which bounds how many are selected."""
 
-    def choose(
-        self, queries: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor, width: int
-    ) -> torch.Tensor:
+    def choose(self, queries: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
         """The selection ``[batch, queries, width]`` int32 by ``sum_h weights_h relu(queries_h . keys)``.
 
         Args:
@@ -51,9 +49,7 @@ class Scorer:
     total: int
     budget: ChunkBudget
 
-    def choose(
-        self, queries: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor, width: int
-    ) -> torch.Tensor:
+    def choose(self, queries: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
         """See ``Chooser``: in chunks of rows."""
         visible = Visibility(mask, self.first)
         chosen = queries.new_empty((*queries.shape[:2], width), dtype=torch.int32)
