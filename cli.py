@@ -306,7 +306,7 @@ def distill(
 ) -> None:
     """Train the plan's kept indexers for the layers that they serve; write a checkpoint with them, and its plan.
 
-    Nothing else of the checkpoint changes. A stopped run goes on with the same command. Prints the new plan's path.
+    Nothing else of the checkpoint changes. The same command goes on where it was stopped. Prints the plan's path.
     Exits with 1 where the held-out loss did not fall, or may exceed --max-delta.
     """
     from .commands.distil_settings import distil_settings

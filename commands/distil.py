@@ -124,7 +124,13 @@ def distill(
     """
     path = plan_file(Path(plan))
     source = read_plan(path)
-    given = {"seed": seed, "dataset": dataset, "windows": windows, "max_delta": max_delta, "max_memory": max_memory}
+    given = {
+        "seed": seed,
+        "dataset": dataset,
+        "windows": windows,
+        "max_delta": max_delta,
+        "max_memory": max_memory,
+    }
     fields = {name: value for name, value in given.items() if value is not None}
     spelled = None if pattern is None else str(pattern)
     settings = distil_settings(source, Path(out), spelled, uniform, steps, rows, learning_rate, fields)
@@ -256,7 +262,7 @@ def _distilled(
 
 def _no_nearer(segments: int) -> GateError:
     error = GateError(
-        f"distilling brought none of {segments} indexers nearer to all full on held-out windows: nothing is written",
+        f"distilling brought none of {segments} indexers nearer to all full, held out, so nothing is written",
         hint="give another --lr, or more text with --dataset",
     )
     error.has_document = False
@@ -285,7 +291,7 @@ def _trained(
     work: Work,
     reporter: Reporter,
 ) -> dict[int, Trained]:
-    """Trained indexers of all segments, by site: those of ``before``, and the others, shared out over processes."""
+    """Trained indexers of all segments, by site: those of ``before``; others are shared out over processes."""
     waiting = [segment for segment in segments if segment.site not in before]
     if not waiting:
         return dict(before)
@@ -317,7 +323,7 @@ def _findings(
     parameters: Mapping[int, Mapping[str, torch.Tensor]],
     reporter: Reporter,
 ) -> DistilledFindings:
-    """What the distilled indexers, rounded as they are stored, change: each alone, then those that stay together."""
+    """What distilled indexers, rounded as they are stored, change: each alone, then together those that stay."""
     plan, segments = planned.plan, trainable(settings.pattern)
     held_out, calibration = len(windows.heldout), plan.search.windows or len(windows.calibration)
     total = held_out * (2 * len(segments) + 4) + 3 * calibration

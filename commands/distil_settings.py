@@ -1,4 +1,4 @@
-"""What distill is asked for: the pattern, how long and from what indexers learn, where it is written, the limit."""
+"""What distill is asked for: for which pattern, how long and from what indexers learn, and the limit."""
 
 from __future__ import annotations
 

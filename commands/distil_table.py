@@ -38,13 +38,18 @@ def _narrow(segments: Table) -> Table:
 def _summary(outcome: DistilOutcome) -> None:
     plan, console = outcome.plan, new_console(stderr=True)
     distilled = plan.distilled
-    assert distilled is not None and plan.heldout is not None, "a distilled plan says so and is checked"
+    assert distilled is not None, "the plan is of a distilled checkpoint"
+    assert plan.heldout is not None, "a distilled plan is checked"
     print_line(
         console,
-        f"{plan.model.id}: {plan.result.kept} of {plan.result.sites} indexers kept and distilled; losses in nats per "
-        f"token on {plan.tokens.heldout_windows} held-out windows of {plan.tokens.window} tokens",
+        f"{plan.model.id}: {plan.result.kept} of {plan.result.sites} indexers kept and distilled; losses in nats "
+        f"per token on {plan.tokens.heldout_windows} held-out windows of {plan.tokens.window} tokens",
     )
-    patterns = {"distilled": distilled.heldout.after, BEFORE: distilled.heldout.before, "uniform": plan.heldout.uniform}
+    patterns = {
+        "distilled": distilled.heldout.after,
+        BEFORE: distilled.heldout.before,
+        "uniform": plan.heldout.uniform,
+    }
     sample = {"distilled": distilled.calibration.after, BEFORE: distilled.calibration.before}
     title = f"increase{at_confidence(patterns.values(), plan.search.confidence)}"
     print_table(console, loss_table(plan.result.sites, distilled.heldout.baseline_loss, patterns, sample, title))

@@ -1,4 +1,4 @@
-"""The folder that a distillation works in: what it is of, and every indexer that is trained, so that it goes on."""
+"""The folder that a distillation works in: what it is of, and its trained indexers, so that it goes on."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def _read(path: Path) -> Trained:
     try:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {})["trained"])
-            parameters: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            parameters: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in names}
         curve = tuple((int(step), float(divergence)) for step, divergence in described["curve"])
         return Trained(parameters, curve, float(described["learning_rate"]))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

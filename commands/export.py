@@ -38,7 +38,9 @@ def settings_for(plan: Plan, engine: str, serving: Serving, force: bool) -> Expo
         check_servable(exported)
     remarks = [] if plan.complete else [Remark("warning", NOT_COMPLETE)]
     if plan.distilled is not None:
-        remarks.append(Remark("note", f"the pattern goes with the distilled weights in {plan.model.id}, and no others"))
+        remarks.append(
+            Remark("note", f"the pattern goes with the distilled weights in {plan.model.id}, and no others")
+        )
     return replace(exported, warnings=worst_first([*remarks, *exported.warnings])) if remarks else exported
 
 

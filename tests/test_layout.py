@@ -49,7 +49,6 @@ MAY_IMPORT_IN_DSA = {
     "stream": {"overrides", "checkpoint"},
     "model": {"overrides", "chunks", "caches", "checkpoint", "stream"},
     "long": {"overrides", "chunks", "caches", "checkpoint"},
-    "distil": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
     "checks": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
     "distil": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
 }

@@ -17,8 +17,8 @@ from .swap import swapped
 class DistilledLosses(PatternLosses):
     """Measures patterns as ``PatternLosses`` does, and ``DistilledPattern``s too.
 
-    A distilled indexer stands in the place of the model's while a branch goes through its layer: so all full, which
-    everything is compared with, is that of the model as it was loaded, and layers that stream can be measured too.
+    A distilled indexer stands in the place of the model's while a branch goes through its layer. So all full,
+    which everything is compared with, is the model as it was loaded, and layers that stream can be measured too.
 
     Args:
         model: a transformers DSA model, in evaluation mode.

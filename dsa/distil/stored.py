@@ -72,7 +72,7 @@ def stored_indexers(
     if weights.pickled or isinstance(known, Foreign):
         kind = known.words if isinstance(known, Foreign) else "pickles"
         raise ModelError(
-            f"the weights of {checkpoint.model_id!r} are in {kind}, which distilled indexers are not written back to",
+            f"the weights of {checkpoint.model_id!r} are in {kind}, to which no indexers are written back",
             hint="convert the checkpoint to safetensors in bfloat16",
         )
     headers = {name: tensor for shard in weights.shards for name, tensor in shard.tensors.items()}
@@ -103,7 +103,7 @@ def _place(
     codes = headers[quantised.codes].dtype
     if quantised.encoding != "number" or codes not in FLOATS or quantised.zeros or quantised.order:
         raise ModelError(
-            f"{model_id!r} stores the indexer's {name} in {codes}, to which distilled indexers are not written back",
+            f"{model_id!r} stores the indexer's {name} in {codes}, to which no indexers are written back",
             hint="give a copy of the checkpoint whose indexers are in bfloat16 or FP8",
         )
     return StoredParameter(name, {part: headers[part] for part in quantised.stored}, quantised)

@@ -94,7 +94,7 @@ def _not_measured(plan: Plan, keep: float, kept: int, measured: list[int]) -> Pl
 
 def _fits_one_pattern(distilled: DistilledRecord) -> PlanError:
     return PlanError(
-        "the plan's indexers are distilled for its own pattern and fit no other, so no other step can be cut from it",
+        "the plan's indexers are distilled for its own pattern and fit no other: none can be cut from it",
         hint=f"cut the plan of {one_line(distilled.source)} that it was distilled from, and distill that cut",
     )
 

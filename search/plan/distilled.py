@@ -98,7 +98,13 @@ def distilled_plan(
         heldout=heldout,
     )
     uniform = measured_pattern(findings.uniform, findings.heldout.full, confidence)
-    changed: dict[str, object] = {"model": model, "run": run, "probes": None, "distilled": record, "complete": True}
+    changed: dict[str, object] = {
+        "model": model,
+        "run": run,
+        "probes": None,
+        "distilled": record,
+        "complete": True,
+    }
     changed["heldout"] = HeldOutRecord(baseline_loss=heldout.baseline_loss, plan=heldout.after, uniform=uniform)
     changed["tokens"] = source.tokens.model_copy(update={"file": tokens_file})
     changed["result"] = _result(source, pattern, calibration)
@@ -115,8 +121,8 @@ def hold_distilled(plan: Plan, gate: Gate, max_delta: float | None) -> str | Non
     before, after = distilled.heldout.before, distilled.heldout.after
     if after.delta >= before.delta:
         return (
-            f"distilling did not lower the held-out loss: it increases by {after.delta:+.5f} over all full, and by "
-            f"{before.delta:+.5f} before"
+            f"distilling did not lower the held-out loss: it increases by {after.delta:+.5f} over all full, "
+            f"and by {before.delta:+.5f} before"
         )
     if max_delta is not None and not gate.passes(after, max_delta):
         return gate.failure(after, max_delta, "--max-delta", "the distilled plan's loss")

@@ -304,9 +304,9 @@ class CurvePoint(_Section):
 
 
 class DistilledSegment(_Section):
-    """A full site's indexer, distilled for layers ``layer`` to ``last_layer``, of which the sites among them use it.
+    """The indexer of layer ``layer``, distilled for the sites from there to ``last_layer``.
 
-    ``divergence_before`` and ``divergence_after`` are KL(all full || pattern) of next tokens on the held-out windows,
+    ``divergence_before`` and ``divergence_after`` are KL(all full || pattern) of next tokens on held-out windows,
     in nats per label, where this segment alone shares. ``written`` says whether the distilled indexer replaced the
     old one: where the second is not the lower, the old one stays. A site that serves itself alone is not trained:
     its figures are None.
@@ -322,7 +322,7 @@ class DistilledSegment(_Section):
 
 
 class DistilledLosses(_Section):
-    """The plan's pattern with the source's indexers and with the distilled ones, both beside the source all full."""
+    """The plan's pattern with the source's indexers and with the distilled ones, beside the source all full."""
 
     baseline_loss: Finite
     before: MeasuredPattern
@@ -332,10 +332,10 @@ class DistilledLosses(_Section):
 class DistilledRecord(_Section):
     """How the kept indexers were distilled for the plan's pattern, and what that changed.
 
-    The plan's ``search`` is that of the source, on the source's weights. Its ``result`` is ``calibration.after``, its
-    ``heldout.plan`` is ``heldout.after``, and both, as ``heldout.uniform``, are measured from the source all full.
-    ``tokens`` of ``windows`` windows were learned from, for ``steps`` steps of ``windows_a_step`` windows and ``rows``
-    queries of each. ``learning_rate`` is what was asked for, null where each indexer's was probed.
+    The plan's ``search`` is the source's, on its weights. Its ``result`` is ``calibration.after``, its
+    ``heldout.plan`` is ``heldout.after``. Both, and ``heldout.uniform``, are measured from the source all full.
+    ``tokens`` of ``windows`` windows were learned from, for ``steps`` steps of ``windows_a_step`` windows and
+    ``rows`` queries of each. ``learning_rate`` is what was asked for, null where each indexer's was probed.
     """
 
     source: str

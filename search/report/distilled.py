@@ -15,13 +15,18 @@ def sentence(plan: Plan) -> str:
     if distilled is None:
         return ""
     written = sum(segment.written for segment in distilled.segments)
-    rate = "a learning rate probed for each" if distilled.learning_rate is None else f"rate {distilled.learning_rate:g}"
+    rate = (
+        "a learning rate probed for each"
+        if distilled.learning_rate is None
+        else f"rate {distilled.learning_rate:g}"
+    )
     return (
-        f"{written} of {len(distilled.segments)} kept indexers were trained against the mean attention of all layers "
-        f"that they serve: {distilled.steps} steps of {distilled.windows_a_step} windows and {distilled.rows} queries "
-        f"each, {rate}, on {distilled.windows} windows of {plan.tokens.window:,} tokens. "
-        f"All increases of this plan are over the model as it was, all full. "
-        "These indexers fit this pattern only. The steps and the curve of the search are those of the model as it was."
+        f"{written} of {len(distilled.segments)} kept indexers are distilled: they were trained against the mean "
+        f"attention of all layers that they serve, for {distilled.steps} steps of {distilled.windows_a_step} "
+        f"windows and {distilled.rows} queries each, {rate}, "
+        f"on {distilled.windows} windows of {plan.tokens.window:,} tokens. "
+        "All increases of this plan are over the model as it was, all full. "
+        "These indexers fit this pattern only. The search's steps and curve are those of the model as it was."
     )
 
 

@@ -44,7 +44,12 @@ def loss_curve(plan: Plan, heldout: HeldOutRecord | None = None) -> str:
     of the searched patterns is drawn beside their loss increase, which it is without the noise of labels.
     """
     sites, (searched, *baselines) = plan.result.sites, _series(plan, heldout)
-    firm = [plan.all_full, *(point for series in _distilled(plan) for point in series.points), *searched.points, *([searched.heldout] if searched.heldout else [])]
+    firm = [
+        plan.all_full,
+        *(point for series in _distilled(plan) for point in series.points),
+        *searched.points,
+        *([searched.heldout] if searched.heldout else []),
+    ]
     curves = [point for series in baselines if series.is_curve for point in series.points]
     lowest, highest = _view(firm, curves)
 

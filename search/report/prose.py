@@ -72,7 +72,10 @@ def chosen_by(plan: Plan) -> str:
 def searched(plan: Plan) -> bool:
     """Whether the plan's search measured its pattern, with the indexers that it met."""
     search = plan.search
-    known = {pattern.pattern for pattern in (*search.steps, *search.swaps, *(search.dp if search.strategy == "dp" else ()))}
+    known = {
+        pattern.pattern
+        for pattern in (*search.steps, *search.swaps, *(search.dp if search.strategy == "dp" else ()))
+    }
     return plan.result.pattern in known | {start.end for start in search.starts}
 
 

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..plan.schema import DistilledLosses, HeldOutRecord, MeasuredPattern, Plan, PlanStep, ProbeRecord, ProbesRecord
+from ..plan.schema import (
+    DistilledLosses,
+    HeldOutRecord,
+    MeasuredPattern,
+    Plan,
+    PlanStep,
+    ProbeRecord,
+    ProbesRecord,
+)
 from .certainty import interchanges, verdict
 from .words import answers, at_confidence, increase, layers, margin, nats, signed
 
@@ -72,7 +80,11 @@ def comparison_table(plan: Plan, heldout: HeldOutRecord | None) -> Table:
 def _with_before(patterns: dict[str, MeasuredPattern], losses: DistilledLosses) -> dict[str, MeasuredPattern]:
     """``patterns``, and after the plan's own what it was with the indexers as they were."""
     first, *others = patterns
-    return {first: patterns[first], "before distilling": losses.before, **{name: patterns[name] for name in others}}
+    return {
+        first: patterns[first],
+        "before distilling": losses.before,
+        **{name: patterns[name] for name in others},
+    }
 
 
 def in_sample(plan: Plan) -> dict[str, MeasuredPattern]:

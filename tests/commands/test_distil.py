@@ -34,7 +34,9 @@ def trimmed(made_once):
 
     def make(folder):
         config = json.loads((EMBEDDED / "config.json").read_text())
-        by_layer = {name: value[:LAYERS] for name, value in config.items() if isinstance(value, list) and len(value) == 16}
+        by_layer = {
+            name: value[:LAYERS] for name, value in config.items() if isinstance(value, list) and len(value) == 16
+        }
         (folder / "config.json").write_text(json.dumps(config | by_layer | {"num_hidden_layers": LAYERS}))
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(EMBEDDED / name, folder / name)
@@ -88,7 +90,12 @@ class TestCheckpoint:
         assert list(before) == list(after)
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         plan = json.loads((distilled / "plan.json").read_text())
-        of_written = {name for name in before for layer in written_layers(plan) if f"layers.{layer}.self_attn.indexer." in name}
+        of_written = {
+            name
+            for name in before
+            for layer in written_layers(plan)
+            if f"layers.{layer}.self_attn.indexer." in name
+        }
         assert changed
         assert changed <= of_written
         assert all(before[name].dtype == after[name].dtype for name in before)
@@ -257,9 +264,13 @@ class TestRefusals:
         assert (code, len(lines(err))) == (2, 1)
         assert "GiB" in err
 
-    def test_another_familys_name_is_said_before_anything_is_loaded(self, run_cli, checkpoints, text_file, tmp_path):
+    def test_another_familys_name_is_said_before_anything_is_loaded(
+        self, run_cli, checkpoints, text_file, tmp_path
+    ):
         search = ["search", "--model", checkpoints["deepseek_v4"], "--dataset", text_file, "--keep", "0.5"]
-        code, _, err = run_cli(*search, "--window", "64", "--windows", "2", "--heldout", "2", "--out", tmp_path / "run", "-q")
+        code, _, err = run_cli(
+            *search, "--window", "64", "--windows", "2", "--heldout", "2", "--out", tmp_path / "run", "-q"
+        )
         assert code == 0, err
         code, _, err = distil(run_cli, tmp_path / "run", tmp_path / "model")
         assert (code, len(lines(err))) == (2, 1)
@@ -301,10 +312,16 @@ class TestGate:
 
 def test_other_text_without_the_held_out_documents(run_cli, planned, tmp_path):
     out = tmp_path / "model"
-    code, _, err = distil(run_cli, planned, out, "--uniform", "--dataset", EMBEDDED / "calibration.jsonl", "--windows", "5")
+    code, _, err = distil(
+        run_cli, planned, out, "--uniform", "--dataset", EMBEDDED / "calibration.jsonl", "--windows", "5"
+    )
     assert code == 0, err
     distilled = read_plan(out / "plan.json").distilled
-    assert (distilled.windows, distilled.tokens, distilled.dataset) == (5, 5 * WINDOW, str(EMBEDDED / "calibration.jsonl"))
+    assert (distilled.windows, distilled.tokens, distilled.dataset) == (
+        5,
+        5 * WINDOW,
+        str(EMBEDDED / "calibration.jsonl"),
+    )
 
 
 def test_python_gives_the_same_bytes(planned, distilled, tmp_path):
@@ -313,7 +330,9 @@ def test_python_gives_the_same_bytes(planned, distilled, tmp_path):
     assert plan.model.id == str(out)
     assert (out / "model.safetensors").read_bytes() == (distilled / "model.safetensors").read_bytes()
     with pytest.raises(GateError, match="max-delta"):
-        indexcache.distill(planned, tmp_path / "other", uniform=True, steps=20, rows=32, learning_rate=0.01, max_delta=0)
+        indexcache.distill(
+            planned, tmp_path / "other", uniform=True, steps=20, rows=32, learning_rate=0.01, max_delta=0
+        )
 
 
 def test_streamed_weights_give_the_same_indexers(run_cli, planned, distilled, tmp_path):

@@ -1,4 +1,4 @@
-"""What makes a copy of a checkpoint: a place to write it, the files that go with its weights, pieces on the disk."""
+"""What copies of a checkpoint need: a place that fits, the files that go with weights, pieces on the disk."""
 
 from __future__ import annotations
 

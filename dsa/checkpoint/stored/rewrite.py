@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ....errors import ModelError
-from .copies import existing_folder, copy_other_files, pieces, write
+from .copies import copy_other_files, existing_folder, pieces, write
 from .shards import Shard
 
 
@@ -38,7 +38,7 @@ def rewrite(
     on_shard: Callable[[str], None] = lambda name: None,
     left_behind: Collection[str] = (),
 ) -> None:
-    """Writes the checkpoint in ``source`` to the folder ``target``, with ``contents`` in the place of some tensors.
+    """Writes the checkpoint in ``source`` to ``target``, with ``contents`` in the place of some tensors.
 
     Headers, and so the types, shapes and order of all tensors, stay as they are. A shard in which nothing changes
     is the same file under a second name where the disk is the same, else a copy.
@@ -70,7 +70,9 @@ def _check(shards: Sequence[Shard], contents: Mapping[str, bytes]) -> None:
     sizes = {name: tensor.size for shard in shards for name, tensor in shard.tensors.items()}
     for name, content in contents.items():
         if len(content) != sizes.get(name):
-            raise ModelError(f"tensor {name} has {sizes.get(name, 'no')} bytes in the checkpoint, not {len(content)}")
+            raise ModelError(
+                f"tensor {name} has {sizes.get(name, 'no')} bytes in the checkpoint, not {len(content)}"
+            )
 
 
 def _link(source: Path, target: Path) -> None:
