@@ -13,13 +13,16 @@ from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
     MACHINE,
+    GivenPattern,
     JsonFlag,
+    LearningRate,
     MovedModel,
     PickleFlag,
     PlanPath,
     QuietFlag,
     RecipeName,
     TrustFlag,
+    UniformFlag,
     described,
     flag,
     named,
@@ -263,12 +266,7 @@ def evaluate(
     outcome.hold()
 
 
-@app.command(
-    examples=(
-        "indexcache distill outputs/tiny/plan.json --out tiny-distilled",
-        "indexcache distill outputs/name/plan.json --uniform --out name-distilled --max-delta 0.02",
-    )
-)
+@app.command(examples=("indexcache distill outputs/tiny/plan.json --out tiny-distilled --max-delta 0.05",))
 @recipe_options(
     *(*_ROOM, "max_delta", "gate", "confidence", "windows", "seed"),
     *_TEXT,
@@ -288,17 +286,11 @@ def distill(
     plan_path: PlanPath,
     fields: dict[str, Any],
     out: Annotated[Path | None, place("Folder for the new checkpoint and its plan.", RUN)] = None,
-    pattern: Annotated[
-        str | None, described("Distill for this pattern, an F or S per site [the plan's].", SEARCH)
-    ] = None,
-    uniform: Annotated[
-        bool, flag("--uniform", "Distill for as many indexers as the plan's, spread evenly.", SEARCH)
-    ] = False,
+    pattern: GivenPattern = None,
+    uniform: UniformFlag = False,
     steps: Annotated[int, described("Training steps of each indexer, of 4 windows [400].", SEARCH)] = 400,
     rows: Annotated[int, described("Queries of a window that are learned from [128].", SEARCH)] = 128,
-    rate: Annotated[
-        str, named("--lr", "INDEXCACHE_DISTILL_LR", "Learning rate; auto probes three [auto].", SEARCH)
-    ] = "auto",
+    rate: LearningRate = "auto",
     model: MovedModel = None,
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,

@@ -23,9 +23,9 @@ from ..dsa.stream.room import Room
 from ..errors import GateError, IndexcacheError, ModelError, OutputError, StoppedRunError
 from ..evaluate import CALIBRATION, HELD_OUT
 from ..pattern import Pattern
-from ..search.distilled import DistilledFindings, measure_distilled, measure_segments, trainable
+from ..search.distil.findings import DistilledFindings, measure_distilled, measure_segments, trainable
+from ..search.distil.record import Training, hold_distilled
 from ..search.goal import Goal, Method
-from ..search.plan.distilled import Training, hold_distilled
 from ..search.plan.file import plan_file, read_plan
 from ..search.plan.schema import Plan
 from ..search.report.words import NOT_COMPLETE

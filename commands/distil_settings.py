@@ -11,7 +11,7 @@ from typing import Any
 from ..calibrate.sources import TextSource
 from ..errors import OutputError, PlanError, SettingError, WindowError
 from ..pattern import Pattern
-from ..search.distilled import trainable
+from ..search.distil.findings import trainable
 from ..search.gate import Gate
 from ..search.intervals import CONFIDENCE
 from ..search.plan.cut import check_max_delta

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..search.report.distilled import BEFORE, distilled_segments
-from ..search.report.tables import Row, Table
+from ..search.report.tables import BEFORE_DISTILLING, Row, Table, distilled_segments
 from ..search.report.words import at_confidence
 from ..system.console import new_console, print_line, print_table
 from ..system.exits import print_result
@@ -47,10 +46,10 @@ def _summary(outcome: DistilOutcome) -> None:
     )
     patterns = {
         "distilled": distilled.heldout.after,
-        BEFORE: distilled.heldout.before,
+        BEFORE_DISTILLING: distilled.heldout.before,
         "uniform": plan.heldout.uniform,
     }
-    sample = {"distilled": distilled.calibration.after, BEFORE: distilled.calibration.before}
+    sample = {"distilled": distilled.calibration.after, BEFORE_DISTILLING: distilled.calibration.before}
     title = f"increase{at_confidence(patterns.values(), plan.search.confidence)}"
     print_table(console, loss_table(plan.result.sites, distilled.heldout.baseline_loss, patterns, sample, title))
     print_table(console, printed(_narrow(distilled_segments(plan))))

@@ -11,8 +11,8 @@ from ..calibrate.windows import Windows
 from ..dsa.checkpoint.config import open_checkpoint
 from ..dsa.checkpoint.stored.rewrite import rewrite
 from ..dsa.checkpoint.stored.weights import find_weights
-from ..search.distilled import DistilledFindings
-from ..search.plan.distilled import Training, distilled_plan
+from ..search.distil.findings import DistilledFindings
+from ..search.distil.record import Training, distilled_plan
 from ..search.plan.file import write_plan
 from ..search.plan.schema import ModelIdentity, Plan
 from ..search.run.folder import CHECKPOINT_TOKENS_FILE, PLAN_FILE, PLAN_FILES, write_report

@@ -13,13 +13,14 @@ from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, ProbeRecord, Pro
 from . import prose
 from .certainty import decided_steps, least_chance, strip, strip_text
 from .checks import CheckRecord
-from .distilled import distilled_pair, distilled_segments, sentence
 from .evaluation import checks_again, checks_elsewhere
 from .figures import loss_curve, overlap_heatmap, prefill_bars
 from .prefills import PrefillRecord
 from .tables import (
     Table,
     comparison_table,
+    distilled_pair,
+    distilled_segments,
     in_sample,
     interchange_table,
     probes_table,
@@ -131,7 +132,7 @@ def _prose(plan: Plan, heldout: HeldOutRecord | None, comparison: Table) -> dict
         "chances": prose.chances(plan),
         "heldout": prose.held_out(plan, heldout),
         "columns": prose.columns(plan, comparison),
-        "distilled": sentence(plan),
+        "distilled": prose.distilled(plan),
         "probes": prose.PROBES,
         "chosen_by": prose.chosen_by(plan),
         "decided": prose.decided(plan),

@@ -84,6 +84,27 @@ def _layer_costs(plan: Plan) -> str:
     return _LAYER_COSTS.get(plan.search.surrogate or "", "under each earlier layer's selection")
 
 
+def distilled(plan: Plan) -> str:
+    """What was distilled, on what, and what the figures mean; "" where nothing was."""
+    distilled = plan.distilled
+    if distilled is None:
+        return ""
+    written = sum(segment.written for segment in distilled.segments)
+    rate = (
+        "a learning rate probed for each"
+        if distilled.learning_rate is None
+        else f"rate {distilled.learning_rate:g}"
+    )
+    return (
+        f"{written} of {len(distilled.segments)} kept indexers are distilled: they were trained against the mean "
+        f"attention of all layers that they serve, for {distilled.steps} steps of {distilled.windows_a_step} "
+        f"windows and {distilled.rows} queries each, {rate}, "
+        f"on {distilled.windows} windows of {plan.tokens.window:,} tokens. "
+        "All increases of this plan are over the model as it was, all full. "
+        "These indexers fit this pattern only. The search's steps and curve are those of the model as it was."
+    )
+
+
 def chances(plan: Plan) -> str:
     """What the chances beside the pattern are."""
     after = " Refinement came later, changed nothing, and is not in it." if plan.search.starts else ""

@@ -36,7 +36,7 @@ class TestFormats:
 
     @pytest.mark.parametrize("scales", ["F32", "BF16", "F8_E8M0", "U8"])
     def test_fp8_blocks_come_within_a_step_of_their_numbers(self, scales):
-        """E4M3 has three bits of mantissa: a number is off by 1/16 of itself at most, above the block's smallest."""
+        """E4M3 has three bits of mantissa: a number is off by 1/16 of itself, above the block's smallest."""
         values = torch.randn(10, 13) * torch.logspace(-3, 3, 13)
         rounded = block_scaled(10, 13, (4, 8), scales).rounded(values)
         peaks = values.abs().max()
@@ -46,7 +46,7 @@ class TestFormats:
             for column in range(0, 13, 8):
                 block = (slice(row, row + 4), slice(column, column + 8))
                 peak = values[block].abs().max()
-                # Below 2^-6 of 448 numbers are 2^-9 apart; a scale that is a power of 2 wastes a bit, one of bf16 some.
+                # Numbers below 2^-6 of 448 are 2^-9 apart; a power of 2 as scale wastes a bit, bf16 some.
                 allowed = (
                     values[block].abs() / 15 + peak / 448 * 2**-9 * 2 + (peak / 100 if scales == "BF16" else 0)
                 )

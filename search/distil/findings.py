@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..errors import MeasurementError
-from ..evaluate import CALIBRATION, HELD_OUT, Request
-from ..pattern import FULL, SHARED, DistilledPattern, Pattern
-from .losses import Evaluation
-from .objective import scored
-from .search import Problem
+from ...errors import MeasurementError
+from ...evaluate import CALIBRATION, HELD_OUT, Request
+from ...pattern import FULL, SHARED, DistilledPattern, Pattern
+from ..losses import Evaluation
+from ..objective import scored
+from ..search import Problem
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...pattern import Pattern
-from ..distilled import DistilledFindings, DistilledPair, trainable
 from ..gate import Gate
-from .file import check_plan
-from .record import measured_pattern
-from .schema import (
+from ..plan.file import check_plan
+from ..plan.record import measured_pattern
+from ..plan.schema import (
     CurvePoint,
     DistilledLosses,
     DistilledRecord,
@@ -22,6 +21,7 @@ from .schema import (
     Result,
     RunIdentity,
 )
+from .findings import DistilledFindings, DistilledPair, trainable
 
 
 @dataclass(frozen=True)
