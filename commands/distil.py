@@ -185,11 +185,12 @@ def _checked(planned: PlannedModel, settings: DistilSettings) -> Places:
     if out.resolve() != checkpoint.folder.resolve() and out.resolve().is_relative_to(checkpoint.folder.resolve()):
         raise OutputError(f"{str(out)!r} is inside the checkpoint", hint="give another folder with --out")
     sites = [site for site, _ in trainable(settings.pattern)]
-    places = processes.run_on_main(lambda: stored_indexers(checkpoint, planned.weights, sites))
+    weights = planned.weights  # looked for by the main process, for all
+    places = processes.run_on_main(lambda: stored_indexers(checkpoint, weights, sites))
     names = {name for of_site in places.values() for place in of_site.values() for name in place.headers}
 
     def check() -> None:
-        check_place(checkpoint.folder, out, bytes_needed(planned.weights.shards, names, out))
+        check_place(checkpoint.folder, out, bytes_needed(weights.shards, names, out))
         check_writable(settings.work, out)
 
     processes.run_on_main(check)

@@ -1,20 +1,22 @@
 """The distill command: what it writes, what it measures, what it goes on from, and what it refuses."""
 
 import json
+import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
+from children import Child, run_together
 from command_lines import lines
+from eight_bit import SETTINGS, in_eight_bits
 from random_models import EMBEDDED
 from safetensors.torch import load_file, save_file
 
 import indexcache
 from indexcache.commands import distil as distil_command
+from indexcache.commands import distil_write
 from indexcache.dsa.distil.train import Trained
 from indexcache.errors import GateError
 from indexcache.search.plan.file import read_plan
@@ -54,16 +56,17 @@ def trimmed(made_once):
 def planned(made_once, trimmed):
     """The folder of a plan for that model, by layer costs: two of six indexers stay."""
 
-    def make(out):
-        from indexcache.cli import main
+    return made_once("planned_to_distil", lambda out: search(trimmed, out))
 
-        arguments = ["search", "--model", trimmed, "--dataset", EMBEDDED / "calibration.jsonl", "--keep", "1/3"]
-        arguments += ["--strategy", "dp", "--window", WINDOW, "--windows", 6, "--heldout", 4, "--probes", 0]
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in [*arguments, "--out", out, "-q"]])
-        assert not stop.value.code, "the plan that these tests distil"
 
-    return made_once("planned_to_distil", make)
+def search(model, out):
+    from indexcache.cli import main
+
+    arguments = ["search", "--model", model, "--dataset", EMBEDDED / "calibration.jsonl", "--keep", "1/3"]
+    arguments += ["--strategy", "dp", "--window", WINDOW, "--windows", 6, "--heldout", 4, "--probes", 0]
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in [*arguments, "--out", out, "-q"]])
+    assert not stop.value.code, "the plan that these tests distil"
 
 
 @pytest.fixture(scope="session")
@@ -212,19 +215,28 @@ class TestResume:
         assert (code, len(lines(err))) == (2, 1)
         assert "distill_seed is 7" in err
 
-    @pytest.mark.reliability("R8")
-    def test_a_killed_process_leaves_nothing_that_looks_finished(self, planned, tmp_path):
+    def test_a_process_killed_at_the_end_leaves_nothing_that_looks_finished(
+        self, run_cli, planned, distilled, tmp_path
+    ):
         out = tmp_path / "model"
-        script = (
-            "import os, signal\n"
-            "from indexcache.commands import distil_write\n"
-            "distil_write.write_plan = lambda *rest: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "from indexcache.cli import main\nmain()\n"
-        )
-        command = [sys.executable, "-c", script, "distill", str(planned), "--out", str(out), "--uniform", *OPTIONS]
-        assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+
+        def killed():
+            distil_write.write_plan = lambda *rest: os.kill(os.getpid(), signal.SIGKILL)
+
+        outcome = Child(["distill", planned, "--out", out, "--uniform", *OPTIONS], tmp_path, killed).wait()
+        assert outcome.code == -signal.SIGKILL, outcome
         assert not out.exists()
         assert (tmp_path / "model.unfinished" / "distil.json").exists()
+        code, _, err = distil(run_cli, planned, out, "--uniform")
+        assert code == 0, err
+        assert (out / "model.safetensors").read_bytes() == (distilled / "model.safetensors").read_bytes()
+
+    @pytest.mark.reliability("R18")
+    def test_two_processes_share_the_indexers_and_give_the_same_bytes(self, planned, distilled, tmp_path):
+        out = tmp_path / "model"
+        outcomes = run_together(["distill", planned, "--out", out, "--uniform", *OPTIONS], tmp_path, 2)
+        assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+        assert (out / "model.safetensors").read_bytes() == (distilled / "model.safetensors").read_bytes()
 
 
 def _stop(*arguments, **options):
@@ -333,6 +345,26 @@ def test_python_gives_the_same_bytes(planned, distilled, tmp_path):
         indexcache.distill(
             planned, tmp_path / "other", uniform=True, steps=20, rows=32, learning_rate=0.01, max_delta=0
         )
+
+
+def test_fp8_indexers_are_written_back_in_fp8(run_cli, trimmed, tmp_path):
+    """What eval measures on the written FP8 numbers is what was measured before they were written."""
+    source, out = shutil.copytree(trimmed, tmp_path / "source"), tmp_path / "model"
+    stored, _ = in_eight_bits(load_file(source / "model.safetensors"))
+    save_file(stored, source / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"quantization_config": SETTINGS}))
+    search(source, tmp_path / "run")
+    code, _, err = distil(run_cli, tmp_path / "run", out, "--uniform")
+    assert code in (0, 1), err
+    plan, after = read_plan(out / "plan.json"), load_file(out / "model.safetensors")
+    changed = {
+        name for name in stored if not torch.equal(stored[name].view(torch.uint8), after[name].view(torch.uint8))
+    }
+    assert {after[name].dtype for name in changed} == {torch.float8_e4m3fn, torch.float32, torch.bfloat16}
+    assert all(".indexer." in name for name in changed)
+    _, printed, _ = run_cli("eval", out, "--json", "-q")
+    assert json.loads(printed)["plan"]["loss"] == pytest.approx(plan.heldout.plan.loss, abs=1e-5)
 
 
 def test_streamed_weights_give_the_same_indexers(run_cli, planned, distilled, tmp_path):
