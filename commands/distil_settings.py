@@ -55,7 +55,8 @@ class DistilSettings:
     @property
     def work(self) -> Path:
         """The folder beside ``out`` that a run works in until ``out`` is there."""
-        return self.out.with_name(f"{self.out.name}.unfinished")
+        place = self.out.resolve()
+        return place.with_name(f"{place.name}.unfinished")
 
 
 def learning_rate(text: str | float | None) -> float | None:
