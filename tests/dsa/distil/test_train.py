@@ -4,7 +4,6 @@ import pytest
 import torch
 from random_models import ALL_STREAM, LAYERS, build, load_streamed
 
-from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.distil.segments import Segment
 from indexcache.dsa.distil.train import RATES, Settings, collect, divergence, put, schedule, train
@@ -57,7 +56,9 @@ def test_the_same_seed_gives_the_same_parameters_whatever_else_is_collected(mode
     again = train(model, wider, SEGMENT, SETTINGS)
     assert again.curve == first.curve
     assert all(torch.equal(value, again.parameters[name]) for name, value in first.parameters.items())
-    other = train(model, stored, SEGMENT, Settings(steps=25, rows=16, windows_a_step=2, learning_rate=0.01, seed=1))
+    other = train(
+        model, stored, SEGMENT, Settings(steps=25, rows=16, windows_a_step=2, learning_rate=0.01, seed=1)
+    )
     assert other.curve != first.curve, "another seed gives another order of windows"
 
 
