@@ -17,7 +17,6 @@ from typing import Any
 
 import bench_results
 import torch
-from batched_losses import BatchedLosses, LayerStack
 from bench_results import Book, Deadline, Row, run_parts
 from bench_setting import ROOT, demo_text, read_texts, settings_of
 
@@ -26,6 +25,8 @@ from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.distil.segments import Segment, segments_of
 from indexcache.dsa.distil.train import Settings, Trained, collect, put, train
+from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.tail import Window
 from indexcache.dsa.stream.load import load_measured
 from indexcache.dsa.stream.room import Room
 from indexcache.errors import DatasetError
@@ -43,10 +44,11 @@ class DistilBench:
         torch.backends.cuda.matmul.allow_tf32 = False
         self._options, self._book = options, book
         checkpoint = open_checkpoint(options.model)
-        model = load_measured(checkpoint, find_weights(checkpoint), "float32", Room()).to(options.device)
-        self._layers, self._width = LayerStack(model, checkpoint.site_layers), checkpoint.selection_width
+        self._model = load_measured(checkpoint, find_weights(checkpoint), "float32", Room()).to(options.device)
+        self._site_layers = checkpoint.site_layers
+        self._losses = PatternLosses(self._model, self._site_layers)
         self._tokenizer = load_tokenizer(checkpoint)
-        self._sites = len(checkpoint.site_layers)
+        self._sites = len(self._site_layers)
         self._full = Pattern.all_full(self._sites)
 
     @cached_property
@@ -68,18 +70,18 @@ class DistilBench:
             raise SystemExit(f"{error}\ngive more text, or ask for fewer windows") from error
         return made.calibration.tolist(), made.group(HELD_OUT).tolist(), list(made.documents(HELD_OUT))
 
-    def _losses(self, pattern: Pattern) -> list[float]:
+    def _label_losses(self, pattern: Pattern) -> list[float]:
         """Of each held-out window, a label."""
-        _, heldout, _ = self._windows
-        losses = BatchedLosses(self._layers, heldout, self._width)
-        return [loss.loss / losses.labels for loss in losses([pattern], range(len(heldout)))[0]]
+        windows = [Window(number, ids) for number, ids in enumerate(self._windows[1])]
+        losses = self._losses.measure([pattern], windows)
+        return [loss / (self._options.window - 1) for (loss,) in losses]
 
     @cached_property
     def _original(self) -> list[float]:
-        return self._losses(self._full)
+        return self._label_losses(self._full)
 
     def _increase(self, pattern: Pattern) -> Difference:
-        pairs = zip(self._losses(pattern), self._original, strict=True)
+        pairs = zip(self._label_losses(pattern), self._original, strict=True)
         return mean_difference([after - before for after, before in pairs], self._windows[2])
 
     def _distilled(self, pattern: Pattern, segments: Sequence[Segment], steps: int) -> dict[str, Any]:
@@ -87,9 +89,9 @@ class DistilBench:
         options = self._options
         before = self._increase(pattern)
         settings = Settings(steps, options.rows, options.windows_a_step, options.rate, options.seed)
-        model, sites = self._layers.model, self._layers.site_layers
+        model = self._model
         began = time.perf_counter()
-        stored = collect(model, sites, self._windows[0], segments, settings)
+        stored = collect(model, self._site_layers, self._windows[0], segments, settings)
         collected = time.perf_counter()
         trained = {segment: train(model, stored, segment, settings) for segment in segments}
         ended = time.perf_counter()
