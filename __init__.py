@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 from .pattern import Pattern
 from .version import __version__
 
-__all__ = ["Pattern", "__version__", "apply", "load"]
+__all__ = ["Pattern", "__version__", "apply", "distill", "load"]
 
 if TYPE_CHECKING:
     from .commands.apply import apply, load
+    from .commands.distil import distill
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from .commands import apply as apply_command
 
         return getattr(apply_command, name)
+    if name == "distill":
+        from .commands import distil as distil_command
+
+        return distil_command.distill
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,13 +13,16 @@ from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
     MACHINE,
+    GivenPattern,
     JsonFlag,
+    LearningRate,
     MovedModel,
     PickleFlag,
     PlanPath,
     QuietFlag,
     RecipeName,
     TrustFlag,
+    UniformFlag,
     described,
     flag,
     named,
@@ -260,6 +263,61 @@ def evaluate(
         planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
         outcome = eval_command.evaluate(planned, path, settings, room_of(fields), reporter)
     eval_table.show(outcome, as_json)
+    outcome.hold()
+
+
+@app.command(examples=("indexcache distill outputs/tiny/plan.json --out tiny-distilled --max-delta 0.05",))
+@recipe_options(
+    *(*_ROOM, "max_delta", "gate", "confidence", "windows", "seed"),
+    *_TEXT,
+    defaults={
+        **{"confidence": "the plan's", "dataset": "the plan's calibration windows", "dataset_split": "train"},
+        **{"windows": "64", "seed": "the plan's"},
+    },
+    helps={
+        "max_delta": "exit with 1 where the loss increase may still be larger, nats per token",
+        "dataset": "learn from this text instead: local file or folder, or hub name",
+        "windows": "how many windows of that text",
+        "seed": "choice of queries and order of windows",
+        "confidence": "of intervals",
+    },
+)
+def distill(
+    plan_path: PlanPath,
+    fields: dict[str, Any],
+    out: Annotated[Path | None, place("Folder for the new checkpoint and its plan.", RUN)] = None,
+    pattern: GivenPattern = None,
+    uniform: UniformFlag = False,
+    steps: Annotated[int, described("Training steps of each indexer, of 4 windows [400].", SEARCH)] = 400,
+    rows: Annotated[int, described("Queries of a window that are learned from [128].", SEARCH)] = 128,
+    rate: LearningRate = "auto",
+    model: MovedModel = None,
+    trust_remote_code: TrustFlag = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train the plan's kept indexers for the layers that they serve; write a checkpoint with them, and its plan.
+
+    Nothing else of the checkpoint changes. The same command goes on where it was stopped. Prints the plan's path.
+    Exits with 1 where the held-out loss did not fall, or may exceed --max-delta.
+    """
+    from .commands.distil_settings import distil_settings
+    from .commands.job.settings import room_of, trust_of
+    from .search.plan.file import plan_file, read_plan
+
+    if out is None:
+        raise SettingError("--out was not given: it names the folder of the new checkpoint")
+    path = plan_file(plan_path)
+    plan = read_plan(path)
+    settings = distil_settings(plan, out, pattern, uniform, steps, rows, rate, fields)
+    with working(quiet) as reporter:
+        from .commands import distil as distil_command
+        from .commands import distil_table
+        from .commands.job.planned import open_planned
+
+        planned = open_planned(plan, model, trust_of(trust_remote_code, False))
+        outcome = distil_command.distil(planned, path, settings, room_of(fields), reporter)
+    distil_table.show(outcome, as_json, quiet)
     outcome.hold()
 
 

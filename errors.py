@@ -214,9 +214,14 @@ class MeasurementError(IndexcacheError):
 
 
 class GateError(IndexcacheError):
-    """A check that ran and failed."""
+    """A check that ran and failed.
+
+    ``has_document`` says whether ``--json`` printed what was measured before; else it prints the error.
+    """
 
     exit_code = 1
+    shared = True
+    has_document = True
 
 
 class StoppedRunError(IndexcacheError):

@@ -11,6 +11,8 @@ from .errors import PatternError, SettingError
 
 FULL = "F"
 SHARED = "S"
+DISTILLED = "D"
+"""The role of a full site that runs its distilled indexer; no pattern is spelled with it."""
 _ROUNDING = Fraction(1, 10**12)
 
 
@@ -109,6 +111,10 @@ class Pattern:
         """Whether ``site`` runs its indexer."""
         return self.roles[site] == FULL
 
+    def role(self, site: int) -> str:
+        """How ``site`` runs: its letter."""
+        return self.roles[site]
+
     def share(self, site: int) -> Pattern:
         """This pattern with the full ``site`` turned shared."""
         if not self.is_full(site):
@@ -136,6 +142,29 @@ class Pattern:
         for layer, role in zip(site_layers, self.roles, strict=True):
             letters[layer] = role
         return "".join(letters)
+
+
+@dataclass(frozen=True)
+class DistilledPattern(Pattern):
+    """A pattern some of whose full sites run distilled indexers in the place of the checkpoint's.
+
+    Args:
+        distilled: those sites.
+
+    Raises:
+        PatternError: one of them is shared.
+    """
+
+    distilled: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if shared := sorted(site for site in self.distilled if not self.is_full(site)):
+            raise PatternError(f"site {shared[0]} of the pattern is shared, and so runs no distilled indexer")
+
+    def role(self, site: int) -> str:
+        """How ``site`` runs: its letter, or ``DISTILLED``."""
+        return DISTILLED if site in self.distilled else super().role(site)
 
 
 def indexer_types(layer_pattern: str) -> list[str]:

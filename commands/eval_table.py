@@ -39,7 +39,7 @@ def eval_table(outcome: EvalOutcome) -> None:
     if probes is not None:
         number = probes.scores.all.probes
         print_line(console, f"{number} probes of {outcome.length} tokens: nats per answer token, share predicted")
-        print_table(console, _printed(probes_table(probes.scores, settings.gate.confidence)))
+        print_table(console, printed(probes_table(probes.scores, settings.gate.confidence)))
     if check.passed:
         print_line(console, f"passed: at most {check.max_delta:g} was allowed")
     if probes is not None and probes.passed:
@@ -50,8 +50,8 @@ def _kind(outcome: EvalOutcome) -> str:
     return "unseen" if outcome.settings.text is not None else GROUP_TITLES[outcome.settings.group]
 
 
-def _printed(content: Table) -> rich.table.Table:
-    """A table of the report for the terminal."""
+def printed(content: Table) -> rich.table.Table:
+    """A table of the report, for the terminal."""
     table = rich.table.Table(box=box.SIMPLE_HEAD)
     for column in content.columns:
         table.add_column(column.heading, justify="left" if column.names else "right", no_wrap=True)

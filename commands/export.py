@@ -17,6 +17,7 @@ from ..search.export.settings import Export, check_servable, edited_config, expo
 from ..search.export.support import Serving
 from ..search.plan.schema import Plan
 from ..search.report.words import NOT_COMPLETE
+from ..search.run.folder import PLAN_FILES
 from ..system.console import Reporter
 from ..system.exits import print_result
 from ..system.files import write_atomically
@@ -35,9 +36,12 @@ def settings_for(plan: Plan, engine: str, serving: Serving, force: bool) -> Expo
     exported = export(plan, engine, serving)
     if not force:
         check_servable(exported)
-    if plan.complete:
-        return exported
-    return replace(exported, warnings=worst_first([Remark("warning", NOT_COMPLETE), *exported.warnings]))
+    remarks = [] if plan.complete else [Remark("warning", NOT_COMPLETE)]
+    if plan.distilled is not None:
+        remarks.append(
+            Remark("note", f"the pattern goes with the distilled weights in {plan.model.id}, and no others")
+        )
+    return replace(exported, warnings=worst_first([*remarks, *exported.warnings])) if remarks else exported
 
 
 def write(
@@ -118,6 +122,8 @@ def write_stripped(planned: PlannedModel, exported: Export, folder: Path, report
         plan.model.shared_layers,
         content,
         lambda name: reporter.doing(f"writing {name}"),
+        # The plan of a distilled checkpoint stands in its folder, and is not that of the stripped one.
+        () if plan.distilled is None else PLAN_FILES,
     )
     reporter.say(f"left out {stripped.tensors} tensors of {stripped.size:,} bytes")
     return folder

@@ -121,6 +121,8 @@ class Reporter:
         self._is_guess = guessed
         self._total, self._done, self._earlier, self._activity = total, 0, 0, unit
         self._start = self._clock()
+        if self._bar is not None:
+            self._bar.stop()
         if not self._quiet and self._console.is_terminal:
             self._bar = _Bar(self._console)
             self._bar.add_task(unit, total=total)

@@ -169,7 +169,7 @@ def _fail(error: IndexcacheError, as_json: bool) -> int:
             print(f"error in process {os.environ.get('RANK', '')}: {error.line()}", file=sys.stderr, flush=True)
         if prints:
             print(wrapped(f"error: {error.line()}", sys.stderr), file=sys.stderr, flush=True)
-    if prints and as_json and not isinstance(error, GateError):
+    if prints and as_json and not (isinstance(error, GateError) and error.has_document):
         try:
             print(json.dumps(error.as_json(), indent=2), flush=True)
         except OSError:

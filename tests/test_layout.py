@@ -50,6 +50,7 @@ MAY_IMPORT_IN_DSA = {
     "model": {"overrides", "chunks", "caches", "checkpoint", "stream"},
     "long": {"overrides", "chunks", "caches", "checkpoint"},
     "checks": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
+    "distil": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},
 }
 # And inside search, whose parts are files and folders.
 MAY_IMPORT_IN_SEARCH = {
@@ -67,6 +68,7 @@ MAY_IMPORT_IN_SEARCH = {
     "estimate": {"cost", "goal", "search"},
     "machine": {"cost", "estimate"},
     "plan": {"cost", "gate", "goal", "losses", "sample_size", "search", "strategies"},
+    "distil": {"gate", "losses", "objective", "plan", "search"},
     "report": {"gate", "plan"},
     "run": {"cost", "plan", "report"},
     "export": {"plan", "stages"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...dsa.checkpoint.dtypes import compute_dtype, dtype_name
 from ...dsa.checkpoint.load import device_kinds
 from ...dsa.checkpoint.stored.weights import StoredWeights
 from ...dsa.checks.selfcheck import check_backends, check_tokens
+from ...dsa.distil.losses import DistilledLosses
 from ...dsa.long.backends import Backends, choose, install
 from ...dsa.long.capacity import (
     check_fits,
@@ -254,7 +255,11 @@ def check_positions(checkpoint: Checkpoint, length: int, subject: str, hint: str
 
 
 def evaluator(
-    loaded: Loaded, windows: Windows, reporter: Reporter, key_groups: Collection[str] = (HELD_OUT,)
+    loaded: Loaded,
+    windows: Windows,
+    reporter: Reporter,
+    key_groups: Collection[str] = (HELD_OUT,),
+    distilled: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
 ) -> Evaluator:
     """Measures patterns on ``windows``, keeping as many states as the free memory allows.
 
@@ -263,24 +268,28 @@ def evaluator(
         windows: of all groups.
         reporter: told of progress.
         key_groups: whose windows' loss on key tokens is measured too, which takes two more passes a window.
+        distilled: parameters of distilled indexers by site, which a ``DistilledPattern`` runs; no states are kept
+            then.
     """
     checkpoint, model, together = loaded.checkpoint, loaded.model, processes.process_count()
     width = checkpoint.selection_width
     device = processes.process_device()
-    share = -(-len(windows.calibration) // together)
     free = max(0, process_memory(device, together) - _taken_later(loaded, windows.length))
-    memory = PathMemory(checkpoint.site_layers, share, path_budget(free))
     size = row_bytes(checkpoint.config, windows.length, model.dtype.itemsize, width)
     rows = rows_that_fit(free, size)
+    settings: dict[str, Any] = {
+        "blind": width,
+        "reference_budget": reference_budget(together),
+        "row_budget": rows * size,
+    }
+    if distilled is not None:
+        losses: PatternLosses = DistilledLosses(model, checkpoint.site_layers, distilled, **settings)
+    else:
+        share = -(-len(windows.calibration) // together)
+        memory = PathMemory(checkpoint.site_layers, share, path_budget(free))
+        losses = PatternLosses(model, checkpoint.site_layers, memory=memory, **settings)
     return Evaluator(
-        PatternLosses(
-            model,
-            checkpoint.site_layers,
-            blind=width,
-            memory=memory,
-            reference_budget=reference_budget(together),
-            row_budget=rows * size,
-        ),
+        losses,
         {name: _windows(name, group, name in key_groups) for name, group in windows.groups.items()},
         loaded.running.max_rows or rows,
         on_window=lambda patterns: reporter.advance(patterns * together),

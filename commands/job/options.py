@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, field_hints, option_name, option_of, with_options
+from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, SEARCH, field_hints, option_name, option_of, with_options
 from ...search.export.engines import ENGINES as _ENGINES
 
 ENGINES = "{} or {}".format(", ".join([*_ENGINES][:-1]), [*_ENGINES][-1])
@@ -79,6 +79,15 @@ PickleFlag = Annotated[
 RecipeName = Annotated[str | None, described("YAML recipe: a file, or a name such as tiny.", RUN)]
 PlanPath = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
+]
+GivenPattern = Annotated[
+    str | None, described("Distill for this pattern, an F or S per site [the plan's].", SEARCH)
+]
+UniformFlag = Annotated[
+    bool, flag("--uniform", "Distill for as many indexers as the plan's, spread evenly.", SEARCH)
+]
+LearningRate = Annotated[
+    str, named("--lr", "INDEXCACHE_DISTILL_LR", "Learning rate; auto probes three [auto].", SEARCH)
 ]
 MovedModel = Annotated[str | None, described("Where the plan's checkpoint is now, if it moved.", MODEL)]
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ...errors import ModelError, OutputError
+from ...errors import ModelError
+from .stored.copies import check_place, copy_other_files, finished_at_once, pieces, write
 from .stored.shards import INDEX, WHOLE, Shard, read_shards, weight_files
 
-_PIECE = 1 << 24
 # The decoder's own layers; a multi-token-prediction layer has another prefix or an id beyond them.
 _INDEXER = re.compile(r"(?:(?:model|language_model|text_model)\.)*layers\.(\d+)\.(?:.+\.)?indexer\..+")
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,7 @@ def strip_indexers(
     optional: Collection[int],
     config: bytes,
     on_shard: Callable[[str], None] = lambda name: None,
+    left_behind: Collection[str] = (),
 ) -> StrippedWeights:
     """Writes the checkpoint in ``source`` to ``target``, without the indexer weights of some decoder layers.
 
@@ -50,6 +47,7 @@ def strip_indexers(
         optional: layers whose indexer weights go too, if they are there.
         config: the content of the new config.json.
         on_shard: called with the name of each file before it is written.
+        left_behind: names of files of ``source`` itself that are no part of the checkpoint.
 
     Raises:
         ModelError: the weights cannot be read, or a required layer has no indexer weights.
@@ -57,27 +55,15 @@ def strip_indexers(
     """
     shards = read_shards(source, weight_files(source, str(source)))
     omissions = _indexer_tensors(shards, required, optional)
-    _check_place(source, target, shards, omissions)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.unfinished-"))
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    try:
-        _copy_other_files(source, unfinished)
+    check_place(source, target, _size(shards, omissions))
+    with finished_at_once(target) as unfinished:
+        copy_other_files(source, unfinished, without=("config.json", INDEX, *left_behind))
         for shard in shards:
             on_shard(shard.path.name)
             _write_shard(shard, omissions, unfinished / shard.path.name)
         result = _result(shards, omissions)
         _write_index(source, unfinished, omissions, result)
-        _write(unfinished / "config.json", iter([config]))
-        _share_mode(unfinished)
-        # The folder gets its name last: whoever finds it finds all of it.
-        unfinished.replace(target)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        write(unfinished / "config.json", iter([config]))
     return result
 
 
@@ -98,44 +84,9 @@ def _indexer_tensors(shards: list[Shard], required: Collection[int], optional: C
     return omissions
 
 
-def _check_place(source: Path, target: Path, shards: list[Shard], omissions: set[str]) -> None:
-    """Refuses a folder in use, and a disk that is too small, before anything is written."""
-    if target.resolve() == source.resolve():
-        raise OutputError(f"{str(target)!r} is the checkpoint itself", hint="give another folder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputError(f"{str(target)!r} is there already and not empty", hint="give another folder")
-    existing = next(folder for folder in (target, *target.absolute().parents) if folder.exists())
-    needed = sum(shard.tensors[name].size for shard in shards for name in shard.tensors if name not in omissions)
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise OutputError(
-            f"{str(target)!r} needs {needed / 2**30:.1f} GiB, but the disk has {free / 2**30:.1f} GiB left",
-            hint="give a folder on another disk",
-        )
-
-
-def _unwritable(target: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{str(target)!r} cannot be written: {error.strerror or error}", hint="nothing was left there"
-    )
-
-
-def _other_files(source: Path) -> Iterator[Path]:
-    """Everything that goes with the weights: tokenizer, code, templates; nothing hidden, no other weights."""
-    for folder, names, files in os.walk(source):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and not name.endswith(_WEIGHTS):
-                path = Path(folder, name)
-                if path not in (source / "config.json", source / INDEX):
-                    yield path
-
-
-def _copy_other_files(source: Path, target: Path) -> None:
-    for path in _other_files(source):
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+def _size(shards: list[Shard], omissions: set[str]) -> int:
+    """Bytes of the tensors that stay."""
+    return sum(shard.tensors[name].size for shard in shards for name in shard.tensors if name not in omissions)
 
 
 def _write_shard(shard: Shard, omissions: set[str], path: Path) -> None:
@@ -155,20 +106,13 @@ def _write_shard(shard: Shard, omissions: set[str], path: Path) -> None:
     encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     encoded += b" " * (-len(encoded) % 8)  # data begins at a multiple of 8 bytes, as safetensors writes it
     with shard.path.open("rb") as file:
-        _write(path, _shard_content(shard, names, encoded, file))
+        write(path, _shard_content(shard, names, encoded, file))
 
 
 def _shard_content(shard: Shard, names: list[str], header: bytes, file: BinaryIO) -> Iterator[bytes]:
     yield len(header).to_bytes(8, "little") + header
     for name in names:
-        file.seek(shard.data + shard.tensors[name].start)
-        rest = shard.tensors[name].size
-        while rest:
-            piece = file.read(min(rest, _PIECE))
-            if not piece:
-                raise OSError(f"{shard.path.name} ended while it was read")
-            rest -= len(piece)
-            yield piece
+        yield from pieces(file, shard.data + shard.tensors[name].start, shard.tensors[name].size)
 
 
 def _result(shards: list[Shard], omissions: set[str]) -> StrippedWeights:
@@ -188,19 +132,4 @@ def _write_index(source: Path, folder: Path, omissions: set[str], result: Stripp
         for name, less in (("total_size", result.size), ("total_parameters", result.parameters)):
             if isinstance(totals.get(name), int):
                 totals[name] -= less
-    _write(folder / INDEX, iter([json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"]))
-
-
-def _write(path: Path, pieces: Iterator[bytes]) -> None:
-    with path.open("wb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _share_mode(folder: Path) -> None:
-    """mkdtemp makes folders private; a checkpoint is for everyone the umask lets read."""
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)
+    write(folder / INDEX, iter([json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"]))

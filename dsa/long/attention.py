@@ -131,6 +131,24 @@ def sparse_attention(
     return out, None
 
 
+def logit_factors(module: Any, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries and keys whose products are a layer's logits, not scaled yet, whichever attention it runs.
+
+    Args:
+        module: the attention layer.
+        query: ``[batch, heads, queries, nope + rope]``.
+        key: as the attention function got it: ``[batch, heads, keys, nope + rope]``, or latent keys
+            ``[batch, 1, keys, rank + rope]`` where ``SparseAttention`` is installed.
+
+    Returns:
+        ``[batch, heads, queries, dim]``, and ``[batch, heads or 1, keys, dim]``.
+    """
+    if not isinstance(module.expand_kv, _LatentKeys):
+        return query, key
+    layer = _LayerProjections(module, query.dtype, query.device, 1.0, None)
+    return torch.cat(layer.absorbed(query), dim=-1), key
+
+
 class _LayerProjections:
     """What is the same for all sequences of a call: projections, scale, sinks."""
 

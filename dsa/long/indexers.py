@@ -19,8 +19,8 @@ from .scores import DeferredKeys, Scorer, mark_distinct
 # Rows whose projections are made together; queries take heads x dim values each.
 ROWS = 4096
 # Arguments of an indexer's forward. These three have a row for each query.
-_BY_ROW = ("hidden_states", "q_resid", "position_ids")
-_KNOWN = frozenset((*_BY_ROW, "position_embeddings", "attention_mask"))
+BY_ROW = ("hidden_states", "q_resid", "position_ids")
+_KNOWN = frozenset((*BY_ROW, "position_embeddings", "attention_mask"))
 _NEEDED = ("hidden_states", "position_embeddings", "attention_mask")
 
 
@@ -44,7 +44,7 @@ class ChunkedIndexers:
         self._budget = budget
         _, indexers = find_indexers(model)
         for module in indexers.values():
-            _call_of(module.forward)  # refused before anything is overridden
+            indexer_call(module.forward)  # refused before anything is overridden
         self._overrides = Overrides()
         for module in indexers.values():
             # Offloaded weights are fetched for each call, so that all rows' projections are made in one.
@@ -57,7 +57,7 @@ class ChunkedIndexers:
         self._overrides.undo()
 
     def _forward(self, rows: int, stock_forward: Callable[..., Any]) -> Callable[..., Any]:
-        call = _call_of(stock_forward)
+        call = indexer_call(stock_forward)
 
         @torch.no_grad()
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -100,7 +100,7 @@ class ChunkedIndexers:
         return mark_distinct(selection)
 
 
-def _call_of(stock_forward: Callable[..., Any]) -> CacheArgument:
+def indexer_call(stock_forward: Callable[..., Any]) -> CacheArgument:
     """An indexer's signature, where it is one that can be called in chunks.
 
     Raises:
@@ -154,7 +154,7 @@ class _KeyCollector:
 def _arguments_of_rows(arguments: dict[str, Any], rows: slice) -> dict[str, Any]:
     """An indexer's arguments for the queries of ``rows``, which see no key after themselves."""
     part = dict(arguments)
-    for name in _BY_ROW:
+    for name in BY_ROW:
         if part.get(name) is not None:
             part[name] = part[name][:, rows]
     part["position_embeddings"] = tuple(table[:, rows] for table in arguments["position_embeddings"])

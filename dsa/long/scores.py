@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
@@ -13,6 +13,24 @@ from torch.nn import functional
 from ..chunks import ChunkBudget
 from . import kernels
 from .masks import Visibility
+
+
+class Chooser(Protocol):
+    """What is done with the scores that an indexer's own forward describes."""
+
+    @property
+    def total(self) -> int:
+        """Keys of the whole sequence, which bounds how many are selected."""
+
+    def choose(self, queries: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
+        """The selection ``[batch, queries, width]`` int32 by ``sum_h weights_h relu(queries_h . keys)``.
+
+        Args:
+            queries: ``[batch, queries, heads, dim]``.
+            weights: ``[batch, queries, heads]``, scales included.
+            mask: ``[batch, queries, keys]`` or compact, for ``Visibility``.
+            width: how many keys are selected.
+        """
 
 
 @dataclass(frozen=True)
@@ -31,17 +49,28 @@ class Scorer:
     total: int
     budget: ChunkBudget
 
+    def choose(self, queries: torch.Tensor, weights: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
+        """See ``Chooser``: in chunks of rows."""
+        visible = Visibility(mask, self.first)
+        chosen = queries.new_empty((*queries.shape[:2], width), dtype=torch.int32)
+        for batch in range(len(chosen)):
+            select_tokens(
+                queries[batch], self.keys[batch], weights[batch],
+                visible, batch, self.first, chosen[batch], self.budget,
+            )  # fmt: skip
+        return chosen
+
 
 class DeferredKeys:
     """Stands in for the keys inside an indexer's own forward, which then only describes its scores.
 
     Transformers' indexers compute ``topk(sum_h w_h relu(q_h . k))`` over whole sequences, which takes
     ``[tokens, heads, tokens]`` values. Given this instead of the keys, the same code calls the few
-    operations below, and the last of them computes the choice in chunks. The projections, rotary
+    operations below, and the last of them leaves the choice to a ``Chooser``. The projections, rotary
     embeddings and scales are the model's own in every family; an operation not foreseen here raises.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Chooser) -> None:
         self._scorer = scorer
 
     def transpose(self, *dims: int) -> DeferredKeys:
@@ -75,7 +104,7 @@ class _HeadScores:
     """``scale * queries . keys`` per head, ``[batch, queries, heads, keys]``, not computed."""
 
     queries: torch.Tensor
-    scorer: Scorer
+    scorer: Chooser
     scale: float = 1.0
     rectified: bool = False
 
@@ -106,7 +135,7 @@ class _IndexScores:
 
     queries: torch.Tensor
     weights: torch.Tensor
-    scorer: Scorer
+    scorer: Chooser
     mask: torch.Tensor | None = None
 
     def squeeze(self, dim: int) -> _IndexScores:
@@ -125,15 +154,7 @@ class _IndexScores:
     def topk(self, width: int, dim: int) -> SimpleNamespace:
         if self.mask is None:
             raise TypeError("the indexer selects among scores that it has not masked")
-        scorer = self.scorer
-        visible = Visibility(self.mask, scorer.first)
-        chosen = self.queries.new_empty((*self.queries.shape[:2], width), dtype=torch.int32)
-        for batch in range(len(chosen)):
-            select_tokens(
-                self.queries[batch], scorer.keys[batch], self.weights[batch],
-                visible, batch, scorer.first, chosen[batch], scorer.budget,
-            )  # fmt: skip
-        return SimpleNamespace(indices=chosen)
+        return SimpleNamespace(indices=self.scorer.choose(self.queries, self.weights, self.mask, width))
 
 
 def select_tokens(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...evaluate import WindowLoss
-from ...pattern import Pattern
+from ...pattern import FULL, SHARED, Pattern
 from .objectives import key_weights, short_pieces
 from .stack import LayerCalls, Stack, State
 from .states.parking import ParkedState, Parking
@@ -216,8 +216,8 @@ class PatternLosses:
             for row, state in parking.states([*rows, *entering.pop(layer, [])], lambda row: row.state):
                 if memory is not None and fields[row.window].kept in row.members and memory.wants(layer, state):
                     states_to_keep[row.window][layer] = state
-                for full, members in self._split(layer, row.members, patterns):
-                    left = self._through(layer, state, full, calls[row.window])
+                for role, members in self._split(layer, row.members, patterns):
+                    left = self._through(layer, state, role, calls[row.window])
                     leaving.append(_Row(row.window, members, parking.park(left)))
             rows = leaving
         for field, states in zip(fields, states_to_keep, strict=True):
@@ -284,7 +284,7 @@ class PatternLosses:
         selections: list[list[Any]] = [[] for _ in windows]
         for layer in self._stack.sweep():
             for number, call in enumerate(calls):
-                states[number] = self._through(layer, states[number], True, call)
+                states[number] = self._through(layer, states[number], FULL, call)
                 if layer in self._site_of:
                     selections[number].append(keep(states[number].selection))
         self.switch.forget()
@@ -317,21 +317,24 @@ class PatternLosses:
 
     def _split(
         self, layer: int, members: tuple[int, ...], patterns: Sequence[Pattern]
-    ) -> Iterator[tuple[bool, tuple[int, ...]]]:
-        """Those of a row's patterns by the role that they give ``layer``: (runs its indexer, members)."""
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Those of a row's patterns by the role that they give ``layer``: (role, members), full ones first."""
         site = self._site_of.get(layer)
         if site is None:
-            yield True, members
+            yield FULL, members
             return
-        for full in (True, False):
-            if some := tuple(member for member in members if patterns[member].is_full(site) is full):
-                yield full, some
+        of_role: dict[str, list[int]] = {FULL: []}
+        for member in members:
+            of_role.setdefault(patterns[member].role(site), []).append(member)
+        for role, alike in of_role.items():
+            if alike:
+                yield role, tuple(alike)
 
-    def _through(self, layer: int, state: State, full: bool, calls: LayerCalls) -> State:
-        """What leaves ``layer``, run full or shared, when ``state`` enters it."""
+    def _through(self, layer: int, state: State, role: str, calls: LayerCalls) -> State:
+        """What leaves ``layer``, run in its ``role``, when ``state`` enters it."""
         self.layer_runs += 1
         self.switch.selection = state.selection
-        self.switch.share_only(None if full else layer)
+        self.switch.share_only(layer if role == SHARED else None)
         hidden, carried = self._stack.run_layer(layer, state, calls)
         return State(hidden, self.switch.selection, carried)
 
@@ -391,7 +394,7 @@ class PatternLosses:
             calls.append(call.without_hidden)
         for layer in self._stack.sweep():
             passing = parking.states(list(zip(calls, rows, strict=True)), lambda row: row[1])
-            rows = [parking.park(self._through(layer, state, True, call)) for (call, _), state in passing]
+            rows = [parking.park(self._through(layer, state, FULL, call)) for (call, _), state in passing]
         self.switch.forget()
         return (state.hidden for _, state in parking.states(rows, lambda row: row))
 
@@ -401,7 +404,7 @@ class PatternLosses:
         state = State(calls.hidden)
         for layer in self._stack.sweep():
             site = self._site_of.get(layer)
-            state = self._through(layer, state, site is None or pattern.is_full(site), calls)
+            state = self._through(layer, state, FULL if site is None else pattern.role(site), calls)
         self.switch.share_only(None)
         self.switch.forget()
         return state.hidden

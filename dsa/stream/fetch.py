@@ -62,7 +62,7 @@ class Fetcher:
         on_gpu = device.type == "cuda"
         self._stream: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._free: Any = None
-        if on_gpu:
+        if self._stream is not None:
             self._run.record_stream(self._stream)  # it may be let go while a copy into it is under way
         self.done()  # the buffer's memory may have been another tensor's, with work on it still to be done
         self.weight_bytes = 0

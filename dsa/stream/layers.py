@@ -67,6 +67,7 @@ class LayerStream:
         self._layers, self._stored = layers, dict(stored)
         self._targets, self._conversion, self._fetcher, self._least = targets, conversion, fetcher, least
         self._slots = {number: Slots(model, f"{stack}.{number}.") for number in self._stored}
+        self._replaced: dict[int, dict[str, torch.Tensor]] = {}
         self._present: int | None = None
         self._forward: Iterator[int] = iter(())
         self._overrides = Overrides()
@@ -173,11 +174,33 @@ class LayerStream:
             self._release()
             self._put(number, self._fetcher.alone(self._stored[number]))
 
+    def brings(self, number: int) -> bool:
+        """Whether the weights of a layer come and go."""
+        return number in self._stored
+
+    def replace(self, number: int, values: Mapping[str, torch.Tensor]) -> Callable[[], None]:
+        """Lets ``values`` stand in a streamed layer, by full name, whenever its weights come; in their types.
+
+        Returns:
+            What lets the values before stand there again.
+        """
+        before = self._replaced.get(number, {})
+        self._replaced[number] = {**before, **values}
+        # What is there now was filled without them.
+        self._release()
+
+        def give_back() -> None:
+            self._replaced[number] = before
+            self._release()
+
+        return give_back
+
     def _start(self, waiting: list[int]) -> Future[Any] | None:
         return self._fetcher.start(self._stored[waiting.pop(0)]) if waiting else None
 
     def _put(self, number: int, tensors: dict[str, torch.Tensor]) -> None:
         self._slots[number].fill(self._conversion.parameters(self._targets[number], tensors))
+        self._slots[number].replace(self._replaced.get(number, {}))
         self._present = number
 
     def _release(self) -> None:

@@ -119,7 +119,7 @@ def load_layers(
     types = rehearse(checkpoint, plain_headers, computes_in, plain=True)
     model = _skeleton(checkpoint, computes_in)
     plain = dict if known is None else partial(known.plain, dtype=computes_in)
-    conversion = Conversion(model, types or {}, _stored_parts(headers, known), plain)
+    conversion = Conversion(model, types or {}, stored_parts(headers, known), plain)
     if types is None:  # transformers cannot go through this load without numbers
         check_complete(checkpoint, conversion.account(plain_headers))
     stack, _ = expected_indexers(model, checkpoint.site_layers)
@@ -137,7 +137,7 @@ def load_layers(
     return _Loading(model, stack, list(map(part, layers)), part(resident), conversion).run(room)
 
 
-def _stored_parts(headers: Mapping[str, Tensor], known: StoredFormat | None) -> dict[str, Sequence[str]]:
+def stored_parts(headers: Mapping[str, Tensor], known: StoredFormat | None) -> dict[str, Sequence[str]]:
     """Of each plain tensor, the stored ones that it is made of."""
     weights = {} if known is None else {weight.name: weight.stored for weight in known.weights(headers)}
     consumed = {name for names in weights.values() for name in names}

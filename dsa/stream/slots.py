@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,13 @@ class _Slot:
     name: str
     is_buffer: bool
     absent: torch.Tensor
+
+    @property
+    def value(self) -> torch.Tensor:
+        """What is there."""
+        values: Mapping[str, Any] = self.module._buffers if self.is_buffer else self.module._parameters
+        there: torch.Tensor = values[self.name]
+        return there
 
     def put(self, value: torch.Tensor) -> None:
         if self.is_buffer:
@@ -54,6 +62,11 @@ class Slots:
         """Puts ``values`` in their places, by full name."""
         for name, value in values:
             self._slots[name].put(value)
+
+    def replace(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Puts ``values``, by full name, in the places of those that are there, in their types."""
+        for name, value in values.items():
+            self._slots[name].put(value.to(self._slots[name].value))
 
     def empty(self) -> None:
         """Puts values without content, on the meta device, in all places."""

@@ -112,7 +112,9 @@ def _priced(
     cost = expected(kept)
     links = _links(name, machine)
     moved = sum(model.stored[layer] for sweep in cost.sweep_rows for layer in _layers_run(sweep) if name != MEMORY)
-    dequantising = [model.dequantising_seconds(layer) if name != MEMORY else 0.0 for layer in range(len(model.stored))]
+    dequantising = [
+        model.dequantising_seconds(layer) if name != MEMORY else 0.0 for layer in range(len(model.stored))
+    ]
     times = _times(cost.sweep_rows, machine.processes, model, dequantising, sum(links.values()))
     waits = None
     if times is not None:
@@ -238,9 +240,7 @@ def _times(
 
 def _reason(name: str, machine: Machine, gpu_bytes: int, host_bytes: int) -> str:
     if gpu_bytes > machine.gpu_bytes:
-        return (
-            f"does not fit: it needs {byte_count(gpu_bytes)} on each GPU, which has {byte_count(machine.gpu_bytes)}"
-        )
+        return f"does not fit: it needs {byte_count(gpu_bytes)} on each GPU, which has {byte_count(machine.gpu_bytes)}"
     if machine.host_bytes is None:
         return "not known to fit, as no host memory was given: add --ram" if name == HOST else ""
     if host_bytes > machine.host_bytes:

@@ -27,6 +27,7 @@ def check_consistency(plan: Plan) -> None:
     _check_certainty(plan)
     _check_result(plan)
     _check_heldout(plan)
+    _check_distilled(plan)
 
 
 def _check_layers(plan: Plan) -> None:
@@ -65,7 +66,8 @@ def _measured_patterns(plan: Plan) -> Iterator[tuple[str, MeasuredPattern, float
     for name, patterns in lists.items():
         for number, pattern in enumerate(patterns):
             yield f"search.{name}.{number}", pattern, search.baseline_loss
-    yield "result", plan.result, search.baseline_loss
+    distilled = plan.distilled
+    yield "result", plan.result, search.baseline_loss if distilled is None else distilled.calibration.baseline_loss
     if plan.result.uniform is not None:
         yield "result.uniform", plan.result.uniform, search.baseline_loss
     if plan.heldout is not None:
@@ -73,6 +75,10 @@ def _measured_patterns(plan: Plan) -> Iterator[tuple[str, MeasuredPattern, float
         yield "heldout.uniform", plan.heldout.uniform, plan.heldout.baseline_loss
         if plan.heldout.dp is not None:
             yield "heldout.dp", plan.heldout.dp, plan.heldout.baseline_loss
+    for name in ("calibration", "heldout") if distilled is not None else ():
+        losses = getattr(distilled, name)
+        yield f"distilled.{name}.before", losses.before, losses.baseline_loss
+        yield f"distilled.{name}.after", losses.after, losses.baseline_loss
 
 
 def _check_measured(field: str, measured: MeasuredPattern, baseline: float, plan: Plan) -> None:
@@ -121,15 +127,8 @@ def _check_result(plan: Plan) -> None:
         raise ValueError(f"result.layers is {result.layers}, but model.layers is {plan.model.layers}")
     if (result.keep is None) == (result.max_delta is None):
         raise ValueError("exactly one of result.keep and result.max_delta must be set")
-    search = plan.search
-    measured = [*search.steps, *search.swaps, *search.dp]
-    losses = {pattern.pattern: pattern.loss for pattern in measured}
-    losses |= {start.end: start.calibration_loss for start in search.starts if start.calibration_loss is not None}
-    losses["F" * sites] = plan.search.baseline_loss
-    if losses.get(result.pattern) != result.loss:
-        raise ValueError(
-            "result.pattern and result.loss are of no step, of no swap and no end of refinement, nor of all full"
-        )
+    if plan.distilled is None:
+        _check_picked(plan)
     if result.uniform is not None and result.uniform.kept != result.kept:
         raise ValueError("result.uniform.kept is not result.kept")
     spelled = Pattern(result.pattern).over_layers(
@@ -137,6 +136,19 @@ def _check_result(plan: Plan) -> None:
     )
     if result.layer_pattern != spelled:
         raise ValueError("result.layer_pattern does not spell result.pattern over the layers")
+
+
+def _check_picked(plan: Plan) -> None:
+    """What was picked, the search measured; a distilled plan may have any pattern."""
+    search, result = plan.search, plan.result
+    measured = [*search.steps, *search.swaps, *search.dp]
+    losses = {pattern.pattern: pattern.loss for pattern in measured}
+    losses |= {start.end: start.calibration_loss for start in search.starts if start.calibration_loss is not None}
+    losses["F" * result.sites] = plan.search.baseline_loss
+    if losses.get(result.pattern) != result.loss:
+        raise ValueError(
+            "result.pattern and result.loss are of no step, of no swap and no end of refinement, nor of all full"
+        )
 
 
 def _check_heldout(plan: Plan) -> None:
@@ -148,3 +160,23 @@ def _check_heldout(plan: Plan) -> None:
         raise ValueError("heldout.plan.pattern is not result.pattern")
     if plan.heldout.uniform.kept != plan.result.kept:
         raise ValueError("heldout.uniform.kept is not result.kept")
+
+
+def _check_distilled(plan: Plan) -> None:
+    """Indexers are distilled for the plan's own pattern, and what it costs is measured with them."""
+    distilled, layers = plan.distilled, plan.model.site_layers
+    if distilled is None:
+        return
+    for name in ("calibration", "heldout"):
+        losses = getattr(distilled, name)
+        if {losses.before.pattern, losses.after.pattern} != {plan.result.pattern}:
+            raise ValueError(f"distilled.{name} is not of result.pattern")
+    full = Pattern(plan.result.pattern).full
+    if [segment.layer for segment in distilled.segments] != [layers[site] for site in full]:
+        raise ValueError("distilled.segments are not of the full sites of result.pattern")
+    if not any(segment.written for segment in distilled.segments):
+        raise ValueError("distilled.segments has none that was written")
+    if plan.result.loss != distilled.calibration.after.loss:
+        raise ValueError("result.loss is not that of distilled.calibration.after")
+    if plan.heldout is None or plan.heldout.plan != distilled.heldout.after:
+        raise ValueError("heldout.plan is not distilled.heldout.after")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...errors import PlanError, SettingError
+from ...errors import PlanError, SettingError, one_line
 from ...pattern import Pattern, kept_sites
 from ..gate import Gate
 from .file import check_plan
-from .schema import LARGEST_DELTA, MeasuredPattern, Plan, Result
+from .schema import LARGEST_DELTA, DistilledRecord, MeasuredPattern, Plan, Result
 
 
 def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -> Plan:
@@ -19,11 +19,14 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
         max_delta: instead, the sparsest measured pattern whose loss increase is at most this.
 
     Raises:
-        PlanError: the search did not go that far, or measured no pattern of that many full sites.
+        PlanError: the search did not go that far, or measured no pattern of that many full sites; or the plan's
+            indexers were distilled for its own pattern.
         SettingError: not exactly one of ``keep`` and ``max_delta``, or an impossible value.
     """
     if (keep is None) == (max_delta is None):
         raise SettingError("cut needs one of keep and max-delta", hint="e.g. --keep 0.5")
+    if plan.distilled is not None:
+        raise _fits_one_pattern(plan.distilled)
     sites = len(plan.model.site_layers)
     measured = _measured(plan)
     if keep is not None:
@@ -86,6 +89,13 @@ def _not_measured(plan: Plan, keep: float, kept: int, measured: list[int]) -> Pl
         f"keep {keep:g} is {kept} of {sites} sites, of which the plan has no pattern: "
         f"it has those of {', '.join(map(str, measured))}",
         hint="run search again with --all: what its journal holds is not measured again",
+    )
+
+
+def _fits_one_pattern(distilled: DistilledRecord) -> PlanError:
+    return PlanError(
+        "the plan's indexers are distilled for its own pattern and fit no other: none can be cut from it",
+        hint=f"cut the plan of {one_line(distilled.source)} that it was distilled from, and distill that cut",
     )
 
 

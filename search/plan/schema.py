@@ -54,10 +54,13 @@ class ModelIdentity(_Section):
 
 
 class TokenIdentity(_Section):
-    """The tokens that were measured; ``file`` stands beside the plan."""
+    """The tokens that were measured; ``file`` stands beside the plan.
+
+    In a checkpoint's own folder it is called ``.tokens``: engines take every ``.safetensors`` there for weights.
+    """
 
     sha256: Sha256
-    file: Annotated[str, Field(pattern=r"^[\w-]+\.safetensors$")]
+    file: Annotated[str, Field(pattern=r"^[\w-]+\.(safetensors|tokens)$")]
     dataset: str
     subset: str | None
     split: str | None
@@ -290,11 +293,73 @@ class Cost(_Section):
     weight_bytes: Count | None = None
 
 
+class CurvePoint(_Section):
+    """How far an indexer's scores are from the attention that they are to predict, after ``step`` steps.
+
+    ``divergence`` is KL(mean attention || scores) in nats, on the rows that it learns from.
+    """
+
+    step: Count
+    divergence: NotNegative
+
+
+class DistilledSegment(_Section):
+    """The indexer of layer ``layer``, distilled for the sites from there to ``last_layer``.
+
+    ``divergence_before`` and ``divergence_after`` are KL(all full || pattern) of next tokens on held-out windows,
+    in nats per label, where this segment alone shares. ``written`` says whether the distilled indexer replaced the
+    old one: where the second is not the lower, the old one stays. A site that serves itself alone is not trained:
+    its figures are None.
+    """
+
+    layer: Count
+    last_layer: Count
+    written: bool
+    learning_rate: NotNegative | None
+    curve: list[CurvePoint]
+    divergence_before: NotNegative | None
+    divergence_after: NotNegative | None
+
+
+class DistilledLosses(_Section):
+    """The plan's pattern with the source's indexers and with the distilled ones, beside the source all full."""
+
+    baseline_loss: Finite
+    before: MeasuredPattern
+    after: MeasuredPattern
+
+
+class DistilledRecord(_Section):
+    """How the kept indexers were distilled for the plan's pattern, and what that changed.
+
+    The plan's ``search`` is the source's, on its weights. Its ``result`` is ``calibration.after``, its
+    ``heldout.plan`` is ``heldout.after``. Both, and ``heldout.uniform``, are measured from the source all full.
+    ``tokens`` of ``windows`` windows were learned from, for ``steps`` steps of ``windows_a_step`` windows and
+    ``rows`` queries of each. ``learning_rate`` is what was asked for, null where each indexer's was probed.
+    """
+
+    source: str
+    source_revision: str | None
+    source_weights_sha256: Sha256
+    source_plan_sha256: Sha256
+    dataset: str
+    windows: Count
+    tokens: Count
+    steps: Count
+    windows_a_step: Count
+    rows: Count
+    seed: int
+    learning_rate: NotNegative | None
+    segments: list[DistilledSegment]
+    calibration: DistilledLosses
+    heldout: DistilledLosses
+
+
 class Plan(_Section):
     """A searched pattern with everything needed to check it, cut it again and serve it.
 
     It is written as soon as it is chosen, and again once baselines, held-out check and probes are measured:
-    ``complete`` says whether they are.
+    ``complete`` says whether they are. ``distilled`` is there where its indexers were distilled for its pattern.
     """
 
     schema_version: Literal[3] = SCHEMA
@@ -308,6 +373,7 @@ class Plan(_Section):
     heldout: HeldOutRecord | None
     probes: ProbesRecord | None = None
     cost: Cost
+    distilled: DistilledRecord | None = None
 
     @property
     def pattern(self) -> Pattern:
@@ -336,6 +402,8 @@ class Plan(_Section):
     def as_json(self) -> str:
         """The file's text: stable key order, floats at full precision, and last a checksum over the rest."""
         content = self.model_dump(mode="json")
+        if self.distilled is None:
+            del content["distilled"]
         document = content | {CHECKSUM: content_checksum(content)}
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

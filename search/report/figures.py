@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...pattern import Pattern
 from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan
 from .prefills import PrefillRecord
 
@@ -15,6 +16,7 @@ SEARCHED = "#0b6e99"
 UNIFORM = "#c2571a"
 OVERLAP = "#7a5ea8"
 DP = "#4c7a34"
+DISTILLED = "#b3261e"
 _INK = "#3a3f45"
 _ASIDE = 0.18  # of the distance between two budgets
 
@@ -42,7 +44,12 @@ def loss_curve(plan: Plan, heldout: HeldOutRecord | None = None) -> str:
     of the searched patterns is drawn beside their loss increase, which it is without the noise of labels.
     """
     sites, (searched, *baselines) = plan.result.sites, _series(plan, heldout)
-    firm = [plan.all_full, *searched.points, *([searched.heldout] if searched.heldout else [])]
+    firm = [
+        plan.all_full,
+        *(point for series in _distilled(plan) for point in series.points),
+        *searched.points,
+        *([searched.heldout] if searched.heldout else []),
+    ]
     curves = [point for series in baselines if series.is_curve for point in series.points]
     lowest, highest = _view(firm, curves)
 
@@ -68,16 +75,31 @@ def loss_curve(plan: Plan, heldout: HeldOutRecord | None = None) -> str:
 
 def _series(plan: Plan, heldout: HeldOutRecord | None) -> list[_Series]:
     """The searched patterns first, then each baseline of which anything was measured."""
-    search, by_dp = plan.search, plan.search.strategy == "dp"
+    search, by_dp, distilled = plan.search, plan.search.strategy == "dp", plan.distilled
+    picked = plan.result if distilled is None else distilled.calibration.before
+    checked = heldout.plan if heldout else None
     # Without steps the patterns of dynamic programming are the search's.
-    points = search.steps or (search.dp if by_dp else []) or [plan.result]
-    searched = _Series("searched", SEARCHED, "o", points, heldout.plan if heldout else None)
+    points = search.steps or (search.dp if by_dp else []) or [picked]
+    if distilled is not None:  # with the indexers as they were, where the search had that pattern
+        checked = distilled.heldout.before if picked.pattern in {point.pattern for point in points} else None
+    searched = _Series("searched", SEARCHED, "o", points, checked)
     baselines = [
+        *_distilled(plan),
         _Series("uniform interleaving", UNIFORM, "s", search.uniform, heldout.uniform if heldout else None),
         _Series("by overlap alone", OVERLAP, "^", search.overlap, None),
         _Series("dp over layer costs", DP, "D", [] if by_dp else search.dp, heldout.dp if heldout else None),
     ]
     return [searched, *(series for series in baselines if series.points)]
+
+
+def _distilled(plan: Plan) -> list[_Series]:
+    """The plan's pattern with distilled indexers; beside it stands what it was before."""
+    if plan.distilled is None:
+        return []
+    sites, kept = plan.result.sites, plan.result.kept
+    is_uniform = plan.result.pattern == str(Pattern.uniform(sites, kept, plan.pinned_sites))
+    label = "uniform, distilled" if is_uniform else "distilled"
+    return [_Series(label, DISTILLED, "*", [plan.result], plan.distilled.heldout.after)]
 
 
 def _view(firm: Sequence[MeasuredPattern], curves: Sequence[MeasuredPattern]) -> tuple[float, float]:

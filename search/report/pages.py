@@ -19,6 +19,8 @@ from .prefills import PrefillRecord
 from .tables import (
     Table,
     comparison_table,
+    distilled_pair,
+    distilled_segments,
     in_sample,
     interchange_table,
     probes_table,
@@ -106,6 +108,7 @@ def _context(plan: Plan, pictures: Mapping[str, str], checks: CheckRecord | None
         "comparison": comparison,
         "probes": probes_table(plan.probes, confidence) if plan.probes else None,
         "unskilled": _unskilled(plan.probes),
+        "distilled": None if plan.distilled is None else (distilled_pair(plan), distilled_segments(plan)),
         "decided": decided_steps(plan),
         "interchanges": interchange_table(plan),
         "pictures": list(pictures.values()),
@@ -129,6 +132,7 @@ def _prose(plan: Plan, heldout: HeldOutRecord | None, comparison: Table) -> dict
         "chances": prose.chances(plan),
         "heldout": prose.held_out(plan, heldout),
         "columns": prose.columns(plan, comparison),
+        "distilled": prose.distilled(plan),
         "probes": prose.PROBES,
         "chosen_by": prose.chosen_by(plan),
         "decided": prose.decided(plan),
@@ -158,6 +162,9 @@ def _headlines(plan: Plan, heldout: HeldOutRecord | None) -> list[_Headline]:
         ("plan", heldout.plan if heldout else plan.result, f"loss increase, {where}", "nats per token"),
         ("uniform", heldout.uniform if heldout else plan.result.uniform, "uniform interleaving", ""),
     ]
+    if plan.distilled is not None:
+        before = plan.distilled.heldout.before
+        increases.insert(1, ("before", before, "before distilling, held out", ""))
     if by_dp is not None and by_dp.pattern != plan.result.pattern:
         increases.append(("dp", by_dp, "dynamic programming over layer costs", ""))
     if plan.probes is not None:

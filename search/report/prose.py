@@ -62,14 +62,47 @@ def shorter_window(plan: Plan) -> str:
 
 def chosen_by(plan: Plan) -> str:
     """What chose the pattern, and what that means."""
+    if plan.distilled is not None and not searched(plan):
+        return "The search did not pick this pattern: `distill` was asked for it."
     if plan.search.strategy == "dp":
         return f"Layer costs chose, {_layer_costs(plan)}: the pattern is the one with the lowest sum."
     return _OBJECTIVES.get(plan.search.objective, "")
 
 
+def searched(plan: Plan) -> bool:
+    """Whether the plan's search measured its pattern, with the indexers that it met."""
+    search = plan.search
+    known = {
+        pattern.pattern
+        for pattern in (*search.steps, *search.swaps, *(search.dp if search.strategy == "dp" else ()))
+    }
+    return plan.result.pattern in known | {start.end for start in search.starts}
+
+
 def _layer_costs(plan: Plan) -> str:
     """How the costs were measured that dynamic programming adds up: a phrase that begins with a preposition."""
     return _LAYER_COSTS.get(plan.search.surrogate or "", "under each earlier layer's selection")
+
+
+def distilled(plan: Plan) -> str:
+    """What was distilled, on what, and what the figures mean; "" where nothing was."""
+    distilled = plan.distilled
+    if distilled is None:
+        return ""
+    written = sum(segment.written for segment in distilled.segments)
+    rate = (
+        "a learning rate probed for each"
+        if distilled.learning_rate is None
+        else f"rate {distilled.learning_rate:g}"
+    )
+    return (
+        f"{written} of {len(distilled.segments)} kept indexers are distilled: they were trained against the mean "
+        f"attention of all layers that they serve, for {distilled.steps} steps of {distilled.windows_a_step} "
+        f"windows and {distilled.rows} queries each, {rate}, "
+        f"on {distilled.windows} windows of {plan.tokens.window:,} tokens. "
+        "All increases of this plan are over the model as it was, all full. "
+        "These indexers fit this pattern only. The search's steps and curve are those of the model as it was."
+    )
 
 
 def chances(plan: Plan) -> str:

@@ -6,9 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, PlanStep, ProbeRecord, ProbesRecord
+from ..plan.schema import (
+    DistilledLosses,
+    DistilledSegment,
+    HeldOutRecord,
+    MeasuredPattern,
+    Plan,
+    PlanStep,
+    ProbeRecord,
+    ProbesRecord,
+)
 from .certainty import interchanges, verdict
-from .words import answers, at_confidence, increase, layers, margin, nats, signed
+from .words import answers, at_confidence, increase, layers, margin, nats, percent, signed
+
+BEFORE_DISTILLING = "before distilling"
+"""The name of a distilled plan's pattern with the indexers as they were."""
 
 
 class Column(NamedTuple):
@@ -59,12 +71,24 @@ def comparison_table(plan: Plan, heldout: HeldOutRecord | None) -> Table:
         Column("increase, in sample" if heldout is not None else ""),
     ]
     rows = [Row(("all full", str(plan.result.sites), f"{baseline:.4f}", "", "", "", "", ""))]
+    if plan.distilled is not None:
+        sample, lead = _with_before(sample, plan.distilled.calibration), _with_before(lead, plan.distilled.heldout)
     for name in sample | lead:
         calibration = sample.get(name) if heldout is not None else None
         alone = "" if calibration is None else signed(calibration.delta)
         cells = (name, str(plan.result.kept), *_measured(lead.get(name)), alone)
         rows.append(Row(cells, name == "this plan"))
     return Table.of(columns, rows)
+
+
+def _with_before(patterns: dict[str, MeasuredPattern], losses: DistilledLosses) -> dict[str, MeasuredPattern]:
+    """``patterns``, and after the plan's own what it was with the indexers as they were."""
+    first, *others = patterns
+    return {
+        first: patterns[first],
+        BEFORE_DISTILLING: losses.before,
+        **{name: patterns[name] for name in others},
+    }
 
 
 def in_sample(plan: Plan) -> dict[str, MeasuredPattern]:
@@ -217,3 +241,77 @@ def swaps_table(plan: Plan) -> Table | None:
         layers_of_swap = (str(swap.removed_layer), str(swap.restored_layer))
         rows.append(Row((*layers_of_swap, loss, delta, divergence, agreement), swap is swaps[-1]))
     return Table.of(columns, rows)
+
+
+def distilled_pair(plan: Plan) -> Table:
+    """The pattern before and after, held out and in sample."""
+    distilled = plan.distilled
+    assert distilled is not None, "the plan's indexers are distilled"
+    pairs = {"held out": distilled.heldout, "in sample": distilled.calibration}
+    measured = [pattern for pair in pairs.values() for pattern in (pair.before, pair.after)]
+    columns = [
+        Column("windows", names=True),
+        Column("loss, all full"),
+        Column(f"increase before{at_confidence(measured, plan.search.confidence)}"),
+        Column("increase after"),
+        Column("remains"),
+        Column("KL before"),
+        Column("KL after"),
+    ]
+    rows = [
+        Row(
+            (
+                name,
+                f"{pair.baseline_loss:.4f}",
+                increase(pair.before),
+                increase(pair.after),
+                _rest(pair.before, pair.after),
+                _divergence(pair.before.divergence),
+                _divergence(pair.after.divergence),
+            ),
+            name == "held out",
+        )
+        for name, pair in pairs.items()
+    ]
+    return Table.of(columns, rows)
+
+
+def distilled_segments(plan: Plan) -> Table:
+    """Each kept indexer: whom it serves, how far it came, and whether it was written."""
+    distilled = plan.distilled
+    assert distilled is not None, "the plan's indexers are distilled"
+    columns = [
+        Column("layer", names=True),
+        Column("serves", names=True),
+        Column("KL alone, before"),
+        Column("KL alone, after"),
+        Column("attention KL, first"),
+        Column("attention KL, last"),
+        Column("learning rate"),
+        Column("written", names=True),
+    ]
+    return Table.of(columns, [Row(_segment_cells(segment)) for segment in distilled.segments])
+
+
+def _segment_cells(segment: DistilledSegment) -> tuple[str, ...]:
+    served = str(segment.layer) if segment.layer == segment.last_layer else f"{segment.layer}-{segment.last_layer}"
+    curve = [nats(point.divergence) for point in segment.curve]
+    untrained = "kept: serves itself alone"
+    return (
+        str(segment.layer),
+        served,
+        _divergence(segment.divergence_before),
+        _divergence(segment.divergence_after),
+        curve[0] if curve else "",
+        curve[-1] if curve else "",
+        "" if segment.learning_rate is None else f"{segment.learning_rate:g}",
+        "yes" if segment.written else untrained if not curve else "no: it came no nearer",
+    )
+
+
+def _rest(before: MeasuredPattern, after: MeasuredPattern) -> str:
+    return percent(after.delta / before.delta) if before.delta > 0 and after.delta >= 0 else ""
+
+
+def _divergence(value: float | None) -> str:
+    return "" if value is None else nats(value)

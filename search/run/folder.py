@@ -22,6 +22,8 @@ from .journal import JOURNAL_FILE
 
 PLAN_FILE = "plan.json"
 TOKENS_FILE = "windows.safetensors"
+CHECKPOINT_TOKENS_FILE = "windows.tokens"
+"""The same in a checkpoint's own folder, where engines take every .safetensors for weights."""
 # What stands beside a plan.json; beside a cut, plan-4of8.json by default, the same after its stem and a hyphen.
 _BESIDE = (
     "report.md",
@@ -34,6 +36,8 @@ _BESIDE = (
 )
 # The exact names of what runs and cuts write, the journal aside; nothing else in a folder is touched.
 _RUN_FILES = frozenset({PLAN_FILE, TOKENS_FILE, TIMING_FILE, *_BESIDE})
+PLAN_FILES = frozenset({*_RUN_FILES, CHECKPOINT_TOKENS_FILE})
+"""What stands in a folder beside other things because a plan does."""
 _CUT_FILE = re.compile(rf"plan(-\d+of\d+)+(\.json|-({'|'.join(map(re.escape, _BESIDE))}))")
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from indexcache.dsa.checkpoint import strip
+from indexcache.dsa.checkpoint.stored import copies
 from indexcache.dsa.checkpoint.strip import strip_indexers
 from indexcache.errors import ModelError, OutputError
 
@@ -83,7 +83,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("piece", [1 << 24, 7])
 def test_only_the_named_layers_indexers_are_gone(source, tmp_path, monkeypatch, piece):
-    monkeypatch.setattr(strip, "_PIECE", piece)
+    monkeypatch.setattr(copies, "_PIECE", piece)
     done = []
     result = strip_indexers(source, tmp_path / "new", [1, 3], [2, 9], CONFIG, done.append)
     (source / "consolidated.safetensors").unlink()

@@ -1,0 +1,1 @@
+"""What distilled indexers change: which of them stay, and the plan of the checkpoint that they are written to."""
