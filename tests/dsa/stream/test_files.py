@@ -101,7 +101,7 @@ def test_a_file_that_ends_early_is_named(layout, reader):
     with pytest.raises(ModelError, match="ends in the middle of a tensor") as error:
         whole(reader, layout)
     assert str(path) in str(error.value)
-    assert "fetch the checkpoint again" in error.value.hint
+    assert "restore the file" in error.value.hint
 
 
 def test_a_file_that_is_gone_is_named(layout, reader):
