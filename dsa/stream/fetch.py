@@ -59,10 +59,10 @@ class Fetcher:
         self._staging: torch.Tensor | None = None
         # Fetches are made in the order in which they were asked for, the same on every process.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="layers")
-        on_gpu = device.type == "cuda"
-        self._stream: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self._stream: Any = None
         self._free: Any = None
-        if self._stream is not None:
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._run.record_stream(self._stream)  # it may be let go while a copy into it is under way
         self.done()  # the buffer's memory may have been another tensor's, with work on it still to be done
         self.weight_bytes = 0
