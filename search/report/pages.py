@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ...errors import one_line
+from ...system.console import byte_count
 from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, ProbeRecord, ProbesRecord
 from . import prose
 from .certainty import decided_steps, least_chance, strip, strip_text
@@ -118,6 +119,7 @@ def _context(plan: Plan, pictures: Mapping[str, str], checks: CheckRecord | None
         "steps": steps_table(plan) if plan.search.steps else None,
         "starts": starts_table(plan),
         "swaps": swaps_table(plan),
+        "streamed": byte_count(plan.cost.weight_bytes) if plan.cost.weight_bytes else None,
         "choosing": f"indexers choose where a query sees more than {plan.model.selection_width} keys"
         if plan.model.selection_width
         else "where indexers begin to choose is not known",
