@@ -140,7 +140,8 @@ def _sweeps(plan: Plan, weight_bytes: int) -> dict[str, str]:
         return {}
     line = f"{plan.cost.sweeps} passes over the layers"
     if weight_bytes:
-        line += f"; {byte_count(weight_bytes)} of weights came to the devices in this session, checks and the load included"
+        moved = byte_count(weight_bytes)
+        line += f"; {moved} of weights came to the devices in this session, with checks and the load"
     return {"sweeps": line}
 
 
