@@ -112,7 +112,12 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
     evaluations = run.measure.window_evaluations
     overlap_layers = len(windows.calibration) * checkpoint.layers if job.measures_overlap else 0
     surrogate = run.method.surrogate if run.method.layer_costs else "none"
-    cost_shape = len(run.method.layer_costs or ()), checkpoint.layers, checkpoint.site_layers, checkpoint.shared_layers
+    cost_shape = (
+        len(run.method.layer_costs or ()),
+        checkpoint.layers,
+        checkpoint.site_layers,
+        checkpoint.shared_layers,
+    )
     cost_sweeps = layer_cost_sweeps(surrogate, *cost_shape)
     probes = windows.groups.get(HELD_OUT_PROBES)
     return Plan(

@@ -140,7 +140,7 @@ def _sweeps(plan: Plan, weight_bytes: int) -> dict[str, str]:
         return {}
     line = f"{plan.cost.sweeps} passes over the layers"
     if weight_bytes:
-        line += f"; {byte_count(weight_bytes)} of weights came to the devices in this session, checks and the load included"
+        line += f"; {byte_count(weight_bytes)} of weights came to the devices in this session, load and checks too"
     return {"sweeps": line}
 
 

@@ -103,8 +103,8 @@ def layer_cost_sweeps(
 ) -> list[SweepRows]:
     """The passes that measuring layer costs takes; their rows add up to ``layer_cost_runs``.
 
-    By ``error`` all windows go through the layers together; ``fisher`` takes two passes a window. Any other surrogate
-    takes none.
+    By ``error`` all windows go through the layers together; ``fisher`` takes two passes a window. Any other
+    surrogate takes none.
     """
     if surrogate not in ("error", "fisher"):
         return []

@@ -13,7 +13,7 @@ from .machine import DEQUANTISING, HOST_SHARE, Machine
 
 MEMORY, SHARED_OUT, HOST, DISK = "whole on each GPU", "shared out over the GPUs", "host memory", "disk"
 COMPUTE = "compute"
-# Of the memory that weights leave on a GPU, for rows that wait and for kept states: as the evaluator shares it out.
+# Of what weights leave on a GPU, for rows that wait and for kept states: as the evaluator shares it out.
 _SHARE_FOR_ROWS, _SHARE_FOR_STATES = 0.5, 0.25
 _PATHS = 4
 # Waiting is named from this share of the time on.
@@ -112,7 +112,9 @@ def _priced(
     cost = expected(kept)
     links = _links(name, machine)
     moved = sum(model.stored[layer] for sweep in cost.sweep_rows for layer in _layers_run(sweep) if name != MEMORY)
-    dequantising = [model.dequantising_seconds(layer) if name != MEMORY else 0.0 for layer in range(len(model.stored))]
+    dequantising = [
+        model.dequantising_seconds(layer) if name != MEMORY else 0.0 for layer in range(len(model.stored))
+    ]
     times = _times(cost.sweep_rows, machine.processes, model, dequantising, sum(links.values()))
     waits = None
     if times is not None:
@@ -150,7 +152,7 @@ def _host_bytes(name: str, machine: Machine, model: StreamedModel) -> int:
 def _parked_bytes(
     name: str, machine: Machine, model: StreamedModel, left: int, expected: Callable[[int | None], ExpectedCost]
 ) -> int:
-    """Of each node, for rows of a sweep that its GPUs have no room for; where no layer comes, few rows go together."""
+    """Of each node, for rows of a sweep that its GPUs have no room for; few go together where no layer comes."""
     if name == MEMORY:
         return 0
     # How many rows pass a layer together hardly depends on how many states are kept.
@@ -238,9 +240,8 @@ def _times(
 
 def _reason(name: str, machine: Machine, gpu_bytes: int, host_bytes: int) -> str:
     if gpu_bytes > machine.gpu_bytes:
-        return (
-            f"does not fit: it needs {byte_count(gpu_bytes)} on each GPU, which has {byte_count(machine.gpu_bytes)}"
-        )
+        needed, there = byte_count(gpu_bytes), byte_count(machine.gpu_bytes)
+        return f"does not fit: it needs {needed} on each GPU, which has {there}"
     if machine.host_bytes is None:
         return "not known to fit, as no host memory was given: add --ram" if name == HOST else ""
     if host_bytes > machine.host_bytes:

@@ -159,7 +159,16 @@ class TestLayouts:
             assert measure._room(checkpoint, running, 32768).device >= least
 
     def test_sizes_of_weights_that_a_machine_does_not_use_are_told(self, run_cli, checkpoints):
-        arguments = ["--model", checkpoints["glm_moe_dsa"], "--keep", 0.5, "--gpus", "80GB", "--max-memory", "60GB"]
+        arguments = [
+            "--model",
+            checkpoints["glm_moe_dsa"],
+            "--keep",
+            0.5,
+            "--gpus",
+            "80GB",
+            "--max-memory",
+            "60GB",
+        ]
         code, _, err = run_cli("estimate", *arguments)
         assert code == 0, err
         assert "--max-memory and --max-host-memory do nothing here" in err

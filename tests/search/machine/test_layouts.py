@@ -17,7 +17,8 @@ SWEEPS = (SweepRows(4, (4, 4, 4), (0, 2, 2)), SweepRows(1, (0, 1, 0), (0, 0, 1))
 def model(**changes):
     settings = {
         "stored": (10 * GB, 20 * GB, 20 * GB), "plain": (10 * GB, 20 * GB, 20 * GB), "moving": 40 * GB,
-        "resident": GB, "is_dequantised": False, "working": GB, "row": GB, "seconds": ((1.0, 0.5),) * LAYERS, "windows": 4,
+        "resident": GB, "is_dequantised": False, "working": GB, "row": GB, "seconds": ((1.0, 0.5),) * LAYERS,
+        "windows": 4,
     }  # fmt: skip
     return StreamedModel(**settings | changes)
 
@@ -119,7 +120,7 @@ def test_states_are_kept_as_far_as_memory_goes():
         asked.append(kept)
         return expected()
 
-    # A quarter of 48 GB beside the weights, for up to four paths of four windows of 1 GB: no layer; of 128 GB, two.
+    # A quarter of 48 GB beside the weights, for up to four paths of four windows of 1 GB: no layer; of 128, two.
     kept = {}
     for left in (48, 128, 10_000):
         layout = priced(Machine(1, (51 + left) * GB, host_bytes=100 * GB), model(), counted)[layouts.MEMORY]
