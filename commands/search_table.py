@@ -140,8 +140,7 @@ def _sweeps(plan: Plan, weight_bytes: int) -> dict[str, str]:
         return {}
     line = f"{plan.cost.sweeps} passes over the layers"
     if weight_bytes:
-        moved = byte_count(weight_bytes)
-        line += f"; {moved} of weights came to the devices in this session, with checks and the load"
+        line += f"; {byte_count(weight_bytes)} of weights came to the devices in this session, load and checks too"
     return {"sweeps": line}
 
 

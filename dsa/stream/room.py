@@ -77,12 +77,11 @@ def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int, p
     left = device - resident - moving
     if left < 0:
         number = max(range(len(layers)), key=lambda number: layers[number].plain)
-        needed, there = _gb(resident + moving), _gb(max(0, device))
         error = MeasurementError(
             f"layer {number} takes {_gb(layers[number].plain)}, and {_gb(moving)} while it is made from what is "
-            f"stored; with {_gb(resident)} of embedding and head that is {needed}, and weights may take {there} of "
-            "the device",
-            hint="raise --max-memory to that where it is set and the device has as much, else lower --window or use "
+            f"stored; with {_gb(resident)} of embedding and head that is {_gb(resident + moving)}, and weights "
+            f"may take {_gb(max(0, device))} of the device",
+            hint="raise --max-memory to that if it is set and the device has as much, else lower --window or use "
             "a larger GPU",
         )
         error.shared = True  # all processes have the least room of all

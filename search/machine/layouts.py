@@ -13,7 +13,7 @@ from .machine import DEQUANTISING, HOST_SHARE, Machine
 
 MEMORY, SHARED_OUT, HOST, DISK = "whole on each GPU", "shared out over the GPUs", "host memory", "disk"
 COMPUTE = "compute"
-# Of the memory that weights leave on a GPU, for rows that wait and for kept states, as the evaluator has it.
+# Of what weights leave on a GPU, for rows that wait and for kept states: as the evaluator shares it out.
 _SHARE_FOR_ROWS, _SHARE_FOR_STATES = 0.5, 0.25
 _PATHS = 4
 # Waiting is named from this share of the time on.
@@ -152,7 +152,7 @@ def _host_bytes(name: str, machine: Machine, model: StreamedModel) -> int:
 def _parked_bytes(
     name: str, machine: Machine, model: StreamedModel, left: int, expected: Callable[[int | None], ExpectedCost]
 ) -> int:
-    """Of each node, for rows that its GPUs have no room for; where no layer comes, few rows go together."""
+    """Of each node, for rows of a sweep that its GPUs have no room for; few go together where no layer comes."""
     if name == MEMORY:
         return 0
     # How many rows pass a layer together hardly depends on how many states are kept.

@@ -277,9 +277,9 @@ class Cost(_Section):
     ``search_layer_windows`` is the part of the removals and swaps, and of layer costs where these choose, without
     baselines and checks;
     ``algorithm_1_layer_windows`` what the removals take as the paper writes them; ``fewer`` their ratio.
-    ``sweeps`` is how many passes over the layers all of it takes, layer costs and overlap included, where all that
-    is asked for together goes through a layer before the next; ``weight_bytes`` what these read of the weights as
-    stored, where all layers stream. Both are None in older plans.
+    ``sweeps`` is how many passes over the layers all of it takes, layer costs and overlap included, where all
+    that is asked for together goes through a layer before the next; ``weight_bytes`` what these read of the
+    weights as stored, where all layers stream. Both are None in older plans.
     """
 
     window_evaluations: Count
