@@ -9,13 +9,8 @@ import torch
 from command_lines import search_arguments
 from safetensors.torch import load_file
 
-from indexcache.commands.job import measure
 from indexcache.commands.job.settings import room_of
-from indexcache.dsa.checkpoint.config import open_checkpoint
-from indexcache.dsa.checkpoint.stored.weights import find_weights
-from indexcache.dsa.stream.footprint import footprint
-from indexcache.dsa.stream.load import load_layers
-from indexcache.dsa.stream.room import Room, least_on_device
+from indexcache.dsa.stream.room import Room
 from indexcache.errors import SettingError
 
 
@@ -70,13 +65,3 @@ def test_weights_that_are_loaded_whole_say_that_sizes_do_nothing(run_cli, checkp
     code, _, err = run_cli(*arguments, "--allow-pickle", "-q")
     assert code == 0, err
     assert "--max-memory and --max-host-memory do nothing" in err
-
-
-def test_what_a_layer_takes_as_it_is_made_is_not_given_to_rows(checkpoints):
-    """Free memory is looked at while no layer is there."""
-    checkpoint = open_checkpoint(str(checkpoints["glm_moe_dsa"]))
-    sizes, weights = footprint(checkpoint, 4), find_weights(checkpoint)
-    streamed = load_layers(checkpoint, weights, "float32", Room(least_on_device(sizes) + 200_000, 0))
-    # Twice the largest layer: its parts, and what is made of them. The buffer for the next is there already.
-    assert measure._taken_later(streamed, checkpoint) == 2 * max(sizes.plain)
-    assert measure._taken_later(load_layers(checkpoint, weights, "float32", Room()), checkpoint) == 0
