@@ -15,7 +15,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/model
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-gpu clean
+.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-gpu bench-distil clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-search: $(STAMP) ## searches against Algorithm 1, on held-out text; minute
 
 bench-quality: $(STAMP) ## plans against all patterns and on probes, figures against float64; likewise
 	$(BIN)/python tests/benchmarks/bench_quality.py
+
+bench-distil: $(STAMP) ## kept indexers distilled, losses before and after; minutes on 2 cores; options in ARGS
+	$(BIN)/python tests/benchmarks/bench_distil.py $(ARGS)
 
 bench-intervals: $(STAMP) ## intervals, decisions and races on simulated documents with known means; 2 minutes
 	$(BIN)/python tests/benchmarks/bench_intervals.py

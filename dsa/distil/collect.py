@@ -92,7 +92,6 @@ class Collection:
         try:
             self._switch, self._stack = switch, Stack(self._model, switch.stack_name)
             _, self._indexers = expected_indexers(self._model, self._site_layers)
-            self._home = self._place(windows, rows)
             stored = StoredRows(
                 self._segments,
                 {},
@@ -141,6 +140,7 @@ class Collection:
     ) -> None:
         sweep = self._stack.sweep()
         try:
+            self._home = self._place(windows, rows)
             parking = Parking(self._device, int(_SHARE_OF_MEMORY * free_memory(self._device)))
             calls: list[LayerCalls] = []
             waiting: list[tuple[int, ParkedState]] = []

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ...errors import ModelError, SettingError
-from ..checkpoint.sites import find_indexers
+from ...errors import MeasurementError, ModelError, SettingError
+from ..checkpoint.sites import decoder_layers, find_indexers
 from ..chunks import ChunkBudget
 from ..stream.layers import stream_of
 from .collect import CHUNKS, Collection
@@ -122,6 +122,7 @@ def train(
 
     Raises:
         SettingError: nothing is stored for the segment.
+        MeasurementError: the divergence is no number any more.
     """
     stored.check(segment)
     run = _Training(model, stored, segment, settings)
@@ -130,6 +131,11 @@ def train(
     since: list[float] = []
     every = max(1, settings.steps // _CURVE_POINTS)
     for step, divergence in enumerate(run.steps(student, rate, settings.steps, range(stored.windows)), 1):
+        if not math.isfinite(divergence):
+            raise MeasurementError(
+                f"the divergence of the indexer at site {segment.site} is NaN or infinite after {step} steps",
+                hint=f"lower the learning rate, which is {rate:g}",
+            )
         since.append(divergence)
         if step % every == 0 or step == settings.steps:
             curve.append((step, sum(since) / len(since)))
@@ -168,11 +174,10 @@ def put(model: Any, site: int, parameters: Mapping[str, torch.Tensor]) -> Callab
         What gives the ones before back.
 
     Raises:
-        ModelError: names or shapes are not the indexer's.
+        ModelError: names or shapes are not the indexer's, or its weights are elsewhere.
     """
-    _, indexers = find_indexers(model)
-    layer = list(indexers)[site]
-    indexer = indexers[layer]
+    _, indexers = find_indexers(model, decoder_layers(model))
+    layer, indexer = list(indexers.items())[site]
     slots = dict(indexer.named_parameters())
     shapes = {name: tuple(value.shape) for name, value in slots.items()}
     if shapes != {name: tuple(value.shape) for name, value in parameters.items()}:
@@ -181,6 +186,11 @@ def put(model: Any, site: int, parameters: Mapping[str, torch.Tensor]) -> Callab
     if stream is not None and stream.brings(layer):
         prefix = next(name for name, module in model.named_modules() if module is indexer)
         return stream.replace(layer, {f"{prefix}.{name}": value for name, value in parameters.items()})
+    if any(slot.is_meta for slot in slots.values()):
+        raise ModelError(
+            f"the weights of layer {layer} are fetched by transformers for each call, so that none can be set",
+            hint="leave --device-map out: layers come and go without it too",
+        )
     before = {name: slot.data for name, slot in slots.items()}
     for name, slot in slots.items():
         slot.data = parameters[name].to(slot.device, slot.dtype)
@@ -196,7 +206,7 @@ class _Training:
     """One segment's training."""
 
     def __init__(self, model: Any, stored: StoredRows, segment: Segment, settings: Settings) -> None:
-        _, indexers = find_indexers(model)
+        _, indexers = find_indexers(model, decoder_layers(model))
         self._code = IndexerCode(list(indexers.values())[segment.site])
         self._stored, self._segment, self._settings = stored, segment, settings
         self._site = stored.sites[segment.site]

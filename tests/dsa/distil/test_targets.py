@@ -1,4 +1,4 @@
-"""Stored targets against the attention weights of transformers' own eager code, all heads and positions at once."""
+"""Stored targets against the attention weights of transformers' own eager code, all heads and rows at once."""
 
 import functools
 

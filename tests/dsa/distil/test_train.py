@@ -4,13 +4,12 @@ import pytest
 import torch
 from random_models import ALL_STREAM, LAYERS, build, load_streamed
 
-from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.distil.segments import Segment
 from indexcache.dsa.distil.train import RATES, Settings, collect, divergence, put, schedule, train
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.tail import Window
-from indexcache.errors import ModelError, SettingError
+from indexcache.errors import MeasurementError, ModelError, SettingError
 from indexcache.pattern import Pattern
 
 WINDOWS = torch.randint(0, 4000, (6, 41), generator=torch.Generator().manual_seed(2)).tolist()
@@ -57,7 +56,9 @@ def test_the_same_seed_gives_the_same_parameters_whatever_else_is_collected(mode
     again = train(model, wider, SEGMENT, SETTINGS)
     assert again.curve == first.curve
     assert all(torch.equal(value, again.parameters[name]) for name, value in first.parameters.items())
-    other = train(model, stored, SEGMENT, Settings(steps=25, rows=16, windows_a_step=2, learning_rate=0.01, seed=1))
+    other = train(
+        model, stored, SEGMENT, Settings(steps=25, rows=16, windows_a_step=2, learning_rate=0.01, seed=1)
+    )
     assert other.curve != first.curve, "another seed gives another order of windows"
 
 
@@ -117,6 +118,19 @@ def test_what_is_not_an_indexers_parameters_is_refused(model, stored):
         put(model, 2, {"wq_b.weight": torch.zeros(2, 2)})
     with pytest.raises(SettingError, match="nothing is stored"):
         train(model, stored, Segment(1, 5), SETTINGS)
+
+
+def test_a_rate_that_is_far_too_high_ends_in_words(model, stored):
+    with pytest.raises(MeasurementError, match="site 1 is NaN or infinite after"):
+        train(model, stored, SEGMENT, Settings(steps=25, rows=16, learning_rate=1e30))
+
+
+def test_a_collection_that_fails_leaves_the_stream_usable(checkpoints):
+    model = load_streamed(checkpoints["glm_moe_dsa"], ALL_STREAM)
+    stock = losses(model)
+    with pytest.raises(MeasurementError, match="may be used on cpu"):
+        collect(model, range(LAYERS), WINDOWS, [SEGMENT], SETTINGS, memory=1000)
+    assert losses(model) == stock
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"rows": -1}, {"windows_a_step": 0}, {"learning_rate": 0.0}])
