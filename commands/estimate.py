@@ -24,6 +24,7 @@ from .estimate_layouts import Prices, price_layouts, prices_document, prices_tab
 from .estimate_machine import Pricing
 from .job.measure import load
 from .job.prepare import Intent, Job
+from .search_students import STEPS
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
         "seconds_per_shared_layer": outcome.layer_seconds and outcome.layer_seconds[1],
         "seconds": outcome.seconds,
         "sweeps": expected.sweeps,
+        **({"students": expected.students, "steps_a_student": STEPS} if expected.students else {}),
     } | ({} if outcome.prices is None else prices_document(outcome.prices))
 
 
@@ -165,6 +167,11 @@ def estimate_table(outcome: EstimateOutcome) -> None:
         f"{expected.algorithm_1_layer_windows:,}, {expected.fewer:.1f} times as many",
         "in all": f"about {expected.layer_windows:,} layer-windows, with baselines and checks",
         "sweeps": f"about {expected.sweeps:,} passes over the layers",
+        **(
+            {"students": f"about {expected.students:,} distilled indexers of {STEPS} steps; their time is not in it"}
+            if expected.students
+            else {}
+        ),
         "time": "not timed"
         if seconds is None
         else f"about {duration(seconds)} of measuring, from one window here",
