@@ -167,15 +167,13 @@ def estimate_table(outcome: EstimateOutcome) -> None:
         f"{expected.algorithm_1_layer_windows:,}, {expected.fewer:.1f} times as many",
         "in all": f"about {expected.layer_windows:,} layer-windows, with baselines and checks",
         "sweeps": f"about {expected.sweeps:,} passes over the layers",
-        **(
-            {"students": f"about {expected.students:,} distilled indexers of {STEPS} steps; their time is not in it"}
-            if expected.students
-            else {}
-        ),
+        "students": f"about {expected.students:,} indexers distilled for {STEPS} steps each, which is not timed",
         "time": "not timed"
         if seconds is None
         else f"about {duration(seconds)} of measuring, from one window here",
     }
+    if not expected.students:
+        del rows["students"]
     for name, value in rows.items():
         table.add_row(name, value)
     new_console(narrow=True).print(table)

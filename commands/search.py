@@ -74,8 +74,10 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
     """
     with resumable_stops(out, resume):
         job = prepare(recipe, goal, out, trust, reporter)
-        identity = search_identity(job.model, job.tokens, job.running, job.weighs_keys)
-        identity |= search_students.identity(job)
+        identity = {
+            **search_identity(job.model, job.tokens, job.running, job.weighs_keys),
+            **search_students.identity(job),
+        }
         with session(out, identity, resume, reporter) as run_session:
             return _outcome(job, run_session, reporter)
 

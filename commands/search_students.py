@@ -1,4 +1,4 @@
-"""Students of a search with distilled indexers: how they are trained, what that depends on, and what a plan says of it."""
+"""Students of a search with distilled indexers: how they are trained, and what journal and plan say of that."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def make(job: Job, loaded: Loaded, reporter: Reporter) -> Students | None:
     stored = collect(loaded.model, layers, windows, single_sites(len(layers)), settings)
 
     def say(students: int) -> None:
-        reporter.say(f"distilling indexers of {students} segments, {STEPS} steps each")
+        if students > 1:  # later steps need one or two
+            reporter.say(f"distilling indexers for {students} segments, {STEPS} steps each")
 
     return Students(loaded.model, stored, settings, say)
 

@@ -103,7 +103,10 @@ def search_summary(plan: Plan, folder: Path, timing: Timing, weight_bytes: int =
     )
     print_line(console, f"report   {folder / 'report.html'}")
     if plan.lacks_indexers:
-        print_line(console, f"these losses are with distilled indexers: indexcache distill {folder} --out DIR next")
+        print_line(
+            console,
+            f"losses are with distilled indexers; to make them: indexcache distill {folder} --out DIR",
+        )
 
 
 def _comparison(plan: Plan) -> Table:

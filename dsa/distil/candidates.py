@@ -1,4 +1,4 @@
-"""Students of the segments that a search asks about, each made when it is first needed, and what measures with them."""
+"""Students for the patterns of a search, made when they are first needed, and the evaluator that runs them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Students:
         """Of all students so far, by segment and then by name in the indexer, fp32 on the CPU."""
 
     def make(self, segments: Iterable[Segment]) -> None:
-        """Trains students of those of ``segments`` that have none, shared out over all processes, which call alike.
+        """Trains students of those of ``segments`` that have none; processes call alike and share them out.
 
         Raises:
             Stop: a signal came.
@@ -63,12 +63,13 @@ class Students:
         if not waiting:
             return
         self._on_making(len(waiting))
-        mine = waiting[processes.process_index() :: processes.process_count()]
-        made = {segment: self._trained(segment) for segment in mine}
-        self.parameters |= processes.merge(made)
+        mine = range(processes.process_index(), len(waiting), processes.process_count())
+        made = processes.merge({number: self._trained(waiting[number]) for number in mine})
+        self.parameters |= {waiting[number]: parameters for number, parameters in made.items()}
 
     def _trained(self, segment: Segment) -> dict[str, torch.Tensor]:
-        return train(self._model, self._stored, segment, self._rated, lambda step, divergence: check_stop()).parameters
+        trained = train(self._model, self._stored, segment, self._rated, lambda step, divergence: check_stop())
+        return trained.parameters
 
     @cached_property
     def _rated(self) -> Settings:
@@ -78,7 +79,8 @@ class Students:
         sites = len(self._stored.sites)
         first = max(0, (sites - _PROBED_SITES) // 2)
         segment = Segment(first, min(sites, first + _PROBED_SITES))
-        return replace(self._settings, learning_rate=probed_rate(self._model, self._stored, segment, self._settings))
+        rate = probed_rate(self._model, self._stored, segment, self._settings)
+        return replace(self._settings, learning_rate=rate)
 
 
 class StudentEvaluator(Evaluator):
@@ -98,12 +100,8 @@ class StudentEvaluator(Evaluator):
 
     def sweep(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
         """The losses that each request asks for, under its patterns with the students of their segments."""
-        distilled = [
-            [DistilledPattern.of(pattern) for pattern in request.patterns if request.windows] for request in requests
-        ]
-        self._students.make(
-            Segment(*ends) for patterns in distilled for pattern in patterns for ends in pattern.segments
-        )
+        asked = {pattern for request in requests if request.windows for pattern in request.patterns}
+        self._students.make(Segment(*ends) for pattern in asked for ends in DistilledPattern.of(pattern).segments)
         return super().sweep(
             [request._replace(patterns=list(map(_as_run, request.patterns))) for request in requests]
         )

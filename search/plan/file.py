@@ -116,7 +116,7 @@ def check_indexers(plan: Plan) -> None:
     """
     if plan.lacks_indexers:
         raise PlanError(
-            "the plan was searched with distilled indexers, and its checkpoint does not have them: its losses do not "
-            "hold there",
+            "the plan was searched with distilled indexers, and its checkpoint does not have them, so that its "
+            "losses do not hold",
             hint="make a checkpoint that has them with indexcache distill PLAN --out DIR, and give DIR",
         )

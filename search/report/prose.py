@@ -78,8 +78,8 @@ def _students(plan: Plan) -> str:
     if students is None:
         return ""
     told = (
-        f"The search measured every pattern, uniform too, with indexers distilled for it: {students.count} in all, "
-        f"{students.steps} steps each."
+        "The search measured every pattern, uniform too, with indexers distilled for it: "
+        f"{students.count} in all, {students.steps} steps each."
     )
     lacking = (
         " The checkpoint does not have these indexers, and the losses do not hold without them: "
