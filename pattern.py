@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from .errors import PatternError, SettingError
 
 FULL = "F"
 SHARED = "S"
 DISTILLED = "D"
-"""The role of a full site that runs its distilled indexer; no pattern is spelled with it."""
+"""How the role begins of a full site that runs a distilled indexer; no pattern is spelled with it."""
 _ROUNDING = Fraction(1, 10**12)
 
 
@@ -98,8 +99,8 @@ class Pattern:
         return tuple(site for site, role in enumerate(self.roles) if role == FULL)
 
     def common_length(self, other: Pattern) -> int:
-        """How many leading sites have the same role in both patterns; all of them, if the patterns are equal."""
-        pairs = enumerate(zip(self.roles, other.roles, strict=True))
+        """How many leading sites run alike in both patterns; all of them, if the patterns are equal."""
+        pairs = enumerate(zip(self.path, other.path, strict=True))
         return next((site for site, (role, other_role) in pairs if role != other_role), len(self))
 
     @property
@@ -111,9 +112,14 @@ class Pattern:
         """Whether ``site`` runs its indexer."""
         return self.roles[site] == FULL
 
+    @property
+    def path(self) -> str | tuple[str, ...]:
+        """How all sites run, in order."""
+        return self.roles
+
     def role(self, site: int) -> str:
         """How ``site`` runs: its letter."""
-        return self.roles[site]
+        return self.path[site]
 
     def share(self, site: int) -> Pattern:
         """This pattern with the full ``site`` turned shared."""
@@ -148,6 +154,9 @@ class Pattern:
 class DistilledPattern(Pattern):
     """A pattern some of whose full sites run distilled indexers in the place of the checkpoint's.
 
+    An indexer is distilled for the sites from its own to the next full one, so that where this is belongs to the
+    role: ``D3`` is the role of a site whose indexer is distilled for all sites before site 3.
+
     Args:
         distilled: those sites.
 
@@ -162,9 +171,32 @@ class DistilledPattern(Pattern):
         if shared := sorted(site for site in self.distilled if not self.is_full(site)):
             raise PatternError(f"site {shared[0]} of the pattern is shared, and so runs no distilled indexer")
 
-    def role(self, site: int) -> str:
-        """How ``site`` runs: its letter, or ``DISTILLED``."""
-        return DISTILLED if site in self.distilled else super().role(site)
+    @classmethod
+    def of(cls, pattern: Pattern) -> DistilledPattern:
+        """``pattern`` with a distilled indexer at each full site that serves others too.
+
+        A site that serves itself alone selects as all full does, and nothing is nearer to all full than that.
+        """
+        serving = (site for site in pattern.full if pattern.roles[site + 1 : site + 2] == SHARED)
+        return cls(pattern.roles, frozenset(serving))
+
+    @property
+    def segments(self) -> tuple[tuple[int, int], ...]:
+        """The sites that run distilled indexers, ascending, with the first site that each does not serve."""
+        return tuple((site, self._end(site)) for site in sorted(self.distilled))
+
+    @cached_property
+    def path(self) -> tuple[str, ...]:
+        """How all sites run, in order: letters, or ``DISTILLED`` and the first site that is not served."""
+        return tuple(
+            f"{DISTILLED}{self._end(site)}" if site in self.distilled else role
+            for site, role in enumerate(self.roles)
+        )
+
+    def _end(self, site: int) -> int:
+        """The next full site behind ``site``, or the number of sites."""
+        end = self.roles.find(FULL, site + 1)
+        return len(self) if end < 0 else end
 
 
 def indexer_types(layer_pattern: str) -> list[str]:

@@ -18,7 +18,7 @@ from ..dsa.stream.load import load_whole
 from ..errors import CacheError, ModelError, SettingError
 from ..evaluate import CALIBRATION, HELD_OUT
 from ..pattern import Pattern
-from ..search.plan.file import read_plan
+from ..search.plan.file import check_indexers, read_plan
 from ..search.plan.schema import Plan
 from ..system.console import Reporter, new_console, print_line
 from ..system.exits import print_result
@@ -54,11 +54,12 @@ def load(
         verify: hash the weights and compare them with the plan's.
 
     Raises:
-        PlanError: the plan cannot be read.
+        PlanError: the plan cannot be read, or needs distilled indexers that its checkpoint does not have.
         IdentityError: it was made for another checkpoint; names what differs.
         ModelError: the checkpoint cannot be found or loaded.
     """
     plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    check_indexers(plan)
     planned = open_planned(plan, str(model), Trust(trust_remote_code, allow_pickle), revision)
     if verify:
         planned.check_weights()
@@ -75,10 +76,11 @@ def apply(model: Any, plan: str | Path | Plan) -> AppliedPattern:
     caller's to know. A pattern that is in force already is replaced.
 
     Raises:
-        PlanError: the plan cannot be read.
+        PlanError: the plan cannot be read, or needs distilled indexers.
         ModelError: the model has its indexers elsewhere, or is none.
     """
     plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    check_indexers(plan)
     if not hasattr(model, "named_modules"):
         raise ModelError(f"{model!r} is no loaded model", hint="indexcache.load takes a folder or a hub id")
     return AppliedPattern(model, plan.model.site_layers, plan.pattern)
@@ -134,6 +136,7 @@ def continue_prompt(
         IndexcacheError: one of its other kinds.
     """
     plan, checkpoint = planned.plan, planned.checkpoint
+    check_indexers(plan)
     tokenizer = load_tokenizer(checkpoint)
     prompt = _prompt(planned, path.parent, request, tokenizer)
     planned.check_weights(reporter)

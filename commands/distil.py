@@ -329,7 +329,8 @@ def _findings(
     held_out, calibration = len(windows.heldout), plan.search.windows or len(windows.calibration)
     total = held_out * (2 * len(segments) + 4) + 3 * calibration
     reporter.begin(total, "window evaluations")
-    model = evaluator(loaded, windows, reporter, distilled=parameters)
+    distilled = {Segment(site, end): parameters[site] for site, end in segments}
+    model = evaluator(loaded, windows, reporter, distilled=distilled)
     sites = len(plan.model.site_layers)
     problem = windows_problem(model.sweep, windows, sites, Goal(keep=1.0), Method(pinned=plan.pinned_sites))
     return measure_distilled(problem, settings.pattern, measure_segments(problem, segments), calibration)

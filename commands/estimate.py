@@ -25,6 +25,7 @@ from .estimate_layouts import Prices, price_layouts, prices_document, prices_tab
 from .estimate_machine import Pricing
 from .job.measure import load
 from .job.prepare import Intent, Job
+from .search_students import STEPS
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
         "sweeps": expected.sweeps,
         "weight_bytes_a_sweep": outcome.sweep_bytes,
         "weight_bytes": outcome.weight_bytes,
+        **({"students": expected.students, "steps_a_student": STEPS} if expected.students else {}),
     } | ({} if outcome.prices is None else prices_document(outcome.prices))
 
 
@@ -177,10 +179,13 @@ def estimate_table(outcome: EstimateOutcome) -> None:
         f"{expected.algorithm_1_layer_windows:,}, {expected.fewer:.1f} times as many",
         "in all": f"about {expected.layer_windows:,} layer-windows, with baselines and checks",
         "sweeps": _sweeps(outcome),
+        "students": f"about {expected.students:,} indexers distilled for {STEPS} steps each, which is not timed",
         "time": "not timed"
         if seconds is None
         else f"about {duration(seconds)} of measuring, from one window here",
     }
+    if not expected.students:
+        del rows["students"]
     for name, value in rows.items():
         table.add_row(name, value)
     new_console(narrow=True).print(table)

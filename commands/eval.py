@@ -13,6 +13,7 @@ from ..dsa.stream.room import Room
 from ..errors import DatasetError, GateError, MeasurementError, OutputError, PlanError
 from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT_PROBES, REFINEMENT
 from ..search.goal import Goal, Method
+from ..search.plan.file import check_indexers
 from ..search.plan.record import heldout_record, probes_record
 from ..search.plan.schema import HeldOutRecord, Plan, ProbesRecord
 from ..search.report.checks import (
@@ -77,6 +78,7 @@ def evaluate(
         IdentityError: the checkpoint or the tokens are not the plan's; names what differs.
         IndexcacheError: one of its other kinds.
     """
+    check_indexers(planned.plan)
     windows = planned.windows(path.parent)
     announce(planned.checkpoint, reporter)
     for line in (*settings.warnings, *([] if planned.plan.complete else [NOT_COMPLETE])):

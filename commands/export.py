@@ -15,6 +15,7 @@ from ..pattern import SHARED, layer_ranges
 from ..search.export.remarks import Remark, worst_first
 from ..search.export.settings import Export, check_servable, edited_config, export
 from ..search.export.support import Serving
+from ..search.plan.file import check_indexers
 from ..search.plan.schema import Plan
 from ..search.report.words import NOT_COMPLETE
 from ..search.run.folder import PLAN_FILES
@@ -31,8 +32,10 @@ def settings_for(plan: Plan, engine: str, serving: Serving, force: bool) -> Expo
     """The settings that make ``engine`` run ``plan``, with a warning where the plan was not checked to its end.
 
     Raises:
+        PlanError: the plan needs distilled indexers, and its checkpoint has others.
         ExportError: the engine takes no pattern of this family, or is known to fail with it and ``force`` is off.
     """
+    check_indexers(plan)
     exported = export(plan, engine, serving)
     if not force:
         check_servable(exported)

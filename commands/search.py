@@ -37,6 +37,7 @@ from ..system.console import Reporter
 from ..system.exits import print_result
 from ..system.launching import speaks
 from ..version import __version__
+from . import search_students
 from .job.identity import search_identity
 from .job.measure import evaluator, load, run_identity
 from .job.prepare import Job, prepare
@@ -73,7 +74,10 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
     """
     with resumable_stops(out, resume):
         job = prepare(recipe, goal, out, trust, reporter)
-        identity = search_identity(job.model, job.tokens, job.running, job.weighs_keys)
+        identity = {
+            **search_identity(job.model, job.tokens, job.running, job.weighs_keys),
+            **search_students.identity(job),
+        }
         with session(out, identity, resume, reporter) as run_session:
             return _outcome(job, run_session, reporter)
 
@@ -126,7 +130,13 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
         model=job.model,
         tokens=job.tokens,
         run=session.run_identity(),
-        search=search_record(findings, run.method, checkpoint.site_layers, _init_record(job.older, findings)),
+        search=search_record(
+            findings,
+            run.method,
+            checkpoint.site_layers,
+            _init_record(job.older, findings),
+            search_students.record(job, len(run.measure.count.segments)),
+        ),
         result=result_record(findings, job.goal, job.model, confidence),
         heldout=heldout_record(findings.heldout, confidence),
         probes=probes_record(findings.probes, () if probes is None else probes.kinds, confidence),
@@ -217,7 +227,9 @@ def _model(job: Job, session: Session, reporter: Reporter) -> Evaluator:
             if (line := unskilled_indexers(loaded.model, job.checkpoint, first)) is not None:
                 reporter.warn(line)
         session.keep_self_check()
-    return evaluator(loaded, job.windows, reporter, tuple(job.windows.groups) if job.weighs_keys else (HELD_OUT,))
+    key_groups = tuple(job.windows.groups) if job.weighs_keys else (HELD_OUT,)
+    students = search_students.make(job, loaded, reporter)
+    return evaluator(loaded, job.windows, reporter, key_groups, students=students)
 
 
 def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:
@@ -232,7 +244,7 @@ def _replay(
     job: Job, session: Session, model: Evaluator | None = None, reporter: Reporter | None = None
 ) -> ReplayedEvaluator:
     checkpoint = job.checkpoint
-    shape = Shape(checkpoint.site_layers, checkpoint.layers, *job.window_counts)
+    shape = Shape(checkpoint.site_layers, checkpoint.layers, *job.window_counts, distils=job.method.distils)
     skip = reporter.skip if reporter is not None else lambda losses: None
     return ReplayedEvaluator(session.content, LayerCount(shape), model, session.write, skip)
 

@@ -102,6 +102,11 @@ def search_summary(plan: Plan, folder: Path, timing: Timing, weight_bytes: int =
         f"{cost.search_layer_windows} layer-windows to choose, {cost.fewer:.1f} times fewer than Algorithm 1",
     )
     print_line(console, f"report   {folder / 'report.html'}")
+    if plan.lacks_indexers:
+        print_line(
+            console,
+            f"losses are with distilled indexers; to make them: indexcache distill {folder} --out DIR",
+        )
 
 
 def _comparison(plan: Plan) -> Table:
@@ -123,6 +128,8 @@ def _facts(plan: Plan) -> dict[str, str]:
         facts["dp"] = "gives the same pattern"
     if search.pinned_layers:
         facts["pinned"] = f"{layers(search.pinned_layers)}, in uniform too"
+    if search.students is not None:
+        facts["students"] = f"{search.students.count} distilled indexers, {search.students.steps} steps each"
     if (decided := decided_steps(plan)) is not None:
         facts["steps"] = f"{decided.count} of {decided.steps} decided at {percent(decided.confidence)}"
     if (chance := least_chance(plan)) is not None:

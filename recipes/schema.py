@@ -164,11 +164,12 @@ class Recipe:
         ),
     ] = None
     strategy: Annotated[
-        Literal["fast", "exact", "blocks", "dp"],
+        Literal["fast", "exact", "blocks", "dp", "distilled"],
         Option(
             SEARCH,
             "fast: lazy re-evaluation and racing; exact: Algorithm 1, every candidate on every window; "
-            "blocks: the paper's pipeline variant; dp: dynamic programming over layer costs, in seconds",
+            "blocks: the paper's pipeline variant; dp: dynamic programming over layer costs, in seconds; "
+            "distilled: fast, each candidate measured with indexers distilled for it, for a plan to distill",
         ),
     ] = "fast"
     standard_errors: Annotated[

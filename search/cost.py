@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..evaluate import CALIBRATION, Request
-from ..pattern import FULL, Pattern
+from ..pattern import SHARED, DistilledPattern, Pattern
 
 
 def times_fewer(algorithm_1: int, spent: int) -> float:
@@ -52,6 +52,7 @@ class Shape:
         cost_windows: windows that layer costs are measured on, where they are.
         shared_layers: layers that share in the checkpoint itself.
         kept_states: layers at which a window's states are kept, spread evenly; None where they are at every site.
+        distils: whether every pattern is measured with indexers distilled for it.
     """
 
     site_layers: Sequence[int]
@@ -65,6 +66,7 @@ class Shape:
     cost_windows: int = 0
     shared_layers: Collection[int] = ()
     kept_states: int | None = None
+    distils: bool = False
 
     @property
     def kept_layers(self) -> tuple[int, ...]:
@@ -148,6 +150,8 @@ class LayerCount:
         self._full, self._shared = [0] * shape.layers, [0] * shape.layers
         self.sweeps = 0
         """Passes over the weights so far, all states taken to fit in memory."""
+        self.segments: set[tuple[int, int]] = set()
+        """Those that indexers had to be distilled for: full site, and first site that it does not serve."""
 
     def sweep(self, requests: Sequence[Request]) -> SweepRows:
         """Counts what one call of ``Evaluate`` asks for: one pass over the layers."""
@@ -174,6 +178,7 @@ class LayerCount:
 
         ``remember`` lets them start from kept states, ``keep_states`` keeps those of a single pattern.
         """
+        patterns = list(map(self._as_run, patterns))
         # Windows with kept states of the same patterns cost the same: one of them is counted, and multiplied.
         alike: dict[frozenset[Pattern], int] = {}
         for window in windows:
@@ -187,15 +192,24 @@ class LayerCount:
 
     def follow(self, pattern: Pattern) -> None:
         """``pattern`` is in force from now on."""
+        pattern = self._as_run(pattern)
         self._base |= {window: pattern for window, latest in self._latest.items() if pattern in latest}
+
+    def _as_run(self, pattern: Pattern) -> Pattern:
+        """``pattern`` as it is measured: with the indexers distilled for it, where they are."""
+        if not self._shape.distils:
+            return pattern
+        distilled = DistilledPattern.of(pattern)
+        self.segments.update(distilled.segments)
+        return distilled
 
     def _from_known(self, patterns: Sequence[Pattern], known: Collection[Pattern], windows: int) -> None:
         """Counts ``patterns`` on ``windows`` windows, of each of which the states of ``known`` are kept."""
-        together: dict[tuple[int, str], list[Pattern]] = {}
+        together: dict[tuple[int, str | tuple[str, ...]], list[Pattern]] = {}
         for pattern in patterns:
             start = max((self._common_depth(measured, pattern) for measured in known), default=0)
             passed = sum(layer < start for layer in self._shape.site_layers)
-            together.setdefault((start, pattern.roles[:passed]), []).append(pattern)
+            together.setdefault((start, pattern.path[:passed]), []).append(pattern)
         for (start, _), group in together.items():
             self._below(group, start, windows)
 
@@ -211,9 +225,9 @@ class LayerCount:
             self._add(layer, 0, windows)
         ends = [*self._shape.site_layers[1:], self._shape.layers]
         for site, (first, end) in enumerate(zip(self._shape.site_layers, ends, strict=True)):
-            branches = {pattern.roles[: site + 1] for pattern in patterns}
+            branches = {pattern.path[: site + 1] for pattern in patterns}
             if first >= start:
-                indexing = sum(roles[-1] == FULL for roles in branches)
+                indexing = sum(path[-1] != SHARED for path in branches)
                 self._add(first, windows * indexing, windows * (len(branches) - indexing))
             # Layers between two sites run no indexer.
             for layer in range(max(start, first + 1), end):

@@ -40,6 +40,7 @@ class ExpectedCost:
         search_layer_windows: those of the removals and swaps alone, and of layer costs where these choose.
         algorithm_1_layer_windows: what Algorithm 1 as written takes for the removals.
         sweep_rows: what each pass over the layers carries, in their order; one for whatever is asked together.
+        students: indexers that are distilled for candidates.
     """
 
     window_evaluations: int
@@ -48,6 +49,7 @@ class ExpectedCost:
     search_layer_windows: int
     algorithm_1_layer_windows: int
     sweep_rows: tuple[SweepRows, ...]
+    students: int = 0
 
     @property
     def sweeps(self) -> int:
@@ -107,6 +109,7 @@ def expected_cost(shape: Shape, goal: Goal, method: Method, overlap: bool = Fals
         * round(times * findings.windows)
         * shape.layers,
         sweep_rows=(*_beside_sweeps(shape, method, overlap), *(rows.times(times) for rows in evaluate.sweep_rows)),
+        students=len(count.segments),
     )
 
 

@@ -33,7 +33,8 @@ class Method:
     """How to search.
 
     Args:
-        strategy: ``fast``, ``exact``, ``blocks`` or ``dp``.
+        strategy: ``fast``, ``exact``, ``blocks``, ``dp``, or ``distilled``: ``fast``, every pattern measured with
+            indexers distilled for it.
         objective: what chooses.
         surrogate: which layer costs are measured: ``fisher``, ``error`` or ``none``.
         confidence: of intervals, of decided steps, and of what is held to a limit.
@@ -76,6 +77,11 @@ class Method:
         """Whether the pattern picked depends on layer costs, and is not just measured beside theirs."""
         ordered = self.strategy == "fast" and not self.order
         return bool(self.layer_costs) and (self.strategy == "dp" or ordered or self.refine_rounds > 0)
+
+    @property
+    def distils(self) -> bool:
+        """Whether every pattern is measured with indexers distilled for it."""
+        return self.strategy == "distilled"
 
     def deepest(self, goal: Goal, sites: int) -> int:
         """How many full sites the search goes down to."""

@@ -389,7 +389,7 @@ def _remove(
     progress: SearchProgress,
 ) -> list[Step]:
     kept = method.deepest(goal, sites)
-    if method.strategy == "fast":
+    if method.strategy in ("fast", "distilled"):
         return fast_greedy(
             measurements,
             sites,

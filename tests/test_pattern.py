@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexcache.errors import PatternError, SettingError
-from indexcache.pattern import Pattern, indexer_types, kept_sites, layer_ranges
+from indexcache.pattern import DistilledPattern, Pattern, indexer_types, kept_sites, layer_ranges
 
 PUBLISHED = {
     "30B 1/2": (24, 47, "FSFSFSSSSFSFFFFSFFSSFFSFFFSSFFSSFSSSSFSFFFSFSSF"),
@@ -131,3 +131,18 @@ def test_kept_sites_rounds_the_written_decimal_up(sites, keep, kept):
 def test_an_impossible_keep_is_refused(keep):
     with pytest.raises(SettingError, match="keep"):
         kept_sites(16, keep)
+
+
+class TestDistilled:
+    def test_sites_that_serve_others_run_distilled_indexers_for_their_segments(self):
+        distilled = DistilledPattern.of(Pattern("FSSFFS"))
+        assert distilled.segments == ((0, 3), (4, 6))
+        assert [distilled.role(site) for site in range(6)] == ["D3", "S", "S", "F", "D6", "S"]
+        assert DistilledPattern.of(Pattern("FFF")).segments == ()
+
+    def test_a_site_that_serves_others_than_before_runs_otherwise(self):
+        """The letters agree on four sites, but site 2 has another student."""
+        one, other = Pattern("FFFSSF"), Pattern("FFFSFF")
+        assert one.common_length(other) == 4
+        assert DistilledPattern.of(one).common_length(DistilledPattern.of(other)) == 2
+        assert Pattern("FFFFFF").common_length(DistilledPattern.of(one)) == 2

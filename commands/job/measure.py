@@ -14,7 +14,9 @@ from ...dsa.checkpoint.dtypes import compute_dtype, dtype_name
 from ...dsa.checkpoint.load import device_kinds
 from ...dsa.checkpoint.stored.weights import StoredWeights
 from ...dsa.checks.selfcheck import check_backends, check_tokens
+from ...dsa.distil.candidates import StudentEvaluator, Students
 from ...dsa.distil.losses import DistilledLosses
+from ...dsa.distil.segments import Segment
 from ...dsa.long.backends import Backends, choose, install
 from ...dsa.long.capacity import (
     check_fits,
@@ -259,7 +261,8 @@ def evaluator(
     windows: Windows,
     reporter: Reporter,
     key_groups: Collection[str] = (HELD_OUT,),
-    distilled: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
+    distilled: Mapping[Segment, Mapping[str, torch.Tensor]] | None = None,
+    students: Students | None = None,
 ) -> Evaluator:
     """Measures patterns on ``windows``, keeping as many states as the free memory allows.
 
@@ -268,8 +271,9 @@ def evaluator(
         windows: of all groups.
         reporter: told of progress.
         key_groups: whose windows' loss on key tokens is measured too, which takes two more passes a window.
-        distilled: parameters of distilled indexers by site, which a ``DistilledPattern`` runs; no states are kept
-            then.
+        distilled: parameters of distilled indexers by segment, which a ``DistilledPattern`` runs; no states are
+            kept then.
+        students: distilled for every pattern that is measured.
     """
     checkpoint, model, together = loaded.checkpoint, loaded.model, processes.process_count()
     width = checkpoint.selection_width
@@ -282,19 +286,21 @@ def evaluator(
         "reference_budget": reference_budget(together),
         "row_budget": rows * size,
     }
-    if distilled is not None:
-        losses: PatternLosses = DistilledLosses(model, checkpoint.site_layers, distilled, **settings)
-    else:
+    if distilled is None:
         share = -(-len(windows.calibration) // together)
-        memory = PathMemory(checkpoint.site_layers, share, path_budget(free))
-        losses = PatternLosses(model, checkpoint.site_layers, memory=memory, **settings)
-    return Evaluator(
-        losses,
-        {name: _windows(name, group, name in key_groups) for name, group in windows.groups.items()},
-        loaded.running.max_rows or rows,
-        on_window=lambda patterns: reporter.advance(patterns * together),
-        on_shortage=reporter.warn,
-    )
+        settings["memory"] = PathMemory(checkpoint.site_layers, share, path_budget(free))
+    groups = {name: _windows(name, group, name in key_groups) for name, group in windows.groups.items()}
+    watched: dict[str, Any] = {
+        "max_rows": loaded.running.max_rows or rows,
+        "on_window": lambda patterns: reporter.advance(patterns * together),
+        "on_shortage": reporter.warn,
+    }
+    if students is not None:
+        measured = DistilledLosses(model, checkpoint.site_layers, students.parameters, **settings)
+        return StudentEvaluator(students, measured, groups, **watched)
+    if distilled is not None:
+        return Evaluator(DistilledLosses(model, checkpoint.site_layers, distilled, **settings), groups, **watched)
+    return Evaluator(PatternLosses(model, checkpoint.site_layers, **settings), groups, **watched)
 
 
 def _taken_later(loaded: Loaded, length: int) -> int:

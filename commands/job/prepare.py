@@ -11,6 +11,7 @@ from ...calibrate.sources import TextSource
 from ...calibrate.windows import WindowRequest, Windows
 from ...dsa.checkpoint.config import Checkpoint, Trust, open_checkpoint
 from ...dsa.checkpoint.stored.weights import StoredWeights, find_weights
+from ...dsa.distil.collect import trainable_family
 from ...dsa.long.backends import Backends
 from ...dsa.model.evaluator import COST_WINDOWS
 from ...dsa.stream.formats.foreign import Foreign
@@ -84,6 +85,7 @@ class Intent:
             COST_WINDOWS,
             checkpoint.shared_layers,
             kept_states,
+            self.method.distils,
         )
         return expected_cost(shape, self.goal, self.method, self.measures_overlap)
 
@@ -120,6 +122,8 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
         reporter.warn("with --no-selfcheck nothing shows that sharing works in this model")
     length = window_length(recipe, checkpoint, reporter)
     older, method = search_method(recipe, checkpoint, goal)
+    if method.distils:
+        trainable_family(checkpoint)
     _warn_of_nothing_to_drop(method, goal, len(checkpoint.site_layers), reporter)
     _warn_of_idle_options(recipe, goal, reporter)
     backends = Backends(recipe.indexer, recipe.attention)
@@ -231,7 +235,8 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
     method = Method(
         strategy=recipe.strategy,
         objective=recipe.objective,
-        surrogate=recipe.surrogate,
+        # Costs under the checkpoint's own selections say nothing of those of distilled indexers.
+        surrogate="none" if recipe.strategy == "distilled" else recipe.surrogate,
         confidence=recipe.confidence,
         gate=recipe.gate,
         curve=recipe.baselines != "uniform",

@@ -11,6 +11,7 @@ from ...pattern import DISTILLED, FULL
 from ..checkpoint.sites import expected_indexers
 from ..model.losses import PatternLosses
 from ..model.stack import LayerCalls, State
+from .segments import Segment
 from .swap import swapped
 
 
@@ -23,25 +24,25 @@ class DistilledLosses(PatternLosses):
     Args:
         model: a transformers DSA model, in evaluation mode.
         site_layers: absolute ids of its sites.
-        parameters: of the distilled indexers, by site and then by name in the indexer, in any type.
-        settings: of ``PatternLosses``. No memory: it takes patterns for the same whose letters are.
+        parameters: of the distilled indexers, by segment and then by name in the indexer, in any type; read as
+            they are needed, so that more may come.
+        settings: of ``PatternLosses``.
     """
 
     def __init__(
         self,
         model: Any,
         site_layers: tuple[int, ...],
-        parameters: Mapping[int, Mapping[str, torch.Tensor]],
+        parameters: Mapping[Segment, Mapping[str, torch.Tensor]],
         **settings: Any,
     ) -> None:
         super().__init__(model, site_layers, **settings)
-        _, indexers = expected_indexers(model, site_layers)
-        self._distilled = {
-            site_layers[site]: (indexers[site_layers[site]], values) for site, values in parameters.items()
-        }
+        _, self._indexers = expected_indexers(model, site_layers)
+        self._distilled = parameters
 
     def _through(self, layer: int, state: State, role: str, calls: LayerCalls) -> State:
-        if role != DISTILLED:
+        if not role.startswith(DISTILLED):
             return super()._through(layer, state, role, calls)
-        with swapped(*self._distilled[layer]):
+        segment = Segment(self._site_of[layer], int(role.removeprefix(DISTILLED)))
+        with swapped(self._indexers[layer], self._distilled[segment]):
             return super()._through(layer, state, FULL, calls)

@@ -144,6 +144,12 @@ def train(
     return Trained({name: value.detach().cpu() for name, value in student.parameters.items()}, tuple(curve), rate)
 
 
+def probed_rate(model: Any, stored: StoredRows, segment: Segment, settings: Settings) -> float:
+    """The learning rate that a short probe of ``RATES`` gives for ``segment``; arguments as for ``train``."""
+    stored.check(segment)
+    return _Training(model, stored, segment, settings).probed_rate()
+
+
 def divergence(
     model: Any, stored: StoredRows, segment: Segment, parameters: Mapping[str, torch.Tensor] | None = None
 ) -> float:

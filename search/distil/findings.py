@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from ...errors import MeasurementError
 from ...evaluate import CALIBRATION, HELD_OUT, Request
@@ -72,7 +71,7 @@ def trainable(pattern: Pattern) -> list[tuple[int, int]]:
 
     A site that serves itself alone selects as all full does, and nothing is nearer to all full than that.
     """
-    return [(site, end) for site, end in pairwise((*pattern.full, len(pattern))) if end > site + 1]
+    return list(DistilledPattern.of(pattern).segments)
 
 
 def alone(sites: int, site: int, end: int) -> Pattern:

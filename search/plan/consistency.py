@@ -28,6 +28,8 @@ def check_consistency(plan: Plan) -> None:
     _check_result(plan)
     _check_heldout(plan)
     _check_distilled(plan)
+    if (plan.search.students is not None) != (plan.search.strategy == "distilled"):
+        raise ValueError("search.students has to be there where search.strategy is distilled, and only there")
 
 
 def _check_layers(plan: Plan) -> None:

@@ -106,3 +106,17 @@ def check_plan(document: Any, name: str, hint: str | None = None) -> Plan:
     except ValueError as error:
         raise PlanError(f"{name}: {one_line(str(error))}", hint=hint) from None
     return plan
+
+
+def check_indexers(plan: Plan) -> None:
+    """Refuses to run a plan whose losses are with distilled indexers, where its checkpoint has others.
+
+    Raises:
+        PlanError: names the command that makes a checkpoint that has them.
+    """
+    if plan.lacks_indexers:
+        raise PlanError(
+            "the plan was searched with distilled indexers, and its checkpoint does not have them, so that its "
+            "losses do not hold",
+            hint="make a checkpoint that has them with indexcache distill PLAN --out DIR, and give DIR",
+        )

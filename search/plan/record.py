@@ -28,6 +28,7 @@ from .schema import (
     ProbesRecord,
     Result,
     SearchRecord,
+    StudentsRecord,
 )
 
 
@@ -60,7 +61,11 @@ def _ends(evaluation: Evaluation, baseline: Evaluation, confidence: float) -> tu
 
 
 def search_record(
-    findings: Findings, method: Method, site_layers: Sequence[int], init: InitRecord | None
+    findings: Findings,
+    method: Method,
+    site_layers: Sequence[int],
+    init: InitRecord | None,
+    students: StudentsRecord | None = None,
 ) -> SearchRecord:
     """The steps, with sites spelled as absolute layer ids too."""
 
@@ -92,6 +97,7 @@ def search_record(
         uniform=measured(findings.uniform),
         overlap=measured(findings.overlap),
         overlap_matrix=[[round(share, 4) for share in row] for row in method.overlap_matrix or ()],
+        students=students,
     )
 
 

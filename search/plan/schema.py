@@ -170,6 +170,20 @@ class InitRecord(_Section):
     changed_steps: list[Count]
 
 
+class StudentsRecord(_Section):
+    """The indexers that were distilled for the patterns of a search.
+
+    ``count`` of them, one for each segment that a pattern had: a full site and the sites that it serves. Each for
+    ``steps`` steps of ``windows_a_step`` windows and ``rows`` queries of each, on ``windows`` calibration windows.
+    """
+
+    count: Count
+    steps: Count
+    windows_a_step: Count
+    rows: Count
+    windows: Count
+
+
 class SearchRecord(_Section):
     """What the search did.
 
@@ -183,7 +197,9 @@ class SearchRecord(_Section):
     ``kept_chances`` how often each site stays full when documents are drawn anew. ``starts`` are refinement's,
     the best end first, from which ``swaps`` are. ``windows`` is how many calibration windows were used, and
     ``ties`` says what they leave open. ``decided`` says whether windows that were added until the plan is decided
-    got there; None where their number was fixed.
+    got there; None where their number was fixed. ``students`` is there where the strategy is ``distilled``: all
+    losses but those of all full, held out too, are with indexers distilled for the pattern, which the checkpoint
+    does not have.
     """
 
     strategy: str
@@ -209,6 +225,7 @@ class SearchRecord(_Section):
     uniform: list[MeasuredPattern]
     overlap: list[MeasuredPattern]
     overlap_matrix: list[list[Finite]]
+    students: StudentsRecord | None = None
 
 
 class Result(MeasuredPattern):
@@ -399,11 +416,18 @@ class Plan(_Section):
         """Sites that the search had to keep full."""
         return tuple(self.model.site_layers.index(layer) for layer in self.search.pinned_layers)
 
+    @property
+    def lacks_indexers(self) -> bool:
+        """Whether the plan's losses are with distilled indexers and its checkpoint is not distilled yet."""
+        return self.search.students is not None and self.distilled is None
+
     def as_json(self) -> str:
         """The file's text: stable key order, floats at full precision, and last a checksum over the rest."""
         content = self.model_dump(mode="json")
         if self.distilled is None:
             del content["distilled"]
+        if self.search.students is None:
+            del content["search"]["students"]
         document = content | {CHECKSUM: content_checksum(content)}
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

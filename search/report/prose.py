@@ -45,6 +45,9 @@ _STRATEGIES = {
         f"{_STEP}, the one that costs least of those measured: "
         "sites that seemed dearer at an earlier step are not measured again."
     ),
+    "distilled": (
+        f"{_STEP}, the one that costs least of those measured, all with indexers distilled for their pattern."
+    ),
     "dp": "There are no steps: dynamic programming over layer costs gives the pattern of each budget.",
 }
 
@@ -66,7 +69,23 @@ def chosen_by(plan: Plan) -> str:
         return "The search did not pick this pattern: `distill` was asked for it."
     if plan.search.strategy == "dp":
         return f"Layer costs chose, {_layer_costs(plan)}: the pattern is the one with the lowest sum."
-    return _OBJECTIVES.get(plan.search.objective, "")
+    return " ".join(filter(None, (_OBJECTIVES.get(plan.search.objective), _students(plan))))
+
+
+def _students(plan: Plan) -> str:
+    """That a search's losses are with distilled indexers; "" where they are not."""
+    students = plan.search.students
+    if students is None:
+        return ""
+    told = (
+        "The search measured every pattern, uniform too, with indexers distilled for it: "
+        f"{students.count} in all, {students.steps} steps each."
+    )
+    lacking = (
+        " The checkpoint does not have these indexers, and the losses do not hold without them: "
+        "`indexcache distill` trains them in full, and writes a checkpoint that has them."
+    )
+    return told + (lacking if plan.lacks_indexers else "")
 
 
 def searched(plan: Plan) -> bool:
@@ -158,7 +177,7 @@ def _by_dp(plan: Plan) -> str:
 def decided(plan: Plan) -> str:
     """What a decided step is, and whether other documents may drop other layers."""
     confidence = percent(plan.search.confidence or 0.0)
-    lazily = " `fast` compares some layers by what they cost at an earlier step."
+    lazily = f" `{plan.search.strategy}` compares some layers by what they cost at an earlier step."
     after = " All this is of the removals; refinement came later."
     settled = " The chances beside the pattern say whether it changes which layers stay."
     settled = settled if plan.search.kept_chances else ""
@@ -172,7 +191,7 @@ def decided(plan: Plan) -> str:
     auto = f" {open_line[0].upper()}{open_line[1:]}." if open_line else ""
     return (
         f"A step is decided where {used_windows(plan)} windows tell the dropped layer from every other one "
-        f"at {confidence} confidence.{lazily if plan.search.strategy == 'fast' else ''} "
+        f"at {confidence} confidence.{lazily if plan.search.strategy in ('fast', 'distilled') else ''} "
         f"{tied}{after if plan.search.starts else ''}{auto}"
     )
 

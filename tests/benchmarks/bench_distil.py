@@ -5,7 +5,8 @@
 
 Each part trains the indexers that a pattern keeps and measures the loss increase over the untouched model, all
 full, before and after, paired. The control trains each on the attention of its own layer alone. Weights are
-rounded to bf16 before they are measured, as they would be stored.
+rounded to bf16 before they are measured, as they would be stored. The joint parts search twice on the first
+windows: with students of every candidate, and without; what the first gives is distilled.
 """
 
 import argparse
@@ -21,20 +22,27 @@ from bench_results import Book, Deadline, Row, run_parts
 from bench_setting import ROOT, demo_text, read_texts, settings_of
 
 from indexcache.calibrate.windows import WindowRequest, pack
+from indexcache.commands.search_students import STEPS
 from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.stored.weights import find_weights
+from indexcache.dsa.distil.candidates import StudentEvaluator, Students, single_sites
+from indexcache.dsa.distil.losses import DistilledLosses
 from indexcache.dsa.distil.segments import Segment, segments_of
 from indexcache.dsa.distil.train import Settings, Trained, collect, put, train
+from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
+from indexcache.dsa.model.states.paths import PathMemory
 from indexcache.dsa.model.tail import Window
 from indexcache.dsa.stream.load import load_measured
 from indexcache.dsa.stream.room import Room
 from indexcache.errors import DatasetError
 from indexcache.evaluate import CALIBRATION, HELD_OUT
 from indexcache.pattern import Pattern
+from indexcache.search.goal import Goal, Method
 from indexcache.search.losses import Difference, mean_difference
+from indexcache.search.search import Problem, SearchProgress, choose
 
-PARTS = ("uniform", "searched", "control", "all_full", "two_sixteenths")
+PARTS = ("uniform", "searched", "control", "all_full", "two_sixteenths", "joint", "joint_three")
 
 
 class DistilBench:
@@ -118,6 +126,68 @@ class DistilBench:
         result: dict[str, Any] = self._book.result(name, lambda: self._distilled(pattern, segments, steps))
         return result
 
+    def _searched(self, joint: bool) -> dict[str, str]:
+        """Patterns by how many sites they keep, down to 3/16, of a search with students or without."""
+        name = "search with students" if joint else "search without training"
+        patterns: dict[str, str] = self._book.result(name, lambda: self._search(joint))
+        return patterns
+
+    def _search(self, joint: bool) -> dict[str, str]:
+        options, model, sites = self._options, self._layers.model, self._layers.site_layers
+        windows = self._windows[0][: options.search_windows]
+        groups = {CALIBRATION: [Window((CALIBRATION, place), ids) for place, ids in enumerate(windows)]}
+        settings = Settings(STEPS, options.rows, options.windows_a_step, options.rate, options.seed)
+        kept: dict[str, Any] = {"blind": self._width, "memory": PathMemory(sites, len(windows), 4 << 30)}
+        if joint:
+            students = Students(
+                model, collect(model, sites, windows, single_sites(len(sites)), settings), settings
+            )
+            losses: PatternLosses = DistilledLosses(model, sites, students.parameters, **kept)
+            evaluator: Evaluator = StudentEvaluator(students, losses, groups)
+        else:
+            losses = PatternLosses(model, sites, **kept)
+            evaluator = Evaluator(losses, groups)
+        problem = Problem(
+            evaluator.sweep,
+            {CALIBRATION: [len(ids) - 1 for ids in windows]},
+            {CALIBRATION: range(len(windows))},
+            self._sites,
+            Goal(keep=max(1, 3 * self._sites // 16) / self._sites),
+            Method(strategy="distilled" if joint else "fast"),
+        )
+        findings = choose(problem, SearchProgress(step=lambda step: evaluator.follow(step.pattern)))
+        losses.switch.remove()
+        return {str(step.pattern.kept): str(step.pattern) for step in findings.steps}
+
+    def _free(self, kept: int) -> tuple[Pattern, list[Any]]:
+        """A training-free pattern and its increase."""
+        pattern = Pattern(self._searched(joint=False)[str(kept)])
+        measured = self._book.result(f"training-free {kept}", lambda: list(self._figures(pattern)))
+        return pattern, measured
+
+    def _figures(self, pattern: Pattern) -> tuple[float, float | None]:
+        increase = self._increase(pattern)
+        return increase.delta, increase.standard_error
+
+    def _joint_row(self, kept: int, free_kept: int, share: float) -> Row:
+        """A joint pattern, distilled; at most ``share`` of what a training-free one of ``free_kept`` costs."""
+        pattern = Pattern(self._searched(joint=True)[str(kept)])
+        result, (free, cost) = self._result(f"joint {kept}", pattern), self._free(free_kept)
+        after = result["after"]
+        return Row.judged(
+            f"joint {kept}/{self._sites} `{pattern}`",
+            f"at most {share:g} of training-free {free_kept}/{self._sites}",
+            f"{_figure(*result['before'])} -> {_figure(*after)}; training-free `{free}` {_figure(*cost)}",
+            after[0] <= share * cost[0],
+        )
+
+    def joint_part(self) -> list[Row]:
+        kept = max(1, self._sites // 4)
+        return [self._joint_row(kept, kept, 0.5)]
+
+    def joint_three_part(self) -> list[Row]:
+        return [self._joint_row(max(1, 3 * self._sites // 16), max(1, self._sites // 2), 1.0)]
+
     def _uniform(self, kept: int) -> Pattern:
         return Pattern.uniform(self._sites, kept)
 
@@ -188,6 +258,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="of each indexer; 200 by default")
     parser.add_argument("--rows", type=int, default=128, help="queries of a window; 128 by default")
     parser.add_argument("--windows-a-step", type=int, default=4, help="4 by default")
+    parser.add_argument(
+        "--search-windows",
+        type=int,
+        default=16,
+        help="of a search; 16 by default",
+    )
     parser.add_argument("--rate", type=float, help="learning rate; probed by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

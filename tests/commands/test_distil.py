@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 
@@ -22,34 +21,12 @@ from indexcache.errors import GateError
 from indexcache.search.plan.file import read_plan
 from indexcache.system.signals import Stop
 
-LAYERS, WINDOW = 6, 112
+WINDOW = 112
 OPTIONS = ["--steps", "20", "--rows", "32", "--lr", "0.01", "-q"]
 
 
 def distil(run_cli, planned, out, *more):
     return run_cli("distill", planned, "--out", out, *OPTIONS, *more)
-
-
-@pytest.fixture(scope="session")
-def trimmed(made_once):
-    """The first layers of the embedded model: what its indexers choose and its layers attend to is learned."""
-
-    def make(folder):
-        config = json.loads((EMBEDDED / "config.json").read_text())
-        by_layer = {
-            name: value[:LAYERS] for name, value in config.items() if isinstance(value, list) and len(value) == 16
-        }
-        (folder / "config.json").write_text(json.dumps(config | by_layer | {"num_hidden_layers": LAYERS}))
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(EMBEDDED / name, folder / name)
-        tensors = load_file(EMBEDDED / "model.safetensors")
-        kept = {
-            name: tensor for name, tensor in tensors.items()
-            if (layer := re.search(r"layers\.(\d+)\.", name)) is None or int(layer[1]) < LAYERS
-        }  # fmt: skip
-        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-
-    return made_once("trimmed", make)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from random_models import build
 
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.distil.losses import DistilledLosses
+from indexcache.dsa.distil.segments import Segment
 from indexcache.dsa.distil.train import put
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.tail import Window
@@ -28,12 +29,15 @@ def window():
 
 @pytest.fixture(scope="module")
 def parameters(model):
-    """Other parameters for sites 0 and 3."""
+    """Other parameters for the segments of sites 0 and 3."""
     draw = torch.Generator().manual_seed(5)
     _, indexers = find_indexers(model)
     return {
-        site: {name: torch.randn(value.shape, generator=draw) for name, value in indexers[site].named_parameters()}
-        for site in (0, 3)
+        segment: {
+            name: torch.randn(value.shape, generator=draw)
+            for name, value in indexers[segment.site].named_parameters()
+        }
+        for segment in map(Segment._make, ((0, 3), (3, 6), (0, 1)))
     }
 
 
@@ -44,7 +48,7 @@ def test_a_distilled_pattern_is_the_pattern_with_those_parameters_put(model, win
     full, plain, with_both, with_one = losses.compare([FULL, PATTERN, both, one], [window])[0]
     assert len({plain.loss, with_both.loss, with_one.loss}) == 3
     for sites, loss in (((0, 3), with_both), ((3,), with_one), ((), plain)):
-        give_back = [put(model, site, parameters[site]) for site in sites]
+        give_back = [put(model, site, parameters[site, site + 3]) for site in sites]
         expected = PatternLosses(model, LAYERS).measure([PATTERN], [window])[0][0]
         for back in give_back:
             back()
