@@ -35,7 +35,7 @@ class PaperModel:
         self.calls = 0
         self.measured = []
 
-    def stand_in(self, loaded, windows, *_):
+    def stand_in(self, loaded, windows, *_, **__):
         """In place of ``evaluator``: knows the sites and how many windows there are."""
         self.sites = len(loaded.checkpoint.site_layers)
         self.windows = {name: len(group.ids) for name, group in windows.groups.items()}
