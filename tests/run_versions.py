@@ -23,6 +23,9 @@ TESTS = [
         "long/test_long_windows",
         "checks/test_fastpath",
         "checkpoint/sizes/test_count",
+        "stream/test_load",
+        "stream/test_quantised_losses",
+        "distil/test_targets",
     )
 ]
 # About a minute: every family's chunks and sizes, the names of caches, and two kinds of selections.
