@@ -109,7 +109,7 @@ def write(path: Path, content: Iterator[bytes]) -> None:
 
 def _other_files(source: Path) -> Iterator[Path]:
     for folder, names, files in os.walk(source):
-        names[:] = sorted(name for name in names if not name.startswith("."))
+        names[:] = sorted(name for name in names if not name.startswith(".") and name != "__pycache__")
         for name in sorted(files):
             if not name.startswith(".") and not name.endswith(_WEIGHTS):
                 yield Path(folder, name)
