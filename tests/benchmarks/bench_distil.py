@@ -56,7 +56,7 @@ class DistilBench:
         self._site_layers = checkpoint.site_layers
         self._losses = PatternLosses(self._model, self._site_layers)
         self._tokenizer = load_tokenizer(checkpoint)
-        self._sites = len(self._site_layers)
+        self._sites, self._width = len(self._site_layers), checkpoint.selection_width
         self._full = Pattern.all_full(self._sites)
 
     @cached_property
@@ -133,7 +133,7 @@ class DistilBench:
         return patterns
 
     def _search(self, joint: bool) -> dict[str, str]:
-        options, model, sites = self._options, self._layers.model, self._layers.site_layers
+        options, model, sites = self._options, self._model, self._site_layers
         windows = self._windows[0][: options.search_windows]
         groups = {CALIBRATION: [Window((CALIBRATION, place), ids) for place, ids in enumerate(windows)]}
         settings = Settings(STEPS, options.rows, options.windows_a_step, options.rate, options.seed)
