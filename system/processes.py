@@ -132,6 +132,11 @@ def merge(part: dict[int, T]) -> dict[int, T]:
         return {number: value for share in gather_object([part]) for number, value in share.items()}
 
 
+def least(number: int) -> int:
+    """The least of all processes' numbers; each has to ask."""
+    return min(merge({process_index(): number}).values())
+
+
 def run_on_main(job: Callable[[], T]) -> T:
     """Runs ``job`` on the main process; every process gets its result, or raises its error or the stop it met.
 

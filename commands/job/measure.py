@@ -213,7 +213,7 @@ def _tried_length(checkpoint: Checkpoint, model: Any, length: int) -> int:
         fits = min(fits, _MOST_TRIED_ON_CPU)
     tokens = min(length, max(fits, check_tokens(checkpoint.selection_width)))
     # The least of all processes: they compare on one window, so that all of them agree or none does.
-    return min(processes.merge({processes.process_index(): tokens}).values())
+    return processes.least(tokens)
 
 
 def check_fits_here(

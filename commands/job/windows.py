@@ -98,7 +98,7 @@ def _affordable(checkpoint: Checkpoint, dtype: str, request: Backends, lengths: 
         return layer_bytes(checkpoint.config, length, size, backends, on_gpu) <= memory
 
     length = next((length for length in lengths if fits(length)), lengths[-1])
-    return min(processes.merge({processes.process_index(): length}).values())
+    return processes.least(length)
 
 
 def check_window(checkpoint: Checkpoint, length: int, beyond_positions: bool, reporter: Reporter) -> None:

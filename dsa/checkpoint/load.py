@@ -12,19 +12,12 @@ from ...errors import ModelError, SettingError, first_line
 from .architectures import build, model_class, plain_config, skeleton
 from .config import Checkpoint
 from .dtypes import compute_dtype
-from .stored.shards import Tensor
+from .stored.shards import TORCH_NAMES, Tensor
 from .stored.unread import check_complete, load_reported
 from .stored.weights import StoredWeights
 
 if TYPE_CHECKING:
     import torch
-
-# Torch's names for what safetensors headers call the types.
-_STORED = {
-    "BF16": "bfloat16", "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "I16": "int16",
-    "I32": "int32", "I64": "int64", "I8": "int8", "U8": "uint8",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,7 @@ def stored_tensors(checkpoint: Checkpoint, weights: StoredWeights) -> dict[str, 
 
     if not weights.pickled:
         return {name: tensor for shard in weights.shards for name, tensor in shard.tensors.items()}
-    names_of_types = {getattr(torch, kind): name for name, kind in _STORED.items()}
+    names_of_types = {getattr(torch, kind): name for name, kind in TORCH_NAMES.items()}
     tensors: dict[str, Tensor] = {}
     for name in weights.files:
         try:
@@ -141,7 +134,7 @@ def rehearse(
     """
     import torch
 
-    if any(tensor.dtype not in _STORED for tensor in stored.values()):
+    if any(tensor.dtype not in TORCH_NAMES for tensor in stored.values()):
         return None
     model = skeleton(checkpoint.config, checkpoint.trust.remote_code)
     config = plain_config(model.config)
@@ -154,7 +147,7 @@ def rehearse(
                 None,
                 config=config,
                 state_dict={
-                    name: torch.empty(tensor.shape, dtype=getattr(torch, _STORED[tensor.dtype]), device="meta")
+                    name: torch.empty(tensor.shape, dtype=getattr(torch, TORCH_NAMES[tensor.dtype]), device="meta")
                     for name, tensor in stored.items()
                 },
                 device_map={"": "meta"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import zip_longest
 
 import torch
@@ -142,8 +141,12 @@ class Evaluator:
         for last_token in sorted({request.last_token for request in requests}):
             numbers = [number for number, request in enumerate(requests) if request.last_token == last_token]
             asked = [self._asked(requests[number]) for number in numbers]
-            with self._shortage_as_error(asked):
+            try:
                 measured = self._losses.compare_all(asked, last_token)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise _shortage(*asked) from error
             for number, window_losses in zip(numbers, measured, strict=True):
                 losses[number] = dict(zip(requests[number].windows, map(tuple, window_losses), strict=True))
                 self._on_window(len(requests[number].patterns) * len(requests[number].windows))
@@ -187,15 +190,6 @@ class Evaluator:
         self._max_rows = count // 2
         self._on_shortage(f"out of memory: going on with {self._max_rows} patterns at a time")
         return None
-
-    @contextmanager
-    def _shortage_as_error(self, asked: Sequence[Asked]) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise _shortage(*asked) from error
 
 
 def _shortage(*asked: Asked) -> MeasurementError:

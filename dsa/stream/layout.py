@@ -9,15 +9,11 @@ from pathlib import Path
 import torch
 
 from ...errors import ModelError
-from ..checkpoint.stored.shards import Shard, Tensor
+from ..checkpoint.stored.shards import TORCH_NAMES, Shard, Tensor
 
 _ALIGNMENT = 64
 """Of each tensor in the run: what torch aligns its own memory to, so that products are rounded as there."""
-TYPES = {
-    "BF16": torch.bfloat16, "BOOL": torch.bool, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
-    "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "I8": torch.int8, "U8": torch.uint8,
-}  # fmt: skip
+TYPES: dict[str, torch.dtype] = {name: getattr(torch, torch_name) for name, torch_name in TORCH_NAMES.items()}
 """Torch's types by their names in safetensors headers."""
 
 

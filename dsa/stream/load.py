@@ -210,7 +210,7 @@ class _Loading:
         fetcher.rest()
         if streamed:
             targets = {number: self._layers[number].targets for number in streamed}
-            least = _least if together > 1 else None
+            least = processes.least if together > 1 else None
             count = len(layers)
             LayerStream(self._model, self._stack, count, streamed, targets, self._conversion, fetcher, least)
         return self._model
@@ -225,7 +225,7 @@ class _Loading:
         device = resident + sum(size.plain for size in sizes) if room.device is None else room.device
         host = sum(size.stored for size in sizes) if room.host is None else room.host
         # Alike on all processes, which sweep together: the least that one of them has.
-        return homes(sizes, resident, _least(device), _least(host), processes.process_count())
+        return homes(sizes, resident, processes.least(device), processes.least(host), processes.process_count())
 
     def _fill(self, slots: Slots, part: _Part, tensors: dict[str, torch.Tensor]) -> None:
         slots.fill(self._conversion.parameters(part.targets, tensors))
@@ -236,8 +236,3 @@ class _Loading:
             for name, buffer in module._buffers.items():
                 if buffer is not None and buffer.device.type != "meta":
                     module._buffers[name] = buffer.to(self._device)
-
-
-def _least(number: int) -> int:
-    """The least of all processes' numbers."""
-    return min(processes.merge({processes.process_index(): number}).values())
