@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import mmap
 import os
 import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,12 +179,27 @@ def together_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
 
 
 def large_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
-    """Three greedy steps on a checkpoint that is larger than the GPU, from files, beside the rate in memory."""
+    """Three greedy steps on a checkpoint that is larger than the GPU, from files, beside the rate in memory.
+
+    A step has a candidate for each layer, and ten of them, evenly spread, tell as much of a sweep's speed as 83.
+    """
     size = sum(t.size for shard in find_weights(checkpoint).shards for t in shard.tensors.values())
-    say("checkpoint", gb=f"{size / GB:.1f}", layers=checkpoint.layers)
+    direct = direct_rate(sorted(options.folder.glob("layer-*.safetensors"))[-2:])
+    say(
+        "checkpoint",
+        gb=f"{size / GB:.1f}",
+        layers=checkpoint.layers,
+        disk=f"{direct / GB:.2f} GB/s past the cache",
+    )
     bench = Bench(checkpoint, Layout("files", Room(options.large_room, options.large_host)), options.tokens, 4)
     stream = stream_of(bench.model)
     assert stream is not None, "the checkpoint fits on the device"
+    say(
+        "loaded",
+        s=f"{bench.load_seconds:.1f}",
+        streamed=len(stream.files),
+        sweep_gb=f"{stream.sweep_bytes / GB:.1f}",
+    )
     runs, moved = bench.losses.layer_runs, bench.losses.weight_bytes
     evaluate = Evaluator(bench.losses, {CALIBRATION: bench.windows, HELD_OUT: bench.windows[:1]})
     sizes = {CALIBRATION: 4, HELD_OUT: 1}
@@ -190,9 +208,11 @@ def large_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     sites = len(checkpoint.site_layers)
     labels = {name: [options.tokens - 1] * number for name, number in sizes.items()}
     documents = {name: list(range(number)) for name, number in sizes.items()}
-    goal, method = Goal(keep=(sites - 3) / sites), Method(surrogate="none", order=tuple(range(1, sites)))
+    asked = range(1, sites, max(1, (sites - 1) // options.large_candidates))
+    goal = Goal(keep=(sites - 3) / sites)
+    method = Method(order=tuple(asked), pinned=tuple(sorted(set(range(sites)) - set(asked))))
     problem = Problem(measure, labels=labels, documents=documents, sites=sites, goal=goal, method=method)
-    with Busy() as busy:
+    with Busy() as busy, cold(options.cold):
         began = now()
         choose(
             problem, SearchProgress(step=lambda step: say("step", removed=step.removed, s=f"{now() - began:.1f}"))
@@ -200,18 +220,57 @@ def large_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
         seconds = now() - began
     rows = (bench.losses.layer_runs - runs) / checkpoint.layers
     rate = (bench.losses.layer_runs - runs) * options.tokens / seconds
+    read = bench.losses.weight_bytes - moved
     say(
-        "three greedy steps from files",
+        "three greedy steps from files" + (", nothing of them in memory" if options.cold else ""),
         s=f"{seconds:.1f}",
         sweeps=count.sweeps,
         rows_of_all_layers=f"{rows:.1f}",
         layer_tokens_per_s=f"{rate:,.0f}",
         of_memory=f"{rate / options.memory_rate:.2f}" if options.memory_rate else "-",
-        read_gb_per_s=f"{(bench.losses.weight_bytes - moved) / seconds / GB:.2f}",
+        read_gb=f"{read / GB:.0f}",
+        read_gb_per_s=f"{read / seconds / GB:.2f}",
         files_gave=f"{stream.file_rate / GB:.2f} GB/s",
         gpu_busy=f"{busy.share:.0%}",
-        load_s=f"{bench.load_seconds:.1f}",
     )
+
+
+def direct_rate(paths: Sequence[Path]) -> float:
+    """Bytes a second that the disk gives past the page cache, as several threads read them."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(8) as pool:
+        size = sum(pool.map(direct_bytes, [(path, part) for path in paths for part in range(4)]))
+    return size / (time.perf_counter() - began)
+
+
+def direct_bytes(job: tuple[Path, int]) -> int:
+    """Reads a quarter of a file past the page cache."""
+    path, part = job
+    piece = mmap.mmap(-1, 16 << 20)  # O_DIRECT asks for memory and places at whole blocks
+    file = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        quarter = os.fstat(file).st_size // 4 // len(piece) * len(piece)
+        return sum(os.preadv(file, [piece], part * quarter + at) for at in range(0, quarter, len(piece)))
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def cold(wanted: bool) -> Iterator[None]:
+    """Within the block the kernel forgets the files that it has read, every two seconds; for root only."""
+    ended = threading.Event()
+
+    def forget() -> None:
+        while not ended.wait(2):
+            Path("/proc/sys/vm/drop_caches").write_text("1", "ascii")
+
+    thread = threading.Thread(target=forget, daemon=True)
+    if wanted:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def rate_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
@@ -285,6 +344,8 @@ def main() -> None:
         "--large-room", type=int, default=40 << 30, help="bytes of the GPU for weights, part large"
     )
     parser.add_argument("--large-host", type=int, default=0, help="bytes of host memory for weights, part large")
+    parser.add_argument("--large-candidates", type=int, default=10, help="sites that may be dropped, part large")
+    parser.add_argument("--cold", action="store_true", help="part large with an empty page cache, as root")
     parser.add_argument("--memory-rate", type=float, help="what part rate printed, for part large")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -16,6 +16,7 @@ from indexcache.dsa.stream.room import Room
 from indexcache.errors import ModelError
 from indexcache.evaluate import CALIBRATION, HELD_OUT, Request
 from indexcache.pattern import Pattern
+from indexcache.system import processes
 
 FULL = Pattern.all_full(LAYERS)
 CANDIDATES = [FULL.share(site) for site in range(1, LAYERS)]
@@ -99,7 +100,7 @@ def test_a_sweep_that_is_left_early_leaves_the_stream_usable(room, folder, monke
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_models_own_forward_brings_what_it_calls(room, folder):
     there, away = load_streamed(folder, Room()), load_streamed(folder, ROOMS[room])
-    ids = torch.arange(50)[None]
+    ids = torch.arange(50, device=processes.process_device())[None]
     with torch.inference_mode():
         expected = there(input_ids=ids, use_cache=False).logits
         for _ in range(2):
