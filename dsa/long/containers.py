@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 # Version 1 has a number, of pages that no machine has, where nothing is limited.
 _UNLIMITED = 1 << 60
-# Files of a group, by the version: its limits, what it has now, and what the kernel keeps of files for it, which it
-# gives back when memory is asked for. The second limit of version 1 counts the groups above that cannot be seen.
+# Files of a group, by the version: its limits, what it has now, and what the kernel keeps of files for it: it
+# gives that back when memory is asked for. The second limit of version 1 counts the groups above that cannot be seen.
 _FILES = {
     2: (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file")),
     1: (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
@@ -28,7 +28,7 @@ class Allowance:
 
 
 def allowance(root: Path = Path("/")) -> Allowance | None:
-    """What cgroups allow this process, by the tightest of its group and those above; None where nothing is limited.
+    """What cgroups allow this process, by the tightest of its group and those above; None where none limits it.
 
     Sources: the kernel's admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst.
 
