@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 # Version 1 has a number, of pages that no machine has, where nothing is limited.
 _UNLIMITED = 1 << 60
 # Files of a group, by the version: its limits, what it has now, and what the kernel keeps of files for it: it
-# gives that back when memory is asked for. The second limit of version 1 counts the groups above that cannot be seen.
+# gives that back when memory is asked for. The last limit of version 1 counts groups above that cannot be seen.
 _FILES = {
     2: (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file")),
     1: (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),

@@ -164,10 +164,9 @@ class StoredFormat(ABC):
         Raises:
             ModelError: see ``weights``; or what only the numbers tell: another extent, an impossible order.
         """
-        from .arithmetic import check_extents, dequantised
+        from .arithmetic import dequantised
 
-        weights = self.weights({name: header(tensor) for name, tensor in tensors.items()})
-        check_extents(weights, tensors)
+        weights = self._checked_weights(tensors)
         plain = {}
         for weight in weights:
             parts = {name: tensors.pop(name) for name in weight.stored}
@@ -177,6 +176,30 @@ class StoredFormat(ABC):
             if not is_of_activations(name):
                 plain[name] = tensor
         return plain
+
+    def plain_into(self, tensors: MutableMapping[str, torch.Tensor], places: Mapping[str, torch.Tensor]) -> None:
+        """Likewise, but each plain weight is made where it is to be: ``places`` has its name, shape and type.
+
+        A layer's experts are made in what they are fused into, so that nothing of them is there twice.
+
+        Raises:
+            ModelError: see ``plain``.
+        """
+        from .arithmetic import dequantise_into
+
+        dequantise_into(self._checked_weights(tensors), tensors, places)
+        for name in list(tensors):
+            tensor = tensors.pop(name)
+            if not is_of_activations(name):
+                places[name].copy_(tensor)
+
+    def _checked_weights(self, tensors: Mapping[str, torch.Tensor]) -> list[QuantisedWeight]:
+        """The quantised weights among ``tensors``, with shapes that tensors say held against those of headers."""
+        from .arithmetic import check_extents
+
+        weights = self.weights({name: header(tensor) for name, tensor in tensors.items()})
+        check_extents(weights, tensors)
+        return weights
 
 
 def header(tensor: torch.Tensor) -> Tensor:
