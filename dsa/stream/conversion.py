@@ -22,11 +22,8 @@ from transformers.core_model_loading import (
 
 from ...errors import ModelError, first_line
 from ..checkpoint.stored.shards import Tensor
-from .formats.quantised import StoredFormat
+from .formats.quantised import WORKING_BYTES, StoredFormat
 from .layout import TYPES
-
-# Bytes for each number of a quantised weight while it is made, by PyTorch's operations: twice 32 bits.
-_WORKING = 8
 
 
 @dataclass(frozen=True)
@@ -128,10 +125,10 @@ class Conversion:
         fused = 0 if target.converter is None or target.places else 2 * size
         if self._known is None:
             return fused
-        # One quantised weight at a time, in fp32 and as codes of 32 bits; FP8 on a GPU takes nothing.
+        # One quantised weight after the other.
         quantised = [name for _, name in target.sources if len(self._parts[name]) > 1]
         return fused + max(
-            (_WORKING * math.prod(self._plain_shapes.get(name, ())) for name in quantised), default=0
+            (WORKING_BYTES * math.prod(self._plain_shapes.get(name, ())) for name in quantised), default=0
         )
 
     def account(self, headers: Mapping[str, Tensor]) -> dict[str, Sequence[str]]:
@@ -187,7 +184,7 @@ class Conversion:
                 yield name, value.clone(memory_format=torch.contiguous_format) if is_stored else value.contiguous()
 
     def _fused(self, target: Target, stored: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The parameter whose parts are put, or dequantised, straight to their places; ``stored`` is empty after."""
+        """The parameter whose parts are put, or dequantised, straight to their places; empties ``stored``."""
         device = next(iter(stored.values())).device
         parameter = torch.empty(self._shapes[target.name], dtype=self.types[target.name], device=device)
         places = {name: place.of(parameter) for name, place in target.places.items()}

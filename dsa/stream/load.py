@@ -217,7 +217,9 @@ class _Loading:
     def _places(self, room: Room) -> Homes:
         types = self._conversion.types
         sizes = [
-            LayerSizes(part.layout.stored, slots.bytes(types))
+            LayerSizes(
+                part.layout.stored, slots.bytes(types), max(map(self._conversion.making, part.targets), default=0)
+            )
             for part, slots in zip(self._layers, self._slots, strict=True)
         ]
         resident = self._resident_slots.bytes(types)

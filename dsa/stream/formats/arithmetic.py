@@ -54,7 +54,7 @@ def dequantise_into(
     tensors: MutableMapping[str, torch.Tensor],
     places: Mapping[str, torch.Tensor],
 ) -> None:
-    """Writes plain weights to their places, of their shapes; those that are alike in one kernel, where there is one.
+    """Writes plain weights to their places, of their shapes; all that are alike in one kernel, if there is one.
 
     Args:
         weights: to make; their stored tensors are taken out of ``tensors``.

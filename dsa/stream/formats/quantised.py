@@ -21,6 +21,8 @@ SMALL = (
 )  # fmt: skip
 # What scales are stored in; the last two hold exponents of 2 alone.
 SCALE_TYPES = ("F32", "BF16", "F16", "F8_E8M0", "U8")
+# Bytes for each number of a weight while PyTorch's operations make it: twice 32 bits. FP8 takes none on a GPU.
+WORKING_BYTES = 8
 RESTORE = "restore the config.json that belongs to the weights"
 FETCH_AGAIN = "fetch or convert the checkpoint again"
 _HEADER_NAMES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
@@ -91,10 +93,9 @@ class StoredFormat(ABC):
     def words(self) -> str:
         """The format in words, e.g. ``FP8 in 128 x 128 blocks``."""
 
-    @property
     @abstractmethod
-    def bits(self) -> int:
-        """Bits of most stored numbers."""
+    def stored_bits(self, module: str) -> float | None:
+        """Bits of a number of the weight of ``module``, by the config and with scales; None if it is plain."""
 
     @abstractmethod
     def _weights(self, stored: Mapping[str, Tensor]) -> list[QuantisedWeight]:

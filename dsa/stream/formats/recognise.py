@@ -11,7 +11,6 @@ from ...checkpoint.stored.shards import Tensor
 from ...checkpoint.stored.unread import and_more, unread
 from . import blocks, compressed
 from .blocks import BlockScaled
-from .compressed import CompressedTensors
 from .foreign import Foreign
 from .quantised import FLOATS, RESTORE, SMALL, StoredFormat
 
@@ -41,9 +40,11 @@ def stored_format(settings: Mapping[str, Any] | None, model_id: str) -> StoredFo
         )
     if method in blocks.METHODS:
         block = _block(settings.get("weight_block_size", blocks.METHODS[method]), model_id)
-        return BlockScaled(model_id, block, settings.get("expert_dtype") == "fp4")
-    if method == compressed.METHOD and (schemes := compressed.schemes_of(settings)):
-        return CompressedTensors(model_id, schemes)
+        kept = settings.get("modules_to_not_convert")
+        plain = tuple(name for name in kept if isinstance(name, str)) if isinstance(kept, list | tuple) else ()
+        return BlockScaled(model_id, block, settings.get("expert_dtype") == "fp4", plain)
+    if method == compressed.METHOD and (known := compressed.compressed_format(settings, model_id)):
+        return known
     return Foreign(model_id, method, dict(settings))
 
 
