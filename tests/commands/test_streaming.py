@@ -134,5 +134,5 @@ def test_sizes_that_are_none_are_named(option, arguments, run_cli, tmp_path):
 def test_a_device_too_small_for_one_layer_is_told_which_and_how_much(arguments, run_cli, tmp_path):
     code, _, err = run_cli(*arguments, "--out", tmp_path / "run", "--max-memory", "2.7MB")
     assert (code, one_line(err)) == (2, True), err
-    assert "layer 1 takes 0.4 MB, and 1.1 MB while it is made" in err
+    assert "layer 1 takes 0.4 MB, and 0.7 MB with what it is made from" in err
     assert "raise --max-memory" in err
