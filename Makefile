@@ -76,7 +76,7 @@ bench-memory: $(STAMP) ## peak memory and time of one GLM-5-like layer on the CP
 # Needs a CUDA build of torch, which the one pinned here is not: PYTHON names an environment with one and indexcache
 # in it (pip install -e .).
 bench-stream: ## layers that stream against the same in memory, and a checkpoint of 107 GB from files; one GPU of 80 GB
-	$(PYTHON) tests/benchmarks/bench_stream.py --folder outputs/bench-stream --parts stream together rate
+	$(PYTHON) tests/benchmarks/bench_stream.py --folder outputs/bench-stream --parts dequantise stream together rate
 	$(PYTHON) tests/benchmarks/bench_stream.py --folder outputs/bench-stream-large --layers 84 --parts large
 
 bench-stream-2: ## two processes that gather a model in host memory and in files; two GPUs

@@ -17,6 +17,7 @@ def footprint_document(footprint: Footprint | None) -> dict[str, Any]:
         "bytes_streamed_a_sweep": footprint and footprint.streamed,
         "bytes_in_memory": footprint and footprint.in_memory,
         "bytes_resident": footprint and footprint.resident,
+        "bytes_in_towers": footprint and footprint.beside,
         "sizes_from": footprint and ("config" if footprint.missing else "headers"),
         "headers_missing": (footprint.missing or None) if footprint else None,
     }
@@ -33,8 +34,11 @@ def footprint_rows(document: Mapping[str, Any]) -> dict[str, str]:
     if document["bytes_on_disk"] is not None:
         rows["on disk"] = gigabytes(document["bytes_on_disk"])
     rows["streamed a sweep"] = f"{gigabytes(streamed)} of decoder layers as stored, {how}"
-    resident = gigabytes(document["bytes_resident"])
-    rows["in memory"] = f"{gigabytes(in_memory)} as it computes, {resident} of them embedding, norm and head"
+    resident, towers = gigabytes(document["bytes_resident"]), document["bytes_in_towers"]
+    parts = "embedding, norm and head"
+    if towers:
+        parts = f"embedding, norm, head and {gigabytes(towers)} of towers that text does not run through"
+    rows["in memory"] = f"{gigabytes(in_memory)} as it computes, {resident} of them {parts}"
     return rows
 
 

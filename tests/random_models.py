@@ -393,12 +393,12 @@ def least_room(model):
         return sum(value.numel() * value.element_size() for value in module.state_dict().values())
 
     layers = [size(layer) for layer in model.get_submodule(find_indexers(model)[0])]
-    return size(model) - sum(layers) + 3 * max(layers) + min(layers) // 2
+    return size(model) - sum(layers) + 2 * max(layers) + min(layers) // 2
 
 
 # A device on which all layers of the GLM checkpoints here stream, in fp32: as an option, and from files alone.
-STREAMS = "3.26MB"
-ALL_STREAM = Room(3_260_000, host=0)
+STREAMS = "2.9MB"
+ALL_STREAM = Room(2_900_000, host=0)
 
 
 def load_streamed(folder, room, dtype="auto"):

@@ -46,7 +46,7 @@ MAY_IMPORT_IN_DSA = {
     "chunks": set(),
     "caches": set(),
     "checkpoint": {"overrides", "chunks", "caches"},
-    "stream": {"overrides", "checkpoint"},
+    "stream": {"overrides", "chunks", "checkpoint"},
     "model": {"overrides", "chunks", "caches", "checkpoint", "stream"},
     "long": {"overrides", "chunks", "caches", "checkpoint"},
     "checks": {"overrides", "chunks", "caches", "checkpoint", "model", "long", "stream"},

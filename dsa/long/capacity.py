@@ -9,6 +9,7 @@ import torch
 from ...errors import WindowError
 from ..checkpoint.families import family_of, text_config
 from .backends import CHUNK_ON_CPU, CHUNK_ON_GPU, Backends
+from .containers import allowance
 from .feedforward import FEED_FORWARD_ROWS
 
 # What a row needs at once, in copies of its hidden states: before and after a layer, and within it.
@@ -18,14 +19,16 @@ _SHARE_FOR_PATHS = 0.25
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had where rows are held."""
+    """Bytes that can still be had where rows are held; on a CPU, within what its container is allowed."""
     if device.type == "cuda":
         # What torch has reserved and not handed out counts as free: it will hand that out first.
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    limited = allowance()
+    available = int(psutil.virtual_memory().available)
+    return available if limited is None else min(available, limited.free)
 
 
 def whole_memory(device: torch.device) -> int:
@@ -34,7 +37,9 @@ def whole_memory(device: torch.device) -> int:
         return int(torch.cuda.get_device_properties(device).total_memory)
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    limited = allowance()
+    total = int(psutil.virtual_memory().total)
+    return total if limited is None else min(total, limited.whole)
 
 
 def process_memory(device: torch.device, processes: int) -> int:

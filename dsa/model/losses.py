@@ -11,6 +11,7 @@ from torch import nn
 
 from ...evaluate import WindowLoss
 from ...pattern import FULL, SHARED, Pattern
+from ..stream.memory import HostRuns
 from .objectives import key_weights, short_pieces
 from .stack import LayerCalls, Stack, State
 from .states.parking import ParkedState, Parking
@@ -107,6 +108,7 @@ class PatternLosses:
         self._blind_loss: dict[Hashable, WindowLoss] = {}
         self._references = References(reference_budget)
         self._row_budget = row_budget
+        self._host_runs = HostRuns(self._device)
         self._key_weights: dict[Hashable, torch.Tensor] = {}
         self.memory = memory
         self.layer_runs = 0
@@ -207,7 +209,7 @@ class PatternLosses:
     ) -> dict[Hashable, dict[int, WindowLoss]]:
         """Runs all rows through all layers; what is to be compared finds and puts all full in ``references``."""
         memory = None if last_token else self.memory
-        parking = Parking(self._device, self._row_budget)
+        parking = Parking(self._device, self._row_budget, self._host_runs)
         calls, entering = self._enter(fields, patterns, last_token, parking)
         states_to_keep: list[dict[int, State]] = [{} for _ in fields]
         rows: list[_Row] = []
@@ -385,7 +387,7 @@ class PatternLosses:
 
     def _through_full(self, tokens: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """What leaves the last layer under all full for each ``[1, tokens]``, in order, after one sweep."""
-        parking = Parking(self._device, self._row_budget)
+        parking = Parking(self._device, self._row_budget, self._host_runs)
         calls: list[LayerCalls] = []
         rows: list[ParkedState] = []
         for ids in tokens:

@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
 
 from ...errors import ModelError, first_line
 from ..checkpoint.stored.shards import Tensor
+from .formats.quantised import WORKING_BYTES, StoredFormat
 from .layout import TYPES
 
-Plain = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
-"""Makes plain numbers of tensors as stored, by name; what it is given may be empty afterwards."""
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor stands in the parameter that several are fused into.
+
+    Args:
+        expert: its number along the first dimension; None where it takes a part of all of the parameter.
+        dim: along which it begins at ``start`` and has ``length``, of the expert or of all.
+        start: see ``dim``.
+        length: see ``dim``.
+    """
+
+    expert: int | None
+    dim: int
+    start: int
+    length: int
+
+    def of(self, parameter: torch.Tensor) -> torch.Tensor:
+        """A view of its part of ``parameter``."""
+        part = parameter if self.expert is None else parameter[self.expert]
+        return part.narrow(self.dim, self.start, self.length)
 
 
 @dataclass
@@ -29,12 +57,15 @@ class Target:
         converter: that makes them; None where a plain tensor is the parameter.
         sources: (the converter's pattern, the plain tensor's name), in the order in which it takes them.
         stored: names of the stored tensors that all sources are made of.
+        places: of the plain tensors in the parameter, where it is made of them by nothing else than putting them
+            there; empty where it is not.
     """
 
     name: str
     converter: Any
     sources: list[tuple[str, str]] = field(default_factory=list)
     stored: list[str] = field(default_factory=list)
+    places: Mapping[str, Place] = field(default_factory=dict)
 
 
 class Conversion:
@@ -47,7 +78,9 @@ class Conversion:
         model: its parameters and buffers have the names and shapes that are to come of it.
         types: of parameters and buffers, by name.
         parts: of each plain tensor of the checkpoint, the names of the stored ones that it is made of.
-        plain: makes it of them.
+        shapes: of plain tensors, by name; those that are fused go straight to their places where these are known.
+        known: the format of quantised weights; None where all are plain.
+        dtype: of what is dequantised.
     """
 
     def __init__(
@@ -55,9 +88,12 @@ class Conversion:
         model: Any,
         types: Mapping[str, torch.dtype],
         parts: Mapping[str, Sequence[str]],
-        plain: Plain = dict,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        known: StoredFormat | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._model, self._parts, self._plain = model, parts, plain
+        self._model, self._parts, self._plain_shapes = model, parts, shapes or {}
+        self._known, self._dtype = known, dtype
         transforms = get_model_conversion_mapping(model)
         self._renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
@@ -79,7 +115,21 @@ class Conversion:
             target = targets.setdefault(parameter, Target(parameter, converter))
             target.sources.append((pattern or name, name))
             target.stored += self._parts[name]
+        for target in targets.values():
+            target.places = self._places_in(target)
         return list(targets.values())
+
+    def making(self, target: Target) -> int:
+        """About the bytes that are taken while a target is made, beside its stored tensors and what is made."""
+        size = math.prod(self._shapes[target.name]) * self.types[target.name].itemsize
+        fused = 0 if target.converter is None or target.places else 2 * size
+        if self._known is None:
+            return fused
+        # One quantised weight after the other.
+        quantised = [name for _, name in target.sources if len(self._parts[name]) > 1]
+        return fused + max(
+            (WORKING_BYTES * math.prod(self._plain_shapes.get(name, ())) for name in quantised), default=0
+        )
 
     def account(self, headers: Mapping[str, Tensor]) -> dict[str, Sequence[str]]:
         """What a load would leave over or lack, as transformers accounts for it, by headers of plain tensors.
@@ -122,12 +172,51 @@ class Conversion:
         """
         memory = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
         for target in targets:
-            made = self._convert(target, self._plain({name: tensors.pop(name) for name in target.stored}))
+            stored = {name: tensors.pop(name) for name in target.stored}
+            if target.places:
+                yield target.name, self._fused(target, stored)
+                continue
+            made = self._convert(target, stored if self._known is None else self._known.plain(stored, self._dtype))
             for name in list(made):
                 value = self._checked(name, made.pop(name))
                 value = value.to(self.types.get(name, value.dtype))
                 is_stored = value.untyped_storage().data_ptr() in memory
                 yield name, value.clone(memory_format=torch.contiguous_format) if is_stored else value.contiguous()
+
+    def _fused(self, target: Target, stored: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The parameter whose parts are put, or dequantised, straight to their places; empties ``stored``."""
+        device = next(iter(stored.values())).device
+        parameter = torch.empty(self._shapes[target.name], dtype=self.types[target.name], device=device)
+        places = {name: place.of(parameter) for name, place in target.places.items()}
+        if self._known is not None:
+            self._known.plain_into(stored, places)
+        else:
+            for name, place in places.items():
+                place.copy_(stored.pop(name))
+        return parameter
+
+    def _places_in(self, target: Target) -> dict[str, Place]:
+        """Where the plain tensors of a target stand in it; none where its converter does more than fuse them."""
+        shape, converter = self._shapes[target.name], target.converter
+        known = all(name in self._plain_shapes for _, name in target.sources)
+        if converter is None or not known or len(converter.target_patterns) != 1:
+            return {}
+        if self._known is not None and self.types[target.name] != self._dtype:
+            return {}  # it is rounded to one type after the other
+        names = {pattern: [name for of, name in target.sources if of == pattern] for pattern, _ in target.sources}
+        if sorted(names) != sorted(converter.source_patterns):
+            return {}
+        sizes = {name: tuple(self._plain_shapes[name]) for _, name in target.sources}
+        places = _fusing_places(
+            [names[pattern] for pattern in converter.source_patterns], sizes, converter.operations
+        )
+        parameter = torch.empty(shape, device="meta")
+        try:
+            fits = all(place.of(parameter).shape == sizes[name] for name, place in places.items())
+        except (IndexError, RuntimeError):  # it is beyond the parameter; the load says so
+            fits = False
+        count = sum(map(math.prod, sizes.values()))
+        return places if fits and count == math.prod(shape) else {}
 
     def _checked(self, name: str, value: torch.Tensor) -> torch.Tensor:
         if tuple(value.shape) != self._shapes.get(name, tuple(value.shape)):
@@ -154,6 +243,31 @@ class Conversion:
         if renamed not in expected and name in expected:
             renamed, pattern = rename_source_key(name, [], [], prefix, expected)
         return (renamed, pattern) if renamed in expected else (None, None)
+
+
+def _fusing_places(
+    names: Sequence[Sequence[str]], shapes: Mapping[str, tuple[int, ...]], operations: Sequence[Any]
+) -> dict[str, Place]:
+    """Where tensors of these shapes come to stand if they are stacked, concatenated or both; else nowhere.
+
+    Args:
+        names: of the tensors, by pattern and in the order in which ``operations`` take them.
+        shapes: by name.
+        operations: transformers' own.
+    """
+    stacks, joins = (isinstance(operations[end], kind) for end, kind in ((0, MergeModulelist), (-1, Concatenate)))
+    if len(operations) != stacks + joins or (stacks and operations[0].dim) or (not joins and len(names) > 1):
+        return {}
+    dim, start, places = (operations[-1].dim - stacks if joins else 0), 0, {}
+    for alike in names:
+        for number, name in enumerate(alike):
+            if not 0 <= dim < len(shapes[name]):
+                return {}
+            length = shapes[name][dim]
+            places[name] = Place(number if stacks else None, dim, start, length)
+            start += 0 if stacks else length
+        start += shapes[alike[0]][dim] if stacks else 0
+    return places
 
 
 def _beside(patterns: Iterable[str] | None, names: Iterable[str]) -> list[str]:

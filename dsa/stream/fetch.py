@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import LostProcessError, first_line
+from ..chunks import out_of_memory
 from .files import Files
 from .layout import Layout
 from .memory import host_run
@@ -166,6 +167,8 @@ class Fetcher:
         try:
             _all_gather(whole, mine.clone() if self._stream is None else mine)
         except RuntimeError as error:  # each transport has its own words
+            if out_of_memory(error):  # here, and not where it was lost
+                raise
             raise LostProcessError(f"another process of this run was lost: {first_line(error)[:120]}") from error
 
 

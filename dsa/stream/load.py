@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -118,8 +117,8 @@ def load_layers(
     plain_headers = _plain_headers(headers, computes_in, known)
     types = rehearse(checkpoint, plain_headers, computes_in, plain=True)
     model = _skeleton(checkpoint, computes_in)
-    plain = dict if known is None else partial(known.plain, dtype=computes_in)
-    conversion = Conversion(model, types or {}, stored_parts(headers, known), plain)
+    shapes = {name: tensor.shape for name, tensor in plain_headers.items()}
+    conversion = Conversion(model, types or {}, stored_parts(headers, known), shapes, known, computes_in)
     if types is None:  # transformers cannot go through this load without numbers
         check_complete(checkpoint, conversion.account(plain_headers))
     stack, _ = expected_indexers(model, checkpoint.site_layers)
@@ -218,7 +217,9 @@ class _Loading:
     def _places(self, room: Room) -> Homes:
         types = self._conversion.types
         sizes = [
-            LayerSizes(part.layout.stored, slots.bytes(types))
+            LayerSizes(
+                part.layout.stored, slots.bytes(types), max(map(self._conversion.making, part.targets), default=0)
+            )
             for part, slots in zip(self._layers, self._slots, strict=True)
         ]
         resident = self._resident_slots.bytes(types)

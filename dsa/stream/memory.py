@@ -41,6 +41,40 @@ def host_run(size: int, device: torch.device) -> torch.Tensor:
     return run
 
 
+class HostRuns:
+    """Runs of host memory that serve over and over, so that a GPU is told of each but once, and not every sweep.
+
+    There are as many as were in use at a time, and in the end each is as large as the largest that was asked for.
+
+    Args:
+        device: that copies from and to them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._free: list[tuple[torch.Tensor, Any]] = []
+
+    def take(self, size: int) -> tuple[torch.Tensor, Any]:
+        """A run of at least ``size`` bytes, and the event before which nothing may be written to it; or None.
+
+        Raises:
+            MeasurementError: the host has no such memory.
+        """
+        self._free.sort(key=lambda entry: len(entry[0]))
+        for place, (run, _) in enumerate(self._free):
+            if len(run) >= size:
+                return self._free.pop(place)
+        if self._free:  # the largest of those that are too small makes room for one that is not
+            _, copied = self._free.pop()
+            if copied is not None:
+                copied.synchronize()
+        return host_run(size, self._device), None
+
+    def give(self, run: torch.Tensor, copied: Any = None) -> None:
+        """Takes a run back; what is copied from it is complete at the event ``copied``."""
+        self._free.append((run, copied))
+
+
 def give_back_what_is_freed() -> None:
     """Makes glibc return the memory of a freed tensor to the host at once, and keep none for later ones.
 

@@ -29,10 +29,12 @@ class LayerSizes:
     Args:
         stored: of its tensors as they are in files.
         plain: of its parameters, as they compute.
+        making: that are taken beside both while it is made.
     """
 
     stored: int
     plain: int
+    making: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,6 @@ class Homes:
     shared: tuple[int, ...] = ()
     host: tuple[int, ...] = ()
     files: tuple[int, ...] = ()
-
-
-# While experts are fused, a layer's parts stand beside what is made of them.
-_CONVERSION = 2.0
 
 
 def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int, processes: int = 1) -> Homes:
@@ -78,9 +76,9 @@ def homes(layers: Sequence[LayerSizes], resident: int, device: int, host: int, p
     if left < 0:
         number = max(range(len(layers)), key=lambda number: layers[number].plain)
         error = MeasurementError(
-            f"layer {number} takes {_gb(layers[number].plain)}, and {_gb(moving)} while it is made from what is "
-            f"stored; with {_gb(resident)} of embedding and head that is {_gb(resident + moving)}, and weights "
-            f"may take {_gb(max(0, device))} of the device",
+            f"layer {number} takes {_gb(layers[number].plain)}, and {_gb(moving)} with what it is made from; with "
+            f"{_gb(resident)} that always stay, as embedding and head, that is {_gb(resident + moving)}, and "
+            f"weights may take {_gb(max(0, device))} of the device",
             hint="raise --max-memory to that if it is set and the device has as much, else lower --window or use "
             "a larger GPU",
         )
@@ -144,7 +142,8 @@ def least_on_device(footprint: Footprint | None) -> int:
 
 def moving_bytes(footprint: Footprint) -> int:
     """Bytes of a device for the largest layer that runs, what it is made from, and the next one as stored."""
-    return _moving([LayerSizes(*pair) for pair in zip(footprint.layers, footprint.plain, strict=True)])
+    sizes = zip(footprint.layers, footprint.plain, strict=True)
+    return _moving([LayerSizes(stored, plain, footprint.making) for stored, plain in sizes])
 
 
 def making_bytes(footprint: Footprint) -> int:
@@ -153,5 +152,10 @@ def making_bytes(footprint: Footprint) -> int:
 
 
 def _moving(layers: Sequence[LayerSizes]) -> int:
-    """Bytes for the largest layer that runs, what it is made from, and the next one as stored."""
-    return round(max((_CONVERSION * layer.plain + layer.stored for layer in layers), default=0))
+    """Bytes for the largest layer that runs, what it is made from, and the next one as stored.
+
+    What one is made from is in the memory that the next one then comes to. So two layers of plain numbers need as
+    much to move as to stay.
+    """
+    made = max((layer.plain + layer.making for layer in layers), default=0)
+    return made + max((layer.stored for layer in layers), default=0)

@@ -285,6 +285,61 @@ def rate_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     say("in memory", layer_tokens_per_s=f"{rate:.0f}")
 
 
+def dequantise_part(checkpoint: None, options: argparse.Namespace) -> None:
+    """FP8 experts of a DeepSeek-V3.2 layer to bf16, by PyTorch's operations and by the kernel."""
+    experts, shapes = (2, ((256, 256), (256, 128))) if options.smoke else (256, ((2048, 7168), (7168, 2048)))
+    device = processes.process_device()
+    ways: dict[str, Callable[..., None]] = {"PyTorch's operations, expert by expert": by_operations}
+    if device.type == "cuda":
+        ways |= {"the kernel, expert by expert": by_kernel, "the kernel, all experts at once": all_by_kernel}
+    seconds, equal, moved = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, True), 0
+    # Gates and ups are alike; as they are two of three matrices, they count twice.
+    for weight, (rows, columns) in zip((2, 1), shapes, strict=True):
+        codes = torch.randn(experts, rows, columns, device=device, dtype=torch.bfloat16).to(torch.float8_e4m3fn)
+        scales = torch.rand(experts, rows // 128, columns // 128, device=device) + 0.5
+        out = torch.empty(codes.shape, dtype=torch.bfloat16, device=device)
+        moved += weight * (codes.nbytes + scales.nbytes + out.nbytes)
+        wanted: torch.Tensor | None = None
+        for name, way in ways.items():
+            way(codes, scales, out)
+            taken = []
+            for _ in range(3):
+                began = now()
+                way(codes, scales, out)
+                taken.append(now() - began)
+            seconds[name] += weight * min(taken)
+            wanted = out.clone() if wanted is None else wanted
+            equal[name] &= torch.equal(out, wanted)
+        del codes, scales, out, wanted
+        free()
+    for name, taken_together in seconds.items():
+        say(
+            f"FP8 to bf16, {experts} experts, {name}",
+            ms=f"{1000 * taken_together:.1f}",
+            tb_per_s=f"{moved / taken_together / 1e12:.2f}",
+            equal=equal[name],
+        )
+
+
+def by_operations(codes: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> None:
+    for expert, scale, place in zip(codes, scales, out, strict=True):
+        wide = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)
+        place.copy_(expert.float().mul_(wide))
+
+
+def by_kernel(codes: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> None:
+    from indexcache.dsa.stream.kernels import scale_blocks
+
+    for expert, scale, place in zip(codes, scales, out, strict=True):
+        scale_blocks([expert], [scale], (128, 128), [place])
+
+
+def all_by_kernel(codes: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> None:
+    from indexcache.dsa.stream.kernels import scale_blocks
+
+    scale_blocks(codes.unbind(), scales.unbind(), (128, 128), out.unbind())
+
+
 class Busy:
     """The share of samples in which the GPU ran a kernel, by nvidia-smi, within a ``with`` block."""
 
@@ -328,8 +383,9 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-PARTS: dict[str, Callable[[Checkpoint, argparse.Namespace], None]] = {
+PARTS: dict[str, Callable[..., None]] = {
     "stream": stream_part, "together": together_part, "rate": rate_part, "large": large_part,
+    "dequantise": dequantise_part,
 }  # fmt: skip
 
 
@@ -350,6 +406,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     processes.process_device()
+    if options.parts == ["dequantise"]:  # it needs no checkpoint
+        dequantise_part(None, options)
+        return
     if processes.is_main() and not (options.folder / "config.json").exists():
         began = time.perf_counter()
         size = write_checkpoint(options.folder, options.layers, **(SMALL if options.smoke else {}))

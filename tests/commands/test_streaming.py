@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 from children import one_line, run_together
@@ -13,6 +14,8 @@ FROM_FILES = ["--max-memory", STREAMS]
 FROM_HOST = ["--max-memory", STREAMS, "--max-host-memory", "1GB"]
 # Two or three of the six layers, of 0.36 MB each, and the others from files.
 FROM_BOTH = ["--max-memory", STREAMS, "--max-host-memory", "1MB"]
+# Until a process has ended, on a busy machine.
+_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,8 @@ def test_killed_in_one_layout_and_resumed_in_another(arguments, plan, run_in_mod
     assert run_in_module([*arguments, "--resume", "required"], out) == plan
 
 
-def lost_while_gathering(rank):
-    """Kills the second process as it begins to bring a layer of a later sweep."""
+def lost_while_gathering(rank, mark, how):
+    """The second process ends as it begins to bring a layer of a later sweep, and leaves a file when it does."""
     if rank != 1:
         return
     bring, brought = Fetcher._bring, []
@@ -66,20 +69,39 @@ def lost_while_gathering(rank):
     def bring_and_die(self, layer):
         brought.append(layer)
         if len(brought) == 20:
-            os.kill(os.getpid(), signal.SIGKILL)
+            mark.touch()
+            how()
         return bring(self, layer)
 
     Fetcher._bring = bring_and_die
 
 
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_out_of_memory():
+    raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
 @pytest.mark.reliability("R18")
-def test_a_process_that_is_lost_while_gathering(arguments, plan, tmp_path):
-    """The other one ends by itself, long before its patience of hours does; a child is killed after 90 seconds."""
-    command = [*arguments, "--out", tmp_path / "run"]
-    main, other = run_together([*command, *FROM_HOST], tmp_path, 2, prepare=lost_while_gathering)
-    assert other.code == -signal.SIGKILL
+@pytest.mark.parametrize(
+    ("how", "code"), [(kill, -signal.SIGKILL), (run_out_of_memory, 2)], ids=["killed", "memory"]
+)
+def test_a_process_that_is_lost_while_gathering(how, code, arguments, plan, run_in_module, tmp_path):
+    """The other one ends by itself in seconds, and not after its patience of hours; any number of them goes on."""
+    command, mark = [*arguments, "--out", tmp_path / "run"], tmp_path / "struck"
+    main, other = run_together(
+        [*command, *FROM_HOST], tmp_path, 2, prepare=lambda rank: lost_while_gathering(rank, mark, how)
+    )
+    assert time.time() - mark.stat().st_mtime < _SECONDS
+    assert other.code == code, other
     assert (main.code, one_line(main.err)) == (75, True), main
     assert main.err.startswith("error: another process of this run was lost")
+    if how is run_out_of_memory:
+        assert other.err.startswith("error in process 1: out of memory on a window of 40 tokens")
+        assert run_in_module([*arguments, "--resume", "required"], tmp_path / "run") == plan
+        return
     again = run_together([*command, *FROM_FILES, "--resume", "required"], tmp_path, 3)
     assert [process.code for process in again] == [0, 0, 0], again
     assert (tmp_path / "run" / "plan.json").read_bytes() == plan
@@ -110,7 +132,7 @@ def test_sizes_that_are_none_are_named(option, arguments, run_cli, tmp_path):
 
 
 def test_a_device_too_small_for_one_layer_is_told_which_and_how_much(arguments, run_cli, tmp_path):
-    code, _, err = run_cli(*arguments, "--out", tmp_path / "run", "--max-memory", "3.1MB")
+    code, _, err = run_cli(*arguments, "--out", tmp_path / "run", "--max-memory", "2.7MB")
     assert (code, one_line(err)) == (2, True), err
-    assert "layer 1 takes 0.4 MB, and 1.1 MB while it is made" in err
+    assert "layer 1 takes 0.4 MB, and 0.7 MB with what it is made from" in err
     assert "raise --max-memory" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..architectures import skeleton
 from ..config import Checkpoint
@@ -10,6 +11,9 @@ from ..sites import find_indexers
 from .decoders import DECODERS, Decoder
 from .towers import tower_parameters
 from .usual import is_usual
+
+# Names under which configs count a layer's routed experts.
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class LayerSizes:
         indexer: 0 where it has none.
         feed_forward: all of it, norms and what else stands beside included.
         idle: of the feed-forward, those of routed experts that a token does not go through.
+        routed: of the feed-forward, those of all routed experts.
     """
 
     attention: int
     indexer: int
     feed_forward: int
     idle: int
+    routed: int = 0
 
     @property
     def parameters(self) -> int:
@@ -75,6 +81,7 @@ def layer_sizes(checkpoint: Checkpoint) -> tuple[LayerSizes, ...] | None:
                 decoder.indexer(text, layer) if layer in checkpoint.site_layers else 0,
                 decoder.feed_forward(text, layer) + decoder.beside(text, layer),
                 decoder.idle(text, layer),
+                _routed(decoder.idle(text, layer), text),
             )
             for layer in range(checkpoint.layers)
         )
@@ -82,12 +89,25 @@ def layer_sizes(checkpoint: Checkpoint) -> tuple[LayerSizes, ...] | None:
         return None
 
 
-def resident_parameters(checkpoint: Checkpoint) -> int | None:
-    """Parameters of the language model outside of its layers: embedding, last norm, head; None as above."""
+def _routed(idle: int, text: Any) -> int:
+    """Parameters of all routed experts, of which those that a token does not go through have ``idle``."""
+    if not idle:
+        return 0
+    count = next(count for name in _EXPERT_COUNTS if (count := getattr(text, name, None)))
+    return int(idle * count // (count - text.num_experts_per_tok))
+
+
+def resident_parameters(checkpoint: Checkpoint) -> tuple[int, int] | None:
+    """Parameters outside of the decoder's layers; None as above.
+
+    Returns:
+        Of embedding, last norm and head; and of towers beside them, which are loaded too.
+    """
     sizes, layers = count_sizes(checkpoint), layer_sizes(checkpoint)
     if sizes is None or layers is None:
         return None
-    return sizes.parameters - sizes.idle_parameters - sum(layer.parameters for layer in layers)
+    language = sizes.parameters - sizes.idle_parameters - sum(layer.parameters for layer in layers)
+    return language, sizes.idle_parameters
 
 
 def _decoder(checkpoint: Checkpoint) -> Decoder | None:

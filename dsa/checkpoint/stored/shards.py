@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....errors import ModelError
+from ....errors import ModelError, first_line, one_line
 from ....system.documents import check_showable, parse_json
 from ....system.files import refuse_pointer
 
@@ -93,7 +93,10 @@ def _weight_map(folder: Path, index: str, model_id: str) -> dict[str, str]:
         if not weight_map or any(Path(name).name != name for name in weight_map.values()):
             raise ValueError("names that are no files of the folder")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
-        raise ModelError(f"{index} of {model_id!r} is broken", hint="fetch the checkpoint again") from error
+        reason = f": {one_line(first_line(error))[:200]}" if isinstance(error, ValueError) else ""
+        raise ModelError(
+            f"{index} of {model_id!r} is broken{reason}", hint="fetch the checkpoint again"
+        ) from error
     return weight_map
 
 

@@ -14,10 +14,9 @@ from ..config import Checkpoint
 _PREFIX = r"(?:\w+\.)*?"
 _LAYER = re.compile(_PREFIX + r"layers\.(\d+)\.(.+)")
 # Parts of a model that text does not run through.
-_BESIDE = re.compile(
-    r"(?:^|[._])(?:vision|visual|vit|audio|speech|sound|talker|image|patch|projector|connector|resampler|tower|mtp|"
-    r"nextn|draft|dspark|eagle|medusa)"
-)
+_TOWERS = "vision|visual|vit|audio|speech|sound|talker|image|patch|projector|connector|resampler|tower"
+_TOWER = re.compile(rf"(?:^|[._])(?:{_TOWERS})")
+_BESIDE = re.compile(rf"(?:^|[._])(?:{_TOWERS}|mtp|nextn|draft|dspark|eagle|medusa)")
 # Heads of other tasks, which stand beside the one that predicts tokens.
 _HEADS = re.compile(
     _PREFIX
@@ -54,6 +53,12 @@ def unread(names: Collection[str], checkpoint: Checkpoint, quantised: bool = Fal
 def is_of_activations(name: str) -> bool:
     """Whether a tensor of that name holds scales of activations or of a cache, not of weights."""
     return bool(_OF_ACTIVATIONS.search(name))
+
+
+def is_of_tower(name: str) -> bool:
+    """Whether a tensor of that name is of a tower beside the language model, or of what joins the two."""
+    layer = _LAYER.fullmatch(name)
+    return bool(_TOWER.search(name[: layer.start(1)] if layer else name))
 
 
 def _is_unread(name: str, checkpoint: Checkpoint, predicts: Callable[[int], bool], quantised: bool) -> bool:

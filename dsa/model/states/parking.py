@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ...stream.memory import host_run
+from ...stream.memory import HostRuns, host_run
 from ..stack import State
 
 Row = TypeVar("Row")
@@ -42,12 +42,13 @@ class Parking:
     Args:
         device: that computes.
         budget: bytes of waiting states on it.
+        runs: of host memory that states wait in; others may have used them before.
     """
 
-    def __init__(self, device: torch.device, budget: int) -> None:
+    def __init__(self, device: torch.device, budget: int, runs: HostRuns | None = None) -> None:
         self._device, self._free = device, budget
         self._parks = device.type == "cuda"
-        self._runs: dict[int, list[torch.Tensor]] = {}
+        self._runs = runs or HostRuns(device)
         if self._parks:
             self._leaving: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._coming: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -59,8 +60,10 @@ class Parking:
             self._free -= size
             return ParkedState(size, state)
         tensors, meta = _emptied(state)
-        host = self._run(sum(map(_room, tensors)))
+        host, copied = self._runs.take(sum(map(_room, tensors)))
         self._leaving.wait_stream(torch.cuda.current_stream(self._device))
+        if copied is not None:
+            self._leaving.wait_event(copied)
         with torch.cuda.stream(self._leaving):
             for tensor, place in zip(tensors, _views(host, tensors), strict=True):
                 place.copy_(tensor, non_blocking=True)
@@ -100,15 +103,9 @@ class Parking:
             self._free += parked.bytes
             return state
         torch.cuda.current_stream(self._device).wait_event(parked.event)
-        # The memory is written to again by a copy that is asked for later, on a stream that waits for this one.
-        self._runs.setdefault(len(parked.host), []).append(parked.host)
-        self._leaving.wait_event(parked.event)
+        self._runs.give(parked.host, parked.event)
         parked.host = None
         return state
-
-    def _run(self, size: int) -> torch.Tensor:
-        runs = self._runs.get(size)
-        return runs.pop() if runs else host_run(size, self._device)
 
 
 class SelectionInHost:

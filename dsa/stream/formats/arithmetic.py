@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
 
 import torch
 
@@ -27,12 +28,12 @@ def dequantised(weight: QuantisedWeight, tensors: Mapping[str, torch.Tensor], dt
     Raises:
         ModelError: an order of columns that cannot be.
     """
-    codes, scales = tensors[weight.codes], scale_values(tensors[weight.scales])
-    if weight.encoding == "number" and weight.zeros is None and weight.order is None and _has_kernel(codes):
+    codes, scales = tensors[weight.codes], tensors[weight.scales].reshape(weight.grid)
+    if _has_kernel(weight, codes):
         from ..kernels import scaled_blocks
 
-        return scaled_blocks(codes, scales.reshape(weight.grid), weight.block or weight.shape[-2:], dtype)
-    grids = [scales.reshape(weight.grid)]
+        return scaled_blocks(codes, scales, weight.block or weight.shape[-2:], dtype)
+    grids = [scale_values(scales)]
     if weight.zeros is not None:
         grids.append(_zero_points(weight, tensors[weight.zeros]).reshape(weight.grid))
     block = weight.block
@@ -46,6 +47,41 @@ def dequantised(weight: QuantisedWeight, tensors: Mapping[str, torch.Tensor], dt
     for part, scale in _parts(values, grids[0], block):
         part.mul_(scale)
     return values.to(dtype)
+
+
+def dequantise_into(
+    weights: Sequence[QuantisedWeight],
+    tensors: MutableMapping[str, torch.Tensor],
+    places: Mapping[str, torch.Tensor],
+) -> None:
+    """Writes plain weights to their places, of their shapes; all that are alike in one kernel, if there is one.
+
+    Args:
+        weights: to make; their stored tensors are taken out of ``tensors``.
+        tensors: by stored names.
+        places: by the weights' names; floats, of any strides but with columns side by side.
+
+    Raises:
+        ModelError: see ``dequantised``.
+    """
+    alike: dict[tuple[Any, ...], list[QuantisedWeight]] = {}
+    for weight in weights:
+        codes, place = tensors[weight.codes], places[weight.name]
+        if _has_kernel(weight, codes) and codes.dim() == 2:
+            kind = (codes.shape, weight.block, tensors[weight.scales].dtype, place.dtype, place.stride())
+            alike.setdefault(kind, []).append(weight)
+        else:
+            parts = {name: tensors.pop(name) for name in weight.stored}
+            place.copy_(dequantised(weight, parts, place.dtype))
+    for group in alike.values():
+        from ..kernels import scale_blocks
+
+        scale_blocks(
+            [tensors.pop(weight.codes).contiguous() for weight in group],
+            [tensors.pop(weight.scales).reshape(weight.grid).contiguous() for weight in group],
+            group[0].block or group[0].shape,
+            [places[weight.name] for weight in group],
+        )
 
 
 def check_extents(weights: Sequence[QuantisedWeight], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -130,7 +166,9 @@ def _groups(weight: QuantisedWeight, order: torch.Tensor) -> torch.Tensor:
     return groups
 
 
-def _has_kernel(codes: torch.Tensor) -> bool:
+def _has_kernel(weight: QuantisedWeight, codes: torch.Tensor) -> bool:
+    if weight.encoding != "number" or weight.zeros is not None or weight.order is not None:
+        return False
     if not codes.is_cuda or codes.dtype != torch.float8_e4m3fn or codes.dim() < 2:
         return False
     from importlib.util import find_spec

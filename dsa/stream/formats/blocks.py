@@ -6,6 +6,7 @@ may be smaller, as in DeepSeek-V3's ``weight_dequant``. FP4 is laid out as DeepS
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,10 +31,12 @@ class BlockScaled(StoredFormat):
         model_id: whose weights they are, for messages.
         block: rows and columns that share a scale; None for one scale a tensor, or an expert of a fused one.
         has_fp4_experts: whether the config says that experts are in FP4.
+        plain_modules: names, or their ends, of modules that the config leaves plain.
     """
 
     block: tuple[int, int] | None
     has_fp4_experts: bool = False
+    plain_modules: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -41,10 +44,15 @@ class BlockScaled(StoredFormat):
         scaled = "FP8 with one scale a tensor" if self.block is None else f"FP8 in {_times(self.block)} blocks"
         return f"{scaled}, experts in FP4" if self.has_fp4_experts else scaled
 
-    @property
-    def bits(self) -> int:
-        """Bits of most stored numbers: those of experts."""
-        return 4 if self.has_fp4_experts else 8
+    def stored_bits(self, module: str) -> float | None:
+        """FP4 with a byte for 32 numbers, or FP8 with 32 bits for a block."""
+        if any(
+            module == name or module.startswith(f"{name}.") or module.endswith(name) for name in self.plain_modules
+        ):
+            return None
+        if self.has_fp4_experts and ".experts." in module:
+            return 4 + 8 / math.prod(_PACKED_BLOCK)
+        return 8 + (0 if self.block is None else 32 / math.prod(self.block))
 
     def _weights(self, stored: Mapping[str, Tensor]) -> list[QuantisedWeight]:
         weights = [

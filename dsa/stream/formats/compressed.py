@@ -6,6 +6,8 @@ package multiplies in the type of the scales; where that is the model's, the num
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,6 +57,12 @@ class Scheme:
         }
         return f"{'INT' if self.kind == 'int' else 'FP'}{self.bits} {shared[self.strategy]}"
 
+    @property
+    def stored_bits(self) -> float:
+        """Bits of a number, with its share of a scale of 16 bits, and of a zero point where there is one."""
+        shared = math.prod(self.block)  # 0 where a row or more shares them
+        return self.bits + ((16 + (0 if self.symmetric else self.bits)) / shared if shared else 0)
+
     def reading(self, codes: Tensor, scales: Tensor) -> tuple[tuple[int, ...], tuple[int, int] | None] | None:
         """The plain shape and the block, where tensors of these headers can be read so; else None."""
         if codes.dtype != self._dtype or len(codes.shape) < 2 or (self.packed and len(codes.shape) != 2):
@@ -87,19 +95,27 @@ class CompressedTensors(StoredFormat):
     Args:
         model_id: whose weights they are, for messages.
         schemes: of the config's groups, those alike once; which one a weight is in, its tensors say.
+        targets: what the config says of that: names of modules or classes, or patterns after ``re:``, with the
+            scheme of each, in the order of the groups.
+        ignored: likewise of modules that stay plain.
     """
 
     schemes: tuple[Scheme, ...]
+    targets: tuple[tuple[str, Scheme], ...] = ()
+    ignored: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
         """The format in words."""
         return f"{METHOD} {' and '.join(scheme.words for scheme in self.schemes)}"
 
-    @property
-    def bits(self) -> int:
-        """Bits of most stored numbers: of several schemes the smallest, which experts have."""
-        return min(scheme.bits for scheme in self.schemes)
+    def stored_bits(self, module: str) -> float | None:
+        """By the group that names the module, else by the one that takes all linear layers."""
+        if any(_names(target, module) for target in self.ignored):
+            return None
+        named = [scheme for target, scheme in self.targets if _names(target, module)]
+        linear = [scheme for target, scheme in self.targets if target == "Linear"]
+        return (named or linear)[0].stored_bits if named or linear else None
 
     def _weights(self, stored: Mapping[str, Tensor]) -> list[QuantisedWeight]:
         weights = []
@@ -181,8 +197,13 @@ class CompressedTensors(StoredFormat):
                 )
 
 
-def schemes_of(settings: Mapping[str, Any]) -> tuple[Scheme, ...] | None:
-    """The schemes of a ``quantization_config``; None where the package alone reads one."""
+def compressed_format(settings: Mapping[str, Any], model_id: str) -> CompressedTensors | None:
+    """The format that a ``quantization_config`` describes; None where the package alone reads a part of it.
+
+    Args:
+        settings: the ``quantization_config`` of config.json.
+        model_id: whose it is, for messages.
+    """
     sparsity = settings.get("sparsity_config") or {}
     if settings.get("transform_config") or sparsity.get("format", "dense") != "dense":
         return None
@@ -190,8 +211,29 @@ def schemes_of(settings: Mapping[str, Any]) -> tuple[Scheme, ...] | None:
     if not isinstance(groups, Mapping) or not groups:
         return None
     schemes = [_scheme_of(group, settings.get("format")) for group in groups.values()]
-    known = tuple(dict.fromkeys(scheme for scheme in schemes if scheme is not None))
-    return known if len(known) == len(set(schemes)) else None
+    known = [scheme for scheme in schemes if scheme is not None]
+    if len(known) < len(schemes):
+        return None
+    targets = (
+        (target, scheme)
+        for group, scheme in zip(groups.values(), known, strict=True)
+        for target in _texts(group.get("targets"))
+    )
+    return CompressedTensors(model_id, tuple(dict.fromkeys(known)), tuple(targets), _texts(settings.get("ignore")))
+
+
+def _names(target: str, module: str) -> bool:
+    """Whether a group's target, a name or a pattern after ``re:``, is for a module."""
+    if not target.startswith("re:"):
+        return target == module
+    try:
+        return re.match(target.removeprefix("re:"), module) is not None
+    except re.error:
+        return False
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(text for text in value if isinstance(text, str)) if isinstance(value, list | tuple) else ()
 
 
 def _scheme_of(group: Any, default: Any) -> Scheme | None:

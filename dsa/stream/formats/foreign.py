@@ -40,9 +40,8 @@ class Foreign:
         kind = self.settings.get("quant_algo") or self.settings.get("format")
         return f"{self.method} {kind}" if isinstance(kind, str) else self.method
 
-    @property
-    def bits(self) -> int | None:
-        """Bits of most stored numbers; None where its settings do not say."""
+    def stored_bits(self, module: str) -> float | None:
+        """Bits of a stored number, for all modules alike; None where its settings do not say."""
         bits = self.settings.get("bits")
         return bits if type(bits) is int and bits > 0 else None
 

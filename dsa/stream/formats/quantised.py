@@ -21,6 +21,8 @@ SMALL = (
 )  # fmt: skip
 # What scales are stored in; the last two hold exponents of 2 alone.
 SCALE_TYPES = ("F32", "BF16", "F16", "F8_E8M0", "U8")
+# Bytes for each number of a weight while PyTorch's operations make it: twice 32 bits. FP8 takes none on a GPU.
+WORKING_BYTES = 8
 RESTORE = "restore the config.json that belongs to the weights"
 FETCH_AGAIN = "fetch or convert the checkpoint again"
 _HEADER_NAMES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
@@ -91,10 +93,9 @@ class StoredFormat(ABC):
     def words(self) -> str:
         """The format in words, e.g. ``FP8 in 128 x 128 blocks``."""
 
-    @property
     @abstractmethod
-    def bits(self) -> int:
-        """Bits of most stored numbers."""
+    def stored_bits(self, module: str) -> float | None:
+        """Bits of a number of the weight of ``module``, by the config and with scales; None if it is plain."""
 
     @abstractmethod
     def _weights(self, stored: Mapping[str, Tensor]) -> list[QuantisedWeight]:
@@ -164,10 +165,9 @@ class StoredFormat(ABC):
         Raises:
             ModelError: see ``weights``; or what only the numbers tell: another extent, an impossible order.
         """
-        from .arithmetic import check_extents, dequantised
+        from .arithmetic import dequantised
 
-        weights = self.weights({name: header(tensor) for name, tensor in tensors.items()})
-        check_extents(weights, tensors)
+        weights = self._checked_weights(tensors)
         plain = {}
         for weight in weights:
             parts = {name: tensors.pop(name) for name in weight.stored}
@@ -177,6 +177,30 @@ class StoredFormat(ABC):
             if not is_of_activations(name):
                 plain[name] = tensor
         return plain
+
+    def plain_into(self, tensors: MutableMapping[str, torch.Tensor], places: Mapping[str, torch.Tensor]) -> None:
+        """Likewise, but each plain weight is made where it is to be: ``places`` has its name, shape and type.
+
+        A layer's experts are made in what they are fused into, so that nothing of them is there twice.
+
+        Raises:
+            ModelError: see ``plain``.
+        """
+        from .arithmetic import dequantise_into
+
+        dequantise_into(self._checked_weights(tensors), tensors, places)
+        for name in list(tensors):
+            tensor = tensors.pop(name)
+            if not is_of_activations(name):
+                places[name].copy_(tensor)
+
+    def _checked_weights(self, tensors: Mapping[str, torch.Tensor]) -> list[QuantisedWeight]:
+        """The quantised weights among ``tensors``, with shapes that tensors say held against those of headers."""
+        from .arithmetic import check_extents
+
+        weights = self.weights({name: header(tensor) for name, tensor in tensors.items()})
+        check_extents(weights, tensors)
+        return weights
 
 
 def header(tensor: torch.Tensor) -> Tensor:

@@ -7,16 +7,18 @@ from typing import Any
 
 from ....errors import ModelError, one_line
 from ...checkpoint.config import Checkpoint
-from ...checkpoint.stored.shards import Tensor
+from ...checkpoint.stored.shards import TORCH_NAMES, Tensor
 from ...checkpoint.stored.unread import and_more, unread
 from . import blocks, compressed
 from .blocks import BlockScaled
-from .compressed import CompressedTensors
 from .foreign import Foreign
-from .quantised import FLOATS, RESTORE, SMALL, StoredFormat
+from .quantised import FETCH_AGAIN, FLOATS, RESTORE, SMALL, StoredFormat
 
 # Foreign formats whose own 8-bit numbers are integers: FP8 tensors beside them would load as wrong numbers.
 _INTEGERS = ("bitsandbytes", "gptq", "awq", "mxfp4", "metal", "eetq")
+
+# Types that safetensors has beside those that torch and quantised formats count alike.
+_OTHERS = ("C64", "U16", "U32", "U64")
 
 # Of a format's words, which may come from a config.
 _LONGEST_WORDS = 150
@@ -41,9 +43,11 @@ def stored_format(settings: Mapping[str, Any] | None, model_id: str) -> StoredFo
         )
     if method in blocks.METHODS:
         block = _block(settings.get("weight_block_size", blocks.METHODS[method]), model_id)
-        return BlockScaled(model_id, block, settings.get("expert_dtype") == "fp4")
-    if method == compressed.METHOD and (schemes := compressed.schemes_of(settings)):
-        return CompressedTensors(model_id, schemes)
+        kept = settings.get("modules_to_not_convert")
+        plain = tuple(name for name in kept if isinstance(name, str)) if isinstance(kept, list | tuple) else ()
+        return BlockScaled(model_id, block, settings.get("expert_dtype") == "fp4", plain)
+    if method == compressed.METHOD and (known := compressed.compressed_format(settings, model_id)):
+        return known
     return Foreign(model_id, method, dict(settings))
 
 
@@ -91,6 +95,13 @@ def check_tensors(
     """
     ignored = unread(stored, checkpoint, quantised=True)
     tensors = {name: tensor for name, tensor in stored.items() if name not in ignored}
+    known_types = {*TORCH_NAMES, *SMALL, *_OTHERS}
+    if strange := [name for name, tensor in tensors.items() if tensor.dtype not in known_types]:
+        raise ModelError(
+            f"{checkpoint.model_id!r} holds {and_more(strange)} in "
+            f"{one_line(tensors[strange[0]].dtype)[:30]}, which is no type of numbers that is known here",
+            hint=FETCH_AGAIN,
+        )
     if isinstance(known, StoredFormat):
         known.check(tensors)
         return

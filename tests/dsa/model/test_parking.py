@@ -12,6 +12,7 @@ from indexcache.dsa.model.stack import State
 from indexcache.dsa.model.states import parking
 from indexcache.dsa.model.states.parking import ParkedState, Parking
 from indexcache.dsa.model.tail import Window
+from indexcache.dsa.stream import memory
 from indexcache.pattern import Pattern
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
@@ -90,12 +91,47 @@ def test_what_the_device_has_no_room_for_waits_in_host_memory(device):
     assert sum(row.host is not None for row in rows) == 4
 
 
+class Copied:
+    """An event of a GPU."""
+
+    waited = 0
+
+    def synchronize(self):
+        self.waited += 1
+
+
+def test_runs_of_host_memory_serve_over_and_over(monkeypatch):
+    """Three sweeps of four rows, which are smaller before the first site, as they have no selection yet."""
+    made = []
+    monkeypatch.setattr(memory, "host_run", lambda size, device: made.append(size) or torch.empty(size))
+    runs = memory.HostRuns(torch.device("cpu"))
+    for _ in range(3):
+        for size in (10, 30, 20, 30):
+            taken = [runs.take(size)[0] for _ in range(4)]
+            assert all(len(run) >= size for run in taken)
+            assert len({run.data_ptr() for run in taken}) == 4, "two rows wait in the same memory"
+            for run in taken:
+                runs.give(run)
+    assert made == [10] * 4 + [30] * 4, "a run is registered again in later sweeps"
+
+
+def test_a_run_comes_with_what_is_still_copied_from_it_and_is_not_let_go_before():
+    runs, copied = memory.HostRuns(torch.device("cpu")), Copied()
+    run, event = runs.take(10)
+    assert event is None
+    runs.give(run, copied)
+    assert runs.take(8) == (run, copied)
+    runs.give(run, copied)
+    larger, event = runs.take(11)
+    assert (len(larger), event, copied.waited) == (11, None, 1)
+
+
 class CopyingParking:
     """Rows wait as copies, as if in host memory; counts how many states there are beside the copies."""
 
     most = parked = 0
 
-    def __init__(self, device, budget):
+    def __init__(self, device, budget, runs):
         self._there = []
 
     def _noted(self, state):

@@ -11,7 +11,9 @@ from random_models import load_checkpoint
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.sizes.count import layer_sizes, measure_sizes
 from indexcache.dsa.checkpoint.sizes.decoders import DECODERS
-from indexcache.dsa.stream.footprint import footprint
+from indexcache.dsa.checkpoint.stored.shards import Tensor
+from indexcache.dsa.stream.footprint import _plain_numbers, footprint
+from indexcache.dsa.stream.formats.recognise import checkpoint_format
 
 GB = 1e9
 V32 = published_checkpoints.CONFIGS / "deepseek_v32.json"
@@ -87,9 +89,65 @@ def test_layers_and_what_is_resident_are_the_whole(family, tmp_path):
     config = json.loads((published_checkpoints.CONFIGS / f"{family}.json").read_text())
     checkpoint = opened(tmp_path, config)
     sizes, bytes_of = measure_sizes(checkpoint), footprint(checkpoint)
-    assert bytes_of.in_memory == 2 * (sizes.parameters - sizes.idle_parameters)
+    assert bytes_of.in_memory == 2 * sizes.parameters, "towers are loaded too"
+    assert bytes_of.beside == 2 * sizes.idle_parameters
     for layer in layer_sizes(checkpoint):
-        assert 0 <= layer.idle < layer.feed_forward
+        assert 0 <= layer.idle <= layer.routed < layer.feed_forward
+
+
+def group(targets, **weights):
+    return {"targets": targets, "weights": {"symmetric": True, **weights}}
+
+
+INT4 = {"type": "int", "num_bits": 4, "strategy": "group", "group_size": 32}
+MIXED = {
+    "quant_method": "compressed-tensors",
+    "config_groups": {
+        "group_0": group(["Linear"], **INT4) | {"format": "pack-quantized"},
+        "group_1": group(["re:.*self_attn.*"], type="float", num_bits=8, strategy="channel")
+        | {"format": "float-quantized"},
+    },
+    "ignore": ["re:.*shared_experts.*", "lm_head", "re:(broken"],
+}
+
+
+def test_groups_in_several_formats_count_by_the_modules_that_they_name(tmp_path):
+    """Experts in INT4 with a scale of 16 bits for 32, attention in FP8, shared experts plain."""
+    checkpoint = opened(tmp_path, json.loads(V32.read_text()) | {"quantization_config": MIXED})
+    bytes_of, layer = footprint(checkpoint), layer_sizes(checkpoint)[-1]
+    assert "INT4 in groups of 32 and FP8 with one scale a row" in bytes_of.form
+    assert layer.routed == 256 * 3 * 7168 * 2048
+    bits = 4.5 * layer.routed + 8 * (layer.attention + layer.indexer)
+    bits += 16 * (layer.feed_forward - layer.routed)
+    assert bytes_of.layers[-1] == round(bits / 8)
+
+
+def test_numbers_of_mixed_formats_are_told_by_headers(tmp_path):
+    known = checkpoint_format(opened(tmp_path, json.loads(V32.read_text()) | {"quantization_config": MIXED}))
+    stored = {
+        "e.weight_packed": Tensor("I32", (64, 16), 0, 4096),
+        "e.weight_scale": Tensor("BF16", (64, 4), 0, 512),
+        "e.weight_shape": Tensor("I64", (2,), 0, 16),
+        "a.weight": Tensor("F8_E4M3", (32, 128), 0, 4096),
+        "a.weight_scale": Tensor("BF16", (32, 1), 0, 64),
+        "norm.weight": Tensor("BF16", (128,), 0, 256),
+    }
+    counts, largest = _plain_numbers(stored, known)
+    assert {name: count for name, count in counts.items() if count} == {
+        "e.weight_packed": 64 * 128, "a.weight": 32 * 128, "norm.weight": 128
+    }  # fmt: skip
+    assert largest == 64 * 128
+    del stored["a.weight_scale"]
+    assert _plain_numbers(stored, known)[1] == 0, "what contradicts the config is for the load to refuse"
+
+
+def test_modules_that_fp8_leaves_plain_count_whole(tmp_path):
+    kept = {"quant_method": "fp8", "modules_to_not_convert": ["self_attn.o_proj"]}
+    config = json.loads(V32.read_text())
+    plain = footprint(opened(tmp_path, config | {"quantization_config": kept}))
+    layer = layer_sizes(open_checkpoint(str(tmp_path)))[-1]
+    all_fp8 = footprint(opened(tmp_path, config | {"quantization_config": {"quant_method": "fp8"}}))
+    assert plain.layers[-1] - all_fp8.layers[-1] == pytest.approx(layer.attention, rel=0.001)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +155,7 @@ def test_layers_and_what_is_resident_are_the_whole(family, tmp_path):
     [
         ({"quant_method": "gptq", "bits": 4}, "gptq, loaded whole by transformers", 0.25),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "FP8 in 128 x 128 blocks, dequantised", 0.5),
-        ({"quant_method": "fp8", "expert_dtype": "fp4"}, "experts in FP4, dequantised a layer at a time", 0.25),
+        ({"quant_method": "fp8", "expert_dtype": "fp4"}, "experts in FP4, dequantised a layer at a time", 0.2713),
         ({"quant_method": "hqq"}, "hqq, loaded whole by transformers", 1),
     ],
     ids=str,

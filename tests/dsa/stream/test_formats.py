@@ -371,6 +371,15 @@ class TestCheckpoints:
         with pytest.raises(ModelError, match="holds I8 tensors"):
             check_tensors(checkpoint, small, None)
 
+    @pytest.mark.parametrize("eight", [True, False])
+    def test_of_no_known_type_are_named(self, folders, eight):
+        checkpoint = open_checkpoint(str(folders[0 if eight else 1]))
+        stored = {"model.layers.1.x.weight": Tensor("Q7", (3, 3), 0, 9), "b": Tensor("Q7", (3, 3), 9, 18)}
+        with pytest.raises(
+            ModelError, match=r"holds model\.layers\.1\.x\.weight and 1 more in Q7, which is no type"
+        ):
+            check_tensors(checkpoint, stored, checkpoint_format(checkpoint))
+
     def test_of_a_foreign_format_of_integers_hold_no_fp8(self, folders):
         checkpoint = open_checkpoint(str(folders[1]))
         known = Foreign("m", "gptq", {})

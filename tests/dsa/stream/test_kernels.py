@@ -7,7 +7,7 @@ from scaled_codes import codes_and_scales, same, weight
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from indexcache.dsa.stream.formats.arithmetic import dequantised
-from indexcache.dsa.stream.kernels import scaled_blocks
+from indexcache.dsa.stream.kernels import scale_blocks, scaled_blocks
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -44,6 +44,39 @@ def test_one_scale_for_each_expert():
     scales = torch.tensor([0.3, 700.0]).view(2, 1, 1)
     made = scaled_blocks(codes.to(DEVICE), scales.to(DEVICE), (40, 128), torch.float16).cpu()
     same(made, reference(codes, scales, (40, 128), torch.float16))
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(256, 128), (70, 200)], ids=["whole tiles", "ragged"])
+@pytest.mark.parametrize("kind", ["float", "exponents"])
+def test_experts_in_one_launch_are_made_in_what_they_are_fused_into(kind, shape, dtype):
+    """Gates and ups of three experts, from codes and scales in one run of bytes, in the order of a file."""
+    weights, rows = [codes_and_scales(shape, (128, 128), seed) for seed in range(6)], shape[0]
+    if kind == "exponents":
+        drawn = (torch.randint(0, 255, scales.shape, dtype=torch.uint8) for _, scales in weights)
+        weights = [(codes, scales) for (codes, _), scales in zip(weights, drawn, strict=True)]
+    run = torch.empty(6 * (8 << 10 | 128 << 10), dtype=torch.uint8, device=DEVICE)
+    placed, start = [], 0
+    for tensor in (part for pair in reversed(weights) for part in pair):
+        place = run[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        placed.append(place.copy_(tensor))
+        start += -(-tensor.nbytes // 64) * 64
+    codes, scales = placed[-2::-2], placed[::-2]
+    fused = torch.zeros(3, 2 * rows, shape[1], dtype=dtype, device=DEVICE)
+    out = [fused[number // 2, number % 2 * rows :][:rows] for number in range(6)]
+    scale_blocks(codes, scales, (128, 128), out)
+    for made, (stored, scale) in zip(out, weights, strict=True):
+        same(made.cpu(), reference(stored, scale, (128, 128), dtype))
+
+
+def test_rows_that_stand_apart():
+    codes, scales = codes_and_scales((130, 64), (128, 128))
+    wide = torch.zeros(130, 192, device=DEVICE)
+    scale_blocks([codes.to(DEVICE)], [scales.to(DEVICE)], (128, 128), [wide[:, 64:128]])
+    same(wide[:, 64:128].cpu(), reference(codes, scales, (128, 128), torch.float32))
+    assert not wide[:, :64].any()
+    assert not wide[:, 128:].any()
 
 
 @pytest.mark.gpu

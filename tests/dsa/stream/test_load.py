@@ -1,19 +1,24 @@
 """A layer at a time, stored tensors become what transformers makes of the whole checkpoint, in every family."""
 
 import functools
+import weakref
+from collections import Counter
 
+import eight_bit
 import pytest
 import torch
 from conftest import save
 from random_models import FAMILIES, LAYERS, build, least_room, load_streamed
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from indexcache.dsa.checkpoint.config import open_checkpoint
 from indexcache.dsa.checkpoint.load import Placement, load_model
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.stream.conversion import Conversion
 from indexcache.dsa.stream.fetch import part_size
+from indexcache.dsa.stream.footprint import footprint
 from indexcache.dsa.stream.layers import stream_of
-from indexcache.dsa.stream.room import Room
+from indexcache.dsa.stream.room import Room, least_on_device
 from indexcache.dsa.stream.slots import Slots
 from indexcache.errors import ModelError
 
@@ -100,6 +105,62 @@ def test_what_is_made_shares_no_memory_with_what_is_stored():
     assert (name, value.dtype) == ("lm_head.weight", torch.float64)
     assert torch.equal(value, stored)
     assert value.data_ptr() != stored.data_ptr()
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made within it took at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self._holders = Counter()
+
+    def __torch_dispatch__(self, function, types, given=(), named=None):
+        made = function(*given, **(named or {}))
+        for tensor in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor)
+        return made
+
+    def _count(self, tensor):
+        place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        if place in self._before:
+            return
+        self._holders[place] += 1
+        self.now += size if self._holders[place] == 1 else 0
+        self.most = max(self.most, self.now)
+        weakref.finalize(tensor, self._let_go, place, size)
+
+    def _let_go(self, place, size):
+        self._holders[place] -= 1
+        self.now -= 0 if self._holders[place] else size
+
+    def beside(self, tensors):
+        """Those that are there already are not counted."""
+        self._before = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        return self
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_nothing_of_a_layer_is_there_twice_while_it_is_made(quantised, tmp_path):
+    """Beside what is stored, a layer as it computes; one quantised weight at a time takes 8 bytes a number."""
+    folder = eight_bit.make(tmp_path, layers=4)[0 if quantised else 1]
+    sizes = footprint(open_checkpoint(str(folder)))
+    model = load_streamed(folder, Room(least_on_device(sizes) + 1000, 0))
+    stream = stream_of(model)
+    number = max(stream._stored)
+    tensors = stream._fetcher.alone(stream._stored[number])
+    targets, conversion = stream._targets[number], stream._conversion
+    fused = [target.name for target in targets if target.places]
+    assert [name.rpartition(".")[2] for name in fused] == ["down_proj", "gate_up_proj"]
+    with LiveBytes().beside(tensors.values()) as live:
+        made = dict(conversion.parameters(targets, tensors))
+    assert live.now == live.most or quantised
+    size = sum(value.nbytes for value in made.values())
+    bound = max(map(conversion.making, targets))
+    assert bound == sizes.making
+    assert size <= live.most <= size + bound
+    assert (bound > 0) is quantised
 
 
 def test_another_shape_than_the_models_is_named():

@@ -49,6 +49,12 @@ def test_a_shard_of_another_checkpoint_lacks_what_it_names(folder):
     assert "of different checkpoints" in caught.value.hint
 
 
+def test_a_tensor_that_it_names_twice(folder):
+    (folder / INDEX).write_text(f'{{"weight_map": {{"a": "{SHARDS[0]}", "a": "{SHARDS[1]}"}}}}')
+    with pytest.raises(ModelError, match="is broken: key 'a' is given twice"):
+        found(folder)
+
+
 def test_all_tensors_that_nobody_holds_are_counted(folder):
     write(folder, {"a": SHARDS[0], "b": SHARDS[1], "c": SHARDS[0], "d": SHARDS[0]})
     with pytest.raises(ModelError, match=f"names c and 1 more tensors, which '{SHARDS[0]}' does not hold"):
