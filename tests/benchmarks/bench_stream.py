@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from random_checkpoint import SMALL, write_checkpoint
+from random_checkpoint import SMALL, first_layers, write_checkpoint
 
 from indexcache.dsa.checkpoint.config import Checkpoint, open_checkpoint
 from indexcache.dsa.checkpoint.stored.weights import find_weights
@@ -179,60 +179,68 @@ def together_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
 
 
 def large_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
-    """Three greedy steps on a checkpoint that is larger than the GPU, from files, beside the rate in memory.
+    """Three greedy steps on a checkpoint larger than the GPU, from files, beside its first layers in memory.
 
-    A step has a candidate for each layer, and ten of them, evenly spread, tell as much of a sweep's speed as 83.
+    The first layers are as many as fit into the device's memory. A step has a candidate for each layer, and ten of
+    them, evenly spread, tell as much of a sweep's speed as 83.
     """
     size = sum(t.size for shard in find_weights(checkpoint).shards for t in shard.tensors.values())
-    direct = direct_rate(sorted(options.folder.glob("layer-*.safetensors"))[-2:])
-    say(
-        "checkpoint",
-        gb=f"{size / GB:.1f}",
-        layers=checkpoint.layers,
-        disk=f"{direct / GB:.2f} GB/s past the cache",
-    )
-    bench = Bench(checkpoint, Layout("files", Room(options.large_room, options.large_host)), options.tokens, 4)
-    stream = stream_of(bench.model)
-    assert stream is not None, "the checkpoint fits on the device"
-    say(
-        "loaded",
-        s=f"{bench.load_seconds:.1f}",
-        streamed=len(stream.files),
-        sweep_gb=f"{stream.sweep_bytes / GB:.1f}",
-    )
-    runs, moved = bench.losses.layer_runs, bench.losses.weight_bytes
-    evaluate = Evaluator(bench.losses, {CALIBRATION: bench.windows, HELD_OUT: bench.windows[:1]})
-    sizes = {CALIBRATION: 4, HELD_OUT: 1}
-    count = LayerCount(Shape(checkpoint.site_layers, checkpoint.layers, 4, 1))
-    measure = ReplayedEvaluator(JournalContent(), count, evaluate)
-    sites = len(checkpoint.site_layers)
-    labels = {name: [options.tokens - 1] * number for name, number in sizes.items()}
-    documents = {name: list(range(number)) for name, number in sizes.items()}
-    asked = range(1, sites, max(1, (sites - 1) // options.large_candidates))
-    goal = Goal(keep=(sites - 3) / sites)
-    method = Method(order=tuple(asked), pinned=tuple(sorted(set(range(sites)) - set(asked))))
-    problem = Problem(measure, labels=labels, documents=documents, sites=sites, goal=goal, method=method)
-    with Busy() as busy, cold(options.cold):
+    disk = direct_rate(sorted(options.folder.glob("layer-*.safetensors"))[-2:])
+    say("checkpoint", gb=f"{size / GB:.1f}", layers=checkpoint.layers, disk_past_the_cache=f"{disk / GB:.2f} GB/s")
+    memory = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else size
+    fitting = min(checkpoint.layers // 2, int(0.72 * memory / (size / checkpoint.layers)))
+    fits = open_checkpoint(str(first_layers(options.folder, fitting)))
+    stock = three_steps(Bench(fits, Layout("memory", Room()), options.tokens, 4), options)
+    free()
+    streamed = Layout("files", Room(options.large_room, options.large_host))
+    three_steps(Bench(checkpoint, streamed, options.tokens, 4), options, stock, disk)
+
+
+def three_steps(bench: Bench, options: argparse.Namespace, stock: float = 0, disk: float = 0) -> float:
+    """Layer-tokens a second of three greedy steps, printed beside ``stock`` and what reading would take."""
+    stream, runs, moved = stream_of(bench.model), bench.losses.layer_runs, bench.losses.weight_bytes
+    layers, where = bench.checkpoint.layers, f"three steps, {bench.checkpoint.layers} layers, {bench.layout.name}"
+    say(where, load_s=f"{bench.load_seconds:.1f}", streamed=0 if stream is None else len(stream.files))
+    problem, count = removals(bench, options)
+    with Busy() as busy, cold(options.cold and stream is not None):
         began = now()
         choose(
             problem, SearchProgress(step=lambda step: say("step", removed=step.removed, s=f"{now() - began:.1f}"))
         )
         seconds = now() - began
-    rows = (bench.losses.layer_runs - runs) / checkpoint.layers
-    rate = (bench.losses.layer_runs - runs) * options.tokens / seconds
-    read = bench.losses.weight_bytes - moved
+    runs, read = bench.losses.layer_runs - runs, bench.losses.weight_bytes - moved
+    rate = runs * options.tokens / seconds
     say(
-        "three greedy steps from files" + (", nothing of them in memory" if options.cold else ""),
+        where + (", page cache emptied" if options.cold and stream is not None else ""),
         s=f"{seconds:.1f}",
         sweeps=count.sweeps,
-        rows_of_all_layers=f"{rows:.1f}",
+        rows_of_all_layers=f"{runs / layers:.1f}",
         layer_tokens_per_s=f"{rate:,.0f}",
-        of_memory=f"{rate / options.memory_rate:.2f}" if options.memory_rate else "-",
+        of_memory=f"{rate / stock:.3f}" if stock else "-",
         read_gb=f"{read / GB:.0f}",
         read_gb_per_s=f"{read / seconds / GB:.2f}",
-        files_gave=f"{stream.file_rate / GB:.2f} GB/s",
+        reading_past_the_cache_s=f"{read / disk:.0f}" if disk else "-",
+        files_gave="-" if stream is None else f"{stream.file_rate / GB:.2f} GB/s",
         gpu_busy=f"{busy.share:.0%}",
     )
+    return rate
+
+
+def removals(bench: Bench, options: argparse.Namespace) -> tuple[Problem, LayerCount]:
+    """Three greedy steps over sites evenly spread, the others pinned, and the count of what they take."""
+    sites, layers = len(bench.checkpoint.site_layers), bench.checkpoint.layers
+    evaluate = Evaluator(bench.losses, {CALIBRATION: bench.windows, HELD_OUT: bench.windows[:1]})
+    sizes = {CALIBRATION: 4, HELD_OUT: 1}
+    count = LayerCount(Shape(bench.checkpoint.site_layers, layers, 4, 1))
+    asked = range(1, sites, max(1, (sites - 1) // options.large_candidates))
+    return Problem(
+        ReplayedEvaluator(JournalContent(), count, evaluate),
+        labels={name: [options.tokens - 1] * number for name, number in sizes.items()},
+        documents={name: list(range(number)) for name, number in sizes.items()},
+        sites=sites,
+        goal=Goal(keep=(sites - 3) / sites),
+        method=Method(order=tuple(asked), pinned=tuple(sorted(set(range(sites)) - set(asked)))),
+    ), count
 
 
 def direct_rate(paths: Sequence[Path]) -> float:
@@ -271,18 +279,6 @@ def cold(wanted: bool) -> Iterator[None]:
         yield
     finally:
         ended.set()
-
-
-def rate_part(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
-    """Layer-tokens a second with all weights in memory: what three steps from files are held against."""
-    bench = Bench(checkpoint, layouts(checkpoint)[0], options.tokens, 4)
-    sites = len(checkpoint.site_layers)
-    bench.losses.compare([bench.full], bench.windows)
-    runs, began = bench.losses.layer_runs, now()
-    for window in bench.windows:
-        bench.losses.compare([bench.full.share(site) for site in range(1, min(5, sites))], [window])
-    rate = (bench.losses.layer_runs - runs) * options.tokens / (now() - began)
-    say("in memory", layer_tokens_per_s=f"{rate:.0f}")
 
 
 def dequantise_part(checkpoint: None, options: argparse.Namespace) -> None:
@@ -384,7 +380,7 @@ def free() -> None:
 
 
 PARTS: dict[str, Callable[..., None]] = {
-    "stream": stream_part, "together": together_part, "rate": rate_part, "large": large_part,
+    "stream": stream_part, "together": together_part, "large": large_part,
     "dequantise": dequantise_part,
 }  # fmt: skip
 
@@ -402,7 +398,6 @@ def main() -> None:
     parser.add_argument("--large-host", type=int, default=0, help="bytes of host memory for weights, part large")
     parser.add_argument("--large-candidates", type=int, default=10, help="sites that may be dropped, part large")
     parser.add_argument("--cold", action="store_true", help="part large with an empty page cache, as root")
-    parser.add_argument("--memory-rate", type=float, help="what part rate printed, for part large")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     processes.process_device()

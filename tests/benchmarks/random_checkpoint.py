@@ -66,6 +66,33 @@ def write_checkpoint(folder: Path, layers: int, **changes: Any) -> int:
     return sum(sizes)
 
 
+def first_layers(folder: Path, layers: int) -> Path:
+    """A checkpoint beside ``folder`` that is its first ``layers`` layers, of links to its files.
+
+    Args:
+        folder: as ``write_checkpoint`` made it.
+        layers: how many of it, at most as many as it has.
+    """
+    part = folder.with_name(f"{folder.name}-first-{layers}")
+    if (part / "config.json").exists():
+        return part
+    part.mkdir()
+    index = json.loads((folder / "model.safetensors.index.json").read_text("utf-8"))
+    weight_map = {
+        name: file
+        for name, file in index["weight_map"].items()
+        if (match := re.match(r"layer-(\d+)", file)) is None or int(match[1]) < layers
+    }
+    for file in sorted(set(weight_map.values())):
+        (part / file).symlink_to((folder / file).resolve())
+    (part / "model.safetensors.index.json").write_text(json.dumps(index | {"weight_map": weight_map}), "utf-8")
+    settings = json.loads((folder / "config.json").read_text("utf-8"))
+    settings |= {"num_hidden_layers": layers}
+    settings |= {name: value[:layers] for name, value in settings.items() if isinstance(value, list)}
+    (part / "config.json").write_text(json.dumps(settings), "utf-8")
+    return part
+
+
 def _stored(name: str, value: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors that a checkpoint holds for a parameter: of fused experts, those of each."""
     head, _, last = name.rpartition(".")
