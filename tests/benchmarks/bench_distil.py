@@ -27,7 +27,7 @@ from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.stored.weights import find_weights
 from indexcache.dsa.distil.candidates import StudentEvaluator, Students, single_sites
 from indexcache.dsa.distil.losses import DistilledLosses
-from indexcache.dsa.distil.segments import Segment, segments_of
+from indexcache.dsa.distil.segments import Segment
 from indexcache.dsa.distil.train import Settings, Trained, collect, put, train
 from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
@@ -119,7 +119,7 @@ class DistilBench:
         }
 
     def _result(self, name: str, pattern: Pattern, own_layer: bool = False, times: int = 1) -> dict[str, Any]:
-        segments = segments_of(pattern)
+        segments = [Segment(*ends) for ends in pattern.segments]
         if own_layer:
             segments = [Segment(segment.site, segment.site + 1) for segment in segments]
         steps = times * self._options.steps
