@@ -13,6 +13,7 @@ from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
     MACHINE,
+    DistilledFlag,
     GivenPattern,
     JsonFlag,
     LearningRate,
@@ -93,6 +94,7 @@ def search(
     to_one: Annotated[
         bool, named("--all", "INDEXCACHE_SEARCH_ALL", "Search on to one full site, whatever is picked.", SEARCH)
     ] = False,
+    distilled: DistilledFlag = False,
     out: Annotated[Path | None, place("Folder for the run [outputs/RECIPE or outputs/MODEL].", RUN)] = None,
     resume: Annotated[
         str,
@@ -112,7 +114,7 @@ def search(
     """
     from .commands.job.settings import check_resume, run_folder, search_settings, trust_of
 
-    settings, goal = search_settings(context, recipe, fields, to_one)
+    settings, goal = search_settings(context, recipe, fields, to_one, distilled)
     folder = run_folder(out, recipe, settings.model, "model" in fields)
     check_resume(resume)
     reach(settings.model, settings.revision)
@@ -147,6 +149,7 @@ def estimate(
     to_one: Annotated[
         bool, named("--all", "INDEXCACHE_ESTIMATE_ALL", "Search on to one full site.", SEARCH)
     ] = False,
+    distilled: DistilledFlag = False,
     timed: Annotated[
         bool | None,
         named(
@@ -187,7 +190,7 @@ def estimate(
 
     pricing = pricing_of(gpus, nodes, ram, disk_rate, network_rate, layer_seconds)
     timed = pricing is None if timed is None else timed
-    settings, goal = search_settings(context, recipe, fields, to_one)
+    settings, goal = search_settings(context, recipe, fields, to_one, distilled)
     reach(settings.model, settings.revision)
     with working(quiet, loads_model=timed) as reporter:
         from .commands import estimate as estimate_command

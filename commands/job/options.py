@@ -80,6 +80,9 @@ RecipeName = Annotated[str | None, described("YAML recipe: a file, or a name suc
 PlanPath = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
 ]
+DistilledFlag = Annotated[
+    bool, flag("--distilled", "Short for --strategy distilled: search with distilled indexers.", SEARCH)
+]
 GivenPattern = Annotated[
     str | None, described("Distill for this pattern, an F or S per site [the plan's].", SEARCH)
 ]

@@ -42,7 +42,7 @@ def test_the_plan_says_what_its_losses_hold_for(jointly):
     assert plan.lacks_indexers
     # The first step needs one for each of 5 candidates, and a removal makes at most two new segments.
     assert LAYERS - 1 < students.count <= 3 * LAYERS
-    assert (students.steps, students.windows) == (50, 4)
+    assert (students.steps, students.windows) == (50, 32)
     assert "`indexcache distill`" in (jointly / "report.md").read_text()
 
 
@@ -112,6 +112,19 @@ def test_estimate_counts_the_students(run_cli, trimmed, jointly, tmp_path):
     expected = read_plan(jointly / "plan.json").search.students.count
     assert document["steps_a_student"] == 50
     assert document["students"] == pytest.approx(expected, rel=0.4)
+
+
+def test_the_flag_is_the_strategy_and_wins_over_a_variable(run_cli, trimmed, monkeypatch):
+    estimate = ["estimate", "--model", trimmed, "--keep", "1/3", "--window", WINDOW, "--no-time", "--json"]
+    monkeypatch.setenv("INDEXCACHE_ESTIMATE_STRATEGY", "exact")
+    code, stdout, err = run_cli(*estimate, "--distilled")
+    assert (code, json.loads(stdout)["students"] > 0) == (0, True), err
+    code, stdout, err = run_cli(*estimate, "--distilled", "--strategy", "exact")
+    assert (code, "both --distilled and --strategy were given" in err) == (2, True), err
+    monkeypatch.delenv("INDEXCACHE_ESTIMATE_STRATEGY")
+    monkeypatch.setenv("INDEXCACHE_ESTIMATE_DISTILLED", "1")
+    code, stdout, err = run_cli(*estimate, "--strategy", "exact")
+    assert (code, "students" in json.loads(stdout)) == (0, False), err
 
 
 def test_families_that_cannot_be_distilled_are_refused_before_loading(run_cli, checkpoints, text_file, tmp_path):

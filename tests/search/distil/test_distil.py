@@ -1,5 +1,6 @@
 """What distilled indexers change, on losses from a formula: which stay, what the plan says, what passes."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from indexcache.errors import PlanError
 from indexcache.evaluate import CALIBRATION, HELD_OUT, WindowLoss
 from indexcache.pattern import DistilledPattern, Pattern
-from indexcache.search.distil.findings import alone, measure_distilled, measure_segments, trainable
+from indexcache.search.distil.findings import alone, measure_distilled, measure_segments
 from indexcache.search.distil.record import Training, distilled_plan, hold_distilled
 from indexcache.search.gate import Gate
 from indexcache.search.goal import Goal, Method
@@ -68,7 +69,7 @@ def problem_of(evaluate):
 
 def findings_of(evaluate, pattern=PATTERN):
     problem = problem_of(evaluate)
-    return measure_distilled(problem, pattern, measure_segments(problem, trainable(pattern)), 6)
+    return measure_distilled(problem, pattern, measure_segments(problem, pattern.serving), 6)
 
 
 def plan_of(findings, pattern=PATTERN):
@@ -81,10 +82,6 @@ def plan_of(findings, pattern=PATTERN):
 
 
 class TestFindings:
-    def test_only_sites_that_serve_others_can_be_trained(self):
-        assert trainable(PATTERN) == [(1, 4), (4, 8)]
-        assert trainable(Pattern("FFF")) == []
-
     def test_a_segment_alone_leaves_every_other_site_full(self):
         assert str(alone(8, 1, 4)) == "FFSSFFFF"
         assert str(alone(8, 4, 8)) == "FFFFFSSS"
@@ -181,7 +178,15 @@ class TestReport:
             assert "Distilled indexers" in files[name]
             assert "before distilling" in files[name]
             assert "windows of text" in files[name], "what was learned from"
-        assert ">distilled<" in files["curve.svg"]
+        assert ">given pattern, distilled<" in files["curve.svg"]
+
+    def test_steps_of_a_search_lead_only_where_it_chose_the_pattern(self, evaluate):
+        source, helps = read_plan(SOURCE), partial(evaluate, better=frozenset(range(8)))
+        chosen = plan_of(findings_of(helps, source.pattern), source.pattern)
+        assert "steps decided" in render(chosen)["report.md"]
+        given = render(plan_of(findings_of(evaluate)))["report.md"]
+        assert "steps decided" not in given
+        assert "The search did not pick this pattern, so its steps say nothing" in given
 
     def test_a_uniform_pattern_is_called_so(self, evaluate):
         pattern = Pattern.uniform(8, 2)
