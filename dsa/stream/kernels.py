@@ -53,7 +53,8 @@ def _scaled_blocks(
 ):  # fmt: skip
     # One program: ROWS x COLUMNS of out_nk = codes_nk scales[n // BLOCK_ROWS, k // BLOCK_COLUMNS], in fp32, of the
     # weight program_id(2). Shapes: codes [rows, columns], scales [high, wide], out [rows, columns], ``stride``
-    # numbers from row to row; those of weight i begin at places[0..2, i], in numbers from the pointers on.
+    # numbers from row to row; those of weight i begin at places[0..2, i], in numbers from the pointers on. NATIVE
+    # needs WHOLE_TILES: what stands in for numbers beyond an edge is an integer, which Triton makes no e4m3 of.
     weight = tl.program_id(2)
     first_code = tl.load(places + weight)
     first_scale = tl.load(places + count + weight)
@@ -70,7 +71,7 @@ def _scaled_blocks(
     if WHOLE_TILES:
         value = _as_fp32(tl.load(source), NATIVE)
     else:
-        value = _as_fp32(tl.load(source, mask=inside, other=0), NATIVE)
+        value = _as_fp32(tl.load(source, mask=inside, other=0), False)
     if (BLOCK_ROWS % ROWS == 0) & (BLOCK_COLUMNS % COLUMNS == 0):  # one scale for all of it
         block = (row // BLOCK_ROWS) * wide + column // BLOCK_COLUMNS
         value = value * _as_scales(tl.load(scales + first_scale + block), EXPONENTS)
@@ -105,8 +106,10 @@ def scale_blocks(
     (rows, columns), (high, wide), stride = codes[0].shape, scales[0].shape, out[0].stride(0)
     if high == wide == 1:
         block = (_WHOLE, _WHOLE)
+    whole_tiles = rows % _ROWS == 0 and columns % _COLUMNS == 0
     native = (
-        device.type == "cuda"
+        whole_tiles
+        and device.type == "cuda"
         and torch.version.hip is None
         and torch.cuda.get_device_capability(device) >= _CONVERTS
     )
@@ -121,7 +124,7 @@ def scale_blocks(
             codes[0] if native else codes[0].view(torch.uint8),
             scales[0].view(torch.uint8) if exponents else scales[0],
             out[0], places, len(codes), rows, columns, wide, stride, block[0], block[1], _ROWS, _COLUMNS,
-            native, exponents, aligned, rows % _ROWS == 0 and columns % _COLUMNS == 0, num_warps=4,
+            native, exponents, aligned, whole_tiles, num_warps=4,
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.tail import Window
 from indexcache.errors import MeasurementError, ModelError, SettingError
 from indexcache.pattern import Pattern
+from indexcache.system.processes import process_device
 
 WINDOWS = torch.randint(0, 4000, (6, 41), generator=torch.Generator().manual_seed(2)).tolist()
 SEGMENT = Segment(1, 4)
@@ -98,7 +99,7 @@ def test_put_rounds_to_the_models_dtype(stored):
 
 def test_layers_that_come_and_go_are_collected_trained_and_set_alike(checkpoints):
     folder = checkpoints["glm_moe_dsa"]
-    streamed, whole = load_streamed(folder, ALL_STREAM), build("glm_moe_dsa")
+    streamed, whole = load_streamed(folder, ALL_STREAM), build("glm_moe_dsa").to(process_device())
     assert all(value.is_meta for value in find_indexers(streamed)[1][1].parameters())
     trained = []
     for model in (streamed, whole):
@@ -128,7 +129,7 @@ def test_a_rate_that_is_far_too_high_ends_in_words(model, stored):
 def test_a_collection_that_fails_leaves_the_stream_usable(checkpoints):
     model = load_streamed(checkpoints["glm_moe_dsa"], ALL_STREAM)
     stock = losses(model)
-    with pytest.raises(MeasurementError, match="may be used on cpu"):
+    with pytest.raises(MeasurementError, match=f"may be used on {process_device()}"):
         collect(model, range(LAYERS), WINDOWS, [SEGMENT], SETTINGS, memory=1000)
     assert losses(model) == stock
 

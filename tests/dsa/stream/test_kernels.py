@@ -1,5 +1,9 @@
 """The kernel for FP8 blocks against its PyTorch reference, on a GPU or in Triton's interpreter: equal bits."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from scaled_codes import codes_and_scales, same, weight
@@ -91,3 +95,32 @@ def test_the_reference_uses_it_on_a_gpu(shape, monkeypatch):
     made = reference(codes.to(DEVICE), scales.to(DEVICE), (128, 128), torch.bfloat16).cpu()
     same(made, reference(codes, scales, (128, 128), torch.bfloat16))
     assert asked == [1]
+
+
+# Where the interpreter is lenient the compiler is not: it took no integer for an e4m3 beyond an edge. It needs no GPU.
+COMPILES = """
+from indexcache.dsa.stream.kernels import _scaled_blocks as kernel
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+for generation, codes, scales, block, whole in (
+    (90, "*fp8e4nv", "*fp32", (128, 128), True),
+    (90, "*u8", "*fp32", (128, 128), False),
+    (80, "*u8", "*u8", (1, 32), False),
+):
+    constants = dict(
+        BLOCK_ROWS=block[0], BLOCK_COLUMNS=block[1], ROWS=128, COLUMNS=128, NATIVE=codes != "*u8",
+        EXPONENTS=scales == "*u8", ALIGNED=whole, WHOLE_TILES=whole,
+    )
+    types = dict(codes=codes, scales=scales, out="*bf16", places="*i64") | dict.fromkeys(kernel.arg_names[4:9], "i32")
+    source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constexprs=constants)
+    assert "cubin" in __import__("triton").compile(source, target=GPUTarget("cuda", generation, 32)).asm
+print("compiled")
+"""
+
+
+@pytest.mark.skipif(ON_GPU, reason="the GPU runs what it compiles")
+def test_it_compiles_for_gpus():
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ended = subprocess.run([sys.executable, "-c", COMPILES], env=environment, capture_output=True, text=True)
+    assert ended.stdout.strip() == "compiled", ended.stderr[-2000:]
