@@ -25,7 +25,6 @@ from .estimate_layouts import Prices, price_layouts, prices_document, prices_tab
 from .estimate_machine import Pricing
 from .job.measure import load
 from .job.prepare import Intent, Job
-from .search_students import STEPS
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class EstimateOutcome:
     layers: int
     kept: int
     strategy: str
+    student_steps: int
     windows: int
     heldout: int
     window: int
@@ -94,6 +94,7 @@ def estimate(intent: Intent, timed: bool, reporter: Reporter, pricing: Pricing |
         layers=checkpoint.layers,
         kept=method.deepest(intent.goal, len(checkpoint.site_layers)),
         strategy=method.strategy,
+        student_steps=method.student_steps,
         windows=windows,
         heldout=heldout,
         window=length,
@@ -164,7 +165,7 @@ def estimate_document(outcome: EstimateOutcome) -> dict[str, Any]:
         "sweeps": expected.sweeps,
         "weight_bytes_a_sweep": outcome.sweep_bytes,
         "weight_bytes": outcome.weight_bytes,
-        **({"students": expected.students, "steps_a_student": STEPS} if expected.students else {}),
+        **({"students": expected.students, "steps_a_student": outcome.student_steps} if expected.students else {}),
     } | ({} if outcome.prices is None else prices_document(outcome.prices))
 
 
@@ -179,7 +180,8 @@ def estimate_table(outcome: EstimateOutcome) -> None:
         f"{expected.algorithm_1_layer_windows:,}, {expected.fewer:.1f} times as many",
         "in all": f"about {expected.layer_windows:,} layer-windows, with baselines and checks",
         "sweeps": _sweeps(outcome),
-        "students": f"about {expected.students:,} indexers distilled for {STEPS} steps each, which is not timed",
+        "students": f"about {expected.students:,} indexers distilled for {outcome.student_steps} steps each, "
+        "which is not timed",
         "time": "not timed"
         if seconds is None
         else f"about {duration(seconds)} of measuring, from one window here",

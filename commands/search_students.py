@@ -11,14 +11,15 @@ from ..system.console import Reporter
 from .job.measure import Loaded
 from .job.prepare import Job
 
-STEPS, ROWS, WINDOWS_A_STEP = 50, 128, 4
+ROWS, WINDOWS_A_STEP = 128, 4
 
 
 def identity(job: Job) -> Identity:
     """What losses with students depend on beside the model and the windows; nothing without students."""
     if not job.method.distils:
         return {}
-    return {"students": f"{STEPS} steps of {WINDOWS_A_STEP} windows, {ROWS} rows of each of {_windows(job)}"}
+    steps = f"{job.method.student_steps} steps of {WINDOWS_A_STEP} windows"
+    return {"students": f"{steps}, {ROWS} rows of each of {_windows(job)}"}
 
 
 def record(job: Job, students: int) -> StudentsRecord | None:
@@ -26,7 +27,11 @@ def record(job: Job, students: int) -> StudentsRecord | None:
     if not job.method.distils:
         return None
     return StudentsRecord(
-        count=students, steps=STEPS, windows_a_step=WINDOWS_A_STEP, rows=ROWS, windows=_windows(job)
+        count=students,
+        steps=job.method.student_steps,
+        windows_a_step=WINDOWS_A_STEP,
+        rows=ROWS,
+        windows=_windows(job),
     )
 
 
@@ -40,13 +45,13 @@ def make(job: Job, loaded: Loaded, reporter: Reporter) -> Students | None:
     if not job.method.distils:
         return None
     layers, windows = job.checkpoint.site_layers, job.windows.group(LEARNING).tolist()
-    settings = Settings(STEPS, ROWS, WINDOWS_A_STEP, None, job.tokens.seed)
+    settings = Settings(job.method.student_steps, ROWS, WINDOWS_A_STEP, None, job.tokens.seed)
     reporter.doing(f"running {len(windows)} windows, all full, for indexers to learn from")
     stored = collect(loaded.model, layers, windows, single_sites(len(layers)), settings)
 
     def say(students: int) -> None:
         if students > 1:  # later steps need one or two
-            reporter.say(f"distilling indexers for {students} segments, {STEPS} steps each")
+            reporter.say(f"distilling indexers for {students} segments, {settings.steps} steps each")
 
     return Students(loaded.model, stored, settings, say)
 

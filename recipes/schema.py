@@ -180,6 +180,10 @@ class Recipe:
     refine_rounds: Annotated[
         Count, Option(SEARCH, "swaps of a full for a shared site after the removals, at most; 0 for none")
     ] = 0
+    student_steps: Annotated[
+        Number,
+        Option(SEARCH, "steps that train each indexer of a search with --distilled; more find better patterns"),
+    ] = 50
     surrogate: Annotated[
         Literal["fisher", "error", "none"],
         Option(

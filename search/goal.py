@@ -42,6 +42,7 @@ class Method:
         standard_errors: how much worse a candidate must be to leave a race early.
         blocks: number of blocks, for the strategy of that name.
         refine_rounds: swaps at most after the removals; 0 for none.
+        student_steps: training steps of each indexer that is distilled while searching.
         older: patterns of an older plan by their number of full sites, from which refinement starts too.
         layer_costs: ``[windows][sites][sites]``, what a later site costs under an earlier one's selection.
         gate: what ``Goal.max_delta`` holds of a loss increase: the upper end of its interval, or the estimate.
@@ -59,6 +60,7 @@ class Method:
     standard_errors: float = STANDARD_ERRORS
     blocks: int = 1
     refine_rounds: int = 0
+    student_steps: int = 50
     older: Mapping[int, Pattern] = field(default_factory=dict)
     layer_costs: Sequence[Sequence[Sequence[float]]] | None = None
     gate: GateKind = "interval"

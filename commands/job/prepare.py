@@ -255,6 +255,7 @@ def search_method(recipe: Recipe, checkpoint: Checkpoint, goal: Goal) -> tuple[P
         standard_errors=recipe.standard_errors,
         blocks=recipe.blocks,
         refine_rounds=recipe.refine_rounds,
+        student_steps=recipe.student_steps,
         order=old_order(older, checkpoint.site_layers) if older else (),
     )
     method.check(goal, len(checkpoint.site_layers))
@@ -278,6 +279,8 @@ def _warn_of_idle_options(recipe: Recipe, goal: Goal, reporter: Reporter) -> Non
     """Warns of what was set and does nothing, as what it belongs to was not."""
     if recipe.refine_windows is not None and not recipe.refine_rounds:
         reporter.warn("--refine-windows does nothing without --refine-rounds")
+    if recipe.student_steps != Recipe.student_steps and recipe.strategy != "distilled":
+        reporter.warn("--student-steps does nothing without --distilled")
     if recipe.gate != Recipe.gate and goal.max_delta is None and recipe.max_probe_delta is None:
         reporter.warn("--gate does nothing without --max-delta or --max-probe-delta")
 

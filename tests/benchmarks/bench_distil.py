@@ -31,7 +31,6 @@ from bench_stream import Bench, free, layouts, now
 from random_checkpoint import CONFIG, SMALL, write_checkpoint
 
 from indexcache.calibrate.windows import WindowRequest, pack
-from indexcache.commands.search_students import STEPS
 from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
 from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checkpoint.stored.weights import find_weights
@@ -52,6 +51,7 @@ from indexcache.dsa.stream.room import Room
 from indexcache.errors import DatasetError
 from indexcache.evaluate import CALIBRATION, HELD_OUT
 from indexcache.pattern import Pattern
+from indexcache.recipes.schema import Recipe
 from indexcache.search.goal import Goal, Method
 from indexcache.search.losses import Difference, mean_difference
 from indexcache.search.search import Problem, SearchProgress, choose
@@ -399,7 +399,9 @@ def main() -> None:
         help="of a search; 16 by default",
     )
     parser.add_argument("--learn-alike", action="store_true", help="students learn from what a search judges on")
-    parser.add_argument("--student-steps", type=int, default=STEPS, help="of a search's; the program's by default")
+    parser.add_argument(
+        "--student-steps", type=int, default=Recipe().student_steps, help="of a search's; the program's by default"
+    )
     parser.add_argument("--rate", type=float, help="learning rate; probed by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
