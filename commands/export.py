@@ -138,9 +138,11 @@ def _config(checkpoint: Checkpoint, exported: Export) -> str:
 
 
 def show(plan: Plan, exported: Export, output: Path | None, stripped: bool, as_json: bool) -> None:
-    """Prints the settings on stdout; warnings, and what was written, on stderr."""
+    """Prints the settings on stdout; warnings, the evidence, and what was written, on stderr."""
     for remark in exported.warnings:
         typer.echo(wrapped(f"{remark.severity}: {remark.text}", sys.stderr), err=True)
+    if exported.evidence:
+        typer.echo(wrapped(f"evidence: {exported.evidence}", sys.stderr), err=True)
     if output:
         both = ": put it in the checkpoint's place, or paste the settings; not both are needed"
         typer.echo(f"wrote {output}{'' if stripped else both}", err=True)
@@ -159,5 +161,6 @@ def export_document(plan: Plan, exported: Export, output: Path | None) -> dict[s
         "layer_pattern": plan.result.layer_pattern,
         "site_pattern": plan.result.pattern,
         "warnings": [{"severity": remark.severity, "text": remark.text} for remark in exported.warnings],
+        "evidence": exported.evidence,
         "written": output and str(output),
     }

@@ -11,6 +11,7 @@ from ...errors import ExportError
 from ...pattern import SHARED, indexer_types, layer_ranges
 from ..plan.schema import Plan
 from .engines import BARE, ENGINES, FAMILIES, WITHOUT_PATTERNS
+from .evidence import evidence_line
 from .paste import paste_text
 from .remarks import Remark, remarks_on, stage_remarks, worst_first
 from .support import Engine, Serving, Support
@@ -34,6 +35,7 @@ class Export:
         pattern: the pattern that the settings spell.
         pattern_layers: the decoder layers that its letters stand for.
         config: the keys as they stand in config.json; None where the engine does not take them from there.
+        evidence: how it is known that the engine runs them; "" for an engine of one's own.
     """
 
     engine: str
@@ -43,6 +45,7 @@ class Export:
     pattern: str
     pattern_layers: tuple[int, ...]
     config: dict[str, object] | None
+    evidence: str = ""
 
 
 def export(plan: Plan, engine: str, serving: Serving = Serving()) -> Export:
@@ -75,6 +78,7 @@ def export(plan: Plan, engine: str, serving: Serving = Serving()) -> Export:
         pattern=pattern,
         pattern_layers=tuple(plan.model.site_layers if by_site else range(plan.model.layers)),
         config=keys if known.config else None,
+        evidence=evidence_line(known, serving.version),
     )
 
 
