@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +30,7 @@ class Engine:
         evidence: "ran", where its logits are compared; "parsed", where only its reading of the settings is run.
         write: the export is written to a folder, with these options.
         remark: what of the engine was replaced or told from outside; "" for nothing.
-        prepare: makes what the environment alone does not have.
+        unpacked: its source distribution is unpacked too, since a part of it is in no wheel.
     """
 
     name: str
@@ -35,7 +39,7 @@ class Engine:
     evidence: Literal["ran", "parsed"] = "ran"
     write: Sequence[str] | None = None
     remark: str = ""
-    prepare: Callable[[str], None] | None = None
+    unpacked: str | None = None
 
     @property
     def place(self) -> Path:
@@ -49,10 +53,35 @@ class Engine:
 
     def python(self) -> str:
         """The interpreter of its environment, made where there is none."""
-        python = layered(self.place / "venv", self.installs)
-        if self.prepare is not None:
-            self.prepare(python)
-        return python
+        return layered(self.place / "venv", self.installs)
+
+    @property
+    def source(self) -> Path | None:
+        """Its source distribution, fetched and unpacked where it was not yet; None where it is not wanted."""
+        return None if self.unpacked is None else unpacked(self.unpacked, self.place / "source")
+
+
+def unpacked(requirement: str, folder: Path) -> Path:
+    """The source distribution of ``requirement``, unpacked below ``folder``.
+
+    Raises:
+        RuntimeError: pip failed; says with what.
+    """
+    place = folder / requirement
+    if not place.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command = [*pip, "--no-binary", ":all:", "--no-build-isolation", "--dest", str(folder), requirement]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}:\n{ended.stderr[-2000:]}")
+        (archive,) = folder.glob("*.tar.gz")
+        with tempfile.TemporaryDirectory(dir=folder) as temporary, tarfile.open(archive) as content:
+            content.extractall(temporary, filter="data")
+            (inside,) = Path(temporary).iterdir()
+            inside.rename(place)
+        archive.unlink()
+    return place
 
 
 _NEWEST_TRANSFORMERS = TESTED["transformers"][1]
@@ -67,5 +96,23 @@ ENGINES = {
             [["--no-deps", "mlx-vlm==0.7.10", "mlx-lm==0.32.2", "mlx==0.32.4", "mlx-cpu==0.32.4"], ["requests"]],
             write=["--strip-weights"],
         ),
+        Engine(
+            "sglang",
+            "0.5.23",
+            [["--no-deps", "sglang==0.5.23"], ["--no-deps", "transformers==5.19.0"]],
+            evidence="parsed",
+        ),
+        Engine(
+            "llama.cpp",
+            "0.3.36",
+            [
+                ["--no-deps", "--config-settings=cmake.define.GGML_NATIVE=OFF", "llama-cpp-python==0.3.36"],
+                ["diskcache"],
+            ],
+            write=[],
+            remark="as in llama-cpp-python; its converter was told that the tokenizer splits text as GPT-2's does",
+            unpacked="llama-cpp-python==0.3.36",
+        ),
+        Engine("lmdeploy", "0.18.0", [["--no-deps", "lmdeploy==0.18.0"]], evidence="parsed"),
     )
 }

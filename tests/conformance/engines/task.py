@@ -19,11 +19,13 @@ class Task:
     Args:
         paste: what ``indexcache export`` printed for the engine.
         folder: what ``--write`` left, where the engine takes its settings from config.json.
+        source: the engine's source distribution, unpacked, where its release is one.
         place: for what the engine leaves, and for the answer.
     """
 
     paste: str
     folder: Path | None
+    source: Path | None
     place: Path
 
     @property
@@ -42,5 +44,5 @@ class Task:
 def given() -> Task:
     """The task in the file that the command line names."""
     document = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    folder = document["folder"]
-    return Task(document["paste"], folder and Path(folder), Path(sys.argv[1]).parent)
+    folder, source = (document[name] and Path(document[name]) for name in ("folder", "source"))
+    return Task(document["paste"], folder, source, Path(sys.argv[1]).parent)
