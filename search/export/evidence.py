@@ -13,6 +13,8 @@ from .support import Engine
 
 # Made from the results in tests/conformance by evidence_table.py there.
 FILE = Path(__file__).with_name("evidence.json")
+# The embedded model's.
+_FAMILY = "glm_moe_dsa"
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,14 @@ def _results() -> Mapping[str, Any]:
     return document
 
 
-def evidence_line(engine: Engine, version: str | None) -> str:
-    """A sentence on the evidence, and whether it holds for ``version``, None where that is not known."""
+def evidence_line(engine: Engine, version: str | None, family: str) -> str:
+    """A sentence on the evidence, and what of it was not tried.
+
+    Args:
+        engine: that is meant.
+        version: of it; None where that is not known.
+        family: of the plan's model, as in glm_moe_dsa.
+    """
     known = evidence(engine)
     name = f"{engine.title} {known.version}".rstrip()
     when = f" on {known.date}" if known.date else ""
@@ -68,5 +76,5 @@ def evidence_line(engine: Engine, version: str | None) -> str:
         line = f"the sources of {name} were read{when}; nothing of it ran"
     if known.remark:
         line += f" ({known.remark})"
-    tried = known.kind == "read" or version in (None, known.version)
-    return line if tried else f"{line}; not tried: {version}"
+    others = [name for name in (version, family) if name not in (None, known.version, _FAMILY)]
+    return line if known.kind == "read" or not others else f"{line}; not tried: {', '.join(map(str, others))}"

@@ -78,7 +78,7 @@ def export(plan: Plan, engine: str, serving: Serving = Serving()) -> Export:
         pattern=pattern,
         pattern_layers=tuple(plan.model.site_layers if by_site else range(plan.model.layers)),
         config=keys if known.config else None,
-        evidence=evidence_line(known, serving.version),
+        evidence=evidence_line(known, serving.version, _family(plan)),
     )
 
 

