@@ -54,7 +54,7 @@ def table() -> str:
     lines = ["| engine | version | evidence | date | rows that differ | remark |", "|---|---|---|---|---:|---|"]
     for name, known_of in known().items():
         rows = f"{known_of.rows_off} of {known_of.rows:,}" if known_of.rows else ""
-        cells = (f"`{name}`", known_of.version, known_of.kind, known_of.date, rows, known_of.remark)
+        cells = (ENGINES[name].title, known_of.version, known_of.kind, known_of.date, rows, known_of.remark)
         lines.append(f"| {' | '.join(cells)} |".replace("  ", " "))
     return "\n".join(lines) + "\n"
 
