@@ -31,11 +31,14 @@ SHARES = {
     "vllm-ascend": {"deepseek_v32", "glm_moe_dsa", "deepseek_v4"},
     "atom": {"deepseek_v32", "glm_moe_dsa", "deepseek_v4", "minimax_m3_vl"},
     "xllm": {"deepseek_v32", "glm_moe_dsa"},
-    "llama.cpp": {"glm_moe_dsa", "hy_v4"},
+    "llama.cpp": {"glm_moe_dsa", "hy_v4", "glm5_next"},
     "lmdeploy": {"glm_moe_dsa"},
-    "mlx-vlm": {"glm_moe_dsa"},
+    "mlx-vlm": {"glm_moe_dsa", "hy_v4", "glm5_next"},
     "prime-rl": {"glm_moe_dsa"},
+    "tokenspeed": {"deepseek_v32", "glm_moe_dsa"},
 }
+# Those that have no stages, or hand selections on from one to the next.
+UNSTAGED = {"atom", "llama.cpp", "mlx-vlm", "tokenspeed"}
 PAIRS = [(engine, family) for engine, families in SHARES.items() for family in sorted(families)]
 EVERY_LAYER = {"deepseek_v32", "glm_moe_dsa", "hy_v4", "hy_v4_vl", "mistral_large4"}
 
@@ -153,7 +156,10 @@ def xllm_roles(paste, plan):
 
 
 def types_in_config_roles(paste, plan):
-    return by_types(json.loads(paste)["indexer_types"], plan.model.layers)
+    """The converter reads a multimodal config's text_config, with what stands beside it."""
+    keys = json.loads(paste)
+    nested = plan.model.model_type == "glm5_next"
+    return by_types((keys["text_config"] if nested else keys)["indexer_types"], plan.model.layers)
 
 
 def lmdeploy_roles(paste, plan):
@@ -161,9 +167,27 @@ def lmdeploy_roles(paste, plan):
 
 
 def mlx_roles(paste, plan):
+    """indexer_types win; glm5_next has them under text_config, and hy_v4 knows nothing else."""
+    if plan.model.model_type != "glm_moe_dsa":
+        return types_in_config_roles(paste, plan)
     keys = json.loads(paste)
     assert by_types(keys["indexer_types"], plan.model.layers) == keys["index_topk_pattern"]
     return keys["index_topk_pattern"]
+
+
+def tokenspeed_roles(paste, plan):
+    """indexer_types, else the pattern, else a frequency; a layer beyond the end of the one goes by the next."""
+    override = option(paste, "--hf-overrides")
+    roles = ""
+    for layer in range(plan.model.layers):
+        for key in ("indexer_types", "index_topk_pattern"):
+            letters = override.get(key)
+            if letters is not None and layer < len(letters):
+                roles += "S" if letters[layer] in ("S", "shared") else "F"
+                break
+        else:
+            pytest.fail(f"layer {layer} goes by the checkpoint's frequency")
+    return roles
 
 
 def prime_rl_roles(paste, plan):
@@ -186,6 +210,7 @@ READERS = {
     "lmdeploy": lmdeploy_roles,
     "mlx-vlm": mlx_roles,
     "prime-rl": prime_rl_roles,
+    "tokenspeed": tokenspeed_roles,
 }
 
 
@@ -230,7 +255,7 @@ def test_each_engine_reads_back_any_pattern(plan, engine, family, made):
     lost = [
         layer for layer in sites if letters[layer] == "S" and (layer - 1 not in sites or letters[layer - 1] == "S")
     ]
-    if family == "glm5_next" and lost:
+    if family == "glm5_next" and engine in ("transformers", "sglang") and lost:
         with pytest.raises(ExportError, match="very next layer"):
             export(full, engine)
         return
@@ -294,6 +319,8 @@ class TestVersions:
             ("xllm", "glm_moe_dsa", "0.9.0", "0.10.0"),
             ("lmdeploy", "glm_moe_dsa", "0.15.1", "0.16.0"),
             ("mlx-vlm", "glm_moe_dsa", "0.6.3", "0.6.4"),
+            ("mlx-vlm", "hy_v4", "0.7.0", "0.7.1"),
+            ("mlx-vlm", "glm5_next", "0.7.0", "0.7.1"),
         ],
     )
     def test_those_before_the_first_that_shares_are_refused(self, plan, engine, family, old, first):
@@ -377,7 +404,7 @@ class TestVersions:
 
 
 class TestStages:
-    NEED = sorted(set(ENGINES) - {"sglang", "atom", "llama.cpp", "mlx-vlm"})
+    NEED = sorted(set(ENGINES) - UNSTAGED - {"sglang"})
 
     def stage_remarks(self, plan, engine, roles="FFSFSS", **serving):
         return [
@@ -393,7 +420,7 @@ class TestStages:
         assert "start with layers 2 " in warning
         assert "--pp-layers 2,1,3" in warning
 
-    @pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"atom", "llama.cpp", "mlx-vlm"}))
+    @pytest.mark.parametrize("engine", sorted(set(ENGINES) - UNSTAGED))
     @pytest.mark.parametrize("stages", [{"pp_size": 2}, {"pp_layers": [3, 3]}])
     def test_stages_that_the_settings_do_not_ask_for_are_said(self, plan, engine, stages):
         made = plan_for(plan, "FFSFSS")
@@ -401,7 +428,7 @@ class TestStages:
         said = any("pipeline parallelism: set it there" in text for text in remarks(asked))
         assert said == (asked.paste == plain.paste and engine != "sglang")
 
-    @pytest.mark.parametrize("engine", ["atom", "llama.cpp", "mlx-vlm"])
+    @pytest.mark.parametrize("engine", sorted(UNSTAGED))
     def test_engines_that_hand_selections_on_are_not(self, plan, engine):
         assert self.stage_remarks(plan, engine, pp_layers=[2, 4]) == self.stage_remarks(plan, engine) == []
 
@@ -452,7 +479,9 @@ class TestStages:
 
 
 class TestPaste:
-    @pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "vllm-ascend", "atom", "lmdeploy"])
+    @pytest.mark.parametrize(
+        "engine", ["vllm", "sglang", "tensorrt-llm", "vllm-ascend", "atom", "lmdeploy", "tokenspeed"]
+    )
     def test_names_are_quoted_for_the_shell(self, plan, engine):
         made = plan_for(plan, "FS", id="a'; rm -rf $HOME #", revision="b'\nEOF\n; rm #")
         command = export(made, engine).paste
@@ -696,7 +725,10 @@ class TestFailing:
                 exported = export(made, engine, Serving("99.0", pp_layers=[2, 4]))
                 assert "error" not in [remark.severity for remark in exported.warnings]
 
-    @pytest.mark.parametrize(("engine", "family"), [("mlx-vlm", "glm_moe_dsa"), ("llama.cpp", "hy_v4")])
+    @pytest.mark.parametrize(
+        ("engine", "family"),
+        [("mlx-vlm", "glm_moe_dsa"), ("mlx-vlm", "hy_v4"), ("mlx-vlm", "glm5_next"), ("llama.cpp", "hy_v4")],
+    )
     def test_an_engine_of_which_every_version_fails_is_refused(self, plan, engine, family):
         made = plan_for(plan, "FSF", family)
         newest = ENGINES[engine].looked_at or None
@@ -736,7 +768,7 @@ class TestPaths:
         (tmp_path / "model").mkdir()
         monkeypatch.chdir(tmp_path)
         made = plan_for(plan, "FFF", id="model", revision=None)
-        for engine in ("vllm", "sglang", "tensorrt-llm", "transformers", "lmdeploy", "atom"):
+        for engine in ("vllm", "sglang", "tensorrt-llm", "transformers", "lmdeploy", "atom", "tokenspeed"):
             for spelled in (None, "model", "./model"):
                 assert str(tmp_path / "model") in export(made, engine, Serving(model=spelled)).paste
         assert str(tmp_path / "gone") in export(made, "vllm", Serving(model="./gone")).paste
@@ -749,3 +781,156 @@ class TestPaths:
         lost = plan_for(plan, "FFF", id="gone", revision=None)
         assert any("is not here" in text for text in remarks(export(lost, "vllm")))
         assert not any("is not here" in text for text in remarks(export(lost, "xllm"))), "it names no model"
+
+
+ROTARY = "indexer_rope_interleave"
+# What transformers 5.24.0 does without, and some engine reads.
+KEYS = {ROTARY: True, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}
+
+
+class TestNeeds:
+    """Keys that engines go by and transformers does not: compared with the config.json to be served."""
+
+    ROUTED = {"num_hidden_layers": 4, "first_k_dense_replace": 3, "n_routed_experts": 8}
+
+    def exported(self, plan, engine, config, family="glm_moe_dsa", **serving):
+        return export(plan_for(plan, "FSFS", family), engine, Serving(config=config, **serving))
+
+    def said(self, exported):
+        """The keys that remarks name, with their severity."""
+        return {
+            name: remark.severity for remark in exported.warnings for name in KEYS if f" {name}" in remark.text
+        }
+
+    @pytest.mark.parametrize("engine", ["vllm", "sglang", "vllm-ascend", "lmdeploy", "tokenspeed"])
+    @pytest.mark.parametrize("config", [{}, {ROTARY: None}, {ROTARY: False}])
+    def test_a_glm_checkpoint_that_would_rotate_otherwise_is_set_right(self, plan, engine, config):
+        exported = self.exported(plan, engine, {**config, "n_routed_experts": None})
+        assert exported.settings[ROTARY] is True
+        assert self.said(exported) == {ROTARY: "warning"}
+        assert f'"{ROTARY}": true' in exported.paste
+        check_servable(exported)
+
+    @pytest.mark.parametrize("engine", sorted(ENGINES))
+    def test_a_config_that_says_it_all_needs_nothing(self, plan, engine):
+        exported = self.exported(plan, engine, {**self.ROUTED, **KEYS}, stripped=engine == "mlx-vlm")
+        assert self.said(exported) == {}
+        assert not set(KEYS) & set(exported.settings)
+
+    @pytest.mark.parametrize(
+        ("engine", "needed"),
+        [
+            ("vllm", {ROTARY, "scoring_func", "topk_method"}),
+            ("vllm-ascend", {ROTARY, "scoring_func", "topk_method"}),
+            ("sglang", set(KEYS)),
+            ("lmdeploy", set(KEYS)),
+            ("mlx-vlm", set(KEYS) - {ROTARY}),
+            ("tokenspeed", {ROTARY}),
+            ("transformers", set()),
+            ("llama.cpp", set()),
+            ("xllm", set()),
+        ],
+    )
+    def test_routers_need_theirs(self, plan, engine, needed):
+        exported = self.exported(plan, engine, self.ROUTED, stripped=engine == "mlx-vlm")
+        assert set(self.said(exported)) == needed
+        assert {name: KEYS[name] for name in needed}.items() <= exported.settings.items()
+
+    @pytest.mark.parametrize(
+        ("config", "routed"),
+        [
+            ({}, True),
+            ({"num_hidden_layers": 4}, True),
+            ({"num_hidden_layers": 3}, False),
+            ({"num_hidden_layers": 4, "first_k_dense_replace": 4}, False),
+            ({"num_hidden_layers": 4, "n_routed_experts": 0}, False),
+            ({"num_hidden_layers": 4, "mlp_layer_types": ["dense"] * 4}, False),
+            ({"num_hidden_layers": 2, "mlp_layer_types": ["dense", "sparse"]}, True),
+            ({"num_hidden_layers": "4", "mlp_layer_types": "odd", "first_k_dense_replace": [1]}, True),
+        ],
+    )
+    def test_only_where_layers_route(self, plan, config, routed):
+        assert ("scoring_func" in self.exported(plan, "vllm", config).settings) == routed
+
+    def test_deepseek_rotates_the_other_way(self, plan):
+        for engine in ("vllm", "sglang", "tokenspeed", "vllm-ascend"):
+            dense = {"num_hidden_layers": 3}
+            assert ROTARY not in self.exported(plan, engine, dense, "deepseek_v32").settings
+            exported = self.exported(plan, engine, dense | {ROTARY: True}, "deepseek_v32")
+            assert exported.settings[ROTARY] is False
+
+    def test_what_settings_do_not_reach_belongs_into_the_config(self, plan):
+        exported = self.exported(plan, "tensorrt-llm", {})
+        assert self.said(exported) == {ROTARY: "error"}
+        assert ROTARY not in exported.paste
+        with pytest.raises(ExportError, match="--write DIR"):
+            check_servable(exported)
+        edited = self.exported(plan, "tensorrt-llm", {}, edited=True)
+        check_servable(edited)
+        assert edited_config({"a": 1}, edited)[ROTARY] is True
+
+    def test_without_a_config_to_look_at_what_would_change_the_model_is_said_again(self, plan):
+        for engine, said in (("vllm", True), ("tensorrt-llm", False), ("xllm", False), ("mlx-vlm", False)):
+            exported = self.exported(plan, engine, None)
+            assert (ROTARY in exported.settings) == said
+            assert not {"scoring_func", "topk_method", "moe_layer_freq"} & set(exported.settings)
+            assert self.said(exported) == ({ROTARY: "note"} if engine in ("vllm", "tensorrt-llm") else {})
+
+    def test_transformers_takes_the_same_whatever_config_json_says(self, plan):
+        """The reason for all this; once transformers reads one of the keys, its entry is to go."""
+        config = transformers.GlmMoeDsaConfig()
+        written = json.loads(config.to_json_string(use_diff=False))
+        assert not set(KEYS) & set(written), "transformers writes it by itself now"
+
+    @pytest.mark.parametrize("value", ["\x1b[2J\nx" * 40, ["a"] * 99, 1e308, {"a": None}])
+    def test_odd_values_stay_on_one_line(self, plan, value):
+        exported = self.exported(plan, "sglang", self.ROUTED | {ROTARY: value, "moe_layer_freq": value})
+        assert set(self.said(exported)) == set(KEYS)
+        assert all(remark.text.isprintable() and len(remark.text) < 400 for remark in exported.warnings)
+
+
+class TestTraps:
+    """Ways of serving that export is not told of."""
+
+    @pytest.mark.parametrize(
+        ("engine", "family", "version", "trap", "severity"),
+        [
+            ("vllm-ascend", "deepseek_v4", None, "speculative decoding", "warning"),
+            ("vllm-ascend", "deepseek_v4", "0.30.0rc2", "speculative decoding", "warning"),
+            ("vllm-ascend", "deepseek_v4", None, "context parallelism", "warning"),
+            ("vllm-ascend", "deepseek_v4", "0.23.0.post1", "context parallelism", "warning"),
+            ("vllm-ascend", "deepseek_v4", "0.27.1rc1", "context parallelism", None),
+            ("vllm-ascend", "glm_moe_dsa", None, "context parallelism", None),
+            ("vllm", "glm_moe_dsa", "0.33.0", "two-batch overlap", "warning"),
+            ("vllm", "deepseek_v32", None, "speculative decoding", "note"),
+            ("sglang", "glm_moe_dsa", None, "two-batch overlap", "note"),
+            ("xllm", "glm_moe_dsa", None, "context parallelism", "note"),
+            ("atom", "glm_moe_dsa", None, "speculative decoding", "note"),
+            ("tokenspeed", "glm_moe_dsa", None, "speculative decoding", "note"),
+        ],
+    )
+    def test_they_are_said_of_plans_that_share(self, plan, engine, family, version, trap, severity):
+        def severities(roles):
+            exported = export(plan_for(plan, roles, family), engine, Serving(version))
+            return {r.severity for r in exported.warnings if r.text.startswith(f"with {trap}: ")}
+
+        assert severities("FSF") == ({severity} if severity else set())
+        assert severities("FFF") == set(), "nothing is shared"
+
+    @pytest.mark.parametrize(
+        ("version", "said"),
+        [("0.26.0rc1", []), ("0.28.0rc1", ["refuse good ones"]), ("0.30.0rc2", ["runs it, whatever"])],
+    )
+    def test_v4s_stages_are_checked_as_each_release_does(self, plan, version, said):
+        made = plan_for(plan, "FSF", "deepseek_v4", sites=[0, 2, 4], layers=6)
+        parts = ("refuse good ones", "runs it, whatever")
+        for serving, expected in ((Serving(version, pp_layers=[4, 2]), said), (Serving(version), [])):
+            texts = " ".join(remarks(export(made, "vllm-ascend", serving)))
+            assert [part for part in parts if part in texts] == expected
+
+    def test_a_stage_that_a_release_may_hand_on_to_is_no_error(self, plan):
+        made = plan_for(plan, "FFSFSS")
+        for version, severity in (("0.29.0rc1", "error"), ("0.30.0rc2", "warning"), (None, "error")):
+            exported = export(made, "vllm-ascend", Serving(version, pp_layers=[2, 4]))
+            assert exported.warnings[0].severity == severity
+            assert "get no selection" in exported.warnings[0].text
