@@ -156,6 +156,17 @@ _TENSORRT_LLM = Engine(
     ),
 )
 
+_ATOM_DSA = Support(
+    (USE_KEY, PATTERN_KEY, TYPES_KEY),
+    ">=0.1.5",
+    stripped=">0.1.5",
+    notes=(Note("the compile cache does not see indexer_types: clear it after a change"),),
+)
+_ATOM_DRAFTS = Note(
+    "in a build from before PR #1362 (June 2026) the draft layer takes the model's selection for its own, and few "
+    "drafts are accepted",
+    when="speculative decoding",
+)
 _ATOM = Engine(
     name="atom",
     title="ATOM",
@@ -163,15 +174,8 @@ _ATOM = Engine(
     pipeline=Pipeline(""),
     # models/deepseek_v2.py, _should_skip_index_topk: a pattern alone does nothing.
     families={
-        **dict.fromkeys(
-            ("deepseek_v32", "glm_moe_dsa"),
-            Support(
-                (USE_KEY, PATTERN_KEY, TYPES_KEY),
-                ">=0.1.5",
-                stripped=">0.1.5",
-                notes=(Note("the compile cache does not see indexer_types: clear it after a change"),),
-            ),
-        ),
+        "deepseek_v32": _ATOM_DSA,
+        "glm_moe_dsa": replace(_ATOM_DSA, notes=(*_ATOM_DSA.notes, _ATOM_DRAFTS)),
         "deepseek_v4": Support((USE_KEY, PATTERN_KEY), ">=0.1.5", stripped=None),
         # The sparse layers are counted, and keys at the top level are mirrored into text_config (PR #1354).
         "minimax_m3_vl": Support(
@@ -187,15 +191,9 @@ _ATOM = Engine(
             ),
         ),
     },
-    notes=(
-        Note("as a plugin of SGLang the same settings go to --json-model-override-args"),
-        Note(
-            "in a build from before PR #1362 (June 2026) GLM's draft layer takes the model's selection for its "
-            "own, and few drafts are accepted",
-            when="speculative decoding",
-        ),
-    ),
+    notes=(Note("as a plugin of SGLang the same settings go to --json-model-override-args"),),
 )
+
 
 _XLLM = Engine(
     name="xllm",

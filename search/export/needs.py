@@ -71,14 +71,14 @@ def _seen(engine: Engine, need: Need, serving: Serving) -> Remark:
     else:
         effect = need.effect if need.missing is not None else "goes by that"
         text = (
-            f"the checkpoint's config.json says {need.name}: {_spelled(said)}, with which {engine.title} {effect}; "
-            f"what was searched is {_spelled(need.value)}, which transformers takes whatever config.json says"
+            f"the checkpoint's config.json says {need.name}: {_spelled(said)}, so that {engine.title} {effect}; "
+            f"searched was {_spelled(need.value)}, which transformers takes whatever config.json says"
         )
     if need.reached:
         return Remark("warning", f"{text}; the settings say {value}")
     severity: Severity = "warning" if serving.edited else "error"
     return Remark(
-        severity, f"{text}; settings come too late for it: serve the config.json that --write DIR writes"
+        severity, f"{text}; settings come too late for it: serve with the config.json that --write DIR writes"
     )
 
 

@@ -117,16 +117,16 @@ VLLM = Engine(
     },
     refused={
         "deepseek_v4": "no release reads a key for it (PR #51209 is open)",
-        "minimax_m3_vl": "it takes a frequency only, which engines read differently, and on ROCm only; a key at the top, "
-        "not under text_config, is rejected by 0.33.0 and ignored before",
+        "minimax_m3_vl": "it takes a frequency only, which engines read differently, on ROCm, under text_config; "
+        "0.33.0 rejects one at the top, and releases before ignore it",
         "glm5_next": "its model never shares",
     },
 )
 
 _ASCEND_STAGES = replace(
     _STAGES,
-    otherwise=", and read uninitialised memory without a word, where 0.27.1rc1 to 0.29.0rc1 do not start and later "
-    "ones hand it on in their second model runner",
+    otherwise=", and read uninitialised memory without a word, where 0.27.1rc1 to 0.29.0rc1 do not start and "
+    "later ones hand it on in their second model runner",
     unsure_since="0.30.0rc1",
 )
 _ASCEND_BUILDS = (
