@@ -125,6 +125,12 @@ ENGINES = {
             remark="as in llama-cpp-python; its converter was told that the tokenizer splits text as GPT-2's does",
             unpacked="llama-cpp-python==0.3.36",
         ),
+        Engine(
+            "tokenspeed",
+            "0.1.1",
+            [["--no-deps", "tokenspeed==0.1.1"], ["transformers==5.12.0"]],
+            evidence="parsed",
+        ),
         Engine("lmdeploy", "0.18.0", [["--no-deps", "lmdeploy==0.18.0"]], evidence="parsed"),
     )
 }
