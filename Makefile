@@ -15,7 +15,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/model
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu bench-distil clean
+.PHONY: help install demo test suite test-versions test-newest conformance conformance-quick torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu bench-distil clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ test-versions: $(STAMP) ## contract, applied, long windows and search on the low
 
 test-newest: $(STAMP) ## a minute of that on the newest transformers
 	$(BIN)/python tests/run_versions.py --newest
+
+conformance: $(STAMP) ## real engines run the embedded plan as exported, against transformers; half an hour at first
+	$(BIN)/python tests/run_conformance.py $(ARGS)
+
+conformance-quick: $(STAMP) ## mlx-vlm alone, in a minute or two
+	$(BIN)/python tests/run_conformance.py mlx-vlm
 
 torture: $(STAMP) ## every case of the reliability list R1 to R25, with a table, and the slow tests
 	$(BIN)/python -m pytest $(SPREAD) --torture -m "reliability or torture"

@@ -7,9 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
+
+from layered_venv import layered
 
 from indexcache.system.versions import TESTED
 
@@ -46,20 +46,7 @@ def pinned() -> str:
 
 def with_transformers(release: str) -> str:
     """The interpreter of an environment over this one, that holds this transformers and what else it needs."""
-    folder = PLACE / f"transformers-{release}"
-    python = str(folder / "bin" / "python")
-    if not (folder / ".installed").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, symlinks=True)
-        packages = sysconfig.get_path("purelib", "venv", {"base": str(folder)})
-        here = sysconfig.get_path("purelib")
-        # Not only on the path: the .pth file of an editable install there is to be read too.
-        (Path(packages) / "here.pth").write_text(f"import site; site.addsitedir({here!r})\n", "utf-8")
-        pip = [sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check"]
-        # What is imported is compiled then: a small part of it.
-        subprocess.run([*pip, "install", "--no-compile", f"transformers=={release}"], check=True)
-        (folder / ".installed").touch()
-    return python
+    return layered(PLACE / f"transformers-{release}", [[f"transformers=={release}"]])
 
 
 def interpreter(wanted: str | None) -> str | None:

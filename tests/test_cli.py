@@ -26,9 +26,9 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     code, out, err = run_cli("export", searched / "plan.json", "--to", "vllm")
     assert code == 0
     assert out.startswith("vllm serve ")
-    assert {line.split(":")[0] for line in lines(err)} == {"note", "warning"}
+    assert {line.split(":")[0] for line in lines(err)} == {"note", "warning", "evidence"}
     code, out, _ = run_cli("export", searched / "plan.json", "--to", "sglang", "--json")
-    assert set(json.loads(out)["settings"]) == {"index_topk_pattern", "indexer_types"}
+    assert set(json.loads(out)["settings"]) >= {"index_topk_pattern", "indexer_types"}
     plan = json.loads((searched / "plan.json").read_text())
     shared = plan["result"]["pattern"].index("S")  # where a stage cannot start
     arguments = ["--to", "vllm", "--engine-version", "0.30.0", "--pp-layers", f"{shared},{8 - shared}", "--json"]
@@ -37,7 +37,8 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     code, out, err = run_cli("export", searched, *arguments, "--force")
     document = json.loads(out)
     assert (code, document["pattern"], document["written"]) == (0, plan["result"]["layer_pattern"], None)
-    assert [remark["text"] for remark in document["warnings"]] == [line.partition(": ")[2] for line in lines(err)]
+    said = [*(remark["text"] for remark in document["warnings"]), document["evidence"]]
+    assert said == [line.partition(": ")[2] for line in lines(err)]
     failing = [remark["text"] for remark in document["warnings"] if remark["severity"] == "error"]
     assert len(failing) == 1
     assert "get no selection" in failing[0]

@@ -297,6 +297,11 @@ def make_batches(tokenizer: Any, documents: list[str], options: Any, device: tor
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """The checkpoint in bf16, whatever it is trained in, with its tokenizer."""
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    # transformers derives the layers' types; the older ones of some engines reject the name that it has for them.
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    del config["layer_types"]
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     tokenizer.save_pretrained(folder)
 
 
