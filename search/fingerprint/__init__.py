@@ -1,1 +1,1 @@
-"""A plan's fingerprint, which a running server is held against: what it says, how its prefixes are chosen, the test."""
+"""A plan's fingerprint: what known patterns predict after chosen prefixes, and the test of a server's answers."""

@@ -1,4 +1,4 @@
-"""What a fingerprint says: prefixes, and what known patterns predict after them; read and written through one check."""
+"""What a fingerprint says: prefixes and what known patterns predict there; read and written through one check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..report.beside import Section, file_beside
 VERSION: Final = 1
 FINGERPRINT_FILE = "fingerprint.json"
 TOP: Final = 5
-"""Log-probabilities to ask a server for: OpenAI's completions give five at most, and so do those who follow them."""
+"""Log-probabilities to ask a server for: OpenAI's completions give no more, nor do those that follow them."""
 _LARGEST_FILE = 64 << 20
 _LONGEST_PREFIX = 1 << 20
 # Nats; what a server gives for a token that cannot come is far above it.
@@ -37,7 +37,7 @@ class KnownPattern(Section):
 
 
 class Candidate(Section):
-    """A token that may come next: its id, its text alone ("" where that is none), and how likely known patterns find it.
+    """A token that may come next: its id, its text alone ("" where that is none), how likely known patterns find it.
 
     ``logprobs`` has one log-probability in nats for each of the fingerprint's patterns, in their order.
     """
@@ -84,7 +84,7 @@ class FingerprintTokenizer(Section):
 
 
 class FingerprintRun(Section):
-    """How the model ran: the log-probabilities' dtype, device and versions, and between what the spread was measured."""
+    """How the model ran, and which other ways of running it were ``compared`` to measure the spread."""
 
     dtype: str
     device: str
@@ -153,7 +153,7 @@ def fingerprint_file(plan: Path) -> Path:
 
 
 def plan_sha256(plan: Plan) -> str:
-    """The hash of what a fingerprint follows from: the checkpoint, the tokens and the pattern, not the other figures."""
+    """The hash of what a fingerprint follows from: the checkpoint, the tokens and the pattern."""
     followed = [plan.model.model_dump(mode="json"), plan.tokens.sha256, plan.result.layer_pattern]
     return hashlib.sha256(json.dumps(followed, sort_keys=True).encode()).hexdigest()
 

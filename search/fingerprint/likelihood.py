@@ -25,10 +25,10 @@ LEAST_SPREAD = 1e-3
 
 
 class AnswerLikelihoods(NamedTuple):
-    """Of one answer: log-likelihoods ``[patterns, scales]``, of no known pattern ``[scales]``, and how far off it is.
+    """An answer's log-likelihoods ``[patterns, scales]``, of no known pattern ``[scales]``, and how far off it is.
 
-    ``errors`` are mean absolute differences to every pattern in nats, ``[patterns]``; ``unknown`` is how many tokens
-    were given that no known pattern has among its candidates.
+    ``errors`` are mean absolute differences to every pattern in nats, ``[patterns]``; ``unknown`` is how many
+    tokens were given that no known pattern has among its candidates.
     """
 
     patterns: Array
@@ -59,7 +59,7 @@ class PrefixTable:
         return bool(np.ptp(self.logprobs, axis=1).max() > 0)
 
     def distances(self) -> Array:
-        """How far any two patterns are apart in spreads, root of the mean square of top tokens ``[patterns, patterns]``."""
+        """How far any two patterns are apart, ``[patterns, patterns]``: in spreads, over top tokens."""
         likely = self.logprobs >= self._floors
         gaps = (self.logprobs[:, :, None] - self.logprobs[:, None, :]) ** 2
         counted = likely[:, :, None] | likely[:, None, :]
@@ -86,7 +86,7 @@ class PrefixTable:
         return AnswerLikelihoods(patterns, none, np.abs(residuals).mean(axis=0), unknown)
 
     def _residuals(self, answer: Mapping[int, float]) -> tuple[Array, int]:
-        """How far ``answer`` is from every pattern, ``[tokens, patterns]``, and how many of its tokens are unknown.
+        """How far ``answer`` is from every pattern, ``[tokens, patterns]``, and how many tokens are unknown.
 
         A candidate that was not given is no likelier than the least likely one that was: so it counts, by how
         much a pattern finds it likelier. So does a token that is no candidate, by how much it is above the floor.

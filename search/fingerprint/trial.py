@@ -14,7 +14,7 @@ from .likelihood import LEAST_SPREAD, SCALES, AnswerLikelihoods, Array, tables
 
 MISTAKES: Final = 0.01
 """The share of verdicts that may be wrong."""
-# Wald: a likelihood ratio of 1 / MISTAKES would do if answers erred as the model of them says. They do so about only.
+# Wald: a likelihood ratio of 1 / MISTAKES would do if answers erred as this model of them says.
 _SURE = math.log(1e4)
 # Answers that a verdict needs at least, so that no stray one decides.
 _LEAST = 8
