@@ -198,6 +198,12 @@ class OutputError(IndexcacheError):
     shared = True
 
 
+class ServerError(IndexcacheError):
+    """A server that cannot be asked, or whose answers say nothing."""
+
+    shared = True
+
+
 class BusyError(IndexcacheError):
     """A run's folder that another process writes to."""
 
