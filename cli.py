@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.check_cli import CHECK_EXAMPLES, check
 from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
@@ -440,41 +441,7 @@ def report(
     report_command.show(report_command.report(plan_path, out), as_json)
 
 
-@app.command(
-    examples=(
-        "indexcache check outputs/tiny/plan.json --url http://localhost:8000/v1",
-        "indexcache check outputs/tiny/plan.json --url https://host/v1 --model glm-5 --engine vllm --json",
-    )
-)
-def check(
-    plan_path: PlanPath,
-    url: Annotated[str | None, described("Address of the server, with /v1.")] = None,
-    model: Annotated[str | None, described("The server's name of the model, where it has several.")] = None,
-    engine: Annotated[str | None, described(f"What it runs in: {ENGINES} [what the server says].")] = None,
-    max_requests: Annotated[int, typer.Option(min=1, max=10_000, help="Requests at most.")] = 200,
-    timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Seconds that an answer may take.")] = 60.0,
-    prompt_logprobs: Annotated[
-        bool, flag("--prompt-logprobs", "Ask for those of the prompt too (vLLM): fewer requests, more memory.")
-    ] = False,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-) -> None:
-    """Ask a running server which pattern it runs, by what it predicts where patterns predict differently.
-
-    Needs fingerprint.json beside the plan (eval --fingerprint), and no model. Its key is INDEXCACHE_API_KEY. Exits
-    with 1 unless the server runs the plan for sure, and with 2 where it cannot be asked.
-    """
-    leave_to_main()
-    from .commands.check_settings import check_settings
-
-    settings = check_settings(url, model, engine, max_requests, timeout, prompt_logprobs)
-    with working(quiet, loads_model=False, loads_libraries=False) as reporter:
-        from .commands import check as check_command
-        from .commands import check_table
-
-        outcome = check_command.check(plan_path, settings, reporter)
-    check_table.show(outcome, as_json)
-    outcome.hold()
+app.command(examples=CHECK_EXAMPLES)(check)
 
 
 @app.command(examples=("indexcache bench outputs/tiny/plan.json --context 512,1k",))
