@@ -30,14 +30,19 @@ Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
 class KnownPattern(Section):
-    """A pattern that a server may run: what it is called, and its letters, one for each decoder layer."""
+    """A pattern that a server may run: what it is called, and its letters, one for each decoder layer.
+
+    ``near`` where it is one swap away from the plan: then it stands for many that are as near, and a server is said
+    to run none of the known ones.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     layers: Annotated[str, Field(pattern=r"^[FS]{1,1000}$")]
+    near: bool = False
 
 
 class Candidate(Section):
-    """A token that may come next: its id, its text alone ("" where that is none), how likely known patterns find it.
+    """A token that may come next: its id, its text alone ("" where that is none), how likely patterns find it.
 
     ``logprobs`` has one log-probability in nats for each of the fingerprint's patterns, in their order.
     """

@@ -16,8 +16,12 @@ SCALES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """How much noisier a server may be than what the fingerprint measured, as factors of its spread."""
 # Student's t: near-ties that flip a selection make some answers far worse than most.
 _FREEDOM = 3.0
-# Of answers, these may be anything at all. It bounds what a single answer can prove.
-_STRAY = 0.02
+STRAY: Final = 0.02
+"""The share of a known pattern's answers that may be anything at all. It bounds what a single answer can prove."""
+STRAYING: Final = (0.25, 0.5, 1.0)
+"""Likewise of a pattern that is not known: after some prefixes it may be like a known one, after others it is not."""
+# A prefix's tokens share the state that they come of, so that the errors of five are about as good as those of two.
+_TOKENS = 2.0
 # Nats: how far an answer lies off that may be anything, at least.
 _WIDE = 0.5
 # Nats: no measured spread is below what a server's rounding of its answer makes.
@@ -25,16 +29,26 @@ LEAST_SPREAD = 1e-3
 
 
 class AnswerLikelihoods(NamedTuple):
-    """An answer's log-likelihoods ``[patterns, scales]``, of no known pattern ``[scales]``, and how far off it is.
+    """How likely an answer is, and how far off.
 
-    ``errors`` are mean absolute differences to every pattern in nats, ``[patterns]``; ``unknown`` is how many
-    tokens were given that no known pattern has among its candidates.
+    Args:
+        close: log-likelihoods where it is a pattern's, at every noise ``[patterns, scales]``.
+        stray: the same where it may be anything.
+        errors: mean absolute differences to every pattern in nats, ``[patterns]``.
+        unknown: tokens that were given and that no known pattern has among its candidates.
     """
 
-    patterns: Array
-    none: Array
+    close: Array
+    stray: float
     errors: Array
     unknown: int
+
+    def straying(self, share: float) -> Array:
+        """Log-likelihoods where so large a share of answers may be anything ``[patterns, scales]``."""
+        if share == 1:
+            return np.full_like(self.close, self.stray)
+        mixed: Array = np.logaddexp(np.log1p(-share) + self.close, np.log(share) + self.stray)
+        return mixed
 
 
 class PrefixTable:
@@ -70,20 +84,13 @@ class PrefixTable:
         residuals, unknown = self._residuals(answer)
         count = self.logprobs.shape[1]
         if not len(residuals):
-            return AnswerLikelihoods(
-                np.zeros((count, len(SCALES))), np.zeros(len(SCALES)), np.zeros(count), unknown
-            )
-        # A prefix's tokens share the state that they come of, so that their errors are about as good as one.
+            return AnswerLikelihoods(np.zeros((count, len(SCALES))), 0.0, np.zeros(count), unknown)
         scales = self.spread * np.array(SCALES)
-        close = _log_density(residuals[:, :, None], scales).mean(axis=0)
+        close = _log_density(residuals[:, :, None], scales).mean(axis=0) * _TOKENS
         middle = residuals.mean(axis=1)
         apart = max(_WIDE, float(np.sqrt(((residuals - middle[:, None]) ** 2).mean())))
-        stray = float(_log_density(middle, apart).mean())
-        patterns = np.logaddexp(np.log1p(-_STRAY) + close, np.log(_STRAY) + stray)
-        # No known pattern: now like one of them, now like another, or like none at all.
-        mosaic = np.logaddexp.reduce(patterns, axis=0) - np.log(count)
-        none = np.logaddexp(mosaic, stray) - np.log(2)
-        return AnswerLikelihoods(patterns, none, np.abs(residuals).mean(axis=0), unknown)
+        stray = float(_log_density(middle, apart).mean()) * _TOKENS
+        return AnswerLikelihoods(close, stray, np.abs(residuals).mean(axis=0), unknown)
 
     def _residuals(self, answer: Mapping[int, float]) -> tuple[Array, int]:
         """How far ``answer`` is from every pattern, ``[tokens, patterns]``, and how many tokens are unknown.

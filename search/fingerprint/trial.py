@@ -10,18 +10,22 @@ from typing import Final, Literal
 import numpy as np
 
 from .document import Fingerprint
-from .likelihood import LEAST_SPREAD, SCALES, AnswerLikelihoods, Array, tables
+from .likelihood import SCALES, STRAY, STRAYING, AnswerLikelihoods, Array, tables
 
 MISTAKES: Final = 0.01
 """The share of verdicts that may be wrong."""
 # Wald: a likelihood ratio of 1 / MISTAKES would do if answers erred as this model of them says.
 _SURE = math.log(1e4)
+# That a pattern is none of the known ones is a guess at what these may be, and many guesses: 1 / MISTAKES does.
+_FITS = math.log(1 / MISTAKES)
 # Answers that a verdict needs at least, so that no stray one decides.
 _LEAST = 8
 # How likely each factor on the spread is beforehand: a server in bf16 is about as noisy as what was measured.
 _SCALE_SHARES = (0.2, 0.35, 0.25, 0.12, 0.06, 0.02)
 # A server noisier than that by far is not told to run a pattern.
 _NOISIEST = 8.0
+# How many times further off than the quiet ones the other answers may be, and the least that these are taken to be.
+_MORE, _LEAST_NOISE = 4.0, 0.5
 
 Kind = Literal["plan", "other", "none", "unsure"]
 
@@ -74,13 +78,14 @@ class Trial:
 
     def __init__(self, fingerprint: Fingerprint, max_requests: int) -> None:
         self._names = [pattern.name for pattern in fingerprint.patterns]
+        self._near = np.array([pattern.near for pattern in fingerprint.patterns])
         self._tables = tables(fingerprint)
         self._budget = min(max_requests, len(self._tables))
         # How far patterns are told apart by a prefix, as a log-likelihood ratio that no stray answer exceeds.
         self._tells: Array = np.array([np.log1p(table.distances() ** 2 / 4) for table in self._tables])
         self._answers: dict[int, AnswerLikelihoods] = {}
         self._patterns: Array = np.zeros((len(self._names), len(SCALES)))
-        self._none: Array = np.zeros(len(SCALES))
+        self._none: Array = np.zeros((len(STRAYING), len(self._names), len(SCALES)))
 
     @property
     def requests(self) -> int:
@@ -98,7 +103,7 @@ class Trial:
         quiet = [number for number in left if not self._tells[number].any()]
         asked_quiet = sum(not self._tells[number].any() for number in self._answers)
         # Where all patterns agree only the noise shows: one in four of the first answers is of such a prefix.
-        if quiet and asked_quiet * 4 <= self.requests and asked_quiet < 4:
+        if quiet and asked_quiet * 4 <= self.requests:
             return quiet[0]
         ratios = self._log_likelihoods()[0]
         lead = int(np.argmax(ratios))
@@ -119,8 +124,8 @@ class Trial:
         if prefix in self._answers:
             raise ValueError(f"prefix {prefix} was answered before")
         self._answers[prefix] = likelihoods
-        self._patterns = self._patterns + likelihoods.patterns
-        self._none = self._none + likelihoods.none
+        self._patterns = self._patterns + likelihoods.straying(STRAY)
+        self._none = self._none + [likelihoods.straying(share) for share in STRAYING]
 
     def verdict(self) -> Verdict | None:
         """What the answers say; None while more of them may say more."""
@@ -135,21 +140,36 @@ class Trial:
         if self.requests < min(_LEAST, self._budget):
             return None, None
         known, none = self._log_likelihoods()
-        lead = int(np.argmax(known))
-        others = np.delete(known, lead)
-        against_known = np.logaddexp.reduce(others) - np.log(len(others))
-        best = float(np.logaddexp.reduce(known) - np.log(len(known)))
-        if none - max(known[lead], best) > _SURE:
+        # A near pattern stands for all that are as near, most of which are not known: it is none of the known ones.
+        named = np.where(self._near, -np.inf, known)
+        lead = int(np.argmax(named))
+        near = float(np.logaddexp.reduce(known, where=self._near, initial=-np.inf))
+        if np.logaddexp(none, near) - float(np.logaddexp.reduce(named)) > _SURE:
             return "none", None
-        if known[lead] - max(none, against_known + np.log(len(others))) < _SURE or self._noise(lead) > _NOISIEST:
+        against = float(np.logaddexp.reduce([near, *np.delete(named, lead)]))
+        if named[lead] - against < _SURE or named[lead] - none < _FITS or not self._fits(lead):
             return None, None
         return ("plan" if lead == 0 else "other"), self._names[lead]
+
+    def _fits(self, pattern: int) -> bool:
+        """Whether answers are about as far from a pattern as the server's noise makes them, which quiet ones show."""
+        off = self._deviations(pattern)
+        quiet = np.array([not self._tells[number].any() for number in self._answers])
+        noise = float(np.median(off[quiet])) if quiet.any() else 0.0
+        far = float(np.median(off[~quiet])) if not quiet.all() else 0.0
+        return self._noise(pattern) <= _NOISIEST and far <= _MORE * max(noise, _LEAST_NOISE)
+
+    def _deviations(self, pattern: int) -> Array:
+        """How far every answer is from a pattern, in the fingerprint's spreads ``[answers]``."""
+        off = [self._answers[number].errors[pattern] / self._tables[number].spread for number in self._answers]
+        return np.array(off)
 
     def _log_likelihoods(self) -> tuple[Array, float]:
         """Of every known pattern ``[patterns]`` and of none, the noise averaged out."""
         shares = np.log(_SCALE_SHARES)
         known: Array = np.logaddexp.reduce(self._patterns + shares, axis=1)
-        return known, float(np.logaddexp.reduce(self._none + shares))
+        alternatives = self._none.size // len(SCALES)
+        return known, float(np.logaddexp.reduce(self._none + shares, axis=None)) - math.log(alternatives)
 
     def _noise(self, pattern: int) -> float:
         """The likeliest factor on the spread under a pattern."""
@@ -160,8 +180,6 @@ class Trial:
         lead = int(np.argmax(known))
         numbers = list(self._answers)
         errors = np.array([self._answers[number].errors for number in numbers]).reshape(-1, len(self._names))
-        spreads = np.array([max(self._tables[number].spread, LEAST_SPREAD) for number in numbers])
-        off = errors[:, lead] / spreads if numbers else np.zeros(1)
         mean = errors.mean(axis=0) if numbers else np.zeros(len(self._names))
         return Evidence(
             log_ratios=dict(zip(self._names, map(float, known - known[0]), strict=True)),
@@ -169,6 +187,6 @@ class Trial:
             requests=self.requests,
             errors=dict(zip(self._names, map(float, mean), strict=True)),
             noise=self._noise(lead),
-            deviations=float(np.median(off)),
+            deviations=float(np.median(self._deviations(lead))) if numbers else 0.0,
             unknown=sum(answer.unknown for answer in self._answers.values()),
         )
