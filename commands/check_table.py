@@ -43,11 +43,18 @@ def _table(outcome: CheckOutcome) -> rich.table.Table:
     table.add_column("pattern", no_wrap=True)
     table.add_column("nats away", justify="right", no_wrap=True)
     table.add_column("log likelihood", justify="right", no_wrap=True)
-    for pattern in outcome.fingerprint.patterns:
-        name = pattern.name
+    for name in _shown(outcome):
         table.add_row(name, f"{evidence.errors[name]:.4f}", f"{evidence.log_ratios[name]:+.1f}")
     table.add_row("none of these", "", f"{evidence.none_log_ratio:+.1f}")
     return table
+
+
+def _shown(outcome: CheckOutcome) -> list[str]:
+    """Patterns by name; of those one swap away from the plan, which are many, the likeliest."""
+    ratios, patterns = outcome.verdict.evidence.log_ratios, outcome.fingerprint.patterns
+    near = [pattern.name for pattern in patterns if pattern.near]
+    likeliest = max(near, key=lambda name: ratios[name], default=None)
+    return [pattern.name for pattern in patterns if not pattern.near or pattern.name == likeliest]
 
 
 def check_document(outcome: CheckOutcome) -> dict[str, Any]:
@@ -70,6 +77,7 @@ def check_document(outcome: CheckOutcome) -> dict[str, Any]:
             {
                 "name": pattern.name,
                 "layers": pattern.layers,
+                "near": pattern.near,
                 "mean_error": evidence.errors[pattern.name],
                 "log_ratio": evidence.log_ratios[pattern.name],
             }
