@@ -82,19 +82,28 @@ def read_completion(document: Mapping[str, Any], prefix: Prefix) -> Reply | None
 
 
 def read_generation(document: Mapping[str, Any], prefix: Prefix) -> Reply | None:
-    """As ``read_completion``, of SGLang's own /generate: rows of log-probability, token id and text."""
+    """As ``read_completion``, of SGLang's and LMDeploy's own /generate: rows of log-probability and token id.
+
+    LMDeploy gives the chosen token's alone.
+    """
     about = document.get("meta_info")
     if not isinstance(about, dict):
         return None
     entries: list[Entry] = []
     for name in ("output_top_logprobs", "output_token_ids_logprobs"):
         rows = _first(about.get(name))
-        if isinstance(rows, list):
-            entries += [Entry(row[1], row[0]) for row in rows if isinstance(row, list) and len(row) > 1]
-    if not entries or not all(isinstance(entry.label, int) for entry in entries):
+        entries += _rows(rows)
+    entries = entries or _rows(about.get("output_token_logprobs"))[:1]
+    if not entries or not all(type(entry.label) is int for entry in entries):
         return None
     counted = about.get("prompt_tokens")
     return Reply(_by_id(entries, {}), False, counted if isinstance(counted, int) else None, {})
+
+
+def _rows(rows: object) -> list[Entry]:
+    """Rows of log-probability and token id."""
+    listed = rows if isinstance(rows, list) else []
+    return [Entry(row[1], row[0]) for row in listed if isinstance(row, list) and len(row) > 1]
 
 
 def _first(value: object) -> object:

@@ -28,7 +28,8 @@ _NAMED_MODELS = 8
 _TOO_LONG = re.compile(r"context|max_model_len|too long|exceed|max_seq_len|truncat", re.IGNORECASE)
 _NO_LOGPROBS = {
     "llama.cpp": "llama-cpp-python gives them where it was started with --logits_all true",
-    "tensorrt-llm": "see its options for gathering logits",
+    "lmdeploy": "it gives them where it was started with --logprobs-mode raw_logprobs",
+    "tensorrt-llm": "its PyTorch backend gives them",
 }
 
 
@@ -55,7 +56,7 @@ class Manner:
 
     Args:
         by_ids: by token ids; else by text.
-        own: by SGLang's own /generate.
+        own: by the engine's own /generate, which SGLang and LMDeploy have.
         extras: what not every server knows of.
         temperature: 0, or 1 where log-probabilities are of what was sampled.
     """
@@ -124,9 +125,12 @@ class Server:
     def _manners(self, prefix: Prefix) -> list[Manner]:
         if self.manner is not None:
             return [self.manner]
+        own = Manner(by_ids=True, own=True)
+        if self.served.engine == "lmdeploy":
+            return [own]  # its completions give no log-probabilities, and would take ids for so many prompts
         manners = [Manner(by_ids=True, extras=True), Manner(by_ids=True)]
         if self.served.engine == "sglang":
-            manners.insert(0, Manner(by_ids=True, own=True))
+            manners.insert(0, own)
         return manners + ([Manner(by_ids=False)] if prefix.text is not None else [])
 
     def _asked(self, prefix: Prefix, manner: Manner) -> Reply:
@@ -161,6 +165,9 @@ class Server:
         return request
 
     def _generation(self, prefix: Prefix, manner: Manner) -> dict[str, Any]:
+        if self.served.engine == "lmdeploy":
+            sampling = {"max_tokens": 1, "temperature": manner.temperature}
+            return {"input_ids": list(prefix.tokens), "return_logprob": True, **sampling}
         return {
             "input_ids": list(prefix.tokens),
             "sampling_params": {"max_new_tokens": 1, "temperature": manner.temperature},

@@ -195,6 +195,26 @@ class SGLang(Dialect):
         return 200, {"text": "", "meta_info": {"prompt_tokens": len(sent["input_ids"]), **rows}}
 
 
+class LMDeploy(Dialect):
+    """Log-probabilities of the chosen token alone, by its own way to generate."""
+
+    owner = "lmdeploy"
+
+    def complete(self, sent):
+        raise AssertionError("it would take ids for so many prompts")
+
+    def post(self, path, sent):
+        if path != "/generate":
+            return super().post(path, sent)
+        logprobs = self.predict(sent["input_ids"])
+        token = int(np.argmax(logprobs))
+        about = {
+            "prompt_tokens": len(sent["input_ids"]),
+            "output_token_logprobs": [[float(logprobs[token]), token]],
+        }
+        return 200, {"text": "", "output_ids": [token], "meta_info": about}
+
+
 class Sampled(Dialect):
     """At temperature 0 its log-probabilities are of the choice."""
 

@@ -8,6 +8,7 @@ from pattern_servers import (
     Dialect,
     LlamaCppPython,
     LlamaServer,
+    LMDeploy,
     Raw,
     Sampled,
     SGLang,
@@ -55,7 +56,7 @@ def check(planned, run_cli):
     return run
 
 
-@pytest.mark.parametrize("dialect", [Dialect, LlamaCppPython, LlamaServer, Strict, SGLang, Sampled])
+@pytest.mark.parametrize("dialect", [Dialect, LlamaCppPython, LlamaServer, Strict, SGLang, LMDeploy, Sampled])
 def test_every_engine_is_asked_in_its_manner(dialect, check, letters):
     code, told = check(dialect(made_up(letters, noise=0.005)))
     assert (code, told["verdict"], told["passed"]) == (0, "plan", True)
