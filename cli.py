@@ -54,7 +54,7 @@ _TEXT = ("dataset", "dataset_subset", "dataset_split", "dataset_revision", "colu
 _COUNTED = tuple(
     name
     for name in _SEARCHED
-    if name not in (*_TEXT, "seed", "weights_hash", "selfcheck", "untrained", "max_probe_delta")
+    if name not in (*_TEXT, "seed", "weights_hash", "selfcheck", "fingerprint", "untrained", "max_probe_delta")
 )
 _PLACED = ("device_map", "offload_folder")
 _ROOM = ("max_memory", "max_host_memory")
@@ -204,6 +204,7 @@ def estimate(
     examples=(
         "indexcache eval outputs/tiny/plan.json --max-delta 0.02 --probes",
         "indexcache eval outputs/tiny/plan.json --window 4096 --windows 8",
+        "indexcache eval outputs/tiny/plan.json --fingerprint",
     ),
 )
 @recipe_options(
@@ -238,6 +239,9 @@ def evaluate(
     with_probes: Annotated[
         bool, named("--probes", "INDEXCACHE_EVAL_PROBES", "Measure probes too: recall from far away.", TEXT)
     ] = False,
+    fingerprint: Annotated[
+        bool, flag("--fingerprint", "Write beside the plan what check tells a server by.", RUN)
+    ] = False,
     model: MovedModel = None,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
@@ -255,7 +259,7 @@ def evaluate(
 
     path = plan_file(plan_path)
     plan = read_plan(path)
-    settings = eval_settings(plan, on, with_probes, fields)
+    settings = eval_settings(plan, on, with_probes, fields, fingerprint)
     with working(quiet) as reporter:
         from .commands import eval as eval_command
         from .commands import eval_table

@@ -84,14 +84,13 @@ class Evaluator:
         ]
 
     def predictions(
-        self, patterns: Sequence[Pattern], group: str, windows: Sequence[int], positions: Sequence[int], top: int
+        self, patterns: Sequence[Pattern], windows: Sequence[Sequence[int]], positions: Sequence[int], top: int
     ) -> list[Predictions]:
-        """What each pattern predicts after some positions of each window, in the order of ``windows``.
+        """What each pattern predicts after some positions of each of ``windows``, in their order.
 
         Args:
             patterns: all different.
-            group: the name of the windows.
-            windows: which of them, by number.
+            windows: token ids; of no group.
             positions: of each window, ascending; not its last.
             top: of a pattern's likeliest tokens, how many are candidates.
 
@@ -99,11 +98,11 @@ class Evaluator:
             MeasurementError: memory ran out.
         """
         rank, together = processes.process_index(), self._losses.streams
-        share = self._share(windows, rank)
+        share = self._share(range(len(windows)), rank)
         measured: list[Predictions] = []
         # A process without windows sweeps too, as the others may need its part of the weights.
         for numbers in [share] if together else [[number] for number in share]:
-            asked = [self._groups[group][number] for number in numbers]
+            asked = [Window(number, windows[number]) for number in numbers]
             try:
                 measured += self._losses.predictions(patterns, asked, positions, top)
             except (RuntimeError, MemoryError) as error:
@@ -113,7 +112,7 @@ class Evaluator:
             self._on_window(len(patterns) * len(numbers))
         merged = processes.merge({rank: dict(zip(share, measured, strict=True))})
         by_window = {number: given for part in merged.values() for number, given in part.items()}
-        return [by_window[number] for number in windows]
+        return [by_window[number] for number in range(len(windows))]
 
     def pieces(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         """``requests`` in portions: whole where weights come for each sweep, else a window on each process.

@@ -45,6 +45,13 @@ class WindowPredictions(NamedTuple):
     logprobs: npt.NDArray[np.float32]
     spread: Array
 
+    def of(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> WindowPredictions:
+        """The same of some rows."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        return WindowPredictions(
+            self.positions[chosen], self.tokens[chosen], self.logprobs[chosen], self.spread[chosen]
+        )
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -116,7 +123,7 @@ def distances(window: WindowPredictions, top: int) -> Array:
 
 
 def worth(apart: Array) -> Array:
-    """What a distance in spreads is worth in log-likelihood ratio, at twice the noise and never more than a cap."""
+    """What a distance in spreads is worth as a log-likelihood ratio, at twice the noise and with a cap."""
     return np.minimum(_MOST_EACH, np.log1p((apart / 2) ** 2 / 4))
 
 
@@ -129,8 +136,8 @@ def choose(
 ) -> list[Choice]:
     """Prefixes that tell patterns apart, the most telling first, and quiet ones behind.
 
-    Each is the one that adds most to what the chosen ones tell, as far as pairs of patterns are not told apart well
-    enough. Ends early where no prefix adds anything.
+    Each is the one that adds most to what the chosen ones tell, as far as pairs of patterns are not told apart
+    well enough. Ends early where no prefix adds anything.
 
     Args:
         windows: all that was measured.
@@ -165,12 +172,8 @@ def choose(
 
 def alike(windows: Sequence[WindowPredictions], choices: Sequence[Choice], top: int, needed: float) -> list[int]:
     """The patterns that the chosen prefixes together tell from the plan by less than ``needed``, by number."""
-    told = sum(worth(distances(_row(windows[choice.window], choice.row), top))[0, 0] for choice in choices)
+    told = sum(worth(distances(windows[choice.window].of([choice.row]), top))[0, 0] for choice in choices)
     return [number for number, value in enumerate(np.atleast_1d(told)) if number and value < needed]
-
-
-def _row(window: WindowPredictions, row: int) -> WindowPredictions:
-    return WindowPredictions(*(array[row : row + 1] for array in window))
 
 
 def _gains(
@@ -184,7 +187,7 @@ def _gains(
     gains: list[Array] = []
     for number, window in enumerate(windows):
         rows = np.flatnonzero(window.positions > selection_width)
-        told = worth(distances(WindowPredictions(*(array[rows] for array in window)), top))
+        told = worth(distances(window.of(rows), top))
         first, second = np.triu_indices(told.shape[1], 1)
         places += [(number, int(row)) for row in rows]
         gains.append(told[:, first, second].astype(np.float32))

@@ -32,8 +32,8 @@ Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 class KnownPattern(Section):
     """A pattern that a server may run: what it is called, and its letters, one for each decoder layer.
 
-    ``near`` where it is one swap away from the plan: then it stands for many that are as near, and a server is said
-    to run none of the known ones.
+    ``near`` where it is one swap away from the plan: then it stands for many that are as near, and a server that
+    runs it is said to run none of the known ones.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=200)]

@@ -13,8 +13,8 @@ from .document import KnownPattern
 
 NEAR: Final = 16
 """How many patterns one swap away from the plan are known by default."""
-# People paste these on checkpoints that they are not for. IndexCache's README and arXiv 2603.12201, appendix B, for
-# the first five; config.json of zai-org/GLM-5.2 for the last.
+# People paste these on checkpoints that they are not for. The first five are in IndexCache's README and in
+# arXiv 2603.12201, appendix B, the last in the config.json of zai-org/GLM-5.2.
 _PUBLISHED: Final = {
     "GLM-5's published half": "FFSFSSSFSSFFFSSSFFFSFSSSSSSFFSFFSFFSSFFFFFFSFFFFFSFFSSSSSSFSFFFSFSSSFSFFSFFSSS",
     "GLM-5's published quarter": "FFSFSSSFSSFSFSSSSSSSFSSSSSSFSSSFSFSSSSFFFFFSSSFFSSSFSSSSSSSSFSSSFSSSSSSFSFSSSS",
@@ -60,7 +60,7 @@ def _others(plan: Plan) -> Iterator[NamedPattern]:
     yield NamedPattern("all full", Pattern.all_full(len(pattern)))
     yield NamedPattern("uniform", Pattern.uniform(len(pattern), pattern.kept, plan.pinned_sites))
     letters = plan.result.layer_pattern
-    # Engines count layers from where their stage begins, or from the first that is not dense: off by one is likeliest.
+    # An engine that counts layers otherwise is off by one, mostly.
     yield NamedPattern("shifted by one layer", _at_sites(f"{FULL}{letters[:-1]}", model.site_layers))
     yield NamedPattern("shifted back by one layer", _at_sites(f"{letters[1:]}{letters[-1]}", model.site_layers))
     for name, published in _PUBLISHED.items():

@@ -19,8 +19,8 @@ _FREEDOM = 3.0
 STRAY: Final = 0.02
 """The share of a known pattern's answers that may be anything at all. It bounds what a single answer can prove."""
 STRAYING: Final = (0.25, 0.5, 1.0)
-"""Likewise of a pattern that is not known: after some prefixes it may be like a known one, after others it is not."""
-# A prefix's tokens share the state that they come of, so that the errors of five are about as good as those of two.
+"""Likewise of a pattern that is not known, and like a known one after some prefixes and not after others."""
+# A prefix's tokens share the state that they come of: the errors of five tell about as much as those of two.
 _TOKENS = 2.0
 # Nats: how far an answer lies off that may be anything, at least.
 _WIDE = 0.5
@@ -67,17 +67,13 @@ class PrefixTable:
         # What none of a pattern's top tokens is below: a token that is no candidate is no likelier.
         self._floors: Array = ordered[max(0, len(ordered) - top)]
 
-    @property
-    def tells(self) -> bool:
-        """Whether known patterns differ here at all; where they do not, only the noise shows."""
-        return bool(np.ptp(self.logprobs, axis=1).max() > 0)
-
     def distances(self) -> Array:
         """How far any two patterns are apart, ``[patterns, patterns]``: in spreads, over top tokens."""
         likely = self.logprobs >= self._floors
         gaps = (self.logprobs[:, :, None] - self.logprobs[:, None, :]) ** 2
         counted = likely[:, :, None] | likely[:, None, :]
-        return np.sqrt((gaps * counted).sum(axis=0) / counted.sum(axis=0)) / self.spread
+        apart: Array = np.sqrt((gaps * counted).sum(axis=0) / counted.sum(axis=0)) / self.spread
+        return apart
 
     def likelihoods(self, answer: Mapping[int, float]) -> AnswerLikelihoods:
         """How likely ``answer`` is, token ids with log-probabilities; an empty one says nothing."""

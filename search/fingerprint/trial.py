@@ -24,7 +24,7 @@ _LEAST = 8
 _SCALE_SHARES = (0.2, 0.35, 0.25, 0.12, 0.06, 0.02)
 # A server noisier than that by far is not told to run a pattern.
 _NOISIEST = 8.0
-# How many times further off than the quiet ones the other answers may be, and the least that these are taken to be.
+# How many times further off than quiet ones the other answers may be, and the least that those are taken to be.
 _MORE, _LEAST_NOISE = 4.0, 0.5
 
 Kind = Literal["plan", "other", "none", "unsure"]
@@ -140,7 +140,7 @@ class Trial:
         if self.requests < min(_LEAST, self._budget):
             return None, None
         known, none = self._log_likelihoods()
-        # A near pattern stands for all that are as near, most of which are not known: it is none of the known ones.
+        # A near pattern stands for all that are as near, most of which are not known: it counts as none.
         named = np.where(self._near, -np.inf, known)
         lead = int(np.argmax(named))
         near = float(np.logaddexp.reduce(known, where=self._near, initial=-np.inf))
@@ -152,7 +152,7 @@ class Trial:
         return ("plan" if lead == 0 else "other"), self._names[lead]
 
     def _fits(self, pattern: int) -> bool:
-        """Whether answers are about as far from a pattern as the server's noise makes them, which quiet ones show."""
+        """Whether answers are about as far off as the server's noise makes them, which quiet ones show."""
         off = self._deviations(pattern)
         quiet = np.array([not self._tells[number].any() for number in self._answers])
         noise = float(np.median(off[quiet])) if quiet.any() else 0.0
