@@ -24,6 +24,7 @@ from .check_settings import KEY_VARIABLE, CheckSettings
 ALL_FULL = "all full"
 # Nats a token: beyond it no pattern explains an answer, and hardly any fault of an engine does.
 _OTHER_MODEL = 3.0
+_FEW = 10
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,12 @@ class _Examination:
         Raises:
             ServerError: the server cannot be asked any more.
         """
-        self._reporter.begin(self._limit, "requests")
+        # Most servers are told by the first answers that a verdict needs.
+        self._reporter.begin(min(self._limit, _FEW), "requests", guessed=True)
         # The first answer shows how the server wants to be asked, and that decides which prefixes can be used.
-        preferred = Trial(self._fingerprint, self._limit).next_prefix()
-        prefix = self._fingerprint.prefixes[preferred or 0]
+        with_text = tuple(prefix for prefix in self._fingerprint.prefixes if prefix.text is not None)
+        askable = self._fingerprint.model_copy(update={"prefixes": with_text or self._fingerprint.prefixes})
+        prefix = askable.prefixes[Trial(askable, self._limit).next_prefix() or 0]
         self._first[prefix.tokens] = self._ask(prefix)
         self._fingerprint = _tellable(self._fingerprint, self._server.manner, self._first[prefix.tokens])
         trial, answered = Trial(self._fingerprint, self._limit), set[int]()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import ServerError
 from ..search.fingerprint.document import Fingerprint, Prefix
@@ -26,8 +27,10 @@ _OWNERS = {
 _ABSENT = (404, 405, 501)
 _NAMED_MODELS = 8
 _TOO_LONG = re.compile(r"context|max_model_len|too long|exceed|max_seq_len|truncat", re.IGNORECASE)
+_CHAT_ONLY = "it has chat completions only, whose template changes tokens: a server with /completions is needed"
 _NO_LOGPROBS = {
     "llama.cpp": "llama-cpp-python gives them where it was started with --logits_all true",
+    "mlx-vlm": "it gives them where it was started with --top-logprobs-k 5",
     "lmdeploy": "it gives them where it was started with --logprobs-mode raw_logprobs",
     "tensorrt-llm": "its PyTorch backend gives them",
 }
@@ -57,18 +60,24 @@ class Manner:
     Args:
         by_ids: by token ids; else by text.
         own: by the engine's own /generate, which SGLang and LMDeploy have.
+        chat: by a chat's only message, where no template adds to it.
         extras: what not every server knows of.
         temperature: 0, or 1 where log-probabilities are of what was sampled.
     """
 
     by_ids: bool
     own: bool = False
+    chat: bool = False
     extras: bool = False
     temperature: float = 0.0
 
 
 class _UnfitError(Exception):
-    """The server does not take a request in this manner."""
+    """The server does not take a request in this manner; ``left`` are those that are left, where few are."""
+
+    def __init__(self, reason: str, left: Sequence[Manner] | None = None) -> None:
+        super().__init__(reason)
+        self.left = left
 
 
 class Server:
@@ -92,8 +101,9 @@ class Server:
         Raises:
             ServerError: it takes none, gives no log-probabilities, or counts other tokens than were sent.
         """
-        reasons = []
-        for manner in self._manners(prefix):
+        reasons, manners = [], self._manners(prefix)
+        while manners:
+            manner = manners.pop(0)
             try:
                 if self.manner is not None:
                     return self._asked(prefix, manner)
@@ -101,6 +111,7 @@ class Server:
                 return reply
             except _UnfitError as unfit:
                 reasons.append(str(unfit))
+                manners = manners if unfit.left is None else [*unfit.left]
         said = reasons[-1] if reasons else "it takes text only, and no text gives these tokens"
         raise ServerError(f"{self.site.url}: {said}", hint=self._hint(said, prefix))
 
@@ -136,14 +147,18 @@ class Server:
     def _asked(self, prefix: Prefix, manner: Manner) -> Reply:
         if manner.own:
             answer = self.site.post("//generate", self._generation(prefix, manner))
+        elif manner.chat:
+            answer = self.site.post("chat/completions", self._message(prefix, manner))
         else:
             answer = self.site.post("completions", self._completion(prefix, manner))
         if answer.status != 200:
             if answer.status in _ABSENT and not manner.own:
-                raise self._absent(answer)
+                self._leave_completions(answer, prefix)
             raise _UnfitError(answer.reason())
         read = read_generation if manner.own else read_completion
         reply = read(answer.document(), prefix)
+        if reply is None and self.manner is not None:
+            return Reply({}, False, None, {})  # mlx-vlm, where the token ends the text: it says nothing
         if reply is None:
             hint = _NO_LOGPROBS.get(self.served.engine or "")
             raise _UnfitError("the server gives no log-probabilities" + (f": {hint}" if hint else ""))
@@ -164,6 +179,16 @@ class Server:
             request["prompt_logprobs"] = self._top  # vLLM's too
         return request
 
+    def _message(self, prefix: Prefix, manner: Manner) -> dict[str, Any]:
+        return {
+            "model": self.served.model,
+            "messages": [{"role": "user", "content": prefix.text}],
+            "max_tokens": 1,
+            "temperature": manner.temperature,
+            "logprobs": True,
+            "top_logprobs": self._top,
+        }
+
     def _generation(self, prefix: Prefix, manner: Manner) -> dict[str, Any]:
         if self.served.engine == "lmdeploy":
             sampling = {"max_tokens": 1, "temperature": manner.temperature}
@@ -179,6 +204,8 @@ class Server:
     def _check_count(self, reply: Reply, prefix: Prefix, manner: Manner) -> None:
         """Refuses answers to another prompt than was sent."""
         sent = len(prefix.tokens)
+        if manner.chat and reply.counted != sent and self.manner is None:
+            raise _UnfitError(_CHAT_ONLY)
         if reply.counted is None or reply.counted == sent:
             return
         said = f"it counts {reply.counted} tokens in a prompt of {sent}"
@@ -194,19 +221,21 @@ class Server:
             hint="the fingerprint is of the checkpoint's own tokenizer, and asks for whole prompts",
         )
 
-    def _absent(self, answer: Answer) -> ServerError:
+    def _leave_completions(self, answer: Answer, prefix: Prefix) -> NoReturn:
+        """Leaves a server without completions its chats.
+
+        Raises:
+            ServerError: it has neither, or does not know the model.
+        """
         reason = answer.reason()
         if "model" in reason.lower():
-            return ServerError(
+            raise ServerError(
                 f"{answer.url}: model {shortened(self.served.model)!r}: {reason}", hint="name it with --model"
             )
         chat = self.site.post("chat/completions", {})
         if chat.status not in _ABSENT:
-            return ServerError(
-                f"{self.site.url} has chat completions only, and a chat's template would change the tokens",
-                hint="a server with /completions is needed: most engines have it, mlx-vlm has not",
-            )
-        return ServerError(
+            raise _UnfitError(_CHAT_ONLY, [Manner(by_ids=False, chat=True)] if prefix.text is not None else [])
+        raise ServerError(
             f"{answer.url}: {reason}", hint="give the address with /v1 of a server with /completions"
         )
 
@@ -234,6 +263,7 @@ def open_server(site: Site, model: str | None, engine: str | None, top: int, ins
     entry, cards = _entry(site, answer.document(), model), answer.headers
     owner = str(entry.get("owned_by", "")).lower()
     guess = _OWNERS.get(owner) or ("llama.cpp" if "llama" in cards.get("server", "").lower() else None)
+    guess = guess or ("mlx-vlm" if "loaded" in entry else None)
     context = next(
         (entry[name] for name in ("max_model_len", "context_length") if _is_count(entry.get(name))), None
     )
@@ -274,6 +304,9 @@ def _entry(site: Site, document: dict[str, Any], model: str | None) -> dict[str,
         raise ServerError(f"{site.url} names no model that it serves", hint="see that its model is loaded")
     if model is None and len(set(names)) == 1:
         return entries[0]
+    loaded = [entry for entry in entries if entry.get("loaded") is True]  # mlx-vlm names all that it could load
+    if model is None and len(loaded) == 1:
+        return loaded[0]
     listed = ", ".join(shortened(name) for name in names[:_NAMED_MODELS])
     listed += f" and {len(names) - _NAMED_MODELS} more" if len(names) > _NAMED_MODELS else ""
     if model is None:

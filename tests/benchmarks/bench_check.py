@@ -3,8 +3,8 @@
     make bench-check                                       a plan, with its fingerprint, in outputs/tiny
     python tests/benchmarks/bench_check.py --plan DIR/plan.json --neighbours 20 --dtype bfloat16
 
-Each server is a thread of this process, on a port of its own; check asks it over HTTP as it asks an engine. A verdict
-is right where the plan is told from all else: "plan" for the plan, the pattern's name for those that the
+Each server is a thread of this process, on a port of its own; check asks it over HTTP as it asks an engine. A
+verdict is right where the plan is told from all else: "plan" for the plan, the pattern's name for those that the
 fingerprint knows, and another than "plan" for neighbours, patterns one swap away.
 """
 

@@ -215,6 +215,28 @@ class LMDeploy(Dialect):
         return 200, {"text": "", "output_ids": [token], "meta_info": about}
 
 
+class MlxVlm(Dialect):
+    """Chats only: a message is the prompt where the checkpoint has no template, and else a template adds to it."""
+
+    adds = 0
+
+    def models(self):
+        names = {"acme/cached": False, self.name: True}
+        return 200, {"data": [{"id": name, "object": "model", "loaded": loaded} for name, loaded in names.items()]}
+
+    def post(self, path, sent):
+        if path != "/v1/chat/completions":
+            return 404, {"detail": "Not Found"}
+        if "messages" not in sent:
+            return 422, {"detail": [{"msg": "Field required"}]}
+        tokens = self.tokenized(sent["messages"][0]["content"])
+        logprobs = self.predict(tokens)
+        top = [int(token) for token in np.argsort(-logprobs)[: sent["top_logprobs"]]]
+        rows = [{"token": self.text_of(token), "logprob": float(logprobs[token]), "bytes": []} for token in top]
+        choice = {"message": {"content": ""}, "logprobs": {"content": [rows[0] | {"top_logprobs": rows}]}}
+        return 200, {"choices": [choice], "usage": {"prompt_tokens": len(tokens) + self.adds}}
+
+
 class Sampled(Dialect):
     """At temperature 0 its log-probabilities are of the choice."""
 

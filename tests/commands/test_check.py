@@ -9,6 +9,7 @@ from pattern_servers import (
     LlamaCppPython,
     LlamaServer,
     LMDeploy,
+    MlxVlm,
     Raw,
     Sampled,
     SGLang,
@@ -56,7 +57,9 @@ def check(planned, run_cli):
     return run
 
 
-@pytest.mark.parametrize("dialect", [Dialect, LlamaCppPython, LlamaServer, Strict, SGLang, LMDeploy, Sampled])
+@pytest.mark.parametrize(
+    "dialect", [Dialect, LlamaCppPython, LlamaServer, Strict, SGLang, LMDeploy, MlxVlm, Sampled]
+)
 def test_every_engine_is_asked_in_its_manner(dialect, check, letters):
     code, told = check(dialect(made_up(letters, noise=0.005)))
     assert (code, told["verdict"], told["passed"]) == (0, "plan", True)
@@ -98,9 +101,9 @@ def test_people_are_told_in_a_table(planned, letters, run_cli):
 
 
 def test_an_engine_that_is_named_wins(check, letters):
-    _, told = check(Dialect(made_up("F" * len(letters), noise=0.005)), "--engine", "lmdeploy")
-    assert told["engine"] == "lmdeploy"
-    assert "indexer_types" in told["advice"]
+    _, told = check(Dialect(made_up("F" * len(letters), noise=0.005)), "--engine", "atom")
+    assert told["engine"] == "atom"
+    assert "use_index_cache and index_topk_pattern and indexer_types" in told["advice"]
 
 
 def test_prompts_are_sent_as_texts_only_where_ids_are_refused(check, letters):
@@ -127,9 +130,8 @@ def test_the_budget_is_kept(check, letters):
     assert sum(path == "/v1/completions" for path, _, _ in dialect.asked) == 2
 
 
-class Chat(Dialect):
-    def post(self, path, sent):
-        return (400, {"detail": "messages"}) if path == "/v1/chat/completions" else (404, {"detail": "Not Found"})
+class Chat(MlxVlm):
+    adds = 9
 
 
 class WithoutLogprobs(Dialect):
@@ -182,7 +184,7 @@ class TooLong(Dialect):
 @pytest.mark.parametrize(
     ("dialect", "said"),
     [
-        (Chat, "has chat completions only"),
+        (Chat, "has chat completions only, whose template"),
         (WithoutLogprobs, "gives no log-probabilities"),
         (Elsewhere, "404"),
         (Several, "serves several models: acme/one, acme/two (name one with --model)"),
