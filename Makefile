@@ -15,7 +15,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/model
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu bench-distil bench-check clean
+.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu bench-distil bench-check-servers clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,9 +67,9 @@ bench-quality: $(STAMP) ## plans against all patterns and on probes, figures aga
 bench-distil: $(STAMP) ## kept indexers distilled, losses before and after; minutes on 2 cores; options in ARGS
 	$(BIN)/python tests/benchmarks/bench_distil.py $(ARGS)
 
-bench-check: $(STAMP) ## what check says of servers that run the plan, other patterns or a fault; after make demo; 2 minutes
+bench-check-servers: $(STAMP) ## what check says of servers that run the plan, other patterns or a fault; after make demo; 2 minutes
 	test -f outputs/tiny/fingerprint.json || $(BIN)/indexcache eval outputs/tiny/plan.json --fingerprint
-	$(BIN)/python tests/benchmarks/bench_check.py $(ARGS)
+	$(BIN)/python tests/benchmarks/bench_check_servers.py $(ARGS)
 
 bench-intervals: $(STAMP) ## intervals, decisions and races on simulated documents with known means; 2 minutes
 	$(BIN)/python tests/benchmarks/bench_intervals.py

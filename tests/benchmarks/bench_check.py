@@ -1,91 +1,193 @@
-"""Servers of the embedded model that run the plan, other patterns or a fault: what check says of each.
+"""Tries the trial of a running server where the truth is known: patterns, half-split rotary and noise, on real answers.
 
-    make bench-check                                       a plan, with its fingerprint, in outputs/tiny
-    python tests/benchmarks/bench_check.py --plan DIR/plan.json --neighbours 20 --dtype bfloat16
-
-Each server is a thread of this process, on a port of its own; check asks it over HTTP as it asks an engine. A
-verdict is right where the plan is told from all else: "plan" for the plan, the pattern's name for those that the
-fingerprint knows, and another than "plan" for neighbours, patterns one swap away.
+Run by hand or with ``make bench-check``; some minutes on one core. Answers are those of transformers' own model under
+a pattern, in float32, in bfloat16 and with weights rounded to eight bits; each is tried again with noise on top.
 """
 
 import argparse
-import sys
+import random
 import time
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 import torch
-from bench_setting import ROOT
-from model_predictions import ModelPredictions, neighbours
-from pattern_servers import Dialect, LlamaCppPython, serving
-from rich.console import Console
-from rich.table import Table
+from transformers import AutoModelForCausalLM
+from transformers.models.glm_moe_dsa import modeling_glm_moe_dsa as stock
 
-import indexcache
-from indexcache.commands.check import CheckOutcome, check
-from indexcache.commands.check_settings import CheckSettings
-from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
-from indexcache.pattern import Pattern
-from indexcache.search.plan.file import read_plan
-from indexcache.search.plan.schema import Plan
-from indexcache.system.console import Reporter
+from indexcache.dsa.checkpoint.sites import find_indexers
+from indexcache.dsa.model.switch import Switch
+from indexcache.pattern import FULL, SHARED, Pattern
+from indexcache.search.fingerprint.document import fingerprint_file, read_fingerprint
+from indexcache.search.fingerprint.trial import Trial
+from indexcache.search.plan.file import plan_file, read_plan
 
-DIALECTS = {"vllm": Dialect, "llama-cpp-python": LlamaCppPython}
-
-
-def cases(plan: Plan, count: int) -> list[tuple[str, str, bool]]:
-    """Names of what a server runs, the pattern of its sites, and whether its indexers rotate halves."""
-    pattern = plan.result.pattern
-    sites = len(pattern)
-    uniform = Pattern.uniform(sites, plan.pattern.kept, plan.pinned_sites).roles
-    named = [("plan", pattern, False), ("all full", "F" * sites, False), ("uniform", uniform, False)]
-    named += [("shifted by one layer", f"F{pattern[:-1]}", False), ("half-split rope", pattern, True)]
-    return named + [(f"neighbour {letters}", letters, False) for letters in neighbours(pattern, count)]
+ARITHMETIC = ("float32", "bfloat16", "8-bit weights")
+# Of the spread that the fingerprint measured, drawn from Student's t with three degrees of freedom, or the steps in
+# nats that a server rounds its answers to.
+NOISE = (
+    ("none on top", 0.0, 0.0),
+    ("1 x spread", 1.0, 0.0),
+    ("4 x spread", 4.0, 0.0),
+    ("steps of 0.125", 0.0, 0.125),
+)
+NEIGHBOURS, OTHERS = 20, 5
 
 
-def is_right(name: str, outcome: CheckOutcome) -> bool:
-    """Whether a verdict is that of what the server runs."""
-    verdict = outcome.verdict
-    if name == "plan":
-        return verdict.kind == "plan"
-    known = {pattern.name for pattern in outcome.fingerprint.patterns if not pattern.near}
-    if name in known:
-        return verdict.kind == "other" and verdict.pattern == name
-    return verdict.kind in ("none", "other")
+def swapped(roles, draw):
+    """``roles`` with a full site shared and a shared one full."""
+    gone = draw.choice([site for site, role in enumerate(roles) if site and role == FULL])
+    come = draw.choice([site for site, role in enumerate(roles) if role == SHARED])
+    letters = list(roles)
+    letters[gone], letters[come] = SHARED, FULL
+    return "".join(letters)
 
 
-def main() -> None:
-    """Asks a server of each case, and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", type=Path, default=ROOT / "outputs" / "tiny" / "plan.json")
-    parser.add_argument("--neighbours", type=int, default=20)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--dialect", choices=DIALECTS, default="vllm")
+def distinct(make, count, taken):
+    """``count`` patterns that ``make`` gives and that are not ``taken``."""
+    patterns = set()
+    while len(patterns) < count:
+        patterns |= {make()} - taken
+    return sorted(patterns)
+
+
+def truths(plan, fingerprint):
+    """What a server may run: (kind of truth, roles, the verdict that is right, half-split rotary)."""
+    draw, roles, sites = random.Random(0), plan.result.pattern, plan.model.site_layers
+    named = {
+        "".join(pattern.layers[layer] for layer in sites): pattern.name
+        for pattern in fingerprint.patterns
+        if not pattern.near
+    }
+    for known, name in named.items():
+        yield name, known, ("plan" if known == roles else "other", name), False
+    none = ("none", None)
+    yield "half-split rotary", roles, none, True
+    taken = set(named)
+    near = distinct(lambda: swapped(roles, draw), NEIGHBOURS, taken)
+    two = distinct(lambda: swapped(swapped(roles, draw), draw), OTHERS, taken | set(near))
+    shuffled = distinct(
+        lambda: FULL + "".join(draw.sample(roles[1:], len(roles) - 1)), OTHERS, taken | set(near + two)
+    )
+    for kind, patterns in (("one swap away", near), ("two swaps away", two), ("as many at random", shuffled)):
+        yield from ((kind, pattern, none, False) for pattern in patterns)
+
+
+def half_split(q, k, cos, sin, position_ids=None, unsqueeze_dim=1):
+    """Rotary embedding that pairs dimension i with i + half, as engines do that miss indexer_rope_interleave."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+
+    def turned(states):
+        first, second = states.chunk(2, dim=-1)
+        return states * cos + torch.cat((-second, first), dim=-1) * sin
+
+    return turned(q), turned(k)
+
+
+@contextmanager
+def misread_rotary(model, is_misread):
+    """The model whose indexers, and they alone, turn halves where ``is_misread``."""
+    _, indexers = find_indexers(model)
+    interleaved, before = stock.apply_rotary_pos_emb_interleave, {}
+    for indexer in indexers.values() if is_misread else ():
+        before[indexer] = indexer.forward
+
+        def forward(*args, stock_forward=indexer.forward, **kwargs):
+            stock.apply_rotary_pos_emb_interleave = half_split
+            try:
+                return stock_forward(*args, **kwargs)
+            finally:
+                stock.apply_rotary_pos_emb_interleave = interleaved
+
+        indexer.forward = forward
+    try:
+        yield
+    finally:
+        for indexer, forward in before.items():
+            indexer.forward = forward
+
+
+def loaded(folder, arithmetic):
+    """The model in eval mode; matrices rounded to e4m3 by rows and computed in bfloat16 for 8-bit weights."""
+    dtype = torch.float32 if arithmetic == "float32" else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    if arithmetic == "8-bit weights":
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "embed" not in name and "lm_head" not in name:
+                scale = weight.data.abs().amax(dim=1, keepdim=True).float() / 448
+                codes = (weight.data.float() / scale).to(torch.float8_e4m3fn)
+                weight.data = (codes.float() * scale).to(dtype)
+    return model
+
+
+@torch.inference_mode()
+def answers(model, switch, roles, is_misread, fingerprint):
+    """The ``top`` log-probabilities after every prefix; one run gives those of all prefixes of a window."""
+    switch.use(Pattern(roles))
+    given, longest = {}, sorted((prefix.tokens for prefix in fingerprint.prefixes), key=len, reverse=True)
+    with misread_rotary(model, is_misread):
+        for tokens in longest:
+            if tokens in given:
+                continue
+            logprobs = model(input_ids=torch.tensor([tokens])).logits[0].float().log_softmax(-1)
+            for prefix in fingerprint.prefixes:
+                length = len(prefix.tokens)
+                if prefix.tokens == tokens[:length]:
+                    values, ids = logprobs[length - 1].topk(4 * fingerprint.top)
+                    given[prefix.tokens] = ids.numpy(), values.numpy().astype(float)
+    return [given[prefix.tokens] for prefix in fingerprint.prefixes]
+
+
+def tried(fingerprint, given, scale, step, seed, budget):
+    """The verdict on answers with noise on top; a server sorts after it errs, and gives the likeliest."""
+    draw, trial = np.random.default_rng(seed), Trial(fingerprint, budget)
+    while (number := trial.next_prefix()) is not None:
+        ids, values = given[number]
+        noisy = values + scale * fingerprint.prefixes[number].spread * draw.standard_t(3, len(values))
+        noisy = np.minimum(0.0, np.round(noisy / step) * step if step else noisy)
+        likeliest = np.argsort(-noisy, kind="stable")[: fingerprint.top]
+        trial.observe(number, {int(ids[place]): float(noisy[place]) for place in likeliest})
+    return trial.verdict()
+
+
+def report(counts, requests):
+    """A line for each kind of truth and each noise."""
+    print(f"{'truth':28} {'arithmetic':14} {'noise':15} right unsure wrong  requests median, most")
+    for (truth, arithmetic, noise), outcomes in counts.items():
+        asked = requests[truth, arithmetic, noise]
+        figures = "".join(f"{outcomes[name]:6}" for name in ("right", "unsure", "wrong"))
+        print(f"{truth:28} {arithmetic:14} {noise:15}{figures}  {median(asked):g}, {max(asked)}")
+    total = sum((outcomes for outcomes in counts.values()), Counter())
+    print(f"all: {dict(total)}, {100 * total['wrong'] / total.total():.2f} % wrong")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("plan", type=Path, help="a plan with a fingerprint beside it")
+    parser.add_argument("--runs", type=int, default=10, help="draws of noise for each truth; 10 by default")
+    parser.add_argument("--max-requests", type=int, default=200, help="200 by default")
     options = parser.parse_args()
-    plan = read_plan(options.plan)
-    checkpoint = str(ROOT / plan.model.id) if (ROOT / plan.model.id).is_dir() else plan.model.id
-    model = indexcache.load(checkpoint, plan=plan, verify=False).to(getattr(torch, options.dtype)).eval()
-    tokenizer = load_tokenizer(open_checkpoint(checkpoint))
-    table = Table("server runs", "verdict", "right", "requests", "spreads away", "s")
-    wrong = 0
-    for name, pattern, half_split in cases(plan, options.neighbours):
-        begin = time.monotonic()
-        dialect = DIALECTS[options.dialect](
-            ModelPredictions(model, pattern, half_split),
-            lambda token: tokenizer.decode([token]),
-            lambda text: tokenizer(text)["input_ids"],
-        )
-        with serving(dialect) as url, Reporter(quiet=True) as reporter:
-            outcome = check(options.plan, CheckSettings(url), reporter)
-        right, evidence = is_right(name, outcome), outcome.verdict.evidence
-        wrong += not right
-        said = outcome.verdict.pattern if outcome.verdict.kind == "other" else outcome.verdict.kind
-        row = [name, str(said), "yes" if right else "NO", str(outcome.asked), f"{evidence.deviations:.2f}"]
-        table.add_row(*row, f"{time.monotonic() - begin:.1f}")
-    Console(width=110).print(table)
-    lengths = [len(prefix.tokens) for prefix in outcome.fingerprint.prefixes]
-    print(f"{options.dtype}, {len(table.rows)} servers, {wrong} wrong or not sure")
-    print(f"prefixes of {min(lengths)} to {max(lengths)} tokens")
-    sys.exit(1 if wrong else 0)
+    path, began = plan_file(options.plan), time.monotonic()
+    plan, fingerprint = read_plan(path), read_fingerprint(fingerprint_file(path))
+    near = sum(pattern.near for pattern in fingerprint.patterns)
+    print(f"{len(fingerprint.prefixes)} prefixes, {len(fingerprint.patterns)} known patterns, {near} of them near")
+    counts, requests = {}, {}
+    for arithmetic in ARITHMETIC:
+        model = loaded(plan.model.id, arithmetic)
+        switch = Switch(model, plan.model.site_layers)
+        for truth, roles, right, is_misread in truths(plan, fingerprint):
+            given = answers(model, switch, roles, is_misread, fingerprint)
+            for noise, scale, step in NOISE:
+                for seed in range(options.runs if scale else 1):
+                    verdict = tried(fingerprint, given, scale, step, seed, options.max_requests)
+                    is_right = (verdict.kind, verdict.pattern) == right
+                    outcome = "right" if is_right else "unsure" if verdict.kind == "unsure" else "wrong"
+                    counts.setdefault((truth, arithmetic, noise), Counter())[outcome] += 1
+                    requests.setdefault((truth, arithmetic, noise), []).append(verdict.evidence.requests)
+    report(counts, requests)
+    print(f"{time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":
