@@ -16,8 +16,10 @@ from .commands.job.options import (
     MACHINE,
     GivenPattern,
     JsonFlag,
+    LayerSeconds,
     LearningRate,
     MovedModel,
+    NodeCount,
     PickleFlag,
     PlanPath,
     QuietFlag,
@@ -158,21 +160,13 @@ def estimate(
         ),
     ] = None,
     gpus: Annotated[str | None, described("Price layouts on these GPUs, here or not: 8x80GB.", MACHINE)] = None,
-    nodes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Nodes with so many GPUs each [1].", show_envvar=False, rich_help_panel=MACHINE),
-    ] = None,
+    nodes: NodeCount = None,
     ram: Annotated[str | None, described("Host memory of a node: 1TB.", MACHINE)] = None,
     disk_rate: Annotated[str | None, described("What a node reads from its disk [6GB/s].", MACHINE)] = None,
     network_rate: Annotated[
         str | None, described("What a node receives from the others [25GB/s].", MACHINE)
     ] = None,
-    layer_seconds: Annotated[
-        str | None,
-        described(
-            "Seconds of a full and of a shared layer for a window on such a GPU: 0.211,0.184 [an H100's].", MACHINE
-        ),
-    ] = None,
+    layer_seconds: LayerSeconds = None,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
