@@ -279,7 +279,8 @@ def _no_models(site: Site, answer: Answer) -> ServerError:
     if answer.status in _ABSENT and (better := _better_address(site)):
         return better
     return ServerError(
-        f"{answer.url}: {answer.reason()}", hint="give the address with /v1, and the model with --model"
+        f"{answer.url}: {answer.reason()}",
+        hint="see that --url leads to its /v1; where a server has no /models, name the model with --model",
     )
 
 
