@@ -24,6 +24,8 @@ from .check_settings import KEY_VARIABLE, CheckSettings
 ALL_FULL = "all full"
 # Nats a token: beyond it no pattern explains an answer, and hardly any fault of an engine does.
 _OTHER_MODEL = 3.0
+# Spreads: no server is farther from the pattern that it runs, mostly.
+_AS_ITS_OWN = 1.0
 _FEW = 10
 
 
@@ -92,7 +94,7 @@ def check(path: Path, settings: CheckSettings, reporter: Reporter) -> CheckOutco
     examination = _Examination(server, fingerprint, settings.max_requests, reporter)
     verdict = examination.run()
     manner = server.manner or Manner(by_ids=True)
-    advice = _advice(plan, path, server.served, verdict)
+    advice = _advice(plan, path, server.served, fingerprint, verdict)
     return CheckOutcome(str(site.url), server.served, manner, fingerprint, verdict, examination.asked, advice)
 
 
@@ -213,7 +215,14 @@ def _tellable(fingerprint: Fingerprint, manner: Manner | None, reply: Reply) -> 
     return fingerprint.model_copy(update={"prefixes": tuple(prefixes)})
 
 
-def _advice(plan: Plan, path: Path, served: Served, verdict: Verdict) -> str:
+def _near(fingerprint: Fingerprint, verdict: Verdict) -> str | None:
+    """The pattern one swap away from the plan that explains the answers as well as a server's own would."""
+    evidence = verdict.evidence
+    likeliest = max(fingerprint.patterns, key=lambda pattern: evidence.log_ratios[pattern.name])
+    return likeliest.name if likeliest.near and evidence.deviations < _AS_ITS_OWN else None
+
+
+def _advice(plan: Plan, path: Path, served: Served, fingerprint: Fingerprint, verdict: Verdict) -> str:
     """What to look at where a server does not run the plan; "" where it does."""
     if verdict.kind == "plan":
         return ""
@@ -224,6 +233,8 @@ def _advice(plan: Plan, path: Path, served: Served, verdict: Verdict) -> str:
     if verdict.kind == "none":
         if min(verdict.evidence.errors.values()) > _OTHER_MODEL:
             return "it is so far off that it serves another model, other weights or another tokenizer"
+        if (near := _near(fingerprint, verdict)) is not None:
+            return f"it predicts as the plan with {near}: compare the pattern that it was given, letter by letter"
         return (
             "look at what changes every prediction: chunked prefill, the indexer's rope layout "
             "(indexer_rope_interleave), quantised weights or cache, speculative decoding, another pattern"

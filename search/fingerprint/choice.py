@@ -147,13 +147,14 @@ def choose(
         text_of: the text of a window's prefix that ends at a position; None where no text gives it.
     """
     places, gains = _gains(windows, selection_width, top)
-    told = np.zeros(gains.shape[1])
+    told, weights = np.zeros(gains.shape[1]), _weights(gains.shape[1])
     share = np.ones(len(places))
     texts: dict[int, str | None] = {}
     chosen: list[int] = []
     while len(chosen) < max(1, count - QUIET) and len(places):
-        missing = np.maximum(0.0, _ENOUGH - told)
-        added = (np.minimum(gains, missing) * _weights(gains.shape[1])).sum(axis=1) * share
+        # The less a pair is told apart so far, the more it counts: or easy pairs would take all places.
+        before, after = np.minimum(told, _ENOUGH), np.minimum(told + gains, _ENOUGH)
+        added = (np.log1p((after - before) / (_MOST_EACH + before)) @ weights) * share
         if added.max() <= 0:
             break
         best = int(np.argmax(added))

@@ -23,7 +23,7 @@ STRAYING: Final = (0.25, 0.5, 1.0)
 # A prefix's tokens share the state that they come of: the errors of five tell about as much as those of two.
 _TOKENS = 2.0
 # Nats: how far an answer lies off that may be anything, at least.
-_WIDE = 0.5
+_WIDE = 0.25
 # Nats: no measured spread is below what a server's rounding of its answer makes.
 LEAST_SPREAD = 1e-3
 

@@ -24,8 +24,11 @@ _LEAST = 8
 _SCALE_SHARES = (0.2, 0.35, 0.25, 0.12, 0.06, 0.02)
 # A server noisier than that by far is not told to run a pattern.
 _NOISIEST = 8.0
-# How many times further off than quiet ones the other answers may be, and the least that those are taken to be.
-_MORE, _LEAST_NOISE = 4.0, 0.5
+# How many times further off than quiet answers the others may be under a pattern that is run: an engine whose
+# indexer computes in eight bits errs there alone. Beyond the second number a pattern is not run.
+_MORE, _FAR_MORE = 4.0, 10.0
+# Answers that such a comparison needs, and what quiet ones are taken to be off at least, in spreads.
+_ENOUGH_TO_COMPARE, _LEAST_NOISE = 24, 0.5
 
 Kind = Literal["plan", "other", "none", "unsure"]
 
@@ -146,18 +149,22 @@ class Trial:
         near = float(np.logaddexp.reduce(known, where=self._near, initial=-np.inf))
         if np.logaddexp(none, near) - float(np.logaddexp.reduce(named)) > _SURE:
             return "none", None
+        excess = self._excess(lead)
+        if excess > _FAR_MORE and self.requests >= _ENOUGH_TO_COMPARE:
+            return "none", None
         against = float(np.logaddexp.reduce([near, *np.delete(named, lead)]))
-        if named[lead] - against < _SURE or named[lead] - none < _FITS or not self._fits(lead):
+        too_noisy = self._noise(lead) > _NOISIEST or excess > _MORE
+        if named[lead] - against < _SURE or named[lead] - none < _FITS or too_noisy:
             return None, None
         return ("plan" if lead == 0 else "other"), self._names[lead]
 
-    def _fits(self, pattern: int) -> bool:
-        """Whether answers are about as far off as the server's noise makes them, which quiet ones show."""
+    def _excess(self, pattern: int) -> float:
+        """How many times further off than quiet answers, which show the noise alone, the others are."""
         off = self._deviations(pattern)
         quiet = np.array([not self._tells[number].any() for number in self._answers])
-        noise = float(np.median(off[quiet])) if quiet.any() else 0.0
-        far = float(np.median(off[~quiet])) if not quiet.all() else 0.0
-        return self._noise(pattern) <= _NOISIEST and far <= _MORE * max(noise, _LEAST_NOISE)
+        if quiet.all() or not quiet.any():
+            return 0.0
+        return float(np.median(off[~quiet]) / max(np.median(off[quiet]), _LEAST_NOISE))
 
     def _deviations(self, pattern: int) -> Array:
         """How far every answer is from a pattern, in the fingerprint's spreads ``[answers]``."""
