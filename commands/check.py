@@ -231,17 +231,22 @@ def _advice(plan: Plan, path: Path, served: Served, fingerprint: Fingerprint, ve
             "ask again with more --max-requests; indexcache eval PLAN --fingerprint may find more telling prefixes"
         )
     if verdict.kind == "none":
-        if min(verdict.evidence.errors.values()) > _OTHER_MODEL:
-            return "it is so far off that it serves another model, other weights or another tokenizer"
-        if (near := _near(fingerprint, verdict)) is not None:
-            return f"it predicts as the plan with {near}: compare the pattern that it was given, letter by letter"
-        return (
-            "look at what changes every prediction: chunked prefill, the indexer's rope layout "
-            "(indexer_rope_interleave), quantised weights or cache, speculative decoding, another pattern"
-        )
+        return _other_predictions(fingerprint, verdict)
     if verdict.pattern != ALL_FULL:
         return f"compare its start with: indexcache export {path}{_to(served)}"
     return _ignored(plan, path, served)
+
+
+def _other_predictions(fingerprint: Fingerprint, verdict: Verdict) -> str:
+    """What may have changed the predictions of a server that runs none of the known patterns."""
+    if min(verdict.evidence.errors.values()) > _OTHER_MODEL:
+        return "it is so far off that it serves another model, other weights or another tokenizer"
+    if (near := _near(fingerprint, verdict)) is not None:
+        return f"it predicts as the plan with {near}: compare the pattern that it was given, letter by letter"
+    return (
+        "look at what changes every prediction: chunked prefill, the indexer's rope layout "
+        "(indexer_rope_interleave), quantised weights or cache, speculative decoding, another pattern"
+    )
 
 
 def _to(served: Served) -> str:
