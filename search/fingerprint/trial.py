@@ -27,6 +27,8 @@ _NOISIEST = 8.0
 # How many times further off than quiet answers the others may be under a pattern that is run: an engine whose
 # indexer computes in eight bits errs there alone. Beyond the second number a pattern is not run.
 _MORE, _FAR_MORE = 4.0, 10.0
+# Other patterns have no near ones known that would be told from them: they are held to fit better.
+_MORE_OF_OTHERS = 2.0
 # Answers that such a comparison needs, and what quiet ones are taken to be off at least, in spreads.
 _ENOUGH_TO_COMPARE, _LEAST_NOISE = 24, 0.5
 
@@ -153,7 +155,7 @@ class Trial:
         if excess > _FAR_MORE and self.requests >= _ENOUGH_TO_COMPARE:
             return "none", None
         against = float(np.logaddexp.reduce([near, *np.delete(named, lead)]))
-        too_noisy = self._noise(lead) > _NOISIEST or excess > _MORE
+        too_noisy = self._noise(lead) > _NOISIEST or excess > (_MORE if lead == 0 else _MORE_OF_OTHERS)
         if named[lead] - against < _SURE or named[lead] - none < _FITS or too_noisy:
             return None, None
         return ("plan" if lead == 0 else "other"), self._names[lead]
