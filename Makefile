@@ -15,7 +15,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/model
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test suite test-versions test-newest conformance conformance-quick torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu bench-distil clean
+.PHONY: help install demo test suite test-versions test-newest conformance conformance-quick torture lint drawing bench-search bench-quality bench-intervals bench-check bench-check-servers bench-memory bench-stream bench-stream-2 bench-gpu bench-distil clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,8 +73,16 @@ bench-quality: $(STAMP) ## plans against all patterns and on probes, figures aga
 bench-distil: $(STAMP) ## kept indexers distilled, losses before and after; minutes on 2 cores; options in ARGS
 	$(BIN)/python tests/benchmarks/bench_distil.py $(ARGS)
 
+bench-check-servers: $(STAMP) ## what check says of servers that run the plan, other patterns or a fault; after make demo; 2 minutes
+	test -f outputs/tiny/fingerprint.json || $(BIN)/indexcache eval outputs/tiny/plan.json --fingerprint
+	$(BIN)/python tests/benchmarks/bench_check_servers.py $(ARGS)
+
 bench-intervals: $(STAMP) ## intervals, decisions and races on simulated documents with known means; 2 minutes
 	$(BIN)/python tests/benchmarks/bench_intervals.py
+
+bench-check: $(STAMP) ## a running server tried where the truth is known, on the plan of make demo; some minutes
+	test -f outputs/tiny/fingerprint.json || $(MAKE) demo
+	$(BIN)/python tests/benchmarks/bench_check.py outputs/tiny
 
 bench-memory: $(STAMP) ## peak memory and time of one GLM-5-like layer on the CPU, stock up to 8192 tokens (18 GB)
 	$(BIN)/python tests/benchmarks/bench_layer_memory.py --tokens 4096 8192 16384

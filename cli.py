@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.check_cli import CHECK_EXAMPLES, check
 from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
@@ -16,8 +17,10 @@ from .commands.job.options import (
     DistilledFlag,
     GivenPattern,
     JsonFlag,
+    LayerSeconds,
     LearningRate,
     MovedModel,
+    NodeCount,
     PickleFlag,
     PlanPath,
     QuietFlag,
@@ -54,7 +57,7 @@ _TEXT = ("dataset", "dataset_subset", "dataset_split", "dataset_revision", "colu
 _COUNTED = tuple(
     name
     for name in _SEARCHED
-    if name not in (*_TEXT, "seed", "weights_hash", "selfcheck", "untrained", "max_probe_delta")
+    if name not in (*_TEXT, "seed", "weights_hash", "selfcheck", "fingerprint", "untrained", "max_probe_delta")
 )
 _PLACED = ("device_map", "offload_folder")
 _ROOM = ("max_memory", "max_host_memory")
@@ -160,21 +163,13 @@ def estimate(
         ),
     ] = None,
     gpus: Annotated[str | None, described("Price layouts on these GPUs, here or not: 8x80GB.", MACHINE)] = None,
-    nodes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Nodes with so many GPUs each [1].", show_envvar=False, rich_help_panel=MACHINE),
-    ] = None,
+    nodes: NodeCount = None,
     ram: Annotated[str | None, described("Host memory of a node: 1TB.", MACHINE)] = None,
     disk_rate: Annotated[str | None, described("What a node reads from its disk [6GB/s].", MACHINE)] = None,
     network_rate: Annotated[
         str | None, described("What a node receives from the others [25GB/s].", MACHINE)
     ] = None,
-    layer_seconds: Annotated[
-        str | None,
-        described(
-            "Seconds of a full and of a shared layer for a window on such a GPU: 0.211,0.184 [an H100's].", MACHINE
-        ),
-    ] = None,
+    layer_seconds: LayerSeconds = None,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
@@ -206,6 +201,7 @@ def estimate(
     examples=(
         "indexcache eval outputs/tiny/plan.json --max-delta 0.02 --probes",
         "indexcache eval outputs/tiny/plan.json --window 4096 --windows 8",
+        "indexcache eval outputs/tiny/plan.json --fingerprint",
     ),
 )
 @recipe_options(
@@ -240,6 +236,9 @@ def evaluate(
     with_probes: Annotated[
         bool, named("--probes", "INDEXCACHE_EVAL_PROBES", "Measure probes too: recall from far away.", TEXT)
     ] = False,
+    fingerprint: Annotated[
+        bool, flag("--fingerprint", "Write beside the plan what check tells a server by.", RUN)
+    ] = False,
     model: MovedModel = None,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
@@ -257,7 +256,7 @@ def evaluate(
 
     path = plan_file(plan_path)
     plan = read_plan(path)
-    settings = eval_settings(plan, on, with_probes, fields)
+    settings = eval_settings(plan, on, with_probes, fields, fingerprint)
     with working(quiet) as reporter:
         from .commands import eval as eval_command
         from .commands import eval_table
@@ -444,6 +443,9 @@ def report(
     from .commands import report as report_command
 
     report_command.show(report_command.report(plan_path, out), as_json)
+
+
+app.command(examples=CHECK_EXAMPLES)(check)
 
 
 @app.command(examples=("indexcache bench outputs/tiny/plan.json --context 512,1k",))

@@ -13,6 +13,7 @@ IndexcacheError (2)
  ├─ JournalError      a journal that cannot be read, or is not there to resume from
  ├─ ExportError       an engine that cannot take the plan
  ├─ OutputError       a file that cannot be written
+ ├─ ServerError       a server that cannot be asked, or whose answers say nothing
  ├─ MeasurementError  losses that are not numbers
  ├─ GateError (1)     a check that ran and failed
  ├─ BusyError         a run's folder that another process writes to
@@ -194,6 +195,12 @@ class ExportError(IndexcacheError):
 
 class OutputError(IndexcacheError):
     """A file that cannot be written."""
+
+    shared = True
+
+
+class ServerError(IndexcacheError):
+    """A server that cannot be asked, or whose answers say nothing."""
 
     shared = True
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..calibrate.frozen import token_sha256
 from ..calibrate.windows import WindowRequest, Windows
 from ..dsa.long.backends import Backends
+from ..dsa.model.evaluator import Evaluator
 from ..dsa.stream.room import Room
 from ..errors import DatasetError, GateError, MeasurementError, OutputError, PlanError
 from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT_PROBES, LEARNING, REFINEMENT
@@ -32,6 +33,7 @@ from ..system import processes
 from ..system.console import Reporter
 from ..system.files import write_atomically
 from .eval_settings import EvalSettings, OtherText
+from .fingerprint import Source, write_beside
 from .job.measure import Loaded, evaluator, load, run_identity, running_on
 from .job.planned import PlannedModel
 from .job.prepare import announce
@@ -88,7 +90,8 @@ def evaluate(
     _check_groups(windows, settings)
     planned.check_weights(reporter)
     loaded = _model(planned, windows, settings.group, room, reporter)
-    losses, scores = _measured(planned, loaded, windows, settings, reporter)
+    measured = evaluator(loaded, windows, reporter)
+    losses, scores = _measured(planned, measured, windows, settings, reporter)
     run, gate = run_identity(loaded), settings.gate
     how: dict[str, Any] = {
         "when": now(),
@@ -111,6 +114,9 @@ def evaluate(
     outcome = EvalOutcome(settings, windows.length, check, probes)
     unseen = None if settings.text is None else _unseen_check(check, probes, windows, settings.text)
     processes.run_on_main(lambda: _keep(planned.plan, path, outcome, unseen, reporter))
+    if settings.fingerprint:
+        source = Source(loaded, planned.weights, windows, measured)
+        write_beside(planned.plan, path, source, reporter)
     return outcome
 
 
@@ -169,7 +175,7 @@ def _model(planned: PlannedModel, windows: Windows, group: str, room: Room, repo
 
 
 def _measured(
-    planned: PlannedModel, loaded: Loaded, windows: Windows, settings: EvalSettings, reporter: Reporter
+    planned: PlannedModel, measured: Evaluator, windows: Windows, settings: EvalSettings, reporter: Reporter
 ) -> tuple[HeldOutRecord, ProbesRecord | None]:
     """What the plan, all full and uniform cost on the windows, and on probes where they are asked for.
 
@@ -181,7 +187,7 @@ def _measured(
     count = _window_count(plan, windows, settings)
     reporter.begin(3 * (count + (len(probes.ids) if probes else 0)), "window evaluations")
     problem = windows_problem(
-        evaluator(loaded, windows, reporter).sweep,
+        measured.sweep,
         windows,
         len(plan.model.site_layers),
         Goal(keep=1.0),

@@ -38,8 +38,9 @@ from ..system.exits import print_result
 from ..system.launching import speaks
 from ..version import __version__
 from . import search_students
+from .fingerprint import Source, stands, write_beside
 from .job.identity import search_identity
-from .job.measure import evaluator, load, run_identity
+from .job.measure import Loaded, evaluator, load, run_identity
 from .job.prepare import Job, prepare
 from .job.session import Session, resumable_stops, session
 from .job.windows import windows_problem
@@ -98,17 +99,41 @@ def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
     plan, timing = _plan(job, session, run, findings, complete=True), session.timing()
     moved.append(processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(job.windows), timing)))
     aside = next((folder for folder in moved if folder is not None), None)
+    if job.fingerprints and not processes.run_on_main(lambda: stands(plan, job.folder / PLAN_FILE)):
+        _write_fingerprint(job, session, run, plan, reporter)
     moved_bytes = 0 if run.model is None else run.model.weight_bytes()
     return SearchOutcome(plan, job.folder / PLAN_FILE, aside, timing, moved_bytes)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A search in progress: how it goes about it, what measures, and the model if that is there to."""
+    """A search in progress: how it goes about it, what measures, and the model if that is there to.
+
+    ``loaded`` is what the model was made of.
+    """
 
     method: Method
     measure: ReplayedEvaluator
     model: Evaluator | None
+    loaded: Loaded | None = None
+
+
+def _write_fingerprint(job: Job, session: Session, run: _Run, plan: Plan, reporter: Reporter) -> None:
+    """Writes the plan's fingerprint; a plan that none can be made of stands all the same."""
+    if plan.lacks_indexers:
+        reporter.say(
+            "no fingerprint: no server has the plan's indexers before indexcache distill has written them"
+        )
+        return
+    try:
+        loaded, model = run.loaded, run.model
+        if loaded is None or model is None:
+            processes.use_threads(plan.run.threads)
+            loaded, model = _model(job, session, reporter)
+        source = Source(loaded, job.weights, job.windows, model)
+        write_beside(plan, job.folder / PLAN_FILE, source, reporter)
+    except MeasurementError as error:
+        reporter.warn(f"no fingerprint: {error}")
 
 
 def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: bool) -> Plan:
@@ -166,12 +191,12 @@ def _findings(
     if content.run is not None:
         # Sums are rounded as in the session that measured what is there.
         processes.use_threads(content.run.threads)
-    model = _model(job, session, reporter)
+    loaded, model = _model(job, session, reporter)
     _measure_beside(job, session, model, reporter)
     method = _method(job, session)
     expected = replace(job, method=method).expected(reporter)
     reporter.begin(expected.window_evaluations, "window evaluations", guessed=True)
-    run = _Run(method, _replay(job, session, model, reporter), model)
+    run = _Run(method, _replay(job, session, model, reporter), model, loaded)
     layers = job.checkpoint.site_layers
     removals = len(layers) - method.deepest(job.goal, len(layers))
     return run, _run(job, run, spoken_progress(layers, removals, reporter, run.measure.follow), save)
@@ -211,7 +236,7 @@ def _method(job: Job, session: Session) -> Method:
     )
 
 
-def _model(job: Job, session: Session, reporter: Reporter) -> Evaluator:
+def _model(job: Job, session: Session, reporter: Reporter) -> tuple[Loaded, Evaluator]:
     """The model, tried out and ready to measure patterns."""
     # A journal that says so is of the same weights, tokens, code and versions.
     to_check = job.self_checks and not session.content.checked
@@ -229,7 +254,7 @@ def _model(job: Job, session: Session, reporter: Reporter) -> Evaluator:
         session.keep_self_check()
     key_groups = tuple(job.windows.groups) if job.weighs_keys else (HELD_OUT,)
     students = search_students.make(job, loaded, reporter)
-    return evaluator(loaded, job.windows, reporter, key_groups, students=students)
+    return loaded, evaluator(loaded, job.windows, reporter, key_groups, students=students)
 
 
 def _guess(checkpoint: Checkpoint, windows: Windows) -> Guess:

@@ -92,6 +92,9 @@ class Recipe:
     selfcheck: Annotated[
         bool, Option(MODEL, "before measuring, check on one short window that sharing works in this model")
     ] = True
+    fingerprint: Annotated[
+        bool, Option(RUN, "write beside the plan what check needs to tell whether a server runs it")
+    ] = True
     untrained: Annotated[
         bool,
         Option(MODEL, "go on with a model whose loss on the first window is no better than word frequencies give"),

@@ -15,6 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["INDEXCACHE_SEARCH_UNTRAINED"] = "1"
 # Tried on a model of every family by tests of its own; a search that is to begin with it says --selfcheck.
 os.environ["INDEXCACHE_SEARCH_SELFCHECK"] = "0"
+# A fingerprint takes as long as some of these searches: tests that are about one say --fingerprint.
+os.environ["INDEXCACHE_SEARCH_FINGERPRINT"] = "0"
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 
 import pytest

@@ -17,7 +17,7 @@ from ...system.launching import speaks
 from .options import in_groups
 
 # Those that belong to no option.
-_OTHER_VARIABLES = ("INDEXCACHE_TRACEBACK", "INDEXCACHE_JOIN_SECONDS")
+_OTHER_VARIABLES = ("INDEXCACHE_TRACEBACK", "INDEXCACHE_JOIN_SECONDS", "INDEXCACHE_API_KEY")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

@@ -92,6 +92,16 @@ UniformFlag = Annotated[
 LearningRate = Annotated[
     str, named("--lr", "INDEXCACHE_DISTILL_LR", "Learning rate; auto probes three [auto].", SEARCH)
 ]
+NodeCount = Annotated[
+    int | None,
+    typer.Option(min=1, help="Nodes with so many GPUs each [1].", show_envvar=False, rich_help_panel=MACHINE),
+]
+LayerSeconds = Annotated[
+    str | None,
+    described(
+        "Seconds of a full and of a shared layer for a window on such a GPU: 0.211,0.184 [an H100's].", MACHINE
+    ),
+]
 MovedModel = Annotated[str | None, described("Where the plan's checkpoint is now, if it moved.", MODEL)]
 
 

@@ -55,6 +55,7 @@ class Intent:
         method: how to go about it.
         measures_overlap: whether patterns that overlap alone would choose are measured too.
         self_checks: whether the loaded model is tried before it is searched.
+        fingerprints: whether the plan's fingerprint is measured at the end.
         expects_training: whether a model that predicts no better than word frequencies is refused.
         older: the plan to start from.
     """
@@ -67,6 +68,7 @@ class Intent:
     method: Method
     measures_overlap: bool
     self_checks: bool
+    fingerprints: bool
     expects_training: bool
     older: Plan | None
 
@@ -138,6 +140,7 @@ def intend(recipe: Recipe, goal: Goal, trust: Trust, reporter: Reporter) -> Inte
         method=method,
         measures_overlap=recipe.baselines == "overlap",
         self_checks=recipe.selfcheck,
+        fingerprints=recipe.fingerprint,
         expects_training=not recipe.untrained,
         older=older,
     )

@@ -15,7 +15,7 @@ from ..chunks import out_of_memory
 from .agreement import selection_overlap
 from .costs import layer_costs
 from .losses import Asked, PatternLosses
-from .tail import Window
+from .tail import Predictions, Window
 
 WindowPatternLosses = dict[int, tuple[WindowLoss, ...]]
 """Of each window, by number, the losses under all patterns that were asked for."""
@@ -82,6 +82,37 @@ class Evaluator:
             [tuple(of[number][index] for number in request.windows) for index in range(len(request.patterns))]
             for request, of in zip(requests, losses, strict=True)
         ]
+
+    def predictions(
+        self, patterns: Sequence[Pattern], windows: Sequence[Sequence[int]], positions: Sequence[int], top: int
+    ) -> list[Predictions]:
+        """What each pattern predicts after some positions of each of ``windows``, in their order.
+
+        Args:
+            patterns: all different.
+            windows: token ids; of no group.
+            positions: of each window, ascending; not its last.
+            top: of a pattern's likeliest tokens, how many are candidates.
+
+        Raises:
+            MeasurementError: memory ran out.
+        """
+        rank, together = processes.process_index(), self._losses.streams
+        share = self._share(range(len(windows)), rank)
+        measured: list[Predictions] = []
+        # A process without windows sweeps too, as the others may need its part of the weights.
+        for numbers in [share] if together else [[number] for number in share]:
+            asked = [Window(number, windows[number]) for number in numbers]
+            try:
+                measured += self._losses.predictions(patterns, asked, positions, top)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise _shortage(Asked(patterns, asked)) from error
+            self._on_window(len(patterns) * len(numbers))
+        merged = processes.merge({rank: dict(zip(share, measured, strict=True))})
+        by_window = {number: given for part in merged.values() for number, given in part.items()}
+        return [by_window[number] for number in range(len(windows))]
 
     def pieces(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         """``requests`` in portions: whole where weights come for each sweep, else a window on each process.

@@ -17,7 +17,7 @@ from .stack import LayerCalls, Stack, State
 from .states.parking import ParkedState, Parking
 from .states.paths import PathMemory
 from .switch import Switch
-from .tail import References, Tail, Window
+from .tail import Predictions, References, Tail, Window
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,20 @@ class PatternLosses:
         references: dict[Hashable, torch.Tensor] | None,
     ) -> dict[Hashable, dict[int, WindowLoss]]:
         """Runs all rows through all layers; what is to be compared finds and puts all full in ``references``."""
-        memory = None if last_token else self.memory
         parking = Parking(self._device, self._row_budget, self._host_runs)
-        calls, entering = self._enter(fields, patterns, last_token, parking)
+        rows = self._leaving(patterns, fields, last_token, None if last_token else self.memory, parking)
+        return self._row_losses(patterns, fields, rows, parking, last_token, references)
+
+    def _leaving(
+        self,
+        patterns: Sequence[Pattern],
+        fields: Sequence[_Field],
+        last_token: bool,
+        memory: PathMemory | None,
+        parking: Parking,
+    ) -> list[_Row]:
+        """The rows that leave the last layer; ``memory`` gives states to start from, and is given some to keep."""
+        calls, entering = self._enter(fields, patterns, last_token, memory, parking)
         states_to_keep: list[dict[int, State]] = [{} for _ in fields]
         rows: list[_Row] = []
         for layer in self._stack.sweep(min(entering, default=len(self._stack))):
@@ -225,16 +236,20 @@ class PatternLosses:
         for field, states in zip(fields, states_to_keep, strict=True):
             if memory is not None and field.kept is not None:
                 memory.keep(field.window.name, patterns[field.kept], states)
-        return self._row_losses(patterns, fields, rows, parking, last_token, references)
+        return rows
 
     def _enter(
-        self, fields: Sequence[_Field], patterns: Sequence[Pattern], last_token: bool, parking: Parking
+        self,
+        fields: Sequence[_Field],
+        patterns: Sequence[Pattern],
+        last_token: bool,
+        memory: PathMemory | None,
+        parking: Parking,
     ) -> tuple[list[LayerCalls], dict[int, list[_Row]]]:
         """How the model calls its layers for each of ``fields``, and rows by the layer that they enter first.
 
         One window after the other: the device may have no room for the states of all.
         """
-        memory = None if last_token else self.memory
         calls: list[LayerCalls] = []
         entering: dict[int, list[_Row]] = {}
         for index, field in enumerate(fields):
@@ -270,6 +285,36 @@ class PatternLosses:
             loss = self._loss(hidden, window, field.ids, last_token, reference)
             losses[window.name] |= dict.fromkeys(row.members, loss)
         return losses
+
+    @torch.inference_mode()
+    def predictions(
+        self, patterns: Sequence[Pattern], windows: Sequence[Window], positions: Sequence[int], top: int
+    ) -> list[Predictions]:
+        """What each pattern predicts after some positions of each window, in one sweep.
+
+        Args:
+            patterns: over the model's sites, all different.
+            windows: that go through the layers together.
+            positions: of a window, ascending; not its last, whose query nothing here runs.
+            top: of a pattern's likeliest tokens, how many are among the candidates.
+        """
+        members = tuple(range(len(patterns)))
+        fields = [_Field(window, self._ids(window), members) for window in windows]
+        parking = Parking(self._device, self._row_budget, self._host_runs)
+        try:
+            rows = self._leaving(patterns, fields, False, None, parking)
+        finally:
+            self.switch.share_only(None)
+            self.switch.forget()
+        predictions: list[Predictions] = []
+        for number, field in enumerate(fields):
+            of_window = [row for row in rows if row.window == number]
+            states = [state.hidden for _, state in parking.states(of_window, lambda row: row.state)]
+            asked = torch.as_tensor(positions, dtype=torch.long, device=field.ids.device)
+            of_rows = self._tail.predictions(states, field.ids, asked, top)
+            place = {member: index for index, row in enumerate(of_window) for member in row.members}
+            predictions.append(of_rows.picked([place[member] for member in members]))
+        return predictions
 
     @torch.inference_mode()
     def selections(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ...evaluate import WindowLoss
@@ -35,6 +38,21 @@ class Window:
     token_ids: Sequence[int]
     answers: Sequence[int] | None = None
     weighs_keys: bool = False
+
+
+class Predictions(NamedTuple):
+    """What patterns predict after some positions of a window, in nats.
+
+    ``tokens`` ``[positions, candidates]`` are the union of all patterns' top tokens, ascending, and then -1 where
+    a position has fewer than others; ``logprobs`` ``[positions, candidates, patterns]``, NaN there.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    logprobs: npt.NDArray[np.float32]
+
+    def picked(self, patterns: Sequence[int]) -> Predictions:
+        """The same of ``patterns``, by number and in this order; one of them may stand there often."""
+        return Predictions(self.tokens, self.logprobs[:, :, list(patterns)])
 
 
 class References:
@@ -121,6 +139,42 @@ class Tail:
 
         self._run(rows, work, 1)
         return torch.cat(parts) if parts else torch.empty(0)
+
+    def predictions(
+        self, states: Sequence[torch.Tensor], ids: torch.Tensor, rows: torch.Tensor, top: int
+    ) -> Predictions:
+        """The next tokens that one of ``states`` finds among the ``top`` likeliest, and how likely all find them.
+
+        Args:
+            states: what leaves the last layer under a pattern each, ``[1, tokens, ...]``.
+            ids: of the window, ``[1, tokens]`` and the last label.
+            rows: positions that are asked, ascending.
+            top: of each of ``states``.
+        """
+        tokens: list[torch.Tensor] = []
+        logprobs: list[torch.Tensor] = []
+
+        def work(part: torch.Tensor) -> torch.Tensor:
+            logits = [self._logits(hidden, ids, part) for hidden in states]
+            likeliest = [matrix.topk(min(top, matrix.shape[-1]), dim=-1).indices for matrix in logits]
+            union = torch.cat(likeliest, dim=-1).sort(dim=-1).values
+            union[:, 1:].masked_fill_(union[:, 1:] == union[:, :-1].clone(), -1)
+            union = union.masked_fill(union < 0, logits[0].shape[-1]).sort(dim=-1).values
+            is_token = union < logits[0].shape[-1]
+            union = union.masked_fill(~is_token, 0)
+            given = [
+                matrix.log_softmax(-1).gather(-1, union).masked_fill(~is_token, torch.nan) for matrix in logits
+            ]
+            tokens.append(union.masked_fill(~is_token, -1).cpu())
+            logprobs.append(torch.stack(given, dim=-1).cpu())
+            return logits[0]
+
+        self._run(rows, work, 3 * len(states))
+        if not tokens:
+            return Predictions(np.empty((0, 0), np.int64), np.empty((0, 0, len(states)), np.float32))
+        all_tokens, all_logprobs = torch.cat(tokens).numpy(), torch.cat(logprobs).numpy()
+        most = int((all_tokens >= 0).sum(axis=1).max())
+        return Predictions(all_tokens[:, :most].copy(), all_logprobs[:, :most].copy())
 
     def _logits(self, hidden: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Logits ``[rows, vocabulary]`` in fp32, where the model makes them."""

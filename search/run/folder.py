@@ -12,6 +12,7 @@ from pathlib import Path
 from ...errors import OutputError, PlanError
 from ...system.files import check_writable, is_there, make_folder, remove_unfinished, sync_folder, write_atomically
 from ...system.signals import stops_held
+from ..fingerprint.document import fingerprint_file
 from ..plan.file import plan_text, prefix_beside, read_plan, write_plan
 from ..plan.schema import Plan
 from ..report.checks import CheckRecord, check_file, checks_of
@@ -33,6 +34,7 @@ _BESIDE = (
     "prefill.svg",
     prefill_file(Path(PLAN_FILE)).name,
     check_file(Path(PLAN_FILE)).name,
+    fingerprint_file(Path(PLAN_FILE)).name,
 )
 # The exact names of what runs and cuts write, the journal aside; nothing else in a folder is touched.
 _RUN_FILES = frozenset({PLAN_FILE, TOKENS_FILE, TIMING_FILE, *_BESIDE})
