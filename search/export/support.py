@@ -143,6 +143,7 @@ class Serving:
         pp_layers: instead, the decoder layers of each stage.
         model: where the checkpoint is, if not where the plan says.
         stripped: it holds no indexer weights of shared layers.
+        elsewhere: on another machine, so that the checkpoint's name is left as the plan has it.
     """
 
     version: str | None = None
@@ -150,3 +151,4 @@ class Serving:
     pp_layers: Sequence[int] | None = None
     model: str | None = None
     stripped: bool = False
+    elsewhere: bool = False

@@ -28,7 +28,7 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     if plan.distilled is not None:
         raise _fits_one_pattern(plan.distilled)
     sites = len(plan.model.site_layers)
-    measured = _measured(plan)
+    measured = patterns_by_budget(plan)
     if keep is not None:
         kept = kept_sites(sites, keep)
         if kept not in measured:
@@ -37,9 +37,20 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
         check_max_delta(max_delta)
         gate = _gate(plan)
         kept = min(pattern.kept for pattern in measured.values() if gate.passes(pattern, max_delta))
+    picked = with_pattern(plan, measured[kept], keep, max_delta)
+    return check_plan(picked.model_dump(), "the plan that is cut from")
+
+
+def with_pattern(
+    plan: Plan, chosen: MeasuredPattern, keep: float | None = None, max_delta: float | None = None
+) -> Plan:
+    """The plan with ``chosen`` as its result, one of ``patterns_by_budget``; what is not known of it is dropped.
+
+    ``keep`` or ``max_delta`` is what was asked for.
+    """
+    sites, kept = len(plan.model.site_layers), chosen.kept
     spread = plan.all_full if kept == sites else None
     uniform = next((pattern for pattern in plan.search.uniform if pattern.kept == kept), spread)
-    chosen = measured[kept]
     layer_pattern = Pattern(chosen.pattern).over_layers(
         plan.model.site_layers, plan.model.layers, plan.model.shared_layers
     )
@@ -52,16 +63,15 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
         layer_pattern=layer_pattern,
         uniform=uniform,
     )
-    same = plan.heldout is not None and plan.heldout.plan.pattern == result.pattern
-    document = plan.model_dump() | {"result": result.model_dump()}
-    if not same:
-        document |= {"heldout": None, "probes": None}
+    known: dict[str, object] = {"result": result}
+    if plan.heldout is None or plan.heldout.plan.pattern != result.pattern:
+        known |= {"heldout": None, "probes": None}
     if kept != plan.result.kept:
-        document["search"]["kept_chances"] = []
-    return check_plan(document, "the plan that is cut from")
+        known["search"] = plan.search.model_copy(update={"kept_chances": []})
+    return plan.model_copy(update=known)
 
 
-def _measured(plan: Plan) -> dict[int, MeasuredPattern]:
+def patterns_by_budget(plan: Plan) -> dict[int, MeasuredPattern]:
     """The pattern that a cut takes, for every number of full sites that has one.
 
     It is a step, or where layer costs chose the pattern that they give. Refinement belongs to one number of full

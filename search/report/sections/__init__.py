@@ -1,0 +1,1 @@
+"""The parts of the report: what each says of a plan, in words and figures."""
