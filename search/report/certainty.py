@@ -40,8 +40,23 @@ class Interchange:
         return "no number expected" if number is None else f"about {number}"
 
 
+def searched(plan: Plan) -> bool:
+    """Whether the plan's search measured its pattern, with the indexers that it met."""
+    search = plan.search
+    known = {
+        pattern.pattern
+        for pattern in (*search.steps, *search.swaps, *(search.dp if search.strategy == "dp" else ()))
+    }
+    return plan.result.pattern in known | {start.end for start in search.starts}
+
+
 def steps_to_budget(plan: Plan) -> list[PlanStep]:
-    """The removals down to what the plan keeps; those below it are for other budgets."""
+    """The removals down to what the plan keeps; those below it are for other budgets.
+
+    None where `distill` was asked for a pattern that the search did not pick.
+    """
+    if plan.distilled is not None and not searched(plan):
+        return []
     return [step for step in plan.search.steps if step.kept >= plan.result.kept]
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...pattern import Pattern
-from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan
+from ..plan.schema import HeldOutRecord, Plan
+from . import series as names
 from .prefills import PrefillRecord
+from .series import Point, searched_points, series
 
 SEARCHED = "#0b6e99"
 UNIFORM = "#c2571a"
@@ -28,8 +29,8 @@ class _Series:
     label: str
     colour: str
     marker: str
-    points: Sequence[MeasuredPattern]
-    heldout: MeasuredPattern | None
+    points: Sequence[Point]
+    heldout: Point | None
 
     @property
     def is_curve(self) -> bool:
@@ -43,28 +44,24 @@ def loss_curve(plan: Plan, heldout: HeldOutRecord | None = None) -> str:
     What was measured in sample is filled, what ``heldout`` says of the plan's budget is hollow. The KL divergence
     of the searched patterns is drawn beside their loss increase, which it is without the noise of labels.
     """
-    sites, (searched, *baselines) = plan.result.sites, _series(plan, heldout)
-    firm = [
-        plan.all_full,
-        *(point for series in _distilled(plan) for point in series.points),
-        *searched.points,
-        *([searched.heldout] if searched.heldout else []),
-    ]
-    curves = [point for series in baselines if series.is_curve for point in series.points]
+    searched, *baselines = _series(plan, heldout)
+    distilled = [point for part in baselines if part.colour == DISTILLED for point in part.points]
+    firm = [_full(plan), *distilled, *searched.points, *([searched.heldout] if searched.heldout else [])]
+    curves = [point for part in baselines if part.is_curve for point in part.points]
     lowest, highest = _view(firm, curves)
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         axes.set_ylim(lowest, highest)
         above = []
-        for series in baselines:
-            measured = [*series.points, *([series.heldout] if series.heldout else [])]
-            if all(point.delta <= highest for point in measured):
-                _draw(axes, series, plan)
+        for part in baselines:
+            measured = [*part.points, *([part.heldout] if part.heldout else [])]
+            if all(point.increase <= highest for point in measured):
+                _draw(axes, part, plan)
             else:
-                above.append(series)
+                above.append(part)
         _draw(axes, searched, plan)
-        _divergence(axes, searched.points, sites)
+        _divergence(axes, plan)
         if searched.heldout:
             axes.plot([], [], "o", color=_INK, markerfacecolor="white", label="held out (hollow)")
         _above(axes, above, plan)
@@ -73,45 +70,45 @@ def loss_curve(plan: Plan, heldout: HeldOutRecord | None = None) -> str:
     return _svg(draw, (7.2, 3.9))
 
 
+_STYLES = {
+    names.SEARCHED: (SEARCHED, "o"),
+    names.JOINT: (SEARCHED, "o"),
+    names.DISTILLED_AFTER: (DISTILLED, "*"),
+    names.JOINT_DISTILLED: (DISTILLED, "*"),
+    names.GIVEN_DISTILLED: (DISTILLED, "*"),
+    names.UNIFORM: (UNIFORM, "s"),
+    names.UNIFORM_DISTILLED: (DISTILLED, "P"),
+    names.OVERLAP: (OVERLAP, "^"),
+    names.DP: (DP, "D"),
+}
+
+
 def _series(plan: Plan, heldout: HeldOutRecord | None) -> list[_Series]:
-    """The searched patterns first, then each baseline of which anything was measured."""
-    search, by_dp, distilled = plan.search, plan.search.strategy == "dp", plan.distilled
-    picked = plan.result if distilled is None else distilled.calibration.before
-    checked = heldout.plan if heldout else None
-    # Without steps the patterns of dynamic programming are the search's.
-    points = search.steps or (search.dp if by_dp else []) or [picked]
-    if distilled is not None:  # with the indexers as they were, where the search had that pattern
-        checked = distilled.heldout.before if picked.pattern in {point.pattern for point in points} else None
-    searched = _Series("searched", SEARCHED, "o", points, checked)
-    baselines = [
-        *_distilled(plan),
-        _Series("uniform interleaving", UNIFORM, "s", search.uniform, heldout.uniform if heldout else None),
-        _Series("by overlap alone", OVERLAP, "^", search.overlap, None),
-        _Series("dp over layer costs", DP, "D", [] if by_dp else search.dp, heldout.dp if heldout else None),
+    """The searched patterns first, then each other origin that was measured in sample; held out beside it."""
+    measured = series(plan, heldout)
+    checked = {part.origin: part.points[-1] for part in measured if part.is_held_out}
+    return [
+        _Series(part.name, *_STYLES[part.name], part.points, checked.get(part.name))
+        for part in measured
+        if not part.is_held_out
     ]
-    return [searched, *(series for series in baselines if series.points)]
 
 
-def _distilled(plan: Plan) -> list[_Series]:
-    """The plan's pattern with distilled indexers; beside it stands what it was before."""
-    if plan.distilled is None:
-        return []
-    sites, kept = plan.result.sites, plan.result.kept
-    is_uniform = plan.result.pattern == str(Pattern.uniform(sites, kept, plan.pinned_sites))
-    label = "uniform, distilled" if is_uniform else "distilled"
-    return [_Series(label, DISTILLED, "*", [plan.result], plan.distilled.heldout.after)]
+def _full(plan: Plan) -> Point:
+    """All full, where every curve begins."""
+    return Point(plan.result.sites, 0.0, 0.0, 0.0)
 
 
-def _view(firm: Sequence[MeasuredPattern], curves: Sequence[MeasuredPattern]) -> tuple[float, float]:
+def _view(firm: Sequence[Point], curves: Sequence[Point]) -> tuple[float, float]:
     """From where to where loss increases are shown: ``firm`` points with their bars, and ``curves`` without.
 
     A baseline of a single point may be many times as high, and would flatten all others to a line.
     """
     below, above = _reach(firm)
-    lows = [point.delta - reach for point, reach in zip(firm, below, strict=True)]
-    highs = [point.delta + reach for point, reach in zip(firm, above, strict=True)]
-    deltas = [point.delta for point in curves]
-    lowest, highest = min(lows + deltas), max(highs + deltas)
+    lows = [point.increase - reach for point, reach in zip(firm, below, strict=True)]
+    highs = [point.increase + reach for point, reach in zip(firm, above, strict=True)]
+    increases = [point.increase for point in curves]
+    lowest, highest = min(lows + increases), max(highs + increases)
     room = 0.08 * ((highest - lowest) or 1.0)
     return lowest - room, highest + 2 * room
 
@@ -212,7 +209,7 @@ def _dress(axes: Any, plan: Plan) -> None:
 
 def _draw(axes: Any, series: _Series, plan: Plan) -> None:
     """A series with its bars, joined from all full on where its budgets are neighbours; held out hollow."""
-    points = [plan.all_full, *series.points]
+    points = [_full(plan), *series.points]
     joined = all(before.kept - after.kept == 1 for before, after in itertools.pairwise(points))
     _points(axes, points[0 if joined else 1 :], series, plan, label=series.label, linestyle="-" if joined else "")
     if series.heldout is not None:
@@ -222,7 +219,7 @@ def _draw(axes: Any, series: _Series, plan: Plan) -> None:
 
 def _points(
     axes: Any,
-    points: Sequence[MeasuredPattern],
+    points: Sequence[Point],
     series: _Series,
     plan: Plan,
     aside: float = 0.0,
@@ -235,7 +232,7 @@ def _points(
 
     axes.errorbar(
         [plan.result.sites - point.kept + aside for point in points],
-        [point.delta for point in points],
+        [point.increase for point in points],
         yerr=_reach(points),
         color=series.colour,
         ecolor=to_rgba(series.colour, 1.0 if series.colour == SEARCHED else 0.35),
@@ -249,8 +246,9 @@ def _points(
     )
 
 
-def _divergence(axes: Any, points: Sequence[MeasuredPattern], sites: int) -> None:
+def _divergence(axes: Any, plan: Plan) -> None:
     """The KL divergence of the searched patterns as a dashed line; nothing where it was not measured."""
+    sites, points = plan.result.sites, searched_points(plan)
     known = [(sites - point.kept, point.divergence) for point in points if point.divergence is not None]
     if len(known) > 1:
         shared, divergences = zip((0, 0.0), *known, strict=True)
@@ -262,8 +260,8 @@ def _above(axes: Any, series: Sequence[_Series], plan: Plan) -> None:
     lines = []
     for baseline in series:
         point = next((point for point in baseline.points if point.kept == plan.result.kept), baseline.points[-1])
-        figures = [f"{point.delta:+.3f} in sample"]
-        figures += [f"{baseline.heldout.delta:+.3f} held out"] if baseline.heldout else []
+        figures = [f"{point.increase:+.3f} in sample"]
+        figures += [f"{baseline.heldout.increase:+.3f} held out"] if baseline.heldout else []
         lines.append((f"\u2191 {baseline.label} {', '.join(figures)}", baseline.colour))
     on_the_right = _on_the_right(plan)
     for number, (text, colour) in enumerate(lines):
@@ -279,11 +277,8 @@ def _above(axes: Any, series: Sequence[_Series], plan: Plan) -> None:
         )
 
 
-def _reach(points: Sequence[MeasuredPattern]) -> list[list[float]]:
-    """How far bars go below and above: to the ends of the interval, or one standard error where there is none."""
-    below, above = list[float](), list[float]()
-    for point in points:
-        error = point.standard_error or 0.0
-        below.append(error if point.low is None else max(0.0, point.delta - point.low))
-        above.append(error if point.high is None else max(0.0, point.high - point.delta))
+def _reach(points: Sequence[Point]) -> list[list[float]]:
+    """How far bars go below and above."""
+    below = [0.0 if point.low is None else max(0.0, point.increase - point.low) for point in points]
+    above = [0.0 if point.high is None else max(0.0, point.high - point.increase) for point in points]
     return [below, above]

@@ -14,9 +14,9 @@ from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, ProbeRecord, Pro
 from . import prose
 from .certainty import decided_steps, least_chance, strip, strip_text
 from .checks import CheckRecord
-from .evaluation import checks_again, checks_elsewhere
 from .figures import loss_curve, overlap_heatmap, prefill_bars
 from .prefills import PrefillRecord
+from .sections.evaluation import checks_again, checks_elsewhere
 from .tables import (
     Table,
     comparison_table,

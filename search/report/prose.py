@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..plan.schema import HeldOutRecord, Plan
-from .certainty import interchanges, not_decided, steps_to_budget
+from .certainty import interchanges, not_decided, searched, steps_to_budget
 from .tables import Table
 from .words import layers, percent
 
@@ -86,16 +86,6 @@ def _students(plan: Plan) -> str:
         "`indexcache distill` trains them in full, and writes a checkpoint that has them."
     )
     return told + (lacking if plan.lacks_indexers else "")
-
-
-def searched(plan: Plan) -> bool:
-    """Whether the plan's search measured its pattern, with the indexers that it met."""
-    search = plan.search
-    known = {
-        pattern.pattern
-        for pattern in (*search.steps, *search.swaps, *(search.dp if search.strategy == "dp" else ()))
-    }
-    return plan.result.pattern in known | {start.end for start in search.starts}
 
 
 def _layer_costs(plan: Plan) -> str:
@@ -198,6 +188,8 @@ def decided(plan: Plan) -> str:
 
 def undecided(plan: Plan) -> str:
     """Why no step is said to be decided."""
+    if not searched(plan):
+        return "The search did not pick this pattern, so its steps say nothing of how sure it is."
     if not steps_to_budget(plan):
         return "There are no steps, so none is decided; the held-out check says how good the plan is."
     return "How sure the steps are was not measured: the plan is of an older version."

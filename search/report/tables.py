@@ -16,7 +16,7 @@ from ..plan.schema import (
     ProbeRecord,
     ProbesRecord,
 )
-from .certainty import interchanges, verdict
+from .certainty import interchanges, searched, steps_to_budget, verdict
 from .words import answers, at_confidence, increase, layers, margin, nats, percent, signed
 
 BEFORE_DISTILLING = "before distilling"
@@ -178,7 +178,8 @@ def steps_table(plan: Plan) -> Table:
 
     full = (str(sites), "", f"{search.baseline_loss:.4f}", *("",) * 7)
     rows = [Row(full, plan.result.kept == sites)]
-    rows += [Row(row(step), step.kept == plan.result.kept) for step in search.steps]
+    picked = steps_to_budget(plan)[-1:]
+    rows += [Row(row(step), step in picked) for step in search.steps]
     return Table.of(columns, rows)
 
 
@@ -202,7 +203,7 @@ def interchange_table(plan: Plan) -> Table | None:
 def starts_table(plan: Plan) -> Table | None:
     """Refinement's starts at the plan's budget and where each ended; None where there are none."""
     starts = [start for start in plan.search.starts if start.start.count("F") == plan.result.kept]
-    if not starts:
+    if not starts or not searched(plan):
         return None
     columns = [
         Column("start", names=True),
@@ -225,7 +226,7 @@ def starts_table(plan: Plan) -> Table | None:
 def swaps_table(plan: Plan) -> Table | None:
     """The swaps that led to the plan, measured in sample; None where there are none at its budget."""
     swaps = [swap for swap in plan.search.swaps if swap.kept == plan.result.kept]
-    if not swaps:
+    if not swaps or not searched(plan):
         return None
     columns = [
         Column("layer dropped"),

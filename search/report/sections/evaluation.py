@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
-from .checks import Check, CheckRecord, Measurement, ProbesCheck, UnseenCheck
-from .tables import Column, Row, Table, probes_table
-from .words import increase
+from ....evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
+from ..checks import Check, CheckRecord, Measurement, ProbesCheck, UnseenCheck
+from ..tables import Column, Row, Table, probes_table
+from ..words import increase
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What distilled indexers change, on losses from a formula: which stay, what the plan says, what passes."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -181,7 +182,15 @@ class TestReport:
             assert "Distilled indexers" in files[name]
             assert "before distilling" in files[name]
             assert "windows of text" in files[name], "what was learned from"
-        assert ">distilled<" in files["curve.svg"]
+        assert ">given pattern, distilled<" in files["curve.svg"]
+
+    def test_steps_of_a_search_lead_only_where_it_chose_the_pattern(self, evaluate):
+        source, helps = read_plan(SOURCE), partial(evaluate, better=frozenset(range(8)))
+        chosen = plan_of(findings_of(helps, source.pattern), source.pattern)
+        assert "steps decided" in render(chosen)["report.md"]
+        given = render(plan_of(findings_of(evaluate)))["report.md"]
+        assert "steps decided" not in given
+        assert "The search did not pick this pattern, so its steps say nothing" in given
 
     def test_a_uniform_pattern_is_called_so(self, evaluate):
         pattern = Pattern.uniform(8, 2)
