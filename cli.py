@@ -13,16 +13,20 @@ from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
     MACHINE,
+    CurveFlag,
     GivenPattern,
     JsonFlag,
     LearningRate,
     MovedModel,
     PickleFlag,
     PlanPath,
+    PlanPaths,
+    ProbesFlag,
     QuietFlag,
     RecipeName,
     TrustFlag,
     UniformFlag,
+    WindowGroupName,
     described,
     flag,
     named,
@@ -33,7 +37,7 @@ from .commands.job.start import leave_to_main, reach, share_cores, working
 from .errors import SettingError
 from .evaluate import HELD_OUT
 from .recipes.numbers import lengths
-from .recipes.schema import FIELDS, RUN, SEARCH, TEXT
+from .recipes.schema import FIELDS, RUN, SEARCH
 from .system.exits import exit_code_of
 from .system.launching import work_apart
 from .system.signals import leave
@@ -233,10 +237,9 @@ def estimate(
 def evaluate(
     plan_path: PlanPath,
     fields: dict[str, Any],
-    on: Annotated[str, described("Of the plan's own windows, heldout or calibration [heldout].", TEXT)] = HELD_OUT,
-    with_probes: Annotated[
-        bool, named("--probes", "INDEXCACHE_EVAL_PROBES", "Measure probes too: recall from far away.", TEXT)
-    ] = False,
+    on: WindowGroupName = HELD_OUT,
+    with_probes: ProbesFlag = False,
+    with_curve: CurveFlag = False,
     model: MovedModel = None,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
@@ -254,7 +257,7 @@ def evaluate(
 
     path = plan_file(plan_path)
     plan = read_plan(path)
-    settings = eval_settings(plan, on, with_probes, fields)
+    settings = eval_settings(plan, on, with_probes, fields, with_curve)
     with working(quiet) as reporter:
         from .commands import eval as eval_command
         from .commands import eval_table
@@ -427,17 +430,17 @@ def inspect(
     inspect_command.show(document, as_json)
 
 
-@app.command(examples=("indexcache report outputs/tiny/plan.json",))
+@app.command(examples=("indexcache report outputs/tiny/plan.json", "indexcache report A B --out both.html"))
 def report(
-    plan_path: PlanPath,
-    out: Annotated[Path | None, place("Folder for the files [the plan's].")] = None,
+    plan_paths: PlanPaths,
+    out: Annotated[Path | None, place("Folder for the files [the plan's]; of several plans, the file.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
+    """Render a plan's report.md, report.html and curve.svg again, or compare several plans; prints the paths."""
     leave_to_main()
     from .commands import report as report_command
 
-    report_command.show(report_command.report(plan_path, out), as_json)
+    report_command.show(report_command.report(plan_paths, out), as_json)
 
 
 @app.command(examples=("indexcache bench outputs/tiny/plan.json --context 512,1k",))

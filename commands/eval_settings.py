@@ -50,6 +50,7 @@ class EvalSettings:
         gate: what of a loss increase is held to a limit.
         max_delta: the limit, nats per token; None for none.
         max_probe_delta: likewise of probes, nats per answer token.
+        with_curve: whether every budget of the plan is measured too, and its own by position in the window.
         warnings: of options that do nothing.
     """
 
@@ -60,10 +61,13 @@ class EvalSettings:
     gate: Gate
     max_delta: float | None
     max_probe_delta: float | None
+    with_curve: bool = False
     warnings: tuple[str, ...] = ()
 
 
-def eval_settings(plan: Plan, group: str, with_probes: bool, fields: Mapping[str, Any]) -> EvalSettings:
+def eval_settings(
+    plan: Plan, group: str, with_probes: bool, fields: Mapping[str, Any], with_curve: bool = False
+) -> EvalSettings:
     """What eval's options ask for; where they are silent, the plan says it. Nothing heavy is imported.
 
     Raises:
@@ -79,6 +83,11 @@ def eval_settings(plan: Plan, group: str, with_probes: bool, fields: Mapping[str
         raise SettingError(
             f"--on {group} is of the plan's own windows, and other windows were asked for", hint="leave --on out"
         )
+    if with_curve and (text is not None or group != HELD_OUT):
+        raise SettingError(
+            "--curve is of the plan's own held-out windows, and others were asked for",
+            hint="leave --curve out, or give nothing that asks for other windows",
+        )
     is_idle = "gate" in fields and max_delta is None and max_probe_delta is None
     confidence = fields.get("confidence") or plan.search.confidence or CONFIDENCE
     return EvalSettings(
@@ -89,6 +98,7 @@ def eval_settings(plan: Plan, group: str, with_probes: bool, fields: Mapping[str
         gate=Gate(fields.get("gate", "interval"), confidence),
         max_delta=max_delta,
         max_probe_delta=max_probe_delta,
+        with_curve=with_curve,
         warnings=("--gate does nothing without --max-delta or --max-probe-delta",) if is_idle else (),
     )
 

@@ -69,7 +69,7 @@ MAY_IMPORT_IN_SEARCH = {
     "machine": {"cost", "estimate"},
     "plan": {"cost", "gate", "goal", "losses", "sample_size", "search", "strategies"},
     "distil": {"gate", "losses", "objective", "plan", "search"},
-    "report": {"gate", "plan"},
+    "report": {"export", "gate", "plan", "stages"},
     "run": {"cost", "plan", "report"},
     "export": {"plan", "stages"},
 }

@@ -11,7 +11,18 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, SEARCH, field_hints, option_name, option_of, with_options
+from ...recipes.schema import (
+    FIELDS,
+    GROUPS,
+    MODEL,
+    RUN,
+    SEARCH,
+    TEXT,
+    field_hints,
+    option_name,
+    option_of,
+    with_options,
+)
 from ...search.export.engines import ENGINES as _ENGINES
 
 ENGINES = "{} or {}".format(", ".join([*_ENGINES][:-1]), [*_ENGINES][-1])
@@ -79,6 +90,17 @@ PickleFlag = Annotated[
 RecipeName = Annotated[str | None, described("YAML recipe: a file, or a name such as tiny.", RUN)]
 PlanPath = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
+]
+PlanPaths = Annotated[
+    list[Path],
+    typer.Argument(metavar="PLAN...", help="A plan.json that search wrote, or several.", show_default=False),
+]
+WindowGroupName = Annotated[str, described("Of the plan's own windows, heldout or calibration [heldout].", TEXT)]
+ProbesFlag = Annotated[
+    bool, named("--probes", "INDEXCACHE_EVAL_PROBES", "Measure probes too: recall from far away.", TEXT)
+]
+CurveFlag = Annotated[
+    bool, named("--curve", "INDEXCACHE_EVAL_CURVE", "Measure every budget too, and the loss by position.", TEXT)
 ]
 GivenPattern = Annotated[
     str | None, described("Distill for this pattern, an F or S per site [the plan's].", SEARCH)

@@ -73,7 +73,7 @@ NARROW = Size("narrow", 360, 340)
 
 
 def legend_rows(labels: Sequence[str], size: Size) -> list[list[tuple[int, float]]]:
-    """The numbers of ``labels`` in rows as wide as the picture, and where each begins; a letter takes 6.7 pixels."""
+    """The numbers of ``labels`` in rows as wide as the picture, and where each begins, at 6.7 pixels a letter."""
     rows: list[list[tuple[int, float]]] = [[]]
     start = _EDGE
     for number, label in enumerate(labels):

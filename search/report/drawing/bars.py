@@ -42,7 +42,7 @@ def _drawn(pairs: Sequence[Pair], name: str, title: str, size: Size, alone: bool
     legend = legend_rows(_LABELS, size)
     highest = max(seconds for pair in pairs for seconds, _ in (pair.all_full, pair.plan))
     down = Scale(0.0, highest * 1.02, size.height - 46, 20 * len(legend) + 30)
-    start, end = 62 if size.is_wide else 48, size.width - 12
+    start, end = 62 if size.is_wide else 56, size.width - 12
     room = (end - start) / len(pairs)
     groups = [_group(pair, start + number * room, room, down) for number, pair in enumerate(pairs)]
     words = "; ".join(

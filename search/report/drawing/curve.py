@@ -7,15 +7,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...plan.schema import HeldOutRecord, Plan
-from ..series import DP, OVERLAP, SEARCHED, UNIFORM, Point, Series, series
+from ..checks import CurveLosses
+from ..series import (
+    DP,
+    JOINT,
+    ON_HELD_OUT,
+    OVERLAP,
+    SEARCHED,
+    UNIFORM,
+    UNIFORM_DISTILLED,
+    Point,
+    Series,
+    point,
+    series,
+)
 from ..words import signed
-from .axes import NARROW, WIDE, Scale, Size, Tick, legend_rows, ticks
+from .axes import NARROW, WIDE, Scale, Size, legend_rows, ticks
 from .template import picture
 
-# By origin: a class of the style sheet and a shape; origins of distilled indexers share a class.
+# By origin: a class of the style sheet and a shape.
 _LOOKS = {
     SEARCHED: ("searched", "circle"),
+    JOINT: ("searched", "circle"),
     UNIFORM: ("uniform", "square"),
+    UNIFORM_DISTILLED: ("uniform", "star"),
     DP: ("dp", "diamond"),
     OVERLAP: ("overlap", "triangle"),
 }
@@ -66,10 +81,21 @@ class Line:
     marks: tuple[Mark, ...]
 
 
-def curve_of(plan: Plan, heldout: HeldOutRecord | None = None) -> Curve:
-    """The curve of ``plan``, with the check in ``heldout``."""
+def curve_of(plan: Plan, heldout: HeldOutRecord | None = None, whole: CurveLosses | None = None) -> Curve:
+    """The curve of ``plan``, with the check in ``heldout``, and every budget held out where ``whole`` has them.
+
+    Then what was measured in sample is left out where the same was held out.
+    """
     measured = series(plan, heldout)
-    known = [(step.kept, step.divergence) for step in plan.search.steps if step.divergence is not None]
+    if whole is not None:
+        lines = ((SEARCHED, whole.searched), (DP, whole.dp), (UNIFORM, whole.uniform))
+        checked = [
+            Series(origin + ON_HELD_OUT, tuple(map(point, patterns))) for origin, patterns in lines if patterns
+        ]
+        instead = {line.origin for line in checked}
+        measured = (*checked, *(line for line in measured if line.origin not in instead))
+    source = plan.search.steps if whole is None else whole.searched
+    known = [(step.kept, step.divergence) for step in source if step.divergence is not None]
     return Curve(
         tuple((line, *_LOOKS.get(line.origin, _OTHER)) for line in measured),
         plan.result.sites,
@@ -91,7 +117,7 @@ def curve_file(curve: Curve) -> str:
 def _drawn(curve: Curve, size: Size, alone: bool) -> str:
     labels = _legend(curve)
     legend = legend_rows([label for label, *_ in labels], size)
-    across = Scale(0, max(1, _most_shared(curve)), 62 if size.is_wide else 48, size.width - 18)
+    across = Scale(0, max(1, _most_shared(curve)), 62 if size.is_wide else 56, size.width - 18)
     highest, lowest = _view(curve)
     down = Scale(lowest, highest, size.height - 46, 20 * len(legend) + 34)
     shown, above = _within(curve, highest)
@@ -148,9 +174,7 @@ def _view(curve: Curve) -> tuple[float, float]:
     return max(values) + room, min(values) - room
 
 
-def _within(
-    curve: Curve, highest: float
-) -> tuple[list[tuple[Series, str, str]], list[tuple[Series, str]]]:
+def _within(curve: Curve, highest: float) -> tuple[list[tuple[Series, str, str]], list[tuple[Series, str]]]:
     """The series that are drawn, those of the search last and so on top, and those that lie above the picture."""
     shown, above = [], []
     for line, look, shape in curve.series:
@@ -165,7 +189,9 @@ def _line(line: Series, look: str, shape: str, curve: Curve, across: Scale, down
     hollow = line.is_held_out
     # A single held-out measurement stands a little aside, so that its bar does not hide the one in sample.
     alone = hollow and len(line.points) == 1
-    marks = tuple(_mark(point, line.name, curve.sites, across, down, _ASIDE if alone else 0.0) for point in line.points)
+    marks = tuple(
+        _mark(point, line.name, curve.sites, across, down, _ASIDE if alone else 0.0) for point in line.points
+    )
     kept = [curve.sites, *(point.kept for point in line.points)]
     neighbours = all(before - after == 1 for before, after in itertools.pairwise(kept))
     places = [(across(0), down(0.0)), *((mark.x, mark.y) for mark in marks)]
@@ -190,7 +216,9 @@ def _divergence(curve: Curve, across: Scale, down: Scale) -> str:
     """The path of the KL divergence; "" where it was not measured."""
     if not curve.divergence:
         return ""
-    return _path([(across(0), down(0.0)), *((across(curve.sites - kept), down(kl)) for kept, kl in curve.divergence)])
+    return _path(
+        [(across(0), down(0.0)), *((across(curve.sites - kept), down(kl)) for kept, kl in curve.divergence)]
+    )
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:

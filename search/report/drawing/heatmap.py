@@ -26,7 +26,9 @@ def _drawn(plan: Plan, size: Size, alone: bool) -> str:
     first = 48.0
     cell = (size.width - first - 8) / len(layers)
     every = max(1, len(layers) // (16 if size.is_wide else 8))
-    labels = [Tick(round(first + (site + 0.5) * cell, 1), str(layers[site])) for site in range(0, len(layers), every)]
+    labels = [
+        Tick(round(first + (site + 0.5) * cell, 1), str(layers[site])) for site in range(0, len(layers), every)
+    ]
     return picture(
         "heatmap.svg.j2",
         alone,

@@ -1,9 +1,10 @@
-"""Templates of the report, one environment for pages and pictures: all text is escaped, and nothing may be missing."""
+"""Templates of the report, one environment for pages and pictures: all text is escaped, nothing may be missing."""
 
 from __future__ import annotations
 
 import html
 import re
+import textwrap
 from functools import cache
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +39,7 @@ def _environment(escape: bool) -> Any:
     environment.filters["cell"] = markdown_cell
     environment.filters["code"] = with_code
     environment.filters["target"] = quote
+    environment.filters["fold"] = folded
     return environment
 
 
@@ -46,12 +48,17 @@ def markdown_cell(value: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(one_line(str(value)), quote=False))
 
 
+def folded(text: str, indent: int = 0) -> str:
+    """``text`` in lines of at most 80 columns, as a job summary shows them; those after the first ``indent``ed."""
+    return textwrap.fill(text, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+
+
 def with_code(text: str) -> str:
     """``text`` as HTML, with what stands in backticks as code."""
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 
-def picture(name: str, alone: bool, **content: object) -> str:
-    """An SVG element from the template ``name``; ``alone`` in a file of its own, which brings its colours along."""
-    svg: str = template(name).render(alone=alone, **content)
+def picture(file: str, alone: bool, /, **content: object) -> str:
+    """An SVG element from the template ``file``; ``alone`` in a file of its own, which has its colours in it."""
+    svg: str = template(file).render(alone=alone, **content)
     return "\n".join(line.strip() for line in svg.splitlines() if line.strip()) + "\n"

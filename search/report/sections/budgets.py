@@ -67,6 +67,7 @@ def heldout_of(budget: Plan, checks: CheckRecord | None) -> HeldOutRecord | None
     records = [budget.heldout]
     if checks is not None:
         records += [checks.heldout.losses if checks.heldout else None]
+        records += [checks.curve.at(budget.result.pattern) if checks.curve else None]
     return next((record for record in records if record and record.plan.pattern == budget.result.pattern), None)
 
 
@@ -76,9 +77,7 @@ def probes_of(budget: Plan, checks: CheckRecord | None) -> ProbesRecord | None:
     return next((record for record in records if record and record.pattern == budget.result.pattern), None)
 
 
-def as_data(
-    measured: Sequence[Budget], engines: Sequence[EngineSettings], picked: int
-) -> dict[str, Any]:
+def as_data(measured: Sequence[Budget], engines: Sequence[EngineSettings], picked: int) -> dict[str, Any]:
     """What the page's script needs, ready for JSON; ``picked`` full sites are the plan's own."""
     return {
         "picked": [budget.kept for budget in measured].index(picked),
@@ -89,9 +88,7 @@ def as_data(
                 "layers": budget.plan.result.layer_pattern,
                 "sentence": budget.verdict.sentence,
                 "gaps": budget.verdict.gaps,
-                "figures": [
-                    [line.name, line.figure, line.interval, line.caption] for line in budget.headlines
-                ],
+                "figures": [[line.name, line.figure, line.interval, line.caption] for line in budget.headlines],
             }
             for budget in measured
         ],

@@ -96,15 +96,18 @@ def stages_sentence(plan: Plan) -> str:
         size
         for size in _STAGES
         if size <= plan.model.layers
-        and all(letters[layer] == "F" for layer in stage_starts(split_before_last(plan.model.layers, size), indexed))
+        and all(
+            letters[layer] == "F" for layer in stage_starts(split_before_last(plan.model.layers, size), indexed)
+        )
     ]
+    tried = [size for size in _STAGES if size <= plan.model.layers]
     even = (
-        f"even splits into {' or '.join(map(str, fitting))} stages fit"
+        f"even splits into {' or '.join(map(str, fitting))} stages fit this pattern"
         if fitting
-        else f"no even split into {' or '.join(str(size) for size in _STAGES if size <= plan.model.layers)} stages fits"
+        else f"this pattern fits no even split into {' or '.join(map(str, tried))} stages"
     )
     return (
         "Pipeline stages: where an engine hands no selection to the next stage, the first layer with an indexer "
-        f"of each stage must be full, here one of {layer_ranges(full)}; {even} this pattern. "
+        f"of each stage must be full, here one of {layer_ranges(full)}; {even}. "
         "`search --pp-size` plans for stages."
     )

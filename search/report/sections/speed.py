@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,9 @@ def speeds(prefills: PrefillRecord | None, plan: Plan, budget: Plan) -> list[Spe
     if factor is None:
         return []
     reckoned = budget.result.pattern != prefills.pattern
-    return [Speed(f"prefill of {length(timed[-1].context)} tokens", factor, prefills.device, reckoned)]
+    # The name stands in a sentence, also of Markdown.
+    device = re.sub(r"[^\w .:/-]", "", prefills.device)
+    return [Speed(f"prefill of {length(timed[-1].context)} tokens", factor, device, reckoned)]
 
 
 def _factor(point: PrefillPoint, plan: Plan, budget: Plan) -> float | None:
@@ -54,7 +57,7 @@ def _factor(point: PrefillPoint, plan: Plan, budget: Plan) -> float | None:
     sites, kept = plan.result.sites, plan.result.kept
     if budget.result.kept == kept:
         return point.speedup
-    if kept == sites:
+    if sites in (kept, budget.result.kept):
         return None
     share = (sites - budget.result.kept) / (sites - kept)
     seconds = point.all_full.seconds + share * (point.plan.seconds - point.all_full.seconds)

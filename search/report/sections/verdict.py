@@ -1,4 +1,4 @@
-"""The verdict: what a plan keeps, how much faster and how much worse it is, how sure that is, and what nobody measured."""
+"""The verdict: what a plan keeps, how much faster and how much worse it is, how sure, and what nobody measured."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def verdict(
     findings = [f"keeps {result.kept} of {result.sites} indexers"]
     findings += [speed.words for speed in speeds]
     if heldout is not None:
-        findings.append(f"held-out loss {increase(heldout.plan, plan.search.confidence)}{_perplexity(heldout.plan)}")
+        findings.append(
+            f"held-out loss {increase(heldout.plan, plan.search.confidence)}{_perplexity(heldout.plan)}"
+        )
     elif result.kept < result.sites:
         findings.append(f"loss {increase(result, plan.search.confidence)} in sample{_perplexity(result)}")
         missing.append(f"held-out loss at this budget (`indexcache eval {name}`)")

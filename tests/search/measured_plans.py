@@ -1,0 +1,44 @@
+"""What bench and eval leave beside a plan, made up: times, and every budget on held-out windows."""
+
+from indexcache.search.plan.cut import patterns_by_budget
+from indexcache.search.plan.schema import MeasuredPattern
+from indexcache.search.report.checks import CheckRecord, CurveCheck, CurveLosses, PositionLosses, plan_sha256
+from indexcache.search.report.prefills import PrefillPoint, PrefillRecord, PrefillTime
+
+
+def prefills(plan, device="cpu"):
+    """Four times faster at 128K, half of that in reach of indexers."""
+    times = (PrefillTime(seconds=8.0, indexer_share=0.9), PrefillTime(seconds=2.0, indexer_share=0.5))
+    return PrefillRecord(
+        model="m", config_sha256=plan.model.config_sha256, pattern=plan.result.pattern, device=device,
+        dtype="float32", indexer="stock", attention="stock", random_weights=False, repeats=1, versions={},
+        points=[PrefillPoint(context=131072, all_full=times[0], plan=times[1])],
+    )  # fmt: skip
+
+
+def curve_check(plan):
+    """A curve in which a budget costs a hundredth for each indexer that is missing, uniform ten times that."""
+    sites, picked = plan.result.sites, plan.result.pattern
+
+    def measured(pattern, delta):
+        return MeasuredPattern(
+            kept=pattern.count("F"), pattern=pattern, loss=2 + delta, delta=delta, standard_error=0.001,
+            low=delta - 0.002, high=delta + 0.002,
+        )  # fmt: skip
+
+    patterns = [
+        found.pattern for kept, found in sorted(patterns_by_budget(plan).items(), reverse=True) if kept < sites
+    ]
+    searched = [measured(pattern, 0.01 * pattern.count("S")) for pattern in patterns]
+    uniform = [measured(pattern, 0.1 * pattern.count("S")) for pattern in patterns]
+    losses = plan.heldout.model_copy(update={"plan": measured(picked, 0.07), "uniform": measured(picked, 0.7)})
+    return CurveCheck(
+        when="2026-01-01T00:00:00Z", model="m", device="cpu", dtype="float32", versions={}, passed=None,
+        confidence=0.95, gate="interval", windows=4,
+        losses=CurveLosses(baseline_loss=2.0, searched=searched, uniform=uniform),
+        positions=[PositionLosses(first=16, last=31, losses=losses)],
+    )  # fmt: skip
+
+
+def with_curve(plan):
+    return CheckRecord(plan_sha256=plan_sha256(plan), pattern=plan.result.pattern, curve=curve_check(plan))
