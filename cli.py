@@ -14,6 +14,7 @@ from .commands.job.options import (
     ENGINES,
     MACHINE,
     CurveFlag,
+    DistilledFlag,
     GivenPattern,
     JsonFlag,
     LearningRate,
@@ -97,6 +98,7 @@ def search(
     to_one: Annotated[
         bool, named("--all", "INDEXCACHE_SEARCH_ALL", "Search on to one full site, whatever is picked.", SEARCH)
     ] = False,
+    distilled: DistilledFlag = False,
     out: Annotated[Path | None, place("Folder for the run [outputs/RECIPE or outputs/MODEL].", RUN)] = None,
     resume: Annotated[
         str,
@@ -116,7 +118,7 @@ def search(
     """
     from .commands.job.settings import check_resume, run_folder, search_settings, trust_of
 
-    settings, goal = search_settings(context, recipe, fields, to_one)
+    settings, goal = search_settings(context, recipe, fields, to_one, distilled)
     folder = run_folder(out, recipe, settings.model, "model" in fields)
     check_resume(resume)
     reach(settings.model, settings.revision)
@@ -151,6 +153,7 @@ def estimate(
     to_one: Annotated[
         bool, named("--all", "INDEXCACHE_ESTIMATE_ALL", "Search on to one full site.", SEARCH)
     ] = False,
+    distilled: DistilledFlag = False,
     timed: Annotated[
         bool | None,
         named(
@@ -191,7 +194,7 @@ def estimate(
 
     pricing = pricing_of(gpus, nodes, ram, disk_rate, network_rate, layer_seconds)
     timed = pricing is None if timed is None else timed
-    settings, goal = search_settings(context, recipe, fields, to_one)
+    settings, goal = search_settings(context, recipe, fields, to_one, distilled)
     reach(settings.model, settings.revision)
     with working(quiet, loads_model=timed) as reporter:
         from .commands import estimate as estimate_command

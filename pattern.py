@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 
 from .errors import PatternError, SettingError
 
@@ -98,6 +99,19 @@ class Pattern:
         """Sites that run their indexer, ascending."""
         return tuple(site for site, role in enumerate(self.roles) if role == FULL)
 
+    @property
+    def segments(self) -> tuple[tuple[int, int], ...]:
+        """Each full site with the first site that it does not serve, in order; every site is in one of them."""
+        return tuple(pairwise((*self.full, len(self))))
+
+    @property
+    def serving(self) -> tuple[tuple[int, int], ...]:
+        """The segments that distillation can change for the better: those whose full site serves others too.
+
+        A site that serves itself alone selects as all full does, and nothing is nearer to all full than that.
+        """
+        return tuple((site, end) for site, end in self.segments if end > site + 1)
+
     def common_length(self, other: Pattern) -> int:
         """How many leading sites run alike in both patterns; all of them, if the patterns are equal."""
         pairs = enumerate(zip(self.path, other.path, strict=True))
@@ -173,30 +187,16 @@ class DistilledPattern(Pattern):
 
     @classmethod
     def of(cls, pattern: Pattern) -> DistilledPattern:
-        """``pattern`` with a distilled indexer at each full site that serves others too.
-
-        A site that serves itself alone selects as all full does, and nothing is nearer to all full than that.
-        """
-        serving = (site for site in pattern.full if pattern.roles[site + 1 : site + 2] == SHARED)
-        return cls(pattern.roles, frozenset(serving))
-
-    @property
-    def segments(self) -> tuple[tuple[int, int], ...]:
-        """The sites that run distilled indexers, ascending, with the first site that each does not serve."""
-        return tuple((site, self._end(site)) for site in sorted(self.distilled))
+        """``pattern`` with a distilled indexer at each full site that serves others too."""
+        return cls(pattern.roles, frozenset(site for site, _ in pattern.serving))
 
     @cached_property
     def path(self) -> tuple[str, ...]:
         """How all sites run, in order: letters, or ``DISTILLED`` and the first site that is not served."""
+        ends = dict(self.segments)
         return tuple(
-            f"{DISTILLED}{self._end(site)}" if site in self.distilled else role
-            for site, role in enumerate(self.roles)
+            f"{DISTILLED}{ends[site]}" if site in self.distilled else role for site, role in enumerate(self.roles)
         )
-
-    def _end(self, site: int) -> int:
-        """The next full site behind ``site``, or the number of sites."""
-        end = self.roles.find(FULL, site + 1)
-        return len(self) if end < 0 else end
 
 
 def indexer_types(layer_pattern: str) -> list[str]:

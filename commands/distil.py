@@ -23,7 +23,7 @@ from ..dsa.stream.room import Room
 from ..errors import GateError, IndexcacheError, ModelError, OutputError, StoppedRunError
 from ..evaluate import CALIBRATION, HELD_OUT
 from ..pattern import Pattern
-from ..search.distil.findings import DistilledFindings, measure_distilled, measure_segments, trainable
+from ..search.distil.findings import DistilledFindings, measure_distilled, measure_segments
 from ..search.distil.record import Training, hold_distilled
 from ..search.goal import Goal, Method
 from ..search.plan.file import plan_file, read_plan
@@ -184,7 +184,7 @@ def _checked(planned: PlannedModel, settings: DistilSettings) -> Places:
         )
     if out.resolve() != checkpoint.folder.resolve() and out.resolve().is_relative_to(checkpoint.folder.resolve()):
         raise OutputError(f"{str(out)!r} is inside the checkpoint", hint="give another folder with --out")
-    sites = [site for site, _ in trainable(settings.pattern)]
+    sites = [site for site, _ in settings.pattern.serving]
     weights = planned.weights  # looked for by the main process, for all
     places = processes.run_on_main(lambda: stored_indexers(checkpoint, weights, sites))
     names = {name for of_site in places.values() for place in of_site.values() for name in place.headers}
@@ -230,7 +230,7 @@ def _distilled(
     processes.use_threads(plan.run.threads)
     backends = Backends(plan.run.indexer, plan.run.attention)
     running = running_on(checkpoint, plan.run.dtype, room, backends, windows.length)
-    segments = [Segment(*ends) for ends in trainable(settings.pattern)]
+    segments = [Segment(*ends) for ends in settings.pattern.serving]
     identity = _identity(plan, running, settings, lesson)
     trained = work.open(identity, [segment.site for segment in segments])
     trial_tokens = windows.group(HELD_OUT).ravel().tolist()
@@ -325,7 +325,7 @@ def _findings(
     reporter: Reporter,
 ) -> DistilledFindings:
     """What distilled indexers, rounded as they are stored, change: each alone, then together those that stay."""
-    plan, segments = planned.plan, trainable(settings.pattern)
+    plan, segments = planned.plan, settings.pattern.serving
     held_out, calibration = len(windows.heldout), plan.search.windows or len(windows.calibration)
     total = held_out * (2 * len(segments) + 4) + 3 * calibration
     reporter.begin(total, "window evaluations")

@@ -11,7 +11,6 @@ from typing import Any
 from ..calibrate.sources import TextSource
 from ..errors import OutputError, PlanError, SettingError, WindowError
 from ..pattern import Pattern
-from ..search.distil.findings import trainable
 from ..search.gate import Gate
 from ..search.intervals import CONFIDENCE
 from ..search.plan.cut import check_max_delta
@@ -158,7 +157,7 @@ def _pattern(plan: Plan, text: str | None, uniform: bool) -> Pattern:
     if shared := sorted(set(pinned) - set(pattern.full)):
         layer = plan.model.site_layers[shared[0]]
         raise SettingError(f"the pattern shares layer {layer}, which the plan's search pinned")
-    if not trainable(pattern):
+    if not pattern.serving:
         raise SettingError(
             f"the pattern {pattern} shares no layer, so there is nothing to distil",
             hint="cut the plan to fewer indexers, or give --pattern",

@@ -200,7 +200,7 @@ class LayerCount:
         if not self._shape.distils:
             return pattern
         distilled = DistilledPattern.of(pattern)
-        self.segments.update(distilled.segments)
+        self.segments.update(pattern.serving)
         return distilled
 
     def _from_known(self, patterns: Sequence[Pattern], known: Collection[Pattern], windows: int) -> None:

@@ -136,9 +136,13 @@ def test_an_impossible_keep_is_refused(keep):
 class TestDistilled:
     def test_sites_that_serve_others_run_distilled_indexers_for_their_segments(self):
         distilled = DistilledPattern.of(Pattern("FSSFFS"))
-        assert distilled.segments == ((0, 3), (4, 6))
         assert [distilled.role(site) for site in range(6)] == ["D3", "S", "S", "F", "D6", "S"]
-        assert DistilledPattern.of(Pattern("FFF")).segments == ()
+        assert DistilledPattern.of(Pattern("FFF")).distilled == frozenset()
+
+    def test_a_segment_goes_from_a_full_site_to_the_next_and_some_serve_others(self):
+        assert Pattern("FSSFFS").segments == ((0, 3), (3, 4), (4, 6))
+        assert Pattern("FSSFFS").serving == ((0, 3), (4, 6))
+        assert Pattern("FFF").serving == ()
 
     def test_a_site_that_serves_others_than_before_runs_otherwise(self):
         """The letters agree on four sites, but site 2 has another student."""

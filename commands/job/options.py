@@ -102,6 +102,9 @@ ProbesFlag = Annotated[
 CurveFlag = Annotated[
     bool, named("--curve", "INDEXCACHE_EVAL_CURVE", "Measure every budget too, and the loss by position.", TEXT)
 ]
+DistilledFlag = Annotated[
+    bool, flag("--distilled", "Short for --strategy distilled: search with distilled indexers.", SEARCH)
+]
 GivenPattern = Annotated[
     str | None, described("Distill for this pattern, an F or S per site [the plan's].", SEARCH)
 ]

@@ -35,14 +35,18 @@ def check_resume(mode: str) -> str:
 
 
 def search_settings(
-    context: typer.Context, recipe: str | None, fields: Mapping[str, Any], to_one: bool
+    context: typer.Context, recipe: str | None, fields: Mapping[str, Any], to_one: bool, distilled: bool = False
 ) -> tuple[Recipe, Goal]:
     """The recipe with the options laid over it, and how far to go; nothing heavy is imported.
 
+    ``distilled`` is the short form of the strategy of that name.
+
     Raises:
-        SettingError: impossible values, or no goal, or two.
+        SettingError: impossible values, no goal or two, or two strategies.
     """
     options = dict(fields)
+    if distilled and _distils(context, options.get("strategy")):
+        options["strategy"] = "distilled"
     keep, max_delta = _one_goal(context, options.pop("keep", None), options.pop("max_delta", None))
     settings = with_options(read_recipe(recipe) if recipe else None, options)
     if keep is None and max_delta is None:
@@ -81,11 +85,25 @@ def _one_goal(
     """Of both given, the one on the command line wins over the one in the environment."""
     if keep is None or max_delta is None:
         return keep, max_delta
-    sources = [str(context.get_parameter_source(name)) for name in ("keep", "max_delta")]
-    from_environment = [source.endswith("ENVIRONMENT") for source in sources]
-    if from_environment[0] == from_environment[1]:
-        raise SettingError("both --keep and --max-delta were given", hint="give one of them")
-    return (None, max_delta) if from_environment[0] else (keep, None)
+    return (keep, None) if _wins(context, "keep", "max_delta") else (None, max_delta)
+
+
+def _distils(context: typer.Context, strategy: str | None) -> bool:
+    """Whether the flag --distilled says what the strategy is, beside the option of that name."""
+    return strategy in (None, "distilled") or _wins(context, "distilled", "strategy")
+
+
+def _wins(context: typer.Context, name: str, other: str) -> bool:
+    """Whether option ``name`` wins over ``other``, which says something else: the one on the command line does.
+
+    Raises:
+        SettingError: both are on the command line, or both in the environment.
+    """
+    places = [str(context.get_parameter_source(option)).endswith("ENVIRONMENT") for option in (name, other)]
+    if places[0] == places[1]:
+        flags = [f"--{option.replace('_', '-')}" for option in (name, other)]
+        raise SettingError(f"both {' and '.join(flags)} were given", hint="give one of them")
+    return places[1]
 
 
 def run_folder(out: Path | None, recipe: str | None, model: str | None, model_given: bool) -> Path:

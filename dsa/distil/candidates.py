@@ -101,7 +101,7 @@ class StudentEvaluator(Evaluator):
     def sweep(self, requests: Sequence[Request]) -> list[PatternWindowLosses]:
         """The losses that each request asks for, under its patterns with the students of their segments."""
         asked = {pattern for request in requests if request.windows for pattern in request.patterns}
-        self._students.make(Segment(*ends) for pattern in asked for ends in DistilledPattern.of(pattern).segments)
+        self._students.make(Segment(*ends) for pattern in asked for ends in pattern.serving)
         return super().sweep(
             [request._replace(patterns=list(map(_as_run, request.patterns))) for request in requests]
         )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from ...errors import SettingError
-from ...pattern import Pattern
 
 
 class Segment(NamedTuple):
@@ -20,11 +18,6 @@ class Segment(NamedTuple):
 
     site: int
     end: int
-
-
-def segments_of(pattern: Pattern) -> list[Segment]:
-    """The segments of ``pattern`` in order; every site is in one of them."""
-    return [Segment(*pair) for pair in pairwise((*pattern.full, len(pattern)))]
 
 
 def served_layers(

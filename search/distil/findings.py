@@ -66,14 +66,6 @@ class DistilledFindings:
         return frozenset(trial.site for trial in self.trials if trial.fell)
 
 
-def trainable(pattern: Pattern) -> list[tuple[int, int]]:
-    """The segments that distillation can change for the better: (full site, first site that it does not serve).
-
-    A site that serves itself alone selects as all full does, and nothing is nearer to all full than that.
-    """
-    return list(DistilledPattern.of(pattern).segments)
-
-
 def alone(sites: int, site: int, end: int) -> Pattern:
     """The pattern in which only ``site`` shares its selection, with the sites before ``end``."""
     return Pattern(FULL * (site + 1) + SHARED * (end - site - 1) + FULL * (sites - end))

@@ -21,7 +21,7 @@ from ..plan.schema import (
     Result,
     RunIdentity,
 )
-from .findings import DistilledFindings, DistilledPair, trainable
+from .findings import DistilledFindings, DistilledPair
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _segments(
 ) -> list[DistilledSegment]:
     """One a full site; those that serve themselves alone were not trained."""
     layers, trials = source.model.site_layers, {trial.site: trial for trial in findings.trials}
-    ends = dict(trainable(pattern))
+    ends = dict(pattern.serving)
     return [
         DistilledSegment(
             layer=layers[site],

@@ -2,32 +2,45 @@
 
     make bench-distil                       the embedded model, windows of 256 tokens, all parts
     make bench-distil ARGS="--window 1024 --device cuda --text train.txt.xz --heldout-text val.txt.xz"
+    make bench-distil ARGS="--parts long stream47 --device cuda"    sizes of a 30B model, on one GPU of 80 GB
 
 Each part trains the indexers that a pattern keeps and measures the loss increase over the untouched model, all
 full, before and after, paired. The control trains each on the attention of its own layer alone. Weights are
 rounded to bf16 before they are measured, as they would be stored. The joint parts search twice on the first
 windows: with students of every candidate, and without; what the first gives is distilled.
+
+Parts that need nothing of each other can run as processes side by side, each with an ``--out`` of its own: joint
+and joint_three belong together, uniform and all_full too. ``long`` is one indexer that serves four layers, at
+32,768 tokens; ``stream47`` collects for and trains a 12/47 pattern of random weights that stream (57 GB on disk).
 """
 
 import argparse
 import time
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import bench_results
 import torch
+import transformers
 from bench_results import Book, Deadline, Row, run_parts
 from bench_setting import ROOT, demo_text, read_texts, settings_of
+from bench_stream import Bench, free, layouts, now
+from random_checkpoint import CONFIG, SMALL, write_checkpoint
 
 from indexcache.calibrate.windows import WindowRequest, pack
 from indexcache.commands.search_students import STEPS
 from indexcache.dsa.checkpoint.config import load_tokenizer, open_checkpoint
+from indexcache.dsa.checkpoint.sites import find_indexers
 from indexcache.dsa.checkpoint.stored.weights import find_weights
+from indexcache.dsa.chunks import ChunkBudget
 from indexcache.dsa.distil.candidates import StudentEvaluator, Students, single_sites
+from indexcache.dsa.distil.collect import CHUNKS
 from indexcache.dsa.distil.losses import DistilledLosses
-from indexcache.dsa.distil.segments import Segment, segments_of
+from indexcache.dsa.distil.segments import Segment
+from indexcache.dsa.distil.students import IndexerCode, IndexerInputs, Student
+from indexcache.dsa.distil.targets import AttentionCall, mean_attention
 from indexcache.dsa.distil.train import Settings, Trained, collect, put, train
 from indexcache.dsa.model.evaluator import Evaluator
 from indexcache.dsa.model.losses import PatternLosses
@@ -43,6 +56,9 @@ from indexcache.search.losses import Difference, mean_difference
 from indexcache.search.search import Problem, SearchProgress, choose
 
 PARTS = ("uniform", "searched", "control", "all_full", "two_sixteenths", "joint", "joint_three")
+LARGE = ("long", "stream47")
+"""Parts at the sizes of a 30B model."""
+_SERVED, _ROWS = 4, 1024
 
 
 class DistilBench:
@@ -119,7 +135,7 @@ class DistilBench:
         }
 
     def _result(self, name: str, pattern: Pattern, own_layer: bool = False, times: int = 1) -> dict[str, Any]:
-        segments = segments_of(pattern)
+        segments = [Segment(*ends) for ends in pattern.segments]
         if own_layer:
             segments = [Segment(segment.site, segment.site + 1) for segment in segments]
         steps = times * self._options.steps
@@ -222,6 +238,121 @@ class DistilBench:
         return [_share_row("uniform 2/16, 4 x the steps", pattern, result, 1 / 18, below=True)]
 
 
+class LargeBench:
+    """Distilling at the sizes of a 30B model; ``--smoke`` tries it in small."""
+
+    def __init__(self, options: argparse.Namespace, book: Book) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        self._options, self._book, self._device = options, book, torch.device(options.device)
+        self._tokens = options.long_tokens
+
+    def long_part(self) -> list[Row]:
+        result = self._book.result("long", self._one_group)
+        measured = (
+            f"{result['bytes'] / 1e9:.2f} GB above {result['inputs'] / 1e9:.2f} GB of inputs; attention "
+            f"{result['attention_seconds']:.3f} s, step {result['step_seconds']:.3f} s"
+        )
+        what = f"one indexer that serves {_SERVED} layers, {self._tokens:,} tokens, {result['rows']} rows"
+        met = result["bytes"] <= 2.5e9 if self._device.type == "cuda" else None
+        return [Row.judged(what, "at most 2.5 GB above inputs", measured, met)]
+
+    @torch.no_grad()
+    def _one_group(self) -> dict[str, Any]:
+        """Peak memory and seconds of attention averaged over the layers served, and of a training step."""
+        config = transformers.AutoConfig.from_pretrained(CONFIG)
+        if self._options.smoke:
+            config.update(SMALL | {"head_dim": SMALL["qk_rope_head_dim"]})
+        config.update({"num_hidden_layers": 1, "first_k_dense_replace": 1, "vocab_size": 32})
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).to(self._device).eval()
+        layer = model.model.layers[0].self_attn
+        tokens, heads = self._tokens, config.num_attention_heads
+        width = config.qk_nope_head_dim + config.qk_rope_head_dim
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, device=self._device, dtype=torch.bfloat16)
+
+        rows = torch.randperm(tokens, generator=torch.Generator().manual_seed(0))[:_ROWS].sort().values
+        hidden, latent = draw(tokens, config.hidden_size), draw(len(rows), config.q_lora_rank)
+        queries = [draw(1, heads, tokens, width) for _ in range(_SERVED)]
+        keys = [draw(1, heads, tokens, width) for _ in range(_SERVED)]
+        places = torch.arange(tokens, device=self._device)[None]
+        positions = tuple(model.model.rotary_emb(hidden[None], places))
+        inputs = IndexerInputs(hidden, rows, latent, positions, places)
+        held = self._reset_peak()
+        for _ in range(2):  # the first one also warms up
+            budget, began = ChunkBudget(*CHUNKS), now()
+            target = torch.zeros(len(rows), tokens, device=self._device)
+            for query, key in zip(queries, keys, strict=True):
+                target += mean_attention(AttentionCall(layer, query, key, width**-0.5, None), rows, budget)
+            target /= _SERVED
+            attended = now()
+            indexer = next(iter(find_indexers(model, 1)[1].values()))
+            student = Student(IndexerCode(indexer), dict(indexer.named_parameters()), self._device, budget)
+            optimizer = torch.optim.AdamW(list(student.parameters.values()), lr=1e-3)
+            with torch.enable_grad():
+                student.learn(inputs, target, 1 / len(rows))
+            optimizer.step()
+            ended = now()
+        return {
+            "rows": len(rows),
+            "inputs": held,
+            "bytes": self._peak() - held,
+            "attention_seconds": round(attended - began, 4),
+            "step_seconds": round(ended - attended, 4),
+        }
+
+    def _reset_peak(self) -> int:
+        """Bytes that are held now, from which a peak is measured; 0 on a CPU."""
+        if self._device.type != "cuda":
+            return 0
+        free()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+
+    def _peak(self) -> int:
+        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else 0
+
+    def stream47_part(self) -> list[Row]:
+        result = self._book.result("stream47", self._streamed)
+        measured = (
+            f"all-full prefill {result['prefill']:.2f} s a window, collecting {result['collect']:.2f} s, "
+            f"training all indexers once {result['train']:.2f} s; peak {result['peak'] / 1e9:.1f} GB"
+        )
+        what = f"distilled {result['kept']}/{result['sites']}, layers in host memory, {self._tokens:,} tokens"
+        return [Row.judged(what, "seconds a window beside its prefill", measured, None)]
+
+    def _streamed(self) -> dict[str, Any]:
+        """Seconds a window: the model all full, collecting for all kept indexers, and their training on it."""
+        options, folder = self._options, Path(self._options.folder)
+        if not (folder / "config.json").exists():
+            write_checkpoint(folder, options.layers, **(SMALL if options.smoke else {}))
+        checkpoint = open_checkpoint(str(folder))
+        sites, count = len(checkpoint.site_layers), options.long_windows
+        pattern = Pattern.uniform(sites, max(1, -(-sites // 4)))
+        segments = [Segment(*ends) for ends in pattern.serving]
+        bench = Bench(checkpoint, layouts(checkpoint)[2], self._tokens, count)
+        self._reset_peak()
+        prefill = bench.measure([bench.full], bench.windows)["seconds"]
+        bench.losses.switch.remove()
+        windows = [list(window.token_ids) for window in bench.windows]
+        settings = Settings(1, _ROWS, count, 5e-3)
+        began = now()
+        stored = collect(bench.model, checkpoint.site_layers, windows, segments, settings)
+        collected = now()
+        for segment in segments:
+            train(bench.model, stored, segment, settings)
+        ended = now()
+        return {
+            "sites": sites,
+            "kept": pattern.kept,
+            "prefill": prefill / count,
+            "collect": (collected - began) / count,
+            "train": (ended - collected) / count,
+            "stored_bytes": stored.bytes,
+            "peak": self._peak(),
+        }
+
+
 def _rounded(result: Trained) -> dict[str, torch.Tensor]:
     return {name: value.bfloat16().float() for name, value in result.parameters.items()}
 
@@ -270,11 +401,26 @@ def main() -> None:
         "--searched", default="FSFSSSSFSFSSSSSS", help="the searched pattern; the demo's by default"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    bench_results.add_options(parser, PARTS, "outputs/bench-distil.jsonl")
+    large = parser.add_argument_group("parts long and stream47")
+    large.add_argument("--long-tokens", type=int, default=32768, help="of a window; 32768 by default")
+    large.add_argument("--long-windows", type=int, default=2, help="of stream47; 2 by default")
+    large.add_argument("--layers", type=int, default=47, help="of stream47's checkpoint; 47 by default")
+    large.add_argument("--folder", default="outputs/bench-distil-30b", help="where it is written")
+    large.add_argument("--smoke", action="store_true", help="tiny sizes, to try them on a CPU")
+    bench_results.add_options(parser, (*PARTS, *LARGE), "outputs/bench-distil.jsonl")
+    parser.set_defaults(parts=list(PARTS))
     options = parser.parse_args()
     book, deadline = Book(options.out, settings_of(options)), Deadline(options.seconds)
-    bench = DistilBench(options, book)
-    run_parts({name: getattr(bench, f"{name}_part") for name in PARTS}, options.parts, book, deadline)
+    # What a process needs is loaded with its first part.
+    bench, of_large = cache(partial(DistilBench, options, book)), cache(partial(LargeBench, options, book))
+    parts = {name: partial(_run, bench, name) for name in PARTS}
+    parts |= {name: partial(_run, of_large, name) for name in LARGE}
+    run_parts(parts, options.parts, book, deadline)
+
+
+def _run(bench: Callable[[], DistilBench | LargeBench], name: str) -> list[Row]:
+    rows: list[Row] = getattr(bench(), f"{name}_part")()
+    return rows
 
 
 if __name__ == "__main__":

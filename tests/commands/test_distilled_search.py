@@ -114,6 +114,19 @@ def test_estimate_counts_the_students(run_cli, trimmed, jointly, tmp_path):
     assert document["students"] == pytest.approx(expected, rel=0.4)
 
 
+def test_the_flag_is_the_strategy_and_wins_over_a_variable(run_cli, trimmed, monkeypatch):
+    estimate = ["estimate", "--model", trimmed, "--keep", "1/3", "--window", WINDOW, "--no-time", "--json"]
+    monkeypatch.setenv("INDEXCACHE_ESTIMATE_STRATEGY", "exact")
+    code, stdout, err = run_cli(*estimate, "--distilled")
+    assert (code, json.loads(stdout)["students"] > 0) == (0, True), err
+    code, stdout, err = run_cli(*estimate, "--distilled", "--strategy", "exact")
+    assert (code, "both --distilled and --strategy were given" in err) == (2, True), err
+    monkeypatch.delenv("INDEXCACHE_ESTIMATE_STRATEGY")
+    monkeypatch.setenv("INDEXCACHE_ESTIMATE_DISTILLED", "1")
+    code, stdout, err = run_cli(*estimate, "--strategy", "exact")
+    assert (code, "students" in json.loads(stdout)) == (0, False), err
+
+
 def test_families_that_cannot_be_distilled_are_refused_before_loading(run_cli, checkpoints, text_file, tmp_path):
     search = ["search", "--model", checkpoints["deepseek_v4"], "--dataset", text_file, "--keep", "0.5"]
     code, _, err = run_cli(*search, "--strategy", "distilled", "--window", "64", "--out", tmp_path / "run", "-q")

@@ -7,7 +7,7 @@ from random_models import LAYERS, build
 from indexcache.dsa.distil import candidates
 from indexcache.dsa.distil.candidates import StudentEvaluator, Students, single_sites
 from indexcache.dsa.distil.losses import DistilledLosses
-from indexcache.dsa.distil.segments import Segment, segments_of
+from indexcache.dsa.distil.segments import Segment
 from indexcache.dsa.distil.train import RATES, Settings, collect, put, train
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.dsa.model.states.paths import PathMemory
@@ -48,7 +48,7 @@ def test_each_pattern_is_measured_with_the_students_of_its_segments(model, store
     assert sum(loss.divergence for loss in full) == 0, "all full is the model as it is"
     plain = PatternLosses(model, SITES)
     for pattern, losses_of in zip(patterns[1:], rest, strict=True):
-        segments = [segment for segment in segments_of(pattern) if segment.end > segment.site + 1]
+        segments = [Segment(*ends) for ends in pattern.serving]
         backs = [
             put(model, segment.site, train(model, stored, segment, SETTINGS).parameters) for segment in segments
         ]

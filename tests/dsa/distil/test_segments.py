@@ -3,13 +3,8 @@
 import pytest
 
 from indexcache.dsa.distil.rows import pieces_of
-from indexcache.dsa.distil.segments import Segment, segments_of, served_layers
+from indexcache.dsa.distil.segments import Segment, served_layers
 from indexcache.errors import SettingError
-from indexcache.pattern import Pattern
-
-
-def test_a_segment_goes_from_a_full_site_to_the_next():
-    assert segments_of(Pattern("FSSFFS")) == [Segment(0, 3), Segment(3, 4), Segment(4, 6)]
 
 
 @pytest.mark.parametrize(

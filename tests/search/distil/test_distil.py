@@ -8,7 +8,7 @@ import pytest
 from indexcache.errors import PlanError
 from indexcache.evaluate import CALIBRATION, HELD_OUT, WindowLoss
 from indexcache.pattern import DistilledPattern, Pattern
-from indexcache.search.distil.findings import alone, measure_distilled, measure_segments, trainable
+from indexcache.search.distil.findings import alone, measure_distilled, measure_segments
 from indexcache.search.distil.record import Training, distilled_plan, hold_distilled
 from indexcache.search.gate import Gate
 from indexcache.search.goal import Goal, Method
@@ -69,7 +69,7 @@ def problem_of(evaluate):
 
 def findings_of(evaluate, pattern=PATTERN):
     problem = problem_of(evaluate)
-    return measure_distilled(problem, pattern, measure_segments(problem, trainable(pattern)), 6)
+    return measure_distilled(problem, pattern, measure_segments(problem, pattern.serving), 6)
 
 
 def plan_of(findings, pattern=PATTERN):
@@ -82,10 +82,6 @@ def plan_of(findings, pattern=PATTERN):
 
 
 class TestFindings:
-    def test_only_sites_that_serve_others_can_be_trained(self):
-        assert trainable(PATTERN) == [(1, 4), (4, 8)]
-        assert trainable(Pattern("FFF")) == []
-
     def test_a_segment_alone_leaves_every_other_site_full(self):
         assert str(alone(8, 1, 4)) == "FFSSFFFF"
         assert str(alone(8, 4, 8)) == "FFFFFSSS"
