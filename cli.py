@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_times import BENCH_EXAMPLES, bench
 from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
     MACHINE,
+    PLACED,
     GivenPattern,
     JsonFlag,
     LearningRate,
@@ -32,7 +34,6 @@ from .commands.job.options import (
 from .commands.job.start import leave_to_main, reach, share_cores, working
 from .errors import SettingError
 from .evaluate import HELD_OUT
-from .recipes.numbers import lengths
 from .recipes.schema import FIELDS, RUN, SEARCH, TEXT
 from .system.exits import exit_code_of
 from .system.launching import work_apart
@@ -55,7 +56,6 @@ _COUNTED = tuple(
     for name in _SEARCHED
     if name not in (*_TEXT, "seed", "weights_hash", "selfcheck", "untrained", "max_probe_delta")
 )
-_PLACED = ("device_map", "offload_folder")
 _ROOM = ("max_memory", "max_host_memory")
 
 
@@ -208,7 +208,7 @@ def estimate(
 @recipe_options(
     *(
         *_ROOM,
-        *_PLACED,
+        *PLACED,
         "max_delta",
         "max_probe_delta",
         "gate",
@@ -380,7 +380,7 @@ def export(
 
 
 @app.command(examples=('indexcache apply outputs/tiny/plan.json --prompt "The wind"',))
-@recipe_options(*_PLACED)
+@recipe_options(*PLACED)
 def apply(
     plan_path: PlanPath,
     fields: dict[str, Any],
@@ -440,40 +440,7 @@ def report(
     report_command.show(report_command.report(plan_path, out), as_json)
 
 
-@app.command(examples=("indexcache bench outputs/tiny/plan.json --context 512,1k",))
-@recipe_options("dtype", "indexer", "attention", "beyond_positions", *_PLACED, defaults={"dtype": "the plan's"})
-def bench(
-    plan_path: PlanPath,
-    fields: dict[str, Any],
-    context: Annotated[
-        str | None, described("Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].")
-    ] = None,
-    random_weights: Annotated[bool, flag("--random-weights", "Build the model from its config alone.")] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Prefills per length and pattern.")] = 3,
-    model: Annotated[str | None, described("Where the plan's checkpoint is now, or a config like it.")] = None,
-    trust_remote_code: TrustFlag = False,
-    allow_pickle: PickleFlag = False,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-) -> None:
-    """Time prefills under the plan and all full on this device, and the indexers' share of each.
-
-    Writes bench.json beside the plan and adds a figure and a table to its report.
-    """
-    leave_to_main()
-    from .commands.job.settings import trust_of
-    from .search.plan.file import plan_file, read_plan
-
-    path = plan_file(plan_path)
-    plan, contexts = read_plan(path), lengths(context) if context else []
-    with working(quiet) as reporter:
-        from .commands import bench as bench_command
-        from .commands.job.planned import open_planned
-
-        planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
-        request = bench_command.BenchRequest.from_fields(contexts, repeats, random_weights, fields)
-        record = bench_command.bench(planned, path, request, reporter)
-    bench_command.show(record, path, as_json)
+app.command(examples=BENCH_EXAMPLES)(bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,13 +19,19 @@ def lengths(text: str) -> list[int]:
     Raises:
         SettingError: not lengths.
     """
-    tokens = []
-    for length in text.lower().replace(" ", "").split(","):
-        digits, unit = (length[:-1], 1024) if length.endswith("k") else (length, 1)
-        if not digits.isdecimal() or not 2 <= int(digits) * unit <= 1 << 30:
-            raise SettingError(f"--context is {text!r}", hint="give lengths in tokens, e.g. 8k,32k,131072")
-        tokens.append(int(digits) * unit)
-    return tokens
+    tokens = [length(part) for part in text.split(",")]
+    if None in tokens:
+        raise SettingError(f"--context is {text!r}", hint="give lengths in tokens, e.g. 8k,32k,131072")
+    return [count for count in tokens if count is not None]
+
+
+def length(text: str) -> int | None:
+    """``8k`` or ``8192`` as tokens; k is 1024. None where it is no length."""
+    written = text.lower().replace(" ", "")
+    digits, unit = (written[:-1], 1024) if written.endswith("k") else (written, 1)
+    if not digits.isdecimal() or len(digits) > 12 or not 2 <= int(digits) * unit <= 1 << 30:
+        return None
+    return int(digits) * unit
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -16,6 +16,8 @@ from ...search.export.engines import ENGINES as _ENGINES
 
 ENGINES = "{} or {}".format(", ".join([*_ENGINES][:-1]), [*_ENGINES][-1])
 """The names of all engines, as a sentence lists them."""
+PLACED = ("device_map", "offload_folder")
+"""Fields that place weights, for commands that load a model as a whole."""
 MACHINE = "Machine"
 """The group of options that describe a machine, which no recipe does."""
 
@@ -82,6 +84,16 @@ PlanPath = Annotated[
 ]
 GivenPattern = Annotated[
     str | None, described("Distill for this pattern, an F or S per site [the plan's].", SEARCH)
+]
+ContextLengths = Annotated[
+    str | None,
+    typer.Option(
+        "--context",
+        "--lengths",
+        help="Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].",
+        show_default=False,
+        show_envvar=False,
+    ),
 ]
 UniformFlag = Annotated[
     bool, flag("--uniform", "Distill for as many indexers as the plan's, spread evenly.", SEARCH)
