@@ -28,7 +28,7 @@ from ..system.exits import print_result
 from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
 from .bench import BenchRequest, any_tokens, model_to_time
-from .job.measure import check_positions, running_on
+from .job.measure import Running, check_positions, running_on
 from .job.planned import PlannedModel
 
 if TYPE_CHECKING:
@@ -91,9 +91,7 @@ def bench_decode(planned: PlannedModel, path: Path, request: DecodeRequest, repo
     planned.check_layout()
     check_writable(path.parent)
     contexts = _contexts(checkpoint, common)
-    running = running_on(checkpoint, common.dtype or plan.run.dtype, Room(), common.backends, max(contexts))
-    if common.backends.attention == "auto" and checkpoint.selects_tokens:
-        running = replace(running, backends=replace(running.backends, attention="sparse"))
+    running = _running(checkpoint, common, common.dtype or plan.run.dtype, max(contexts))
     model = model_to_time(planned, running, common.placement, common.random_weights, reporter)
     install(model, running.backends, reporter.warn)
     busy = watch(processes.process_device())
@@ -101,8 +99,11 @@ def bench_decode(planned: PlannedModel, path: Path, request: DecodeRequest, repo
     steps = _Steps(clock, checkpoint, _patterns(plan, request.uniform), running.backends, model.dtype.itemsize)
     points = steps.points(contexts, request, reporter)
     if not any(point.plan for point in points):
-        least = f"{min(contexts)} tokens for {request.batches[0]} sequence{'s' if request.batches[0] > 1 else ''}"
-        raise MeasurementError(f"a cache of {least} does not fit", hint="lower --context")
+        raise MeasurementError(
+            f"a cache of {min(contexts)} tokens does not fit", hint="lower --context or --batch"
+        )
+    if others := busy():
+        reporter.warn(f"the machine was not idle: {others}; times may be too long, and their spread tells")
     record = DecodeRecord(
         model=checkpoint.model_id,
         config_sha256=config_sha256(checkpoint),
@@ -116,14 +117,20 @@ def bench_decode(planned: PlannedModel, path: Path, request: DecodeRequest, repo
         steps=request.steps,
         filled="random" if clock.is_random else "prefill",
         launched="graph" if clock.is_graph else "eager",
-        busy=busy(),
+        busy=others,
         versions=library_versions(),
         points=points,
     )
-    if record.busy:
-        reporter.warn(f"the machine was not idle: {record.busy}; times may be too long, and their spread tells")
     write_atomically(decode_file(path), record.as_json())
     return record
+
+
+def _running(checkpoint: Checkpoint, request: BenchRequest, dtype: str, longest: int) -> Running:
+    """How the model runs: behind a cache, attention to the selected keys only is faster at any length."""
+    running = running_on(checkpoint, dtype, Room(), request.backends, longest)
+    if request.backends.attention != "auto" or not checkpoint.selects_tokens:
+        return running
+    return replace(running, backends=replace(running.backends, attention="sparse"))
 
 
 def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:

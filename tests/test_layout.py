@@ -237,11 +237,8 @@ def test_the_command_line_reads_little_beside_the_commands():
     assert files == READ_BY_CLI
 
 
-LIGHT = [
-    path
-    for path in FILES
-    if room(path) in ("search", "system", "cli", "cli_times", "errors", "pattern", "evaluate")
-]
+_LIGHT_ROOMS = ("search", "system", "cli", "cli_times", "errors", "pattern", "evaluate")
+LIGHT = [path for path in FILES if room(path) in _LIGHT_ROOMS]
 LIGHT += [Path("commands/job/options.py"), Path("recipes/schema.py"), Path("__init__.py"), Path("__main__.py")]
 LIGHT += [Path("commands/inspect.py"), Path("commands/job/start.py"), Path("dsa/checkpoint/config.py")]
 LIGHT += [path for path in FILES if path.is_relative_to("dsa/checkpoint/sizes")]
