@@ -9,22 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_times import BENCH_EXAMPLES, bench
+from .cli_times import BENCH_EXAMPLES, PRICE_EXAMPLES, bench, price
 from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
     MACHINE,
     PLACED,
+    DecodeKeep,
     GivenPattern,
     JsonFlag,
     LearningRate,
     MovedModel,
     PickleFlag,
     PlanPath,
+    PrefillKeep,
     QuietFlag,
     RecipeName,
     TrustFlag,
     UniformFlag,
+    check_pair,
     described,
     flag,
     named,
@@ -321,18 +324,33 @@ def distill(
     outcome.hold()
 
 
-@app.command(examples=("indexcache cut outputs/tiny/plan.json --keep 0.5",))
+@app.command(
+    examples=(
+        "indexcache cut outputs/tiny/plan.json --keep 0.5",
+        "indexcache cut outputs/tiny/plan.json --prefill-keep 0.5 --decode-keep 0.25 --out outputs/tiny/pair",
+    )
+)
 @recipe_options("keep", "max_delta")
 def cut(
     plan_path: PlanPath,
     fields: dict[str, Any],
-    out: Annotated[Path | None, place("File to write [beside the plan, named by what is kept].")] = None,
+    out: Annotated[
+        Path | None, place("File to write, or folder for two [beside the plan, named by what is kept].")
+    ] = None,
+    prefill_keep: PrefillKeep = None,
+    decode_keep: DecodeKeep = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Pick another step of a searched plan, offline; prints the new plan's path."""
+    """Pick another step of a searched plan, offline; prints the new plan's path.
+
+    With --prefill-keep and --decode-keep, pick two: for servers that prefill, and for servers that decode.
+    """
     leave_to_main()
     from .commands import cut as cut_command
 
+    if prefill_keep is not None or decode_keep is not None:
+        keeps = check_pair(prefill_keep, decode_keep, fields, out)
+        return cut_command.show_pair(cut_command.cut_pair(plan_path, *keeps, out or Path()), as_json)
     cut_command.show(*cut_command.cut(plan_path, fields, out), as_json)
 
 
@@ -357,6 +375,7 @@ def export(
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
     leave_to_main()
     from .commands import export as export_command
+    from .commands.export_pair import export_pair, pair_in
     from .search.export.settings import check_written
     from .search.export.support import Serving
     from .search.plan.file import plan_file, read_plan
@@ -365,6 +384,9 @@ def export(
         raise SettingError("--strip-weights was given without --write", hint="name the folder with --write")
     if to is None:
         raise SettingError("--to was not given: it names the engine", hint=f"give one of {ENGINES}; or none")
+    if (pair := pair_in(plan_path)) is not None:
+        serving = Serving(engine_version, fields.get("pp_size"), fields.get("pp_layers"), model)
+        return export_pair(pair, to, serving, force, write is not None, as_json)
     path = plan_file(plan_path)
     plan = read_plan(path)
     served = str(write.absolute()) if write is not None and strip_weights else model
@@ -441,6 +463,7 @@ def report(
 
 
 app.command(examples=BENCH_EXAMPLES)(bench)
+app.command(examples=PRICE_EXAMPLES)(price)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

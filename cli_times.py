@@ -1,4 +1,4 @@
-"""The commands of the command line that say what a plan is worth in time: bench."""
+"""The commands of the command line that say what a plan is worth in time: bench and price."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from .commands.job.options import (
     TrustFlag,
     described,
     flag,
+    named,
     recipe_options,
 )
 from .commands.job.start import leave_to_main, working
 from .errors import SettingError
 from .recipes.numbers import lengths
 
+PRICE_EXAMPLES = (
+    "indexcache price outputs/tiny/plan.json --lengths 8k:70,128k:30 --output-tokens 500",
+    "indexcache price outputs/tiny/plan.json --lengths histogram.csv --max-delta 0.02",
+)
 BENCH_EXAMPLES = (
     "indexcache bench outputs/tiny/plan.json --context 512,1k",
     "indexcache bench outputs/tiny/plan.json --decode --lengths 512,1k --batch 1,8",
@@ -48,7 +53,7 @@ def bench(
     """Time prefills under the plan and all full on this device, and the indexers' share of each.
 
     Writes bench.json beside the plan and adds a figure and a table to its report. --decode times output tokens
-    instead and writes decode.json; indexcache price reads both.
+    instead and writes bench-decode.json; indexcache price reads both.
     """
     leave_to_main()
     from .commands.job.settings import trust_of
@@ -74,3 +79,32 @@ def bench(
         decode_command.show(times, path, as_json)
     else:
         bench_command.show(record, path, as_json)
+
+
+@recipe_options("max_delta", helps={"max_delta": "find the cheapest budget within this loss increase"})
+def price(
+    plan_path: PlanPath,
+    fields: dict[str, Any],
+    mix: Annotated[
+        str | None,
+        named("--lengths", "INDEXCACHE_PRICE_LENGTHS", "Prompts and their shares: 8k:70,128k:30, or a CSV file."),
+    ] = None,
+    output_tokens: Annotated[int, typer.Option(min=1, max=1 << 24, help="Written for each prompt.")] = 256,
+    batch: Annotated[int | None, described("Sequences that decode together, as timed [as timed].")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Price a mix of requests by what bench timed: first token, output token, tokens a second a GPU.
+
+    Says from which length on sharing pays, and with --max-delta which budget is the cheapest. A CSV file has a
+    line for each length: length,count and, if it differs, output tokens.
+    """
+    leave_to_main()
+    from .commands import price as price_command
+    from .search.plan.file import plan_file, read_plan
+
+    if mix is None:
+        raise SettingError("--lengths was not given: it says how long prompts are", hint="e.g. 8k:70,128k:30")
+    path = plan_file(plan_path)
+    plan = read_plan(path)
+    listed = price_command.price(plan, path, mix, output_tokens, batch, fields.get("max_delta"))
+    price_command.show(listed, as_json)

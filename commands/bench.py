@@ -21,7 +21,7 @@ from ..dsa.stream.load import load_whole
 from ..dsa.stream.room import Room
 from ..errors import MeasurementError, SettingError
 from ..pattern import Pattern
-from ..search.report.prefills import PrefillPoint, PrefillRecord, PrefillTime, prefill_file
+from ..search.price.prefills import PrefillPoint, PrefillRecord, PrefillTime, prefill_file
 from ..search.run.folder import render_beside
 from ..system import processes
 from ..system.console import Reporter, new_console, print_line, print_table

@@ -22,6 +22,8 @@ from ..errors import MeasurementError, SettingError
 from ..pattern import Pattern
 from ..search.plan.schema import Plan
 from ..search.price.decodes import DecodePoint, DecodeRecord, DecodeTime, decode_file
+from ..search.report.worth import spread
+from ..search.run.folder import render_beside
 from ..system import processes
 from ..system.console import Reporter, new_console, print_line, print_table
 from ..system.exits import print_result
@@ -122,6 +124,7 @@ def bench_decode(planned: PlannedModel, path: Path, request: DecodeRequest, repo
         points=points,
     )
     write_atomically(decode_file(path), record.as_json())
+    render_beside(plan, path, warn=reporter.warn)
     return record
 
 
@@ -232,7 +235,7 @@ def decode_table(record: DecodeRecord, path: Path) -> None:
         times = [point.all_full, point.plan, *((point.uniform,) if has_uniform else ())]
         by_bytes = point.speedup_by_bytes
         table.add_row(
-            *place, *map(_spread, times), f"{point.speedup:.2f}x", "" if by_bytes is None else f"{by_bytes:.2f}x"
+            *place, *map(spread, times), f"{point.speedup:.2f}x", "" if by_bytes is None else f"{by_bytes:.2f}x"
         )
     console = new_console()
     weights = ", random weights" if record.random_weights else ""
@@ -244,12 +247,4 @@ def decode_table(record: DecodeRecord, path: Path) -> None:
     print_table(console, table)
     if any(point.speedup_by_bytes for point in record.points):
         print_line(console, "by bytes: what the config says a step has to read, all full over this plan")
-    print_line(console, f"written  {path}")
-
-
-def _spread(time: DecodeTime | None) -> str:
-    """``12.3 (12.1-13.0)`` in milliseconds."""
-    if time is None:
-        return ""
-    middle, least, most = (f"{1000 * seconds:.3g}" for seconds in (time.seconds, time.least, time.most))
-    return f"{middle} ({least}-{most})"
+    print_line(console, f"written  {path}, and into the report beside it")

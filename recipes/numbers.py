@@ -74,20 +74,20 @@ def decimal(option: str, text: str, example: str) -> float:
     return float(literal.replace(",", "."))
 
 
-def fraction(text: str) -> float:
+def fraction(text: str, option: str = "keep") -> float:
     """The share of sites that stay full, as ``0.25``, ``0,25``, ``25%`` or ``1/4``.
 
     Raises:
-        SettingError: none of these.
+        SettingError: none of these; names ``option``.
     """
     literal, example = text.strip().lower(), "a fraction above 0 and at most 1, e.g. 0.25, 25% or 1/4"
     if match := re.fullmatch(rf"({_DECIMAL})\s*%", literal):
         return float(Decimal(match[1].replace(",", ".")) / 100)
     if match := re.fullmatch(r"(\d{1,9})\s*/\s*(\d{1,9})", literal):
         if not int(match[2]):
-            raise SettingError(f"--keep is {text!r}, which divides by 0", hint=f"give {example}")
+            raise SettingError(f"--{option} is {text!r}, which divides by 0", hint=f"give {example}")
         return int(match[1]) / int(match[2])
-    return decimal("keep", text, example)
+    return decimal(option, text, example)
 
 
 def byte_size(option: str, text: str, least: int = 1) -> int:

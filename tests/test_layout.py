@@ -71,8 +71,8 @@ MAY_IMPORT_IN_SEARCH = {
     "machine": {"cost", "estimate"},
     "plan": {"cost", "gate", "goal", "losses", "sample_size", "search", "strategies"},
     "distil": {"gate", "losses", "objective", "plan", "search"},
-    "report": {"gate", "plan"},
-    "price": {"gate", "plan", "report"},
+    "price": {"gate", "plan"},
+    "report": {"gate", "plan", "price"},
     "run": {"cost", "plan", "report", "price"},
     "export": {"plan", "stages"},
 }

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ..plan.beside import Record, Section, file_beside, read_record
 from ..plan.schema import Sha256
-from ..report.beside import Record, Section, file_beside, read_record
-from ..report.prefills import Count, Seconds, Share
+from .prefills import Count, Seconds, Share
 
-DECODE_NAME = "decode.json"
+DECODE_NAME = "bench-decode.json"
 Bytes = Annotated[int, Field(ge=1)]
 
 
@@ -80,7 +80,7 @@ class DecodeRecord(Record):
 
 
 def decode_file(plan: Path) -> Path:
-    """Where the decode times of the plan in the file ``plan`` are: decode.json for plan.json."""
+    """Where the decode times of the plan in the file ``plan`` are: bench-decode.json for plan.json."""
     return file_beside(plan, DECODE_NAME)
 
 

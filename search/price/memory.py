@@ -11,8 +11,9 @@ from typing import Annotated
 from pydantic import Field
 
 from ...pattern import SHARED
+from ...system.console import byte_count
+from ..plan.beside import Record, read_record
 from ..plan.schema import Plan, Sha256
-from ..report.beside import Record, read_record
 
 SIZES_FILE = "sizes.json"
 
@@ -24,6 +25,8 @@ FORMS: dict[str, Callable[[float], float]] = {
 }
 """Bytes of a token's index keys at one site, by how they are kept: engines do in FP8, transformers in bf16."""
 _WEIGHT_BYTES = 2  # in bf16
+# Tokens to speak of where a model does not say how many it takes.
+_EXAMPLE = 131072
 
 
 class IndexerSizes(Record):
@@ -72,6 +75,19 @@ def memory_of(sizes: IndexerSizes, pattern: str | None = None) -> Memory:
     return Memory(
         {form: index_cache_bytes_per_token(values, form) for form in FORMS},
         _WEIGHT_BYTES * sum(sizes.parameters[site] for site in sites),
+    )
+
+
+def spared_line(sizes: IndexerSizes, plan: Plan) -> str:
+    """What a plan's shared layers spare, in one sentence."""
+    every, spared = memory_of(sizes), memory_of(sizes, plan.result.pattern)
+    tokens = plan.model.positions or _EXAMPLE
+    fp8, bf16 = spared.token_bytes["fp8"], spared.token_bytes["bf16"]
+    cache = byte_count(round(spared.cache_bytes("fp8", tokens)))
+    return (
+        f"shared layers spare {fp8:,.0f} of {every.token_bytes['fp8']:,.0f} bytes of index keys a token in FP8 "
+        f"with scales ({bf16:,.0f} in bf16), which is {cache} at {tokens:,} tokens; and "
+        f"{byte_count(spared.weight_bytes)} of indexer weights in bf16"
     )
 
 
