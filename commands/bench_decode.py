@@ -208,7 +208,7 @@ class _Steps:
             least=decode.least,
             most=decode.most,
             indexer_share=decode.indexer_share,
-            read_bytes=reads and reads.all,
+            read_bytes=None if reads is None else reads.all,
         )
 
 

@@ -73,10 +73,11 @@ def price(
     requests = requests_of(lengths, output)
     pattern = plan.result.pattern
     prefills, decodes = read_prefills(prefill_file(path), pattern), read_decodes(decode_file(path), pattern)
-    if prefills is None and decodes is None:
+    record = prefills or decodes
+    if record is None:
         raise _not_measured(path, requests)
     times = times_of(plan, prefills, decodes, batch)
-    if times.prefill is None and times.decode is None:
+    if times.prefill is None and times.decode is None:  # nothing that was tried did fit
         raise _not_measured(path, requests)
     priced = prices(plan, times, requests)
     return PriceList(
@@ -86,7 +87,7 @@ def price(
         prices=priced,
         max_delta=max_delta,
         cheapest=None if max_delta is None else cheapest(plan, priced, max_delta),
-        device=(prefills or decodes).device if prefills or decodes else "",
+        device=record.device,
         remarks=_remarks(path, times, prefills, decodes, requests),
     )
 

@@ -121,7 +121,7 @@ def check_pair(
         raise SettingError(f"--{given}-keep was given without --{missing}-keep", hint="give both")
     if fields:
         raise SettingError(
-            f"--{next(iter(fields)).replace('_', '-')} is for one plan, --prefill-keep and --decode-keep are for two",
+            f"--{next(iter(fields)).replace('_', '-')} is for one plan, --prefill-keep and --decode-keep for two",
             hint="leave one or the other out",
         )
     if out is None:

@@ -89,21 +89,20 @@ class _Buffer:
         self._memory, self._context = memory, context
 
     @property
-    def filled(self) -> torch.Tensor:
+    def filled(self) -> Any:
         """Without the step's."""
         return self._memory[..., : self._context, :]
 
     def with_step(self, keys: torch.Tensor) -> torch.Tensor:
         """All keys, those of the step written behind the others."""
-        self._memory[..., self._context :, :] = keys
+        self._memory[..., self._context :, :].copy_(keys)
         return self._memory
 
 
 def _random(like: torch.Tensor, tokens: int, width: int | None = None) -> torch.Tensor:
     """As ``like`` but of so many tokens, its last dimension but one, and as wide."""
-    return torch.randn(
-        *like.shape[:-2], tokens, width or like.shape[-1], dtype=like.dtype, device=like.device
-    )  # fmt: skip
+    shape = (*like.shape[:-2], tokens, width or like.shape[-1])
+    return torch.randn(shape, dtype=like.dtype, device=like.device)
 
 
 def _fill_plain(layer: Any, context: int, latent: bool) -> Callable[[], None]:

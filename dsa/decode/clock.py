@@ -177,7 +177,7 @@ def _decode(runs: Sequence[_Run]) -> Decode:
 
 def _captured(step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
     """``step`` as a CUDA graph; None where something in it waits for the GPU, which no graph can hold."""
-    aside = torch.cuda.Stream()
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(_STEPS_BEFORE_CAPTURE):
