@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from ..errors import PlanError
+from ..search.plan.cut import check_max_delta
 from ..search.plan.schema import Plan
 from ..search.price.decodes import DecodeRecord, decode_file, read_decodes
 from ..search.price.prefills import PrefillRecord, prefill_file, read_prefills
@@ -67,9 +68,10 @@ def price(
         max_delta: what the loss of the cheapest budget may rise by; None to look for none.
 
     Raises:
-        SettingError: no mix.
+        SettingError: no mix, or an impossible limit.
         PlanError: nothing was measured of this plan, or not of that batch.
     """
+    check_max_delta(max_delta)
     requests = requests_of(lengths, output)
     pattern = plan.result.pattern
     prefills, decodes = read_prefills(prefill_file(path), pattern), read_decodes(decode_file(path), pattern)
