@@ -102,7 +102,8 @@ class _Buffer:
 def _random(like: torch.Tensor, tokens: int, width: int | None = None) -> torch.Tensor:
     """As ``like`` but of so many tokens, its last dimension but one, and as wide."""
     shape = (*like.shape[:-2], tokens, width or like.shape[-1])
-    return torch.randn(shape, dtype=like.dtype, device=like.device)
+    drawn: torch.Tensor = torch.randn(shape, dtype=like.dtype, device=like.device)
+    return drawn
 
 
 def _fill_plain(layer: Any, context: int, latent: bool) -> Callable[[], None]:
