@@ -14,7 +14,7 @@ from ..evaluate import HELD_OUT, Request
 from ..pattern import Pattern
 from ..search.losses import Evaluation
 from ..search.objective import scored
-from ..search.plan.cut import patterns_by_budget
+from ..search.plan.cut import measured_patterns
 from ..search.plan.record import heldout_record, measured_pattern
 from ..search.plan.schema import MeasuredPattern, Plan
 from ..search.report.checks import CurveLosses, PositionLosses
@@ -104,7 +104,7 @@ def _patterns(plan: Plan) -> list[Pattern]:
 
 def _searched(plan: Plan) -> list[Pattern]:
     """The plan's pattern for every number of full sites; its own alone where its indexers fit no other."""
-    by_budget = {plan.result.kept: plan.result} if plan.distilled else patterns_by_budget(plan)
+    by_budget = {plan.result.kept: plan.result} if plan.distilled else measured_patterns(plan)
     sites = plan.result.sites
     return [Pattern(by_budget[kept].pattern) for kept in sorted(by_budget, reverse=True) if kept < sites]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...system.console import byte_count
 from ..plan.schema import Plan
+from ..price.prefills import PrefillRecord
 from . import prose
 from .certainty import decided_steps, strip, strip_text
 from .checks import CheckRecord
@@ -17,13 +18,12 @@ from .drawing.bars import bar_file, bar_pictures
 from .drawing.curve import curve_file, curve_of, curve_pictures
 from .drawing.heatmap import heatmap_file, heatmap_pictures
 from .drawing.template import source, template
-from .prefills import PrefillRecord
 from .sections.budgets import Budget, as_data, budgets
 from .sections.evaluation import budget_table, checks_again, checks_elsewhere, positions
 from .sections.layers import cells, full_layers, stages_sentence
 from .sections.repeat import search_command
 from .sections.settings import engine_settings
-from .sections.speed import memory_sentence, prefill_pairs, prefill_table
+from .sections.speed import prefill_pairs, prefill_table
 from .sections.verdict import NEVER_MEASURED
 from .tables import (
     comparison_table,
@@ -36,6 +36,7 @@ from .tables import (
     swaps_table,
 )
 from .timing import Timing
+from .worth import Worth, decode_section
 
 _PREFILL = "Prefill seconds over the context, all full and under this plan"
 
@@ -46,15 +47,16 @@ def render(
     prefills: PrefillRecord | None = None,
     timing: Timing | None = None,
     checks: CheckRecord | None = None,
+    worth: Worth = Worth(),
 ) -> dict[str, str]:
     """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures.
 
     ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` is that of its search,
-    ``checks`` are eval's.
+    ``checks`` are eval's, ``worth`` is what else is known of the plan's use.
     """
     name = f"{stem.removesuffix('-') or 'plan'}.json"
     name = name if re.fullmatch(r"\w[\w.-]*", name) else "PLAN"
-    measured = budgets(plan, checks, prefills, name)
+    measured = budgets(plan, checks, prefills, worth, name)
     picked = next(budget for budget in measured if budget.kept == plan.result.kept)
     whole = checks.curve if checks else None
     curve = curve_of(plan, picked.heldout, whole.losses if whole else None)
@@ -66,6 +68,7 @@ def render(
         pictures[f"{stem}prefill.svg"] = bar_file(pairs, "prefill", _PREFILL)
     context = _context(plan, name, picked, prefills, checks) | {
         "timing": timing,
+        "decodes": decode_section(plan, worth.decodes),
         "files": {file.removeprefix(stem).removesuffix(".svg"): file for file in pictures},
         "curves": curve_pictures(curve),
         "overlaps": heatmap_pictures(plan) if plan.search.overlap_matrix else [],
@@ -123,7 +126,7 @@ def _context(
         "strip": strip_text(strip(plan)),
         "full_layers": full_layers(plan),
         "stages": stages_sentence(plan),
-        "memory": memory_sentence(plan),
+        "memory": picked.memory,
         "heldout": heldout,
         "comparison": comparison,
         "probes": probes_table(plan.probes, confidence) if plan.probes else None,

@@ -1,9 +1,9 @@
 """What bench and eval leave beside a plan, made up: times, and every budget on held-out windows."""
 
-from indexcache.search.plan.cut import patterns_by_budget
+from indexcache.search.plan.cut import measured_patterns
 from indexcache.search.plan.schema import MeasuredPattern
+from indexcache.search.price.prefills import PrefillPoint, PrefillRecord, PrefillTime
 from indexcache.search.report.checks import CheckRecord, CurveCheck, CurveLosses, PositionLosses, plan_sha256
-from indexcache.search.report.prefills import PrefillPoint, PrefillRecord, PrefillTime
 
 
 def prefills(plan, device="cpu"):
@@ -27,7 +27,7 @@ def curve_check(plan):
         )  # fmt: skip
 
     patterns = [
-        found.pattern for kept, found in sorted(patterns_by_budget(plan).items(), reverse=True) if kept < sites
+        found.pattern for kept, found in sorted(measured_patterns(plan).items(), reverse=True) if kept < sites
     ]
     searched = [measured(pattern, 0.01 * pattern.count("S")) for pattern in patterns]
     uniform = [measured(pattern, 0.1 * pattern.count("S")) for pattern in patterns]

@@ -93,8 +93,8 @@ def _decided(plan: Compared) -> str:
 
 
 def _speed(plan: Compared) -> str:
-    measured = speeds(plan.prefills, plan.plan, plan.plan)
-    return measured[0].words if measured else "not measured"
+    measured = speeds(plan.prefills, plan.decodes, plan.plan, plan.plan)
+    return "; ".join(speed.words for speed in measured) or "not measured"
 
 
 def _curves(plans: Sequence[Compared]) -> list[Curve]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...plan.schema import HeldOutRecord, Plan, ProbesRecord
+from ...price.decodes import DecodeRecord, decode_file, read_decodes
+from ...price.prefills import PrefillRecord, prefill_file, read_prefills
 from ..checks import CheckRecord, check_file, checks_of
-from ..prefills import PrefillRecord, prefill_file, read_prefills
 from ..sections.budgets import heldout_of, probes_of
 
 
@@ -23,6 +24,7 @@ class Compared:
         probes: likewise on probes.
         checks: what eval measured of it.
         prefills: what bench did.
+        decodes: likewise of output tokens.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Compared:
     probes: ProbesRecord | None
     checks: CheckRecord | None
     prefills: PrefillRecord | None
+    decodes: DecodeRecord | None
 
 
 def compared(plans: Sequence[tuple[Path, Plan]], warn: Callable[[str], None]) -> list[Compared]:
@@ -45,8 +48,10 @@ def compared(plans: Sequence[tuple[Path, Plan]], warn: Callable[[str], None]) ->
         checks, left_out = checks_of(plan, check_file(path))
         if left_out:
             warn(left_out)
-        prefills = read_prefills(prefill_file(path), plan.result.pattern)
-        together.append(Compared(name, plan, heldout_of(plan, checks), probes_of(plan, checks), checks, prefills))
+        pattern = plan.result.pattern
+        times = read_prefills(prefill_file(path), pattern), read_decodes(decode_file(path), pattern)
+        measured = heldout_of(plan, checks), probes_of(plan, checks)
+        together.append(Compared(name, plan, *measured, checks, *times))
     return together
 
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...plan.cut import patterns_by_budget, with_pattern
+from ...plan.cut import measured_patterns, with_pattern
 from ...plan.schema import HeldOutRecord, Plan, ProbesRecord
+from ...price.prefills import PrefillRecord
 from ..checks import CheckRecord
-from ..prefills import PrefillRecord
+from ..worth import Worth
 from .settings import EngineSettings
-from .speed import speeds
+from .speed import memory_words, speeds
 from .verdict import Headline, Verdict, headlines, verdict
 
 
@@ -23,6 +24,7 @@ class Budget:
     heldout: HeldOutRecord | None
     verdict: Verdict
     headlines: tuple[Headline, ...]
+    memory: str
 
     @property
     def kept(self) -> int:
@@ -31,7 +33,7 @@ class Budget:
 
 
 def budgets(
-    plan: Plan, checks: CheckRecord | None, prefills: PrefillRecord | None, name: str
+    plan: Plan, checks: CheckRecord | None, prefills: PrefillRecord | None, worth: Worth, name: str
 ) -> tuple[Budget, ...]:
     """All budgets of ``plan``, from all full on; only its own where its indexers are distilled for that.
 
@@ -39,26 +41,28 @@ def budgets(
         plan: as it is.
         checks: what eval measured of it.
         prefills: what bench did.
+        worth: what else is known of its use.
         name: of its file, for commands.
     """
     own = {plan.result.kept: plan}
     if plan.distilled is None:
-        others = patterns_by_budget(plan)
+        others = measured_patterns(plan)
         own = {kept: with_pattern(plan, others[kept]) for kept in sorted(others, reverse=True)} | own
-    return tuple(_budget(budget, plan, checks, prefills, name) for budget in own.values())
+    return tuple(_budget(budget, plan, checks, prefills, worth, name) for budget in own.values())
 
 
 def _budget(
-    budget: Plan, plan: Plan, checks: CheckRecord | None, prefills: PrefillRecord | None, name: str
+    budget: Plan, plan: Plan, checks: CheckRecord | None, prefills: PrefillRecord | None, worth: Worth, name: str
 ) -> Budget:
     heldout = heldout_of(budget, checks)
     probes = probes_of(budget, checks)
-    faster = speeds(prefills, plan, budget)
+    faster = speeds(prefills, worth.decodes, plan, budget)
     return Budget(
         budget,
         heldout,
         verdict(budget, heldout, probes, faster, name),
         tuple(headlines(budget, heldout, probes)),
+        memory_words(budget, worth.sizes),
     )
 
 
@@ -88,6 +92,7 @@ def as_data(measured: Sequence[Budget], engines: Sequence[EngineSettings], picke
                 "layers": budget.plan.result.layer_pattern,
                 "sentence": budget.verdict.sentence,
                 "gaps": budget.verdict.gaps,
+                "memory": budget.memory,
                 "figures": [[line.name, line.figure, line.interval, line.caption] for line in budget.headlines],
             }
             for budget in measured

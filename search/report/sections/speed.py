@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...plan.schema import Plan
+from ...price.decodes import DecodePoint, DecodeRecord
+from ...price.memory import IndexerSizes
+from ...price.prefills import PrefillPoint, PrefillRecord
 from ..drawing.bars import Pair
-from ..prefills import PrefillPoint, PrefillRecord
 from ..tables import Column, Row, Table
 from ..words import percent
+from ..worth import memory_sentence
 
 
 @dataclass(frozen=True)
@@ -36,28 +39,32 @@ class Speed:
         return f"{self.what} {self.factor:.2f}x faster, {how} on {self.where}"
 
 
-def speeds(prefills: PrefillRecord | None, plan: Plan, budget: Plan) -> list[Speed]:
-    """What is known of the speed of ``budget``, a budget of ``plan`` that was timed; at the longest context."""
-    timed = [point for point in prefills.points if point.all_full and point.plan] if prefills else []
-    if prefills is None or not timed:
-        return []
-    factor = _factor(timed[-1], plan, budget)
-    if factor is None:
-        return []
-    reckoned = budget.result.pattern != prefills.pattern
-    # The name stands in a sentence, also of Markdown.
-    device = re.sub(r"[^\w .:/-]", "", prefills.device)
-    return [Speed(f"prefill of {length(timed[-1].context)} tokens", factor, device, reckoned)]
+def speeds(prefills: PrefillRecord | None, decodes: DecodeRecord | None, plan: Plan, budget: Plan) -> list[Speed]:
+    """What is known of the speed of ``budget``, a budget of ``plan`` that was timed; at the longest contexts."""
+    measured: list[tuple[str, PrefillPoint | DecodePoint, PrefillRecord | DecodeRecord]] = []
+    timed = [point for point in prefills.points if point.speedup] if prefills else []
+    if prefills is not None and timed:
+        longest = max(timed, key=lambda point: point.context)
+        measured.append((f"prefill of {length(longest.context)} tokens", longest, prefills))
+    steps = [point for point in decodes.points if point.speedup] if decodes else []
+    if decodes is not None and steps:
+        behind = max(steps, key=lambda point: (point.context, -point.batch))
+        together = f" of {behind.batch} sequences" if behind.batch > 1 else ""
+        measured.append((f"output tokens{together} behind {length(behind.context)} tokens", behind, decodes))
+    known = []
+    for what, point, record in measured:
+        factor = _factor(point, plan, budget)
+        if factor is not None:
+            # The name stands in a sentence, also of Markdown.
+            device = re.sub(r"[^\w .:/-]", "", record.device)
+            known.append(Speed(what, factor, device, budget.result.pattern != record.pattern))
+    return known
 
 
-def _factor(point: PrefillPoint, plan: Plan, budget: Plan) -> float | None:
+def _factor(point: PrefillPoint | DecodePoint, plan: Plan, budget: Plan) -> float | None:
     """How many times faster a budget is: each indexer is taken to cost the same."""
-    if point.all_full is None or point.plan is None:
-        return None
     sites, kept = plan.result.sites, plan.result.kept
-    if budget.result.kept == kept:
-        return point.speedup
-    if sites in (kept, budget.result.kept):
+    if point.all_full is None or point.plan is None or sites in (kept, budget.result.kept):
         return None
     share = (sites - budget.result.kept) / (sites - kept)
     seconds = point.all_full.seconds + share * (point.plan.seconds - point.all_full.seconds)
@@ -107,11 +114,13 @@ def prefill_pairs(points: Sequence[PrefillPoint]) -> list[Pair]:
     ]
 
 
-def memory_sentence(plan: Plan) -> str:
-    """What shared layers save of the cache of index keys, as far as it follows from the pattern alone."""
+def memory_words(plan: Plan, sizes: IndexerSizes | None) -> str:
+    """What shared layers save of the cache of index keys: by the config, or as far as the pattern alone tells."""
     result, shared = plan.result, len(plan.model.shared_layers)
     if result.kept == result.sites:
         return "All indexers stay, so no memory is saved."
+    if sizes is not None:
+        return memory_sentence(plan, sizes)
     share = percent(round((result.sites - result.kept) / result.sites, 3))
     beside = f", besides {shared} that share in the checkpoint itself" if shared else ""
     return (

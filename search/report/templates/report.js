@@ -151,6 +151,7 @@
       range.setAttribute("aria-valuetext", words + " indexers kept");
       document.getElementById("sentence").textContent = budget.sentence;
       write(document.getElementById("gaps"), budget.gaps);
+      document.getElementById("memory").textContent = budget.memory;
       document.getElementById("figures").replaceChildren(...figures(budget.figures));
       document.getElementById("letters").textContent = budget.layers;
       all(".engine").forEach((panel) => {

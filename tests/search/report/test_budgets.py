@@ -9,7 +9,7 @@ from measured_plans import prefills, with_curve
 
 from indexcache.search.export.settings import export
 from indexcache.search.export.support import Serving
-from indexcache.search.plan.cut import cut, patterns_by_budget
+from indexcache.search.plan.cut import cut, measured_patterns
 from indexcache.search.plan.file import read_plan
 from indexcache.search.plan.schema import ProbeRecord, ProbeScores, ProbesRecord
 from indexcache.search.report.checks import CheckRecord
@@ -20,6 +20,7 @@ from indexcache.search.report.sections.repeat import search_command
 from indexcache.search.report.sections.settings import assembled, engine_settings
 from indexcache.search.report.sections.speed import length, speeds
 from indexcache.search.report.sections.verdict import verdict
+from indexcache.search.report.worth import Worth
 
 
 @pytest.fixture
@@ -33,10 +34,10 @@ def data_of(page):
 
 class TestSettings:
     def test_what_is_pasted_at_another_budget_is_what_export_says_of_it(self, plan):
-        measured = [budget.plan for budget in budgets(plan, None, None, "plan.json")]
+        measured = [budget.plan for budget in budgets(plan, None, None, Worth(), "plan.json")]
         engines = [engine for engine in engine_settings(plan, measured) if engine.able]
         assert {"vllm", "sglang", "transformers"} <= {engine.name for engine in engines}
-        for kept in patterns_by_budget(plan):
+        for kept in measured_patterns(plan):
             other = cut(plan, keep=kept / plan.result.sites)
             for engine in engines:
                 result = other.result
@@ -46,7 +47,9 @@ class TestSettings:
                 assert text == said, f"{engine.name} at {kept} kept"
 
     def test_patterns_are_left_open_so_that_the_page_stays_small(self, plan):
-        engines = engine_settings(plan, [budget.plan for budget in budgets(plan, None, None, "plan.json")])
+        engines = engine_settings(
+            plan, [budget.plan for budget in budgets(plan, None, None, Worth(), "plan.json")]
+        )
         # All full some engines need less, which no pattern says.
         whole = [engine.name for engine in engines if engine.able and engine.others.keys() - {8}]
         assert not whole, f"texts of every budget are stored for {whole}"
@@ -69,11 +72,13 @@ class TestBudgets:
     def test_the_page_holds_every_budget_that_cut_gives(self, plan):
         data = data_of(render(plan)["report.html"])
         patterns = {budget["kept"]: budget["sites"] for budget in data["budgets"]}
-        assert patterns == {kept: found.pattern for kept, found in patterns_by_budget(plan).items()}
+        assert patterns == {kept: found.pattern for kept, found in measured_patterns(plan).items()}
         assert data["budgets"][data["picked"]]["kept"] == plan.result.kept
 
     def test_a_budget_is_judged_by_what_is_known_of_it_alone(self, plan):
-        told = {budget.kept: budget.verdict for budget in budgets(plan, None, prefills(plan), "plan.json")}
+        told = {
+            budget.kept: budget.verdict for budget in budgets(plan, None, prefills(plan), Worth(), "plan.json")
+        }
         assert "in sample" in told[2].sentence
         assert "held-out loss at this budget (`indexcache eval plan.json`)" in told[2].gaps
         assert "held-out loss" in told[4].sentence
@@ -81,7 +86,9 @@ class TestBudgets:
         assert not told[8].gaps, "all full leaves nothing to measure"
 
     def test_with_the_curve_every_budget_is_held_out(self, plan):
-        told = {budget.kept: budget.verdict.sentence for budget in budgets(plan, with_curve(plan), None, "p")}
+        told = {
+            budget.kept: budget.verdict.sentence for budget in budgets(plan, with_curve(plan), None, Worth(), "p")
+        }
         assert "held-out loss +0.0600 (95 %: 0.0580 to 0.0620), perplexity +6.2 %" in told[2]
         files = render(plan, checks=with_curve(plan))
         assert "searched, held out, 2 of 8 kept: +0.0600 (0.0580 to 0.0620)" in files["curve.svg"]
@@ -91,10 +98,12 @@ class TestBudgets:
 
     def test_a_distilled_plan_has_one_budget(self, plan):
         forged = plan.model_copy(update={"distilled": object()})
-        assert patterns_by_budget(plan).keys() > {plan.result.kept}
+        assert measured_patterns(plan).keys() > {plan.result.kept}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("indexcache.search.report.sections.budgets.headlines", lambda *_: ())
-            assert [budget.kept for budget in budgets(forged, None, None, "plan.json")] == [plan.result.kept]
+            assert [budget.kept for budget in budgets(forged, None, None, Worth(), "plan.json")] == [
+                plan.result.kept
+            ]
 
     def test_a_curve_of_another_pattern_is_refused(self, plan):
         checks = with_curve(plan)
@@ -126,9 +135,9 @@ class TestVerdict:
 
     def test_speed_is_of_the_longest_context_and_reckoned_elsewhere(self, plan):
         record = prefills(plan, device="NVIDIA <H100>")
-        (own,) = speeds(record, plan, plan)
+        (own,) = speeds(record, None, plan, plan)
         assert own.words == "prefill of 128K tokens 4.00x faster, measured on NVIDIA H100"
-        (half,) = speeds(record, plan, cut(plan, keep=0.75))
+        (half,) = speeds(record, None, plan, cut(plan, keep=0.75))
         # Two of the four indexers that are gone: 8 - 6 * 2 / 4 = 5 seconds.
         assert half.words == "prefill of 128K tokens 1.60x faster, reckoned from measurements on NVIDIA H100"
         assert [length(tokens) for tokens in (131072, 4096, 1000)] == ["128K", "4K", "1,000"]
