@@ -94,7 +94,7 @@ class Browser:
         if height:
             width = self.value("innerWidth")
             clip = {"clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}}
-        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True, **clip)["data"]
+        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=bool(clip), **clip)["data"]
         Path(path).write_bytes(base64.b64decode(data))
 
     def of(self, *methods):
