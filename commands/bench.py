@@ -28,6 +28,7 @@ from ..system.console import Reporter, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
+from .indexer_sizes import keep_sizes
 from .job.measure import Running, check_positions, running_on
 from .job.planned import PlannedModel
 from .job.settings import placement_of
@@ -106,6 +107,7 @@ def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Re
     )
     _check_something_fits(record, checkpoint, model, backends)
     write_atomically(prefill_file(path), record.as_json())
+    keep_sizes(path, plan, checkpoint)
     render_beside(plan, path, warn=reporter.warn)
     return record
 

@@ -30,6 +30,7 @@ from ..system.exits import print_result
 from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
 from .bench import BenchRequest, any_tokens, model_to_time
+from .indexer_sizes import keep_sizes
 from .job.measure import Running, check_positions, running_on
 from .job.planned import PlannedModel
 
@@ -124,6 +125,7 @@ def bench_decode(planned: PlannedModel, path: Path, request: DecodeRequest, repo
         points=points,
     )
     write_atomically(decode_file(path), record.as_json())
+    keep_sizes(path, plan, checkpoint)
     render_beside(plan, path, warn=reporter.warn)
     return record
 

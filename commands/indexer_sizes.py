@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..search.price.memory import IndexerSizes, memory_of
+from ..search.plan.schema import Plan
+from ..search.price.memory import IndexerSizes, memory_of, sizes_file
+from ..system.files import write_atomically
 from .footprint import gigabytes
 
 if TYPE_CHECKING:
@@ -27,6 +30,13 @@ def indexer_sizes(checkpoint: Checkpoint) -> IndexerSizes | None:
         key_values=list(values),
         parameters=[layers[layer].indexer for layer in checkpoint.site_layers],
     )
+
+
+def keep_sizes(path: Path, plan: Plan, checkpoint: Checkpoint) -> None:
+    """Writes the sizes beside the plan in the file ``path``, if they are known and the config is the plan's."""
+    sizes = indexer_sizes(checkpoint)
+    if sizes is not None and sizes.config_sha256 == plan.model.config_sha256:
+        write_atomically(sizes_file(path), sizes.as_json())
 
 
 def index_key_document(sizes: IndexerSizes | None) -> dict[str, Any]:

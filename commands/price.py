@@ -126,14 +126,12 @@ def _remarks(
         remarks.append(f"prefill was timed on {prefills.device}, output tokens on {decodes.device}")
     if decodes is not None and decodes.busy:
         remarks.append(f"while output tokens were timed, {decodes.busy}")
-    pairs = {"prefill": times.prefill, "output tokens": times.decode}
-    longest, shortest = max(request.length for request in requests), min(request.length for request in requests)
-    for name, pair in pairs.items():
-        if pair is not None and not pair.full.range[0] <= shortest <= longest <= pair.full.range[1]:
+    shortest, longest = min(request.length for request in requests), max(request.length for request in requests)
+    written = max(request.length + request.output for request in requests)
+    for name, pair, end in (("prefill", times.prefill, longest), ("output tokens", times.decode, written)):
+        if pair is not None and not pair.full.range[0] <= shortest <= end <= pair.full.range[1]:
             least, most = pair.full.range
-            beyond = (
-                f"timed from {least:,} to {most:,} tokens" if least < most else f"timed at {most:,} tokens only"
-            )
+            beyond = f"timed from {least:,} to {most:,} tokens" if least < most else f"timed at {most:,} only"
             remarks.append(f"{name}: {beyond}; what lies beyond is extrapolated")
     return remarks
 
@@ -187,12 +185,13 @@ def price_table(listed: PriceList) -> None:
     print_line(console, f"{_mix(listed.requests)}; {listed.plan.model.id} on {listed.device}")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     batch = f" (batch {times.batch})" if times.decode is not None else ""
+    speed = "tokens/s a GPU" if "cuda" in listed.device else "tokens/s"
     table.add_column("")
     for name in (
         "kept",
         "first token, s",
         f"output token{batch}, ms",
-        "tokens/s a GPU",
+        speed,
         "loss increase",
         "seconds",
     ):

@@ -66,7 +66,7 @@ def fit(points: Mapping[int, float], powers: Sequence[int]) -> Fit:
     lengths = np.array(sorted(points), dtype=float)
     times = np.array([points[int(length)] for length in lengths])
     # Lengths from 0 to 1, so that their powers are of one size.
-    longest = lengths[-1]
+    longest = float(lengths[-1])
     best: tuple[float, dict[int, float]] | None = None
     most = min(len(powers), len(points))
     for chosen in (chosen for count in range(most, 0, -1) for chosen in combinations(powers, count)):

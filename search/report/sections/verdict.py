@@ -55,7 +55,8 @@ def verdict(
         name: of the plan's file, for commands.
     """
     result, missing = plan.result, list[str]()
-    findings = [f"keeps {result.kept} of {result.sites} indexers"]
+    layers = "" if result.layers == result.sites else f", in {result.layers} layers"
+    findings = [f"keeps {result.kept} of {result.sites} indexers{layers}"]
     findings += [speed.words for speed in speeds]
     if heldout is not None:
         findings.append(
