@@ -1,9 +1,41 @@
 """What bench and eval leave beside a plan, made up: times, and every budget on held-out windows."""
 
+from indexcache.pattern import Pattern
 from indexcache.search.plan.cut import measured_patterns
 from indexcache.search.plan.schema import MeasuredPattern
 from indexcache.search.price.prefills import PrefillPoint, PrefillRecord, PrefillTime
 from indexcache.search.report.checks import CheckRecord, CurveCheck, CurveLosses, PositionLosses, plan_sha256
+
+
+def as_large(plan, sites):
+    """The plan as that of a model of so many layers would be, a quarter kept: for its size only."""
+    first = plan.search.steps[0]
+    roles, steps, uniform = ["F"] * sites, [], []
+    for number in range(sites - sites // 4):
+        layer = 1 + number * 17 % (sites - 1)
+        roles[layer] = "S"
+        pattern, delta = "".join(roles), 0.001 * number
+        values = {"kept": pattern.count("F"), "delta": delta, "low": delta - 0.002, "high": delta + 0.003}
+        others = list(range(1, sites, 3))
+        found = {"pattern": pattern, "removed_layer": layer, "undecided_layers": others}
+        steps.append(first.model_copy(update=values | found))
+        spread = str(Pattern.uniform(sites, values["kept"]))
+        uniform.append(MeasuredPattern(loss=3.0, standard_error=0.1, pattern=spread, **values))
+    last = steps[-1]
+    picked = {name: getattr(last, name) for name in MeasuredPattern.model_fields}
+    more = {"sites": sites, "layers": sites, "layer_pattern": last.pattern, "uniform": uniform[-1]}
+    model = plan.model.model_copy(update={"layers": sites, "site_layers": list(range(sites))})
+    search = plan.search.model_copy(
+        update={"steps": steps, "uniform": uniform, "dp": uniform, "kept_chances": [0.5] * sites, "ties": []}
+    )
+    return plan.model_copy(
+        update={
+            "model": model,
+            "search": search,
+            "result": plan.result.model_copy(update=picked | more),
+            "heldout": plan.heldout.model_copy(update={"plan": last, "uniform": uniform[-1], "dp": None}),
+        }
+    )
 
 
 def prefills(plan, device="cpu"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from ..worth import Worth
 from .settings import EngineSettings
 from .speed import memory_words, speeds
 from .verdict import Headline, Verdict, headlines, verdict
+
+_NUMBER = re.compile(r"(\d[\d.,]*)")
 
 
 @dataclass(frozen=True)
@@ -82,24 +85,42 @@ def probes_of(budget: Plan, checks: CheckRecord | None) -> ProbesRecord | None:
 
 
 def as_data(measured: Sequence[Budget], engines: Sequence[EngineSettings], picked: int) -> dict[str, Any]:
-    """What the page's script needs, ready for JSON; ``picked`` full sites are the plan's own."""
+    """What the page's script needs, ready for JSON; ``picked`` full sites are the plan's own.
+
+    Texts that most budgets share stand once, in ``words``, and are given by their number.
+    """
+    words: dict[str, int] = {}
+
+    def number(text: str) -> int:
+        return words.setdefault(text, len(words))
+
+    lines = [
+        {
+            "kept": budget.kept,
+            "sites": budget.plan.result.pattern,
+            **_over_layers(budget.plan),
+            "sentence": budget.verdict.sentence,
+            "gaps": number(budget.verdict.gaps),
+            "memory": [part if _NUMBER.search(part) else number(part) for part in _NUMBER.split(budget.memory)],
+            "figures": [
+                [line.name, line.figure, line.interval, number(line.caption)] for line in budget.headlines
+            ],
+        }
+        for budget in measured
+    ]
     return {
         "picked": [budget.kept for budget in measured].index(picked),
-        "budgets": [
-            {
-                "kept": budget.kept,
-                "sites": budget.plan.result.pattern,
-                "layers": budget.plan.result.layer_pattern,
-                "sentence": budget.verdict.sentence,
-                "gaps": budget.verdict.gaps,
-                "memory": budget.memory,
-                "figures": [[line.name, line.figure, line.interval, line.caption] for line in budget.headlines],
-            }
-            for budget in measured
-        ],
+        "words": list(words),
+        "budgets": lines,
         "engines": {
             engine.name: {"bySite": engine.by_site, "pieces": engine.pieces, "others": engine.others}
             for engine in engines
             if engine.able
         },
     }
+
+
+def _over_layers(plan: Plan) -> dict[str, str]:
+    """The pattern over layers; nothing where every layer is a site."""
+    layers = plan.result.layer_pattern
+    return {} if layers == plan.result.pattern else {"layers": layers}

@@ -66,18 +66,24 @@
   function readout(figure) {
     const words = figure.querySelector(".readout");
     const tell = (event) => {
-      const mark = event.target.closest(".mark");
-      if (!mark) return;
+      const marks = event.target.parentElement;
+      if (!marks || !marks.matches(".marks")) return;
+      // The same mark of the wide picture has the words, also for the one that is drawn for phones.
+      const all = (svg) => Array.from(svg.querySelectorAll(".marks > *"));
+      const place = all(event.target.ownerSVGElement).indexOf(event.target);
       words.hidden = false;
-      words.textContent = mark.querySelector("title").textContent;
+      words.textContent = all(figure.querySelector("svg.wide"))[place].querySelector("title").textContent;
     };
     figure.addEventListener("pointerover", tell);
     figure.addEventListener("click", tell);
   }
 
+  // Where every layer is a site, the pattern over layers is that over sites.
+  const layersOf = (budget) => budget.layers || budget.sites;
+
   // The same rule as in sections/settings.py.
   function assembled(engine, budget) {
-    const pattern = engine.bySite ? budget.sites : budget.layers;
+    const pattern = engine.bySite ? budget.sites : layersOf(budget);
     const other = engine.others[budget.kept];
     if (other !== undefined) return other;
     return engine.pieces.map((piece) => {
@@ -95,7 +101,7 @@
       const value = document.createElement("dd");
       const strong = document.createElement("b");
       box.className = name;
-      term.textContent = caption;
+      term.textContent = data.words[caption];
       strong.textContent = figure;
       value.append(strong);
       if (interval) {
@@ -119,10 +125,10 @@
       cell.classList.toggle("F", role === "F");
       cell.classList.toggle("S", role === "S");
       cell.querySelector("b").textContent = role;
-      cell.dataset.words = cell.dataset.words || cell.title;
+      const heard = cell.querySelector(".heard");
+      cell.dataset.words = cell.dataset.words || heard.textContent;
       const words = role === "F" ? "layer " + layer + " runs its indexer" : "layer " + layer + " reuses the selection of layer " + source;
-      cell.title = own ? cell.dataset.words : words;
-      cell.querySelector(".heard").textContent = cell.title;
+      cell.title = heard.textContent = own ? cell.dataset.words : words;
     });
   }
 
@@ -150,10 +156,10 @@
       document.getElementById("kept").textContent = words;
       range.setAttribute("aria-valuetext", words + " indexers kept");
       document.getElementById("sentence").textContent = budget.sentence;
-      write(document.getElementById("gaps"), budget.gaps);
-      document.getElementById("memory").textContent = budget.memory;
+      write(document.getElementById("gaps"), data.words[budget.gaps]);
+      document.getElementById("memory").textContent = budget.memory.map((part) => (typeof part === "string" ? part : data.words[part])).join("");
       document.getElementById("figures").replaceChildren(...figures(budget.figures));
-      document.getElementById("letters").textContent = budget.layers;
+      document.getElementById("letters").textContent = layersOf(budget);
       all(".engine").forEach((panel) => {
         const engine = data.engines[panel.dataset.engine];
         if (engine) panel.querySelector("code").textContent = assembled(engine, budget);

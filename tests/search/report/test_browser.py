@@ -1,12 +1,11 @@
 """The page in a real browser: it asks for nothing, fits, can be read, and its controls do what they say."""
 
 import base64
-import os
 import re
 
 import pytest
 from browser import CHROMIUM, Browser
-from measured_plans import prefills, with_curve
+from measured_plans import as_large, prefills, with_curve
 
 from indexcache.search.plan.file import read_plan
 from indexcache.search.report.pages import render
@@ -183,6 +182,21 @@ def test_hostile_names_do_nothing(browser, searched, tmp_path):
     assert browser.value("document.querySelectorAll('img').length") == 0
 
 
-def test_pages_stay_small(page):
-    assert page.stat().st_size < 150_000
-    assert not re.search(r"https?://(?!localhost)", page.read_text()), os.fspath(page)
+def test_a_tap_on_a_mark_says_its_values_on_a_phone_too(browser, page):
+    browser.open(page, 390)
+    said = browser.value(
+        """(() => {
+          const svg = document.querySelector("#loss svg.narrow");
+          svg.querySelector(".searched .marks > *").dispatchEvent(new MouseEvent("click", { bubbles: true }));
+          return document.querySelector("#loss .readout").textContent;
+        })()"""
+    )
+    assert re.fullmatch(r"searched.*, \d of 8 kept: [+-]\d\.\d{4} \(.+ to .+\)", said), said
+
+
+@pytest.mark.parametrize(("sites", "most"), [(8, 100_000), (47, 150_000)])
+def test_pages_stay_small(searched, sites, most):
+    plan = read_plan(searched / "plan.json")
+    page = render(plan if sites == 8 else as_large(plan, sites))["report.html"]
+    assert len(page.encode()) < most
+    assert not re.search(r"https?://(?!localhost)", page), "the page names a place elsewhere"
