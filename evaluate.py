@@ -11,12 +11,14 @@ from .pattern import Pattern
 CALIBRATION = "calibration"
 HELD_OUT = "heldout"
 REFINEMENT = "refinement"
+LEARNING = "learning"
 PROBES = "probes"
 HELD_OUT_PROBES = "heldout_probes"
 GROUP_TITLES = {
     CALIBRATION: "calibration",
     HELD_OUT: "held-out",
     REFINEMENT: "refinement",
+    LEARNING: "learning",
     PROBES: "calibration probe",
     HELD_OUT_PROBES: "held-out probe",
 }

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DatasetError, WindowError
-from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT, REFINEMENT
+from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT, LEARNING, REFINEMENT
 
 TokenArray = npt.NDArray[np.int32]
 
@@ -23,7 +23,8 @@ _SHARED_AS = 32
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """How many windows of which length: ``length`` tokens each, drawn under ``seed``; refinement's apart.
+    """How many windows of which length: ``length`` tokens each, drawn under ``seed``; refinement's apart,
+    and those that indexers learn from, of which fewer will do.
 
     With ``as_many_as_there_are``, fewer calibration windows will do, and past ``_SHARED_AS`` of them the other
     groups come first.
@@ -35,6 +36,7 @@ class WindowRequest:
     seed: int = 0
     refinement: int = 0
     as_many_as_there_are: bool = False
+    learning: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Windows:
     """Token ids that losses are measured on, by group; all windows have one length.
 
     The groups of text are from different documents each: ``calibration`` is what the search sees, ``refinement``
-    what its swaps are judged on, ``heldout`` checks the result. Probes are made from the text of others.
+    what its swaps are judged on, ``learning`` what distilled indexers of its
+    candidates learn from, ``heldout`` checks the result. Probes are made from the text of others.
     """
 
     groups: Mapping[str, WindowGroup]
@@ -124,6 +127,8 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
     groups = [_Group(CALIBRATION, request.calibration, share), _Group(HELD_OUT, request.heldout, request.heldout)]
     if request.refinement:
         groups.append(_Group(REFINEMENT, request.refinement, request.refinement))
+    if request.learning:
+        groups.append(_Group(LEARNING, request.learning, request.learning, behind=True))
     count = 0
     for number, text in enumerate(documents):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -140,7 +145,8 @@ def pack(documents: Iterable[str], tokenizer: Any, request: WindowRequest) -> Wi
 class _Group:
     """One group being filled: its windows, and what its documents could give more.
 
-    ``share`` of its ``count`` windows decide which group the next document goes to.
+    ``share`` of its ``count`` windows decide which group the next document goes to; one that is ``behind`` gets
+    documents once the others have their share.
 
     A window is its ids and the documents that they are of. What a window's end leaves of a short document goes to
     the next tail, where rests are joined likewise: so windows share documents only where they have to, and few.
@@ -149,6 +155,7 @@ class _Group:
     name: str
     count: int
     share: int
+    behind: bool = False
     windows: list[tuple[set[int], list[int]]] = field(default_factory=list)
     spare: list[list[tuple[set[int], list[int]]]] = field(default_factory=list)
     tails: defaultdict[int, list[tuple[int, list[int]]]] = field(default_factory=lambda: defaultdict(list))
@@ -160,7 +167,7 @@ class _Group:
     @property
     def fill(self) -> float:
         """Its windows over its share of them."""
-        return len(self.windows) / self.share if self.share else 1.0
+        return self.behind + (len(self.windows) / self.share if self.share else 1.0)
 
     @property
     def is_full(self) -> bool:
@@ -217,8 +224,8 @@ class _Group:
         joined_windows = chain(*(windows for _, windows in sorted(self.rest_windows.items())))
         tail_windows = self._tail_windows(prefix, request.length - len(prefix))
         windows = [*self.windows, *spare_windows, *joined_windows, *tail_windows]
-        fewer_do = request.as_many_as_there_are and self.name == CALIBRATION and windows
-        if len(windows) < self.count and not fewer_do:
+        takes_what_there_is = self.name == LEARNING or (request.as_many_as_there_are and self.name == CALIBRATION)
+        if len(windows) < self.count and not (takes_what_there_is and windows):
             raise DatasetError(
                 f"{self.count} {GROUP_TITLES[self.name]} windows of {request.length} tokens were asked for, but "
                 f"of the dataset's {total} documents {self.documents} fall to them, which give {len(windows)}",

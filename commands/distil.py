@@ -21,7 +21,7 @@ from ..dsa.distil.train import Settings, Trained, collect, train
 from ..dsa.long.backends import Backends
 from ..dsa.stream.room import Room
 from ..errors import GateError, IndexcacheError, ModelError, OutputError, StoppedRunError
-from ..evaluate import CALIBRATION, HELD_OUT
+from ..evaluate import CALIBRATION, HELD_OUT, LEARNING
 from ..pattern import Pattern
 from ..search.distil.findings import DistilledFindings, measure_distilled, measure_segments
 from ..search.distil.record import Training, hold_distilled
@@ -198,14 +198,15 @@ def _checked(planned: PlannedModel, settings: DistilSettings) -> Places:
 
 
 def _lesson(planned: PlannedModel, windows: Windows, settings: DistilSettings, reporter: Reporter) -> _Lesson:
-    """The plan's calibration windows, or windows of other text without the held-out documents.
+    """The plan's windows but those held out, or windows of other text without the held-out documents.
 
     Raises:
         DatasetError: text that cannot be read, or too little of it.
     """
     tokens, source = planned.plan.tokens, settings.text
     if source is None:
-        return _Lesson(windows.calibration.tolist(), tokens.dataset, tokens.sha256)
+        own = [*windows.calibration.tolist(), *windows.group(LEARNING).tolist()]
+        return _Lesson(own, tokens.dataset, tokens.sha256)
     request = WindowRequest(windows.length, calibration=settings.windows, heldout=0, seed=settings.seed)
     seen = [windows.groups[HELD_OUT]]
     reporter.doing(f"reading {source.dataset}")

@@ -11,7 +11,7 @@ from ..calibrate.windows import WindowRequest, Windows
 from ..dsa.long.backends import Backends
 from ..dsa.stream.room import Room
 from ..errors import DatasetError, GateError, MeasurementError, OutputError, PlanError
-from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT_PROBES, REFINEMENT
+from ..evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT_PROBES, LEARNING, REFINEMENT
 from ..search.goal import Goal, Method
 from ..search.plan.file import check_indexers
 from ..search.plan.record import heldout_record, probes_record
@@ -139,7 +139,7 @@ def _unseen(
     request = WindowRequest(text.length, calibration=0, heldout=text.count, seed=plan.tokens.seed)
     probes = ProbeRequest(settings.probes if settings.with_probes else 0, needed=True)
     groups = planned_windows.groups
-    seen = [groups[name] for name in (CALIBRATION, REFINEMENT) if name in groups]
+    seen = [groups[name] for name in (CALIBRATION, REFINEMENT, LEARNING) if name in groups]
     reporter.doing(f"reading {text.source.dataset}")
     return processes.run_on_main(lambda: build_windows(checkpoint, text.source, request, probes, reporter, seen))
 

@@ -78,8 +78,8 @@ def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, rep
     with resumable_stops(out, resume):
         job = prepare(recipe, goal, out, trust, reporter)
         identity = {
+            **search_students.identity(job),  # first, as students have tokens of their own
             **search_identity(job.model, job.tokens, job.running, job.weighs_keys),
-            **search_students.identity(job),
         }
         with session(out, identity, resume, reporter) as run_session:
             return _outcome(job, run_session, reporter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..dsa.distil.candidates import Students, single_sites
 from ..dsa.distil.train import Settings, collect
+from ..evaluate import LEARNING
 from ..search.plan.schema import StudentsRecord
 from ..search.run.records import Identity
 from ..system.console import Reporter
@@ -11,8 +12,6 @@ from .job.measure import Loaded
 from .job.prepare import Job
 
 STEPS, ROWS, WINDOWS_A_STEP = 50, 128, 4
-# As many choose as well as more do; what they store takes memory at every layer.
-_MOST_WINDOWS = 32
 
 
 def identity(job: Job) -> Identity:
@@ -32,7 +31,7 @@ def record(job: Job, students: int) -> StudentsRecord | None:
 
 
 def make(job: Job, loaded: Loaded, reporter: Reporter) -> Students | None:
-    """Collects what students learn from in one sweep over calibration windows; None without students.
+    """Collects what students learn from, in one sweep over windows that judge nothing; None without students.
 
     Raises:
         MeasurementError: there is no room for what is to be stored.
@@ -40,10 +39,9 @@ def make(job: Job, loaded: Loaded, reporter: Reporter) -> Students | None:
     """
     if not job.method.distils:
         return None
-    count, layers = _windows(job), job.checkpoint.site_layers
-    windows = job.windows.calibration[:count].tolist()
+    layers, windows = job.checkpoint.site_layers, job.windows.group(LEARNING).tolist()
     settings = Settings(STEPS, ROWS, WINDOWS_A_STEP, None, job.tokens.seed)
-    reporter.doing(f"running {count} windows, all full, for indexers to learn from")
+    reporter.doing(f"running {len(windows)} windows, all full, for indexers to learn from")
     stored = collect(loaded.model, layers, windows, single_sites(len(layers)), settings)
 
     def say(students: int) -> None:
@@ -54,4 +52,4 @@ def make(job: Job, loaded: Loaded, reporter: Reporter) -> Students | None:
 
 
 def _windows(job: Job) -> int:
-    return min(_MOST_WINDOWS, len(job.windows.calibration))
+    return len(job.windows.group(LEARNING))

@@ -38,6 +38,8 @@ from .windows import ProbeRequest, build_windows, check_documents, check_window,
 
 MOST_AUTO_WINDOWS = 128
 _DEFAULT_REFINE_WINDOWS = 32
+# Students of so many windows choose as those of more do; what they store takes memory at every layer.
+_LEARNING_WINDOWS = 32
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,9 @@ def prepare(recipe: Recipe, goal: Goal, folder: Path, trust: Trust, reporter: Re
         known.quantiser()  # says now whether its package is there
     processes.run_on_main(lambda: check_writable(folder))
     refinement = refinement_windows(recipe)
+    learning = _LEARNING_WINDOWS if intent.method.distils else 0
     request = WindowRequest(
-        intent.length, *intent.window_counts[:2], recipe.seed, refinement, recipe.windows == "auto"
+        intent.length, *intent.window_counts[:2], recipe.seed, refinement, recipe.windows == "auto", learning
     )
     probes = ProbeRequest(recipe.probes, recipe.objective == "mix", recipe.max_probe_delta is not None)
     reporter.doing(f"reading {source.dataset}")

@@ -174,7 +174,7 @@ class StudentsRecord(_Section):
     """The indexers that were distilled for the patterns of a search.
 
     ``count`` of them, one for each segment that a pattern had: a full site and the sites that it serves. Each for
-    ``steps`` steps of ``windows_a_step`` windows and ``rows`` queries of each, on ``windows`` calibration windows.
+    ``steps`` steps of ``windows_a_step`` windows and ``rows`` queries of each, of ``windows`` that judge nothing.
     """
 
     count: Count

@@ -344,6 +344,8 @@ def windows(plan: Plan) -> str:
         f"{tokens.heldout_windows} held out",
     ]
     parts += [f"{tokens.refinement_windows} for refinement"] if tokens.refinement_windows else []
+    students = plan.search.students
+    parts += [f"{students.windows} for distilled indexers to learn from"] if students else []
     parts += [f"{tokens.probes} probes"] if tokens.probes else []
     return f"{', '.join(parts)}; {tokens.informative_share:.1%} of the positions are informative"
 

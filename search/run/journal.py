@@ -118,7 +118,8 @@ def check_same(stored: Identity, current: Identity, path: Path) -> None:
     Raises:
         IdentityError: names the first field that differs, and both values.
     """
-    for name in (*current, *(name for name in stored if name not in current)):
+    # What only the journal names comes first: it may be why others differ.
+    for name in (*(name for name in stored if name not in current), *current):
         old, new = stored.get(name), current.get(name)
         if old != new:
             raise IdentityError(

@@ -16,6 +16,7 @@ from indexcache.calibrate.windows import (
     pack,
 )
 from indexcache.errors import DatasetError, WindowError
+from indexcache.evaluate import LEARNING
 from indexcache.search.losses import mean_difference
 
 
@@ -53,6 +54,17 @@ def test_as_many_windows_as_there_are_leave_the_others_as_many_documents_as_the_
         assert len(windows.calibration) == calibration
         shares.append({name: len(origins(windows.group(name))) for name in windows.groups})
     assert shares[0] == shares[1]
+
+
+def test_windows_to_learn_from_are_of_documents_of_their_own_and_fewer_will_do():
+    documents = [document(number, 10) for number in range(40)]
+    windows = pack(documents, Words(), WindowRequest(10, 8, 8, learning=16))
+    assert len(windows.group(LEARNING)) == 16
+    seen = [origins(windows.group(name)) for name in windows.groups]
+    assert sum(map(len, seen)) == len(set().union(*seen)), "a document is in two groups"
+    few = pack(documents[:24], Words(), WindowRequest(10, 8, 8, learning=64))
+    assert (len(few.calibration), len(few.heldout)) == (8, 8)
+    assert 0 < len(few.group(LEARNING)) < 64
 
 
 def test_as_many_windows_as_there_are_go_on_where_the_others_are_full():

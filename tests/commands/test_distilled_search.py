@@ -42,7 +42,7 @@ def test_the_plan_says_what_its_losses_hold_for(jointly):
     assert plan.lacks_indexers
     # The first step needs one for each of 5 candidates, and a removal makes at most two new segments.
     assert LAYERS - 1 < students.count <= 3 * LAYERS
-    assert (students.steps, students.windows) == (50, 4)
+    assert (students.steps, students.windows) == (50, 32)
     assert "`indexcache distill`" in (jointly / "report.md").read_text()
 
 
