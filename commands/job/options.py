@@ -97,7 +97,7 @@ PlanPath = Annotated[
 ]
 PlanPaths = Annotated[
     list[Path],
-    typer.Argument(metavar="PLAN...", help="A plan.json that search wrote, or several.", show_default=False),
+    typer.Argument(metavar="PLAN", help="A plan.json that search wrote, or several.", show_default=False),
 ]
 WindowGroupName = Annotated[str, described("Of the plan's own windows, heldout or calibration [heldout].", TEXT)]
 ProbesFlag = Annotated[
