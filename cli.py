@@ -396,7 +396,10 @@ def export(
     path = plan_file(plan_path)
     plan = read_plan(path)
     served = str(write.absolute()) if write is not None and strip_weights else model
-    serving = Serving(engine_version, fields.get("pp_size"), fields.get("pp_layers"), served, strip_weights)
+    stages, edited = (fields.get("pp_size"), fields.get("pp_layers")), write is not None
+    serving = Serving(
+        engine_version, *stages, served, strip_weights, export_command.config_here(plan, model), edited
+    )
     exported = export_command.settings_for(plan, to, serving, force)
     if write is not None:
         check_written(exported)

@@ -21,7 +21,7 @@ from ..search.report.words import NOT_COMPLETE
 from ..search.run.folder import PLAN_FILES
 from ..system.console import Reporter
 from ..system.exits import print_result
-from ..system.files import write_atomically
+from ..system.files import find_path, write_atomically
 
 if TYPE_CHECKING:
     from ..dsa.checkpoint.config import Checkpoint
@@ -45,6 +45,41 @@ def settings_for(plan: Plan, engine: str, serving: Serving, force: bool) -> Expo
             Remark("note", f"the pattern goes with the distilled weights in {plan.model.id}, and no others")
         )
     return replace(exported, warnings=worst_first([*remarks, *exported.warnings])) if remarks else exported
+
+
+def config_here(plan: Plan, model_id: str | None) -> dict[str, Any] | None:
+    """The text model's settings in the config.json to be served; None where it is not on this machine.
+
+    That of a hub model is looked for in the hub's cache; nothing is fetched.
+
+    Args:
+        plan: names the checkpoint.
+        model_id: what has its place, if anything.
+    """
+    name = model_id or plan.model.id
+    folder = find_path(name)
+    path = folder / "config.json" if folder is not None else _cached_config(name, plan.model.revision)
+    try:
+        config = json.loads(path.read_bytes()) if path is not None else None
+    except (OSError, ValueError, RecursionError):  # whoever opens the checkpoint says so
+        return None
+    if not isinstance(config, dict):
+        return None
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
+
+
+def _cached_config(name: str, revision: str | None) -> Path | None:
+    if revision is None or name.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = try_to_load_from_cache(name, "config.json", revision=revision)
+    except (HFValidationError, OSError, ValueError):
+        return None
+    return Path(path) if isinstance(path, str) else None
 
 
 def write(

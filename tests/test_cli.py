@@ -28,7 +28,7 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     assert out.startswith("vllm serve ")
     assert {line.split(":")[0] for line in lines(err)} == {"note", "warning"}
     code, out, _ = run_cli("export", searched / "plan.json", "--to", "sglang", "--json")
-    assert set(json.loads(out)["settings"]) == {"index_topk_pattern", "indexer_types"}
+    assert set(json.loads(out)["settings"]) >= {"index_topk_pattern", "indexer_types"}
     plan = json.loads((searched / "plan.json").read_text())
     shared = plan["result"]["pattern"].index("S")  # where a stage cannot start
     arguments = ["--to", "vllm", "--engine-version", "0.30.0", "--pp-layers", f"{shared},{8 - shared}", "--json"]

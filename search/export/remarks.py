@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from packaging.version import Version
 
@@ -12,8 +13,10 @@ from ...system.files import find_path
 from ..plan.schema import Plan
 from ..stages import split_before_last, stage_sizes, stage_starts
 from .engines import BARE
-from .support import Engine, Note, Serving, Severity, Support
+from .support import Engine, Note, Serving, Severity, Support, Trap
 from .versions import depends_on_version, is_newer, judged_version, range_in_words, touches
+
+TRAPS = get_args(Trap)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,12 @@ def remarks_on(
         remarks.append(Remark("warning", text))
     for note in (*support.notes, *engine.notes):
         if note_applies(note, plan, serving) and touches(judged, note.versions):
-            remarks.append(Remark(_severity(note, engine, support, version), note.text))
+            remarks.append(Remark(_severity(note, engine, support, version), _spelled(note)))
     return remarks + stage_remarks(engine, support, plan, serving, version)
+
+
+def _spelled(note: Note) -> str:
+    return f"with {note.when}: {note.text}" if note.when in TRAPS else note.text
 
 
 def _severity(note: Note, engine: Engine, support: Support, version: Version | None) -> Severity:
@@ -95,6 +102,10 @@ def note_applies(note: Note, plan: Plan, serving: Serving) -> bool:
     """Whether what ``note`` is about is the case in this plan, whatever the version."""
     if note.when == "rejected":
         return SHARED in plan.result.pattern and not serving.stripped
+    if note.when == "staged":
+        return bool(serving.pp_size or serving.pp_layers)
+    if note.when in TRAPS:
+        return SHARED in plan.result.layer_pattern
     return note.when == "always" or bool(plan.model.shared_layers)
 
 
@@ -133,7 +144,8 @@ def stage_remarks(
             f"share{before}{pipeline.otherwise}: search with --pp-layers {spelled}"
         )
         # A newer release may hand it over, or the engine is not known at all.
-        remarks.append(Remark("warning" if before or newer or engine is BARE else "error", text))
+        unsure = pipeline.unsure_since and version and version >= Version(pipeline.unsure_since)
+        remarks.append(Remark("warning" if before or newer or unsure or engine is BARE else "error", text))
     return remarks
 
 

@@ -11,6 +11,7 @@ from ...errors import ExportError
 from ...pattern import SHARED, indexer_types, layer_ranges
 from ..plan.schema import Plan
 from .engines import BARE, ENGINES, FAMILIES, WITHOUT_PATTERNS
+from .needs import need_remarks, unmet, values
 from .paste import paste_text
 from .remarks import Remark, remarks_on, stage_remarks, worst_first
 from .support import Engine, Serving, Support
@@ -64,17 +65,20 @@ def export(plan: Plan, engine: str, serving: Serving = Serving()) -> Export:
     pattern = plan.result.pattern if by_site else plan.result.layer_pattern
     holds: dict[str, object] = {"pattern": pattern, "types": indexer_types(pattern), "true": True}
     keys = {key.name: holds[key.holds] for key in support.keys if in_range(version, key.versions)}
-    settings: dict[str, object] = dict(keys)
+    needs = unmet(support, serving)
+    settings: dict[str, object] = keys | values(need for need in needs if need.reached)
     for section in reversed((*known.place, *_section(known, support, plan))):
         settings = {section: settings}
     return Export(
         engine=known.name,
         settings=settings,
         paste=paste_text(known, support, plan, serving, settings, pattern),
-        warnings=worst_first(remarks_on(known, support, plan, serving, version)),
+        warnings=worst_first(
+            [*need_remarks(known, support, serving), *remarks_on(known, support, plan, serving, version)]
+        ),
         pattern=pattern,
         pattern_layers=tuple(plan.model.site_layers if by_site else range(plan.model.layers)),
-        config=keys if known.config else None,
+        config=keys | values(needs) if known.config else None,
     )
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 from ..stages import Split
 
 Severity = Literal["error", "warning", "note"]
+# Ways of serving that `export` is not told of: what is said of them is said of every plan that shares.
+Trap = Literal["context parallelism", "speculative decoding", "two-batch overlap"]
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,54 @@ class Note:
         text: the note.
         versions: as in ``==0.24.* | >=0.29,<=0.33.0``; "" for all.
         when: "rejected", where the checkpoint holds indexer weights that the plan has no use for;
-            "shipped", where layers share in the checkpoint itself.
+            "shipped", where layers share in the checkpoint itself; "staged", where pipeline stages were asked for;
+            a way of serving, which the text then starts with, where any layer shares.
         severity: "error" where a version that is known not to work was named; see ``export.Remark``.
     """
 
     text: str
     versions: str = ""
-    when: Literal["always", "rejected", "shipped"] = "always"
+    when: Literal["always", "rejected", "shipped", "staged"] | Trap = "always"
     severity: Severity = "note"
+
+
+@dataclass(frozen=True)
+class Need:
+    """A key of config.json that an engine goes by, and transformers does not.
+
+    transformers computes one thing whatever the key says, writes none of its own, and keeps one that it was loaded
+    with. So a checkpoint that was made with transformers lacks it.
+
+    Args:
+        name: the key.
+        value: what transformers computes.
+        missing: what the engine takes where the key is not there; None where it does not start.
+        effect: what it does with that, or with another value.
+        routed: it decides only where layers route to experts.
+        reached: the pasted settings reach it; else config.json itself has to say it.
+    """
+
+    name: str
+    value: bool | int | str
+    missing: bool | int | str | None
+    effect: str
+    routed: bool = False
+    reached: bool = True
+
+
+# The indexer's rotary embedding: transformers has one way in each family, and engines ask config.json.
+IN_PAIRS = Need(
+    "indexer_rope_interleave",
+    True,
+    False,
+    "rotates the indexer's queries and keys by halves, where transformers does so in pairs: another model",
+)
+BY_HALVES = Need(
+    "indexer_rope_interleave",
+    False,
+    False,
+    "rotates the indexer's queries and keys in pairs, where transformers does so by halves: another model",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +111,7 @@ class Support:
         paste: what to paste, where it is not as in the engine's other families.
         stripped: versions that load a checkpoint without the shared layers' indexers; None if none is known to.
         detour: past the rejection of those indexers, where there is one.
+        needs: keys of config.json without which it computes something else than was searched, or nothing.
         notes: of this family.
     """
 
@@ -80,6 +123,7 @@ class Support:
     paste: str | None = None
     stripped: str | None = ""
     detour: Detour | None = None
+    needs: tuple[Need, ...] = ()
     notes: tuple[Note, ...] = ()
 
 
@@ -93,6 +137,7 @@ class Pipeline:
         flag: asks for ``{size}`` stages.
         partition: asks for stages of ``{sizes}`` layers, beside the flag.
         otherwise: what becomes of a stage that waits for a selection.
+        unsure_since: the version from which on it may hand its selection on, depending on how it is run.
     """
 
     hands_over_since: str | None = None
@@ -100,6 +145,7 @@ class Pipeline:
     flag: str = ""
     partition: str = ""
     otherwise: str = ""
+    unsure_since: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +190,8 @@ class Serving:
         model: where the checkpoint is, if not where the plan says.
         stripped: it holds no indexer weights of shared layers.
         elsewhere: on another machine, so that the checkpoint's name is left as the plan has it.
+        config: the text model's settings in its config.json; None where that is not here.
+        edited: a copy of config.json with the settings is written too.
     """
 
     version: str | None = None
@@ -152,3 +200,5 @@ class Serving:
     model: str | None = None
     stripped: bool = False
     elsewhere: bool = False
+    config: Mapping[str, object] | None = None
+    edited: bool = False

@@ -9,6 +9,7 @@ import transformers
 from random_models import build, measure
 from safetensors.torch import load_file
 
+from indexcache.commands.export import config_here
 from indexcache.dsa.model.losses import PatternLosses
 from indexcache.pattern import Pattern
 from indexcache.search.plan.schema import Plan
@@ -167,3 +168,74 @@ class TestWrongUse:
         (moved / "model.safetensors").write_bytes(content)
         arguments = ["--write", tmp_path / "new", "--strip-weights", "--model", moved]
         assert "weights_sha256" in self.run(run_cli, searched, *arguments)
+
+
+class TestConfigHere:
+    """What export sees of the config.json to be served, and puts right."""
+
+    KEY = "indexer_rope_interleave"
+
+    @pytest.fixture
+    def moved(self, checkpoints, tmp_path):
+        """The plan's checkpoint elsewhere, and a way to change its config.json."""
+        folder = shutil.copytree(checkpoints["eight"], tmp_path / "moved")
+
+        def change(**keys):
+            config = json.loads((folder / "config.json").read_text()) | keys
+            (folder / "config.json").write_text(json.dumps(config))
+            return folder
+
+        return change
+
+    def run(self, run_cli, searched, model, *options, to="vllm"):
+        code, out, err = run_cli("export", searched, "--to", to, "--model", model, *options, "--json")
+        document = json.loads(out)
+        named = [remark["severity"] for remark in document.get("warnings", []) if self.KEY in remark["text"]]
+        return code, document, named, err
+
+    def test_a_missing_key_is_named_and_pasted(self, run_cli, searched, moved):
+        code, document, named, err = self.run(run_cli, searched, moved(**{self.KEY: None}))
+        assert (code, named, document["settings"][self.KEY]) == (0, ["warning"], True)
+        assert f"config.json lacks {self.KEY}" in err
+        assert f'"{self.KEY}": true' in document["paste"]
+
+    def test_one_that_is_there_is_left_alone(self, run_cli, searched, moved):
+        code, document, named, _ = self.run(run_cli, searched, moved(**{self.KEY: True}))
+        assert (code, named, self.KEY in document["settings"]) == (0, [], False)
+
+    def test_a_key_that_settings_do_not_reach_is_refused_and_written(
+        self, run_cli, searched, checkpoints, tmp_path, moved
+    ):
+        code, document, _, err = self.run(run_cli, searched, moved(**{self.KEY: None}), to="tensorrt-llm")
+        assert (code, len(lines(err)), self.KEY in document["error"]["message"]) == (2, 1, True)
+        arguments = ["--to", "tensorrt-llm", "--write", tmp_path / "new", "-q"]
+        assert run_cli("export", searched, *arguments)[0] == 0
+        before, after = (
+            json.loads((folder / "config.json").read_text()) for folder in (checkpoints["eight"], tmp_path / "new")
+        )
+        assert self.KEY not in before
+        assert after[self.KEY] is True
+
+    @pytest.mark.parametrize("content", ["", "[1]", "{", "\ud800", "[" * 100_000, '{"text_config": 3}'])
+    def test_one_that_cannot_be_read_is_not_here(self, run_cli, searched, moved, content):
+        folder = moved()
+        (folder / "config.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+        code, document, named, _ = self.run(run_cli, searched, folder)
+        seen = content.startswith('{"t')
+        assert (code, named, document["settings"][self.KEY]) == (0, ["warning" if seen else "note"], True)
+
+    def test_a_hub_models_is_read_from_the_cache_alone(self, plan, tmp_path, monkeypatch):
+        plan["model"] |= {"id": "some/model", "revision": "a" * 40}
+        cached = tmp_path / "config.json"
+        cached.write_text(json.dumps({"text_config": {self.KEY: True}}))
+        asked = []
+
+        def look(*name, revision):
+            asked.append((*name, revision))
+            return str(cached)
+
+        monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
+        assert config_here(Plan.model_validate(plan), None) == {self.KEY: True}
+        assert asked == [("some/model", "config.json", "a" * 40)]
+        monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, revision: None)
+        assert config_here(Plan.model_validate(plan), None) is None

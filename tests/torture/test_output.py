@@ -105,7 +105,7 @@ def test_exports_quote_any_text(plan, cases, tmp_path):
 
 def _read_back(engine, pasted, folder):
     """What was pasted, read as its reader reads it: how to compare, and what was found."""
-    if engine in ("vllm", "sglang", "vllm-ascend", "atom", "lmdeploy"):
+    if engine in ("vllm", "sglang", "vllm-ascend", "atom", "lmdeploy", "tokenspeed"):
         # The shell itself says what the words are.
         script = pasted.replace("\n", " ").strip()
         done = subprocess.run(

@@ -151,7 +151,7 @@ def use(plan, folder, draw, render):
         with suppress(ExportError):
             pasted = export(plan, engine).paste
             assert pasted.replace("\n", "").isprintable() or not plan.as_json().replace("\n", "").isprintable()
-            if engine in ("vllm", "sglang", "atom", "lmdeploy"):
+            if engine in ("vllm", "sglang", "atom", "lmdeploy", "tokenspeed"):
                 assert plan.model.id in shlex.split(pasted)
     if render:
         write_report(folder, plan)

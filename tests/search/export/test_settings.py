@@ -10,6 +10,7 @@ import transformers
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_plans import plan_for, remarks
 from random_models import LAYERS, build, measure, site_layers
 from test_pattern import PUBLISHED
 
@@ -31,11 +32,14 @@ SHARES = {
     "vllm-ascend": {"deepseek_v32", "glm_moe_dsa", "deepseek_v4"},
     "atom": {"deepseek_v32", "glm_moe_dsa", "deepseek_v4", "minimax_m3_vl"},
     "xllm": {"deepseek_v32", "glm_moe_dsa"},
-    "llama.cpp": {"glm_moe_dsa", "hy_v4"},
+    "llama.cpp": {"glm_moe_dsa", "hy_v4", "glm5_next"},
     "lmdeploy": {"glm_moe_dsa"},
-    "mlx-vlm": {"glm_moe_dsa"},
+    "mlx-vlm": {"glm_moe_dsa", "hy_v4", "glm5_next"},
     "prime-rl": {"glm_moe_dsa"},
+    "tokenspeed": {"deepseek_v32", "glm_moe_dsa"},
 }
+# Those that have no stages, or hand selections on from one to the next.
+UNSTAGED = {"atom", "llama.cpp", "mlx-vlm", "tokenspeed"}
 PAIRS = [(engine, family) for engine, families in SHARES.items() for family in sorted(families)]
 EVERY_LAYER = {"deepseek_v32", "glm_moe_dsa", "hy_v4", "hy_v4_vl", "mistral_large4"}
 
@@ -43,30 +47,6 @@ EVERY_LAYER = {"deepseek_v32", "glm_moe_dsa", "hy_v4", "hy_v4_vl", "mistral_larg
 @pytest.fixture(scope="module")
 def plan(searched):
     return read_plan(searched / "plan.json")
-
-
-def plan_for(plan, roles, family="glm_moe_dsa", sites=None, layers=None, shared=(), **changes):
-    """The plan as if ``roles`` had come out for a model with these sites."""
-    sites = list(range(len(roles))) if sites is None else sites
-    layers = layers or len(roles)
-    model = plan.model.model_copy(
-        update={
-            "layers": layers,
-            "site_layers": sites,
-            "shared_layers": list(shared),
-            "model_type": family,
-            "nested_config": None,
-            **changes,
-        }
-    )
-    spelled = Pattern(roles).over_layers(sites, layers, shared)
-    result = plan.result.model_copy(update={"pattern": roles, "layer_pattern": spelled})
-    return plan.model_copy(update={"model": model, "result": result})
-
-
-def remarks(exported):
-    """The remarks' texts."""
-    return [remark.text for remark in exported.warnings]
 
 
 def option(paste, name):
@@ -153,7 +133,10 @@ def xllm_roles(paste, plan):
 
 
 def types_in_config_roles(paste, plan):
-    return by_types(json.loads(paste)["indexer_types"], plan.model.layers)
+    """The converter reads a multimodal config's text_config, with what stands beside it."""
+    keys = json.loads(paste)
+    nested = plan.model.model_type == "glm5_next"
+    return by_types((keys["text_config"] if nested else keys)["indexer_types"], plan.model.layers)
 
 
 def lmdeploy_roles(paste, plan):
@@ -161,9 +144,27 @@ def lmdeploy_roles(paste, plan):
 
 
 def mlx_roles(paste, plan):
+    """indexer_types win; glm5_next has them under text_config, and hy_v4 knows nothing else."""
+    if plan.model.model_type != "glm_moe_dsa":
+        return types_in_config_roles(paste, plan)
     keys = json.loads(paste)
     assert by_types(keys["indexer_types"], plan.model.layers) == keys["index_topk_pattern"]
     return keys["index_topk_pattern"]
+
+
+def tokenspeed_roles(paste, plan):
+    """indexer_types, else the pattern, else a frequency; a layer beyond the end of the one goes by the next."""
+    override = option(paste, "--hf-overrides")
+    roles = ""
+    for layer in range(plan.model.layers):
+        for key in ("indexer_types", "index_topk_pattern"):
+            letters = override.get(key)
+            if letters is not None and layer < len(letters):
+                roles += "S" if letters[layer] in ("S", "shared") else "F"
+                break
+        else:
+            pytest.fail(f"layer {layer} goes by the checkpoint's frequency")
+    return roles
 
 
 def prime_rl_roles(paste, plan):
@@ -186,6 +187,7 @@ READERS = {
     "lmdeploy": lmdeploy_roles,
     "mlx-vlm": mlx_roles,
     "prime-rl": prime_rl_roles,
+    "tokenspeed": tokenspeed_roles,
 }
 
 
@@ -230,7 +232,7 @@ def test_each_engine_reads_back_any_pattern(plan, engine, family, made):
     lost = [
         layer for layer in sites if letters[layer] == "S" and (layer - 1 not in sites or letters[layer - 1] == "S")
     ]
-    if family == "glm5_next" and lost:
+    if family == "glm5_next" and engine in ("transformers", "sglang") and lost:
         with pytest.raises(ExportError, match="very next layer"):
             export(full, engine)
         return
@@ -294,6 +296,8 @@ class TestVersions:
             ("xllm", "glm_moe_dsa", "0.9.0", "0.10.0"),
             ("lmdeploy", "glm_moe_dsa", "0.15.1", "0.16.0"),
             ("mlx-vlm", "glm_moe_dsa", "0.6.3", "0.6.4"),
+            ("mlx-vlm", "hy_v4", "0.7.0", "0.7.1"),
+            ("mlx-vlm", "glm5_next", "0.7.0", "0.7.1"),
         ],
     )
     def test_those_before_the_first_that_shares_are_refused(self, plan, engine, family, old, first):
@@ -377,7 +381,7 @@ class TestVersions:
 
 
 class TestStages:
-    NEED = sorted(set(ENGINES) - {"sglang", "atom", "llama.cpp", "mlx-vlm"})
+    NEED = sorted(set(ENGINES) - UNSTAGED - {"sglang"})
 
     def stage_remarks(self, plan, engine, roles="FFSFSS", **serving):
         return [
@@ -393,7 +397,7 @@ class TestStages:
         assert "start with layers 2 " in warning
         assert "--pp-layers 2,1,3" in warning
 
-    @pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"atom", "llama.cpp", "mlx-vlm"}))
+    @pytest.mark.parametrize("engine", sorted(set(ENGINES) - UNSTAGED))
     @pytest.mark.parametrize("stages", [{"pp_size": 2}, {"pp_layers": [3, 3]}])
     def test_stages_that_the_settings_do_not_ask_for_are_said(self, plan, engine, stages):
         made = plan_for(plan, "FFSFSS")
@@ -401,7 +405,7 @@ class TestStages:
         said = any("pipeline parallelism: set it there" in text for text in remarks(asked))
         assert said == (asked.paste == plain.paste and engine != "sglang")
 
-    @pytest.mark.parametrize("engine", ["atom", "llama.cpp", "mlx-vlm"])
+    @pytest.mark.parametrize("engine", sorted(UNSTAGED))
     def test_engines_that_hand_selections_on_are_not(self, plan, engine):
         assert self.stage_remarks(plan, engine, pp_layers=[2, 4]) == self.stage_remarks(plan, engine) == []
 
@@ -452,7 +456,9 @@ class TestStages:
 
 
 class TestPaste:
-    @pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "vllm-ascend", "atom", "lmdeploy"])
+    @pytest.mark.parametrize(
+        "engine", ["vllm", "sglang", "tensorrt-llm", "vllm-ascend", "atom", "lmdeploy", "tokenspeed"]
+    )
     def test_names_are_quoted_for_the_shell(self, plan, engine):
         made = plan_for(plan, "FS", id="a'; rm -rf $HOME #", revision="b'\nEOF\n; rm #")
         command = export(made, engine).paste
@@ -696,7 +702,10 @@ class TestFailing:
                 exported = export(made, engine, Serving("99.0", pp_layers=[2, 4]))
                 assert "error" not in [remark.severity for remark in exported.warnings]
 
-    @pytest.mark.parametrize(("engine", "family"), [("mlx-vlm", "glm_moe_dsa"), ("llama.cpp", "hy_v4")])
+    @pytest.mark.parametrize(
+        ("engine", "family"),
+        [("mlx-vlm", "glm_moe_dsa"), ("mlx-vlm", "hy_v4"), ("mlx-vlm", "glm5_next"), ("llama.cpp", "hy_v4")],
+    )
     def test_an_engine_of_which_every_version_fails_is_refused(self, plan, engine, family):
         made = plan_for(plan, "FSF", family)
         newest = ENGINES[engine].looked_at or None
@@ -736,7 +745,7 @@ class TestPaths:
         (tmp_path / "model").mkdir()
         monkeypatch.chdir(tmp_path)
         made = plan_for(plan, "FFF", id="model", revision=None)
-        for engine in ("vllm", "sglang", "tensorrt-llm", "transformers", "lmdeploy", "atom"):
+        for engine in ("vllm", "sglang", "tensorrt-llm", "transformers", "lmdeploy", "atom", "tokenspeed"):
             for spelled in (None, "model", "./model"):
                 assert str(tmp_path / "model") in export(made, engine, Serving(model=spelled)).paste
         assert str(tmp_path / "gone") in export(made, "vllm", Serving(model="./gone")).paste
