@@ -9,11 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_times import BENCH_EXAMPLES, PRICE_EXAMPLES, bench, price
 from .commands.check_cli import CHECK_EXAMPLES, check
 from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
     MACHINE,
+    PLACED,
+    CurveFlag,
+    DecodeKeep,
     DistilledFlag,
     GivenPattern,
     JsonFlag,
@@ -23,10 +27,15 @@ from .commands.job.options import (
     NodeCount,
     PickleFlag,
     PlanPath,
+    PlanPaths,
+    PrefillKeep,
+    ProbesFlag,
     QuietFlag,
     RecipeName,
     TrustFlag,
     UniformFlag,
+    WindowGroupName,
+    check_pair,
     described,
     flag,
     named,
@@ -36,8 +45,7 @@ from .commands.job.options import (
 from .commands.job.start import leave_to_main, reach, share_cores, working
 from .errors import SettingError
 from .evaluate import HELD_OUT
-from .recipes.numbers import lengths
-from .recipes.schema import FIELDS, RUN, SEARCH, TEXT
+from .recipes.schema import FIELDS, RUN, SEARCH
 from .system.exits import exit_code_of
 from .system.launching import work_apart
 from .system.signals import leave
@@ -59,7 +67,6 @@ _COUNTED = tuple(
     for name in _SEARCHED
     if name not in (*_TEXT, "seed", "weights_hash", "selfcheck", "fingerprint", "untrained", "max_probe_delta")
 )
-_PLACED = ("device_map", "offload_folder")
 _ROOM = ("max_memory", "max_host_memory")
 
 
@@ -207,7 +214,7 @@ def estimate(
 @recipe_options(
     *(
         *_ROOM,
-        *_PLACED,
+        *PLACED,
         "max_delta",
         "max_probe_delta",
         "gate",
@@ -232,10 +239,9 @@ def estimate(
 def evaluate(
     plan_path: PlanPath,
     fields: dict[str, Any],
-    on: Annotated[str, described("Of the plan's own windows, heldout or calibration [heldout].", TEXT)] = HELD_OUT,
-    with_probes: Annotated[
-        bool, named("--probes", "INDEXCACHE_EVAL_PROBES", "Measure probes too: recall from far away.", TEXT)
-    ] = False,
+    on: WindowGroupName = HELD_OUT,
+    with_probes: ProbesFlag = False,
+    with_curve: CurveFlag = False,
     fingerprint: Annotated[
         bool, flag("--fingerprint", "Write beside the plan what check tells a server by.", RUN)
     ] = False,
@@ -256,7 +262,7 @@ def evaluate(
 
     path = plan_file(plan_path)
     plan = read_plan(path)
-    settings = eval_settings(plan, on, with_probes, fields, fingerprint)
+    settings = eval_settings(plan, on, with_probes, fields, with_curve, fingerprint)
     with working(quiet) as reporter:
         from .commands import eval as eval_command
         from .commands import eval_table
@@ -323,18 +329,33 @@ def distill(
     outcome.hold()
 
 
-@app.command(examples=("indexcache cut outputs/tiny/plan.json --keep 0.5",))
+@app.command(
+    examples=(
+        "indexcache cut outputs/tiny/plan.json --keep 0.5",
+        "indexcache cut outputs/tiny/plan.json --prefill-keep 0.5 --decode-keep 0.25 --out outputs/tiny/pair",
+    )
+)
 @recipe_options("keep", "max_delta")
 def cut(
     plan_path: PlanPath,
     fields: dict[str, Any],
-    out: Annotated[Path | None, place("File to write [beside the plan, named by what is kept].")] = None,
+    out: Annotated[
+        Path | None, place("File to write, or folder for two [beside the plan, named by what is kept].")
+    ] = None,
+    prefill_keep: PrefillKeep = None,
+    decode_keep: DecodeKeep = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Pick another step of a searched plan, offline; prints the new plan's path."""
+    """Pick another step of a searched plan, offline; prints the new plan's path.
+
+    With --prefill-keep and --decode-keep, pick two: for servers that prefill, and for servers that decode.
+    """
     leave_to_main()
     from .commands import cut as cut_command
 
+    if prefill_keep is not None or decode_keep is not None:
+        keeps = check_pair(prefill_keep, decode_keep, fields, out)
+        return cut_command.show_pair(cut_command.cut_pair(plan_path, *keeps, out or Path()), as_json)
     cut_command.show(*cut_command.cut(plan_path, fields, out), as_json)
 
 
@@ -359,6 +380,7 @@ def export(
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
     leave_to_main()
     from .commands import export as export_command
+    from .commands.export_pair import export_pair, pair_in
     from .search.export.settings import check_written
     from .search.export.support import Serving
     from .search.plan.file import plan_file, read_plan
@@ -367,6 +389,9 @@ def export(
         raise SettingError("--strip-weights was given without --write", hint="name the folder with --write")
     if to is None:
         raise SettingError("--to was not given: it names the engine", hint=f"give one of {ENGINES}; or none")
+    if (pair := pair_in(plan_path)) is not None:
+        serving = Serving(engine_version, fields.get("pp_size"), fields.get("pp_layers"), model)
+        return export_pair(pair, to, serving, force, write is not None, as_json)
     path = plan_file(plan_path)
     plan = read_plan(path)
     served = str(write.absolute()) if write is not None and strip_weights else model
@@ -385,7 +410,7 @@ def export(
 
 
 @app.command(examples=('indexcache apply outputs/tiny/plan.json --prompt "The wind"',))
-@recipe_options(*_PLACED)
+@recipe_options(*PLACED)
 def apply(
     plan_path: PlanPath,
     fields: dict[str, Any],
@@ -432,56 +457,22 @@ def inspect(
     inspect_command.show(document, as_json)
 
 
-@app.command(examples=("indexcache report outputs/tiny/plan.json",))
+@app.command(examples=("indexcache report outputs/tiny/plan.json", "indexcache report A B --out both.html"))
 def report(
-    plan_path: PlanPath,
-    out: Annotated[Path | None, place("Folder for the files [the plan's].")] = None,
+    plan_paths: PlanPaths,
+    out: Annotated[Path | None, place("Folder for the files [the plan's]; of several plans, the file.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Render a plan's report.md, report.html and curve.svg again; prints their paths."""
+    """Render a plan's report.md, report.html and curve.svg again, or compare several plans; prints the paths."""
     leave_to_main()
     from .commands import report as report_command
 
-    report_command.show(report_command.report(plan_path, out), as_json)
+    report_command.show(report_command.report(plan_paths, out), as_json)
 
 
 app.command(examples=CHECK_EXAMPLES)(check)
-
-
-@app.command(examples=("indexcache bench outputs/tiny/plan.json --context 512,1k",))
-@recipe_options("dtype", "indexer", "attention", "beyond_positions", *_PLACED, defaults={"dtype": "the plan's"})
-def bench(
-    plan_path: PlanPath,
-    fields: dict[str, Any],
-    context: Annotated[
-        str | None, described("Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].")
-    ] = None,
-    random_weights: Annotated[bool, flag("--random-weights", "Build the model from its config alone.")] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Prefills per length and pattern.")] = 3,
-    model: Annotated[str | None, described("Where the plan's checkpoint is now, or a config like it.")] = None,
-    trust_remote_code: TrustFlag = False,
-    allow_pickle: PickleFlag = False,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-) -> None:
-    """Time prefills under the plan and all full on this device, and the indexers' share of each.
-
-    Writes bench.json beside the plan and adds a figure and a table to its report.
-    """
-    leave_to_main()
-    from .commands.job.settings import trust_of
-    from .search.plan.file import plan_file, read_plan
-
-    path = plan_file(plan_path)
-    plan, contexts = read_plan(path), lengths(context) if context else []
-    with working(quiet) as reporter:
-        from .commands import bench as bench_command
-        from .commands.job.planned import open_planned
-
-        planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
-        request = bench_command.BenchRequest.from_fields(contexts, repeats, random_weights, fields)
-        record = bench_command.bench(planned, path, request, reporter)
-    bench_command.show(record, path, as_json)
+app.command(examples=BENCH_EXAMPLES)(bench)
+app.command(examples=PRICE_EXAMPLES)(price)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,6 +19,9 @@ from ..search.plan.record import heldout_record, probes_record
 from ..search.plan.schema import HeldOutRecord, Plan, ProbesRecord
 from ..search.report.checks import (
     Check,
+    CurveCheck,
+    CurveLosses,
+    PositionLosses,
     ProbesCheck,
     UnseenCheck,
     check_file,
@@ -32,6 +35,7 @@ from ..search.search import compare
 from ..system import processes
 from ..system.console import Reporter
 from ..system.files import write_atomically
+from .eval_curve import curve_evaluations, measured_curve, with_stretches
 from .eval_settings import EvalSettings, OtherText
 from .fingerprint import Source, write_beside
 from .job.measure import Loaded, evaluator, load, run_identity, running_on
@@ -44,13 +48,15 @@ from .job.windows import ProbeRequest, build_windows, check_documents, check_win
 class EvalOutcome:
     """A plan measured again, with all full and uniform interleaving beside it, and what it was held to.
 
-    ``check`` is of the plan's own windows or an ``UnseenCheck``; ``probes`` is None where none were measured.
+    ``check`` is of the plan's own windows or an ``UnseenCheck``; ``probes`` and ``curve`` are None where they were
+    not measured.
     """
 
     settings: EvalSettings
     length: int
     check: Check
     probes: ProbesCheck | None
+    curve: CurveCheck | None = None
 
     def hold(self) -> None:
         """Ends what did not pass.
@@ -90,8 +96,10 @@ def evaluate(
     _check_groups(windows, settings)
     planned.check_weights(reporter)
     loaded = _model(planned, windows, settings.group, room, reporter)
+    if settings.with_curve:
+        windows = with_stretches(windows, planned.plan)
     measured = evaluator(loaded, windows, reporter)
-    losses, scores = _measured(planned, measured, windows, settings, reporter)
+    losses, scores, budgets = _measured(planned, measured, windows, settings, reporter)
     run, gate = run_identity(loaded), settings.gate
     how: dict[str, Any] = {
         "when": now(),
@@ -111,7 +119,10 @@ def evaluate(
     if scores is not None:
         limit = settings.max_probe_delta
         probes = ProbesCheck(scores=scores, max_probe_delta=limit, passed=gate.passes(scores.all, limit), **how)
-    outcome = EvalOutcome(settings, windows.length, check, probes)
+    curve = None
+    if budgets is not None:
+        curve = CurveCheck(windows=check.windows, losses=budgets[0], positions=budgets[1], passed=None, **how)
+    outcome = EvalOutcome(settings, windows.length, check, probes, curve)
     unseen = None if settings.text is None else _unseen_check(check, probes, windows, settings.text)
     processes.run_on_main(lambda: _keep(planned.plan, path, outcome, unseen, reporter))
     if settings.fingerprint:
@@ -176,8 +187,8 @@ def _model(planned: PlannedModel, windows: Windows, group: str, room: Room, repo
 
 def _measured(
     planned: PlannedModel, measured: Evaluator, windows: Windows, settings: EvalSettings, reporter: Reporter
-) -> tuple[HeldOutRecord, ProbesRecord | None]:
-    """What the plan, all full and uniform cost on the windows, and on probes where they are asked for.
+) -> tuple[HeldOutRecord, ProbesRecord | None, tuple[CurveLosses, list[PositionLosses]] | None]:
+    """What the plan, all full and uniform cost on the windows, on probes and at all budgets where asked for.
 
     Raises:
         MeasurementError: a loss is NaN or infinite.
@@ -185,7 +196,9 @@ def _measured(
     plan, group, confidence = planned.plan, settings.group, settings.gate.confidence
     probes = windows.groups[HELD_OUT_PROBES] if settings.with_probes else None
     count = _window_count(plan, windows, settings)
-    reporter.begin(3 * (count + (len(probes.ids) if probes else 0)), "window evaluations")
+    evaluations = 3 * (count + (len(probes.ids) if probes else 0))
+    evaluations += curve_evaluations(plan, count) if settings.with_curve else 0
+    reporter.begin(evaluations, "window evaluations")
     problem = windows_problem(
         measured.sweep,
         windows,
@@ -196,12 +209,13 @@ def _measured(
     losses = heldout_record(compare(problem, group, plan.pattern, windows=count), confidence)
     if losses is None:
         raise MeasurementError(f"a loss on the {GROUP_TITLES[group]} windows is NaN or infinite")
+    curve = measured_curve(problem, plan, confidence) if settings.with_curve else None
     if probes is None:
-        return losses, None
+        return losses, None, curve
     scores = probes_record(compare(problem, HELD_OUT_PROBES, plan.pattern), probes.kinds, confidence)
     if scores is None:
         raise MeasurementError("a loss on the probes is NaN or infinite")
-    return losses, scores
+    return losses, scores, curve
 
 
 def _window_count(plan: Plan, windows: Windows, settings: EvalSettings) -> int:
@@ -229,7 +243,8 @@ def _keep(plan: Plan, path: Path, outcome: EvalOutcome, unseen: UnseenCheck | No
         if unseen is not None:
             record = with_unseen_check(plan, file, unseen)
         else:
-            record = with_check(plan, file, outcome.settings.group, outcome.check, outcome.probes)
+            group = outcome.settings.group
+            record = with_check(plan, file, group, outcome.check, outcome.probes, outcome.curve)
         write_atomically(file, record.as_json())
         if has_report(path):
             render_beside(plan, path)

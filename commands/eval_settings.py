@@ -51,6 +51,7 @@ class EvalSettings:
         max_delta: the limit, nats per token; None for none.
         max_probe_delta: likewise of probes, nats per answer token.
         fingerprint: whether the plan's fingerprint is measured and written beside it.
+        with_curve: whether every budget of the plan is measured too, and its own by position in the window.
         warnings: of options that do nothing.
     """
 
@@ -62,11 +63,17 @@ class EvalSettings:
     max_delta: float | None
     max_probe_delta: float | None
     fingerprint: bool = False
+    with_curve: bool = False
     warnings: tuple[str, ...] = ()
 
 
 def eval_settings(
-    plan: Plan, group: str, with_probes: bool, fields: Mapping[str, Any], fingerprint: bool = False
+    plan: Plan,
+    group: str,
+    with_probes: bool,
+    fields: Mapping[str, Any],
+    with_curve: bool = False,
+    fingerprint: bool = False,
 ) -> EvalSettings:
     """What eval's options ask for; where they are silent, the plan says it. Nothing heavy is imported.
 
@@ -88,6 +95,11 @@ def eval_settings(
             "--fingerprint is of the plan's own windows, and other windows were asked for",
             hint="give it without --window, --windows and --dataset",
         )
+    if with_curve and (text is not None or group != HELD_OUT):
+        raise SettingError(
+            "--curve is of the plan's own held-out windows, and others were asked for",
+            hint="leave --curve out, or give nothing that asks for other windows",
+        )
     is_idle = "gate" in fields and max_delta is None and max_probe_delta is None
     confidence = fields.get("confidence") or plan.search.confidence or CONFIDENCE
     return EvalSettings(
@@ -99,6 +111,7 @@ def eval_settings(
         max_delta=max_delta,
         max_probe_delta=max_probe_delta,
         fingerprint=fingerprint,
+        with_curve=with_curve,
         warnings=("--gate does nothing without --max-delta or --max-probe-delta",) if is_idle else (),
     )
 

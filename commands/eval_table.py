@@ -40,6 +40,9 @@ def eval_table(outcome: EvalOutcome) -> None:
         number = probes.scores.all.probes
         print_line(console, f"{number} probes of {outcome.length} tokens: nats per answer token, share predicted")
         print_table(console, printed(probes_table(probes.scores, settings.gate.confidence)))
+    if outcome.curve is not None:
+        budgets, parts = len(outcome.curve.losses.searched), len(outcome.curve.positions)
+        print_line(console, f"{budgets} budgets and {parts} parts of the window are measured: see the report")
     if check.passed:
         print_line(console, f"passed: at most {check.max_delta:g} was allowed")
     if probes is not None and probes.passed:
@@ -78,4 +81,6 @@ def eval_document(outcome: EvalOutcome) -> dict[str, Any]:
         "probes": None if probes is None else probes.scores.model_dump(),
         "max_probe_delta": settings.max_probe_delta,
         "probes_passed": None if probes is None else probes.passed,
+        "curve": None if outcome.curve is None else outcome.curve.losses.model_dump(),
+        "positions": None if outcome.curve is None else [part.model_dump() for part in outcome.curve.positions],
     }

@@ -69,16 +69,6 @@ def pytest_sessionfinish():
     gc.unfreeze()  # or libraries complain of what is left when the process ends
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _templates_compiled_once():
-    """A process of a user's renders one report, this one hundreds."""
-    from indexcache.search.report import pages
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pages, "_template", functools.cache(pages._template))
-        yield
-
-
 @pytest.fixture(autouse=True)
 def _no_process_left_to_work_apart():
     """A command that is one process's job says so for the rest of its process; here that is all tests'."""

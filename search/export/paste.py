@@ -31,7 +31,7 @@ def paste_text(
         ExportError: a model or a revision that a command line would take for an option.
     """
     model = serving.model or plan.model.id
-    if serving.model or plan.model.revision is None:
+    if not serving.elsewhere and (serving.model or plan.model.revision is None):
         model = _absolute(model)
     stage_layers = ",".join(map(str, serving.pp_layers or ()))
     stages = serving.pp_size or len(serving.pp_layers or ())

@@ -52,6 +52,7 @@ def remarks_on(
         )
     names_model = "{model" in (support.paste or engine.paste)
     local_checkpoint = names_model and plan.model.revision is None and serving.model is None
+    local_checkpoint = local_checkpoint and not serving.elsewhere
     if plan.model.revision and not engine.revision and serving.model is None:
         texts.append(f"the plan is for commit {plan.model.revision} of {plan.model.id}: serve that one")
     remarks = [Remark("note", text) for text in texts]

@@ -189,6 +189,7 @@ class Serving:
         pp_layers: instead, the decoder layers of each stage.
         model: where the checkpoint is, if not where the plan says.
         stripped: it holds no indexer weights of shared layers.
+        elsewhere: on another machine, so that the checkpoint's name is left as the plan has it.
         config: the text model's settings in its config.json; None where that is not here.
         edited: a copy of config.json with the settings is written too.
     """
@@ -198,5 +199,6 @@ class Serving:
     pp_layers: Sequence[int] | None = None
     model: str | None = None
     stripped: bool = False
+    elsewhere: bool = False
     config: Mapping[str, object] | None = None
     edited: bool = False

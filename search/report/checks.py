@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from ...errors import PlanError
 from ..gate import GateKind
-from ..plan.schema import Finite, HeldOutRecord, Plan, ProbesRecord, Sha256, Timestamp
-from .beside import Record, Section, file_beside, read_record
+from ..plan.beside import Record, Section, file_beside, read_record
+from ..plan.schema import Finite, HeldOutRecord, MeasuredPattern, Plan, ProbesRecord, Sha256, Timestamp
 
 
 class Measurement(Section):
@@ -42,6 +42,47 @@ class ProbesCheck(Measurement):
     max_probe_delta: Finite | None
 
 
+class CurveLosses(Section):
+    """Every budget of a plan beside its baselines on the same windows, from most full sites to fewest.
+
+    ``dp`` holds the patterns of dynamic programming, where the plan has any that it did not choose from.
+    """
+
+    baseline_loss: Finite
+    searched: list[MeasuredPattern]
+    uniform: list[MeasuredPattern]
+    dp: list[MeasuredPattern] = Field(default_factory=list)
+
+
+class PositionLosses(Section):
+    """The plan's pattern and uniform on the labels of positions ``first`` to ``last`` of each window alone."""
+
+    first: Annotated[int, Field(ge=0)]
+    last: Annotated[int, Field(ge=0)]
+    losses: HeldOutRecord
+
+
+class CurveCheck(Measurement):
+    """One measurement of a plan's whole curve on its held-out windows, and of its own pattern by position."""
+
+    windows: Annotated[int, Field(ge=1)]
+    losses: CurveLosses
+    positions: list[PositionLosses]
+
+    def at(self, pattern: str) -> HeldOutRecord | None:
+        """The budget whose pattern that is, as a check of it; None where there is none."""
+        pairs = zip(self.losses.searched, self.losses.uniform, strict=True)
+        baseline = self.losses.baseline_loss
+        return next(
+            (
+                HeldOutRecord(baseline_loss=baseline, plan=measured, uniform=uniform)
+                for measured, uniform in pairs
+                if measured.pattern == pattern
+            ),
+            None,
+        )
+
+
 class UnseenCheck(Check):
     """A check on other windows than the plan's, of documents that its search has not seen, and on probes in them.
 
@@ -66,8 +107,8 @@ class UnseenCheck(Check):
 class CheckRecord(Record):
     """The latest checks of the plan whose content has the hash ``plan_sha256``.
 
-    ``heldout``, ``calibration`` and ``probes`` are on its own windows; ``others`` holds one for each length and
-    text, the latest last.
+    ``heldout``, ``calibration``, ``probes`` and ``curve`` are on its own windows; ``others`` holds one for each
+    length and text, the latest last.
     """
 
     plan_sha256: Sha256
@@ -76,6 +117,7 @@ class CheckRecord(Record):
     calibration: Check | None = None
     probes: ProbesCheck | None = None
     others: list[UnseenCheck] = Field(default_factory=list)
+    curve: CurveCheck | None = None
 
     @model_validator(mode="after")
     def _of_one_pattern(self) -> CheckRecord:
@@ -85,7 +127,20 @@ class CheckRecord(Record):
         for probes in (self.probes, *(check.probes for check in self.others)):
             if probes is not None and probes.scores.pattern != self.pattern:
                 raise ValueError("scores.pattern is not pattern")
+        if self.curve is not None:
+            _check_curve(self.curve, self.pattern)
         return self
+
+
+def _check_curve(curve: CurveCheck, pattern: str) -> None:
+    searched, uniform = curve.losses.searched, curve.losses.uniform
+    budgets = [measured.kept for measured in searched]
+    if budgets != [measured.kept for measured in uniform] or budgets != sorted(set(budgets), reverse=True):
+        raise ValueError("curve.losses has to have one searched and one uniform pattern for each budget")
+    if any(len(measured.pattern) != len(pattern) for measured in (*searched, *uniform, *curve.losses.dp)):
+        raise ValueError("curve.losses has a pattern of another length")
+    if any(stretch.losses.plan.pattern != pattern for stretch in curve.positions):
+        raise ValueError("curve.positions is of another pattern")
 
 
 def check_file(plan: Path) -> Path:
@@ -118,15 +173,23 @@ def checks_of(plan: Plan, path: Path) -> tuple[CheckRecord | None, str]:
     return record, ""
 
 
-def with_check(plan: Plan, path: Path, group: str, check: Check, probes: ProbesCheck | None = None) -> CheckRecord:
-    """The checks of ``plan`` in ``path`` with the one of ``group`` replaced, and that on probes if there is one.
+def with_check(
+    plan: Plan,
+    path: Path,
+    group: str,
+    check: Check,
+    probes: ProbesCheck | None = None,
+    curve: CurveCheck | None = None,
+) -> CheckRecord:
+    """The checks of ``plan`` in ``path`` with the one of ``group`` replaced, and others that were made with it.
 
     Those of another plan are dropped.
 
     Raises:
         PlanError: ``path`` holds something else than checks, which is not to be lost.
     """
-    measured = {group: check} | ({} if probes is None else {"probes": probes})
+    measured: dict[str, Measurement | None] = {group: check, "probes": probes, "curve": curve}
+    measured = {name: made for name, made in measured.items() if made is not None}
     return _checks_to_keep(plan, path).model_copy(update=measured)
 
 

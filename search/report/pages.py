@@ -1,28 +1,34 @@
-"""Renders a plan as report.md and as a self-contained report.html, with the curve as SVG."""
+"""Renders a plan as report.md and as a self-contained report.html, with its pictures as SVG."""
 
 from __future__ import annotations
 
-import html
+import base64
+import hashlib
+import json
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import Any
 
-from ...errors import one_line
 from ...system.console import byte_count
-from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, ProbeRecord, ProbesRecord
+from ..plan.schema import Plan
+from ..price.prefills import PrefillRecord
 from . import prose
-from .certainty import decided_steps, least_chance, strip, strip_text
+from .certainty import decided_steps, strip, strip_text
 from .checks import CheckRecord
-from .figures import loss_curve, overlap_heatmap, prefill_bars
-from .prefills import PrefillRecord
-from .sections.evaluation import checks_again, checks_elsewhere
+from .drawing.bars import bar_file, bar_pictures
+from .drawing.curve import curve_file, curve_of, curve_pictures
+from .drawing.heatmap import heatmap_file, heatmap_pictures
+from .drawing.template import source, template
+from .sections.budgets import Budget, as_data, budgets
+from .sections.evaluation import budget_table, checks_again, checks_elsewhere, positions
+from .sections.layers import cells, full_layers, stages_sentence
+from .sections.repeat import search_command
+from .sections.settings import engine_settings
+from .sections.speed import prefill_pairs, prefill_table
+from .sections.verdict import NEVER_MEASURED
 from .tables import (
-    Table,
     comparison_table,
     distilled_pair,
     distilled_segments,
-    in_sample,
     interchange_table,
     probes_table,
     starts_table,
@@ -30,7 +36,9 @@ from .tables import (
     swaps_table,
 )
 from .timing import Timing
-from .words import increase, percent, signed, stay
+from .worth import Worth, decode_section
+
+_PREFILL = "Prefill seconds over the context, all full and under this plan"
 
 
 def render(
@@ -39,157 +47,105 @@ def render(
     prefills: PrefillRecord | None = None,
     timing: Timing | None = None,
     checks: CheckRecord | None = None,
+    worth: Worth = Worth(),
 ) -> dict[str, str]:
     """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures.
 
     ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` is that of its search,
-    ``checks`` are eval's.
+    ``checks`` are eval's, ``worth`` is what else is known of the plan's use.
     """
-    pictures = {f"{stem}curve.svg": loss_curve(plan, _heldout(plan, checks))}
+    name = f"{stem.removesuffix('-') or 'plan'}.json"
+    name = name if re.fullmatch(r"\w[\w.-]*", name) else "PLAN"
+    measured = budgets(plan, checks, prefills, worth, name)
+    picked = next(budget for budget in measured if budget.kept == plan.result.kept)
+    whole = checks.curve if checks else None
+    curve = curve_of(plan, picked.heldout, whole.losses if whole else None)
+    pictures = {f"{stem}curve.svg": curve_file(curve)}
     if plan.search.overlap_matrix:
-        pictures[f"{stem}overlap.svg"] = overlap_heatmap(plan)
-    context = _context(plan, pictures, checks)
-    context["prefills"], context["timing"] = prefills, timing
-    if prefills is not None:
-        pictures[f"{stem}prefill.svg"] = context["prefill_picture"] = prefill_bars(prefills)
-        context["prefill_file"] = f"{stem}prefill.svg"
-    markdown = _template("report.md.j2", escape=False).render(context)
+        pictures[f"{stem}overlap.svg"] = heatmap_file(plan)
+    pairs = prefill_pairs(prefills.points) if prefills else []
+    if pairs:
+        pictures[f"{stem}prefill.svg"] = bar_file(pairs, "prefill", _PREFILL)
+    context = _context(plan, name, picked, prefills, checks) | {
+        "timing": timing,
+        "decodes": decode_section(plan, worth.decodes),
+        "files": {file.removeprefix(stem).removesuffix(".svg"): file for file in pictures},
+        "curves": curve_pictures(curve),
+        "overlaps": heatmap_pictures(plan) if plan.search.overlap_matrix else [],
+        "bars": bar_pictures(pairs, "prefill", _PREFILL) if pairs else [],
+    }
     return {
-        f"{stem}report.md": re.sub(r"\n{3,}", "\n\n", markdown),
-        f"{stem}report.html": _template("report.html.j2", escape=True).render(context),
+        f"{stem}report.md": _markdown(context),
+        f"{stem}report.html": _page(context, plan, measured),
         **pictures,
     }
 
 
-def _template(name: str, escape: bool) -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def _markdown(context: dict[str, Any]) -> str:
+    markdown: str = template("report.md.j2", escape=False).render(context)
+    return re.sub(r"\n{3,}", "\n\n", markdown)
 
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+
+def _page(context: dict[str, Any], plan: Plan, measured: tuple[Budget, ...]) -> str:
+    engines = engine_settings(plan, [budget.plan for budget in measured])
+    data = as_data(measured, engines, plan.result.kept)
+    page: str = template("report.html.j2").render(
+        context | scripted() | {"engines": engines, "budgets": measured, "data": safe_json(data)}
     )
-    environment.filters["cell"] = _markdown_cell
-    environment.filters["code"] = _with_code
-    environment.filters["target"] = quote
-    return environment.get_template(name)
+    return page
 
 
-def _markdown_cell(value: object) -> str:
-    """``value`` on one line, with nothing that Markdown or HTML would read as markup."""
-    return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(one_line(str(value)), quote=False))
+def scripted() -> dict[str, str]:
+    """The page's script, and its hash, by which the page allows it and no other."""
+    script = source("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": script, "script_hash": f"sha256-{digest}"}
 
 
-def _with_code(text: str) -> str:
-    """``text`` as HTML, with what stands in backticks as code."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+def safe_json(data: object) -> str:
+    """``data`` as JSON that may stand in HTML: nothing in it is markup."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _heldout(plan: Plan, checks: CheckRecord | None) -> HeldOutRecord | None:
-    """Held-out losses of this very pattern, from the search or else from eval."""
-    records = [plan.heldout, checks.heldout.losses if checks and checks.heldout else None]
-    return next((record for record in records if record and record.plan.pattern == plan.result.pattern), None)
-
-
-def _context(plan: Plan, pictures: Mapping[str, str], checks: CheckRecord | None) -> dict[str, Any]:
-    heldout = _heldout(plan, checks)
-    confidence, comparison = plan.search.confidence, comparison_table(plan, heldout)
+def _context(
+    plan: Plan, name: str, picked: Budget, prefills: PrefillRecord | None, checks: CheckRecord | None
+) -> dict[str, Any]:
+    heldout, confidence = picked.heldout, plan.search.confidence
+    comparison = comparison_table(plan, heldout)
     return {
         "plan": plan,
-        "prose": _prose(plan, heldout, comparison),
+        "prose": prose.sentences(plan, heldout, comparison, bool(checks and checks.curve)),
+        "name": name,
         "title": f"indexcache plan for {plan.model.id}",
         "ratio": f"{plan.result.kept / plan.result.sites:.1%}",
-        "headlines": _headlines(plan, heldout),
-        "sites": strip(plan),
+        "verdict": picked.verdict,
+        "never": NEVER_MEASURED,
+        "headlines": picked.headlines,
+        "cells": cells(plan),
         "strip": strip_text(strip(plan)),
+        "full_layers": full_layers(plan),
+        "stages": stages_sentence(plan),
+        "memory": picked.memory,
         "heldout": heldout,
         "comparison": comparison,
         "probes": probes_table(plan.probes, confidence) if plan.probes else None,
-        "unskilled": _unskilled(plan.probes),
+        "warnings": prose.warnings(plan, heldout),
         "distilled": None if plan.distilled is None else (distilled_pair(plan), distilled_segments(plan)),
         "decided": decided_steps(plan),
         "interchanges": interchange_table(plan),
-        "pictures": list(pictures.values()),
-        "picture_files": list(pictures),
+        "positions": positions(checks),
+        "budget_table": budget_table(checks),
         "again": checks_again(checks, plan.tokens.window),
         "elsewhere": checks_elsewhere(checks),
         "steps": steps_table(plan) if plan.search.steps else None,
         "starts": starts_table(plan),
         "swaps": swaps_table(plan),
+        "prefills": prefills,
+        "prefill_times": prefill_table(prefills) if prefills else None,
+        "command": search_command(plan),
         "streamed": byte_count(plan.cost.weight_bytes) if plan.cost.weight_bytes else None,
         "choosing": f"indexers choose where a query sees more than {plan.model.selection_width} keys"
         if plan.model.selection_width
         else "where indexers begin to choose is not known",
     }
-
-
-def _prose(plan: Plan, heldout: HeldOutRecord | None, comparison: Table) -> dict[str, str]:
-    """The sentences of the report by the part that they explain."""
-    return {
-        "incomplete": prose.INCOMPLETE,
-        "shorter_window": prose.shorter_window(plan),
-        "chances": prose.chances(plan),
-        "heldout": prose.held_out(plan, heldout),
-        "columns": prose.columns(plan, comparison),
-        "distilled": prose.distilled(plan),
-        "probes": prose.PROBES,
-        "chosen_by": prose.chosen_by(plan),
-        "decided": prose.decided(plan),
-        "undecided": prose.undecided(plan),
-        "curve": prose.curve(plan, heldout),
-        "steps": prose.steps(plan),
-        "refinement": prose.refinement(plan),
-        "windows": prose.windows(plan),
-    }
-
-
-class _Headline(NamedTuple):
-    """A figure to lead with: what it is of, the figure, its interval, and what it is in which unit."""
-
-    name: str
-    figure: str
-    interval: str
-    title: str
-    unit: str
-
-
-def _headlines(plan: Plan, heldout: HeldOutRecord | None) -> list[_Headline]:
-    """What leads: increases of the plan and its baselines, held out where possible, probes, and decided steps."""
-    where, sample = ("in sample", in_sample(plan)) if heldout is None else ("held out", {})
-    by_dp = sample.get("dp") if heldout is None else heldout.dp
-    increases: list[tuple[str, MeasuredPattern | ProbeRecord | None, str, str]] = [
-        ("plan", heldout.plan if heldout else plan.result, f"loss increase, {where}", "nats per token"),
-        ("uniform", heldout.uniform if heldout else plan.result.uniform, "uniform interleaving", ""),
-    ]
-    if plan.distilled is not None:
-        before = plan.distilled.heldout.before
-        increases.insert(1, ("before", before, "before distilling, held out", ""))
-    if by_dp is not None and by_dp.pattern != plan.result.pattern:
-        increases.append(("dp", by_dp, "dynamic programming over layer costs", ""))
-    if plan.probes is not None:
-        uniform = signed(plan.probes.all.uniform.loss - plan.probes.all.full.loss)
-        unit = f"nats per answer token; uniform {uniform}"
-        increases.append(("probes", plan.probes.all, "loss increase on probes", unit))
-    lines = []
-    for name, measured, title, unit in increases:
-        figure, _, spread = increase(measured, plan.search.confidence).partition(" ")
-        if measured is None:
-            figure, spread = "not measured", ""
-        lines.append(_Headline(name, figure, spread, title, unit))
-    if (decided := decided_steps(plan)) is not None:
-        figure, title = f"{decided.count} of {decided.steps}", f"steps decided at {percent(decided.confidence)}"
-        chance = least_chance(plan)
-        lines.append(_Headline("steps", figure, "", title, "" if chance is None else stay(chance)))
-    return lines
-
-
-# Where all full predicts fewer answer tokens than this, damage can hardly show.
-_SKILLED = 0.2
-
-
-def _unskilled(probes: ProbesRecord | None) -> str:
-    """The kinds of probes that the model itself hardly answers."""
-    return ", ".join(record.kind for record in probes.kinds if record.full.accuracy < _SKILLED) if probes else ""

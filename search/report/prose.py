@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ..plan.schema import HeldOutRecord, Plan
 from .certainty import interchanges, not_decided, searched, steps_to_budget
 from .tables import Table
-from .words import layers, percent
+from .words import layers, percent, signed
 
 INCOMPLETE = (
     "The search was stopped before it measured baselines, the held-out check and probes. "
@@ -50,6 +52,69 @@ _STRATEGIES = {
     ),
     "dp": "There are no steps: dynamic programming over layer costs gives the pattern of each budget.",
 }
+
+
+_LACKING = (
+    "The checkpoint lacks the distilled indexers that all losses were measured with: "
+    "`indexcache distill` makes one that has them"
+)
+_UNSKILLED = (
+    "All full itself predicts less than a fifth of the answers of these kinds of probes, "
+    "which so say little about patterns: "
+)
+# Where all full predicts fewer answer tokens than this, damage can hardly show.
+_SKILLED = 0.2
+
+
+def sentences(plan: Plan, heldout: HeldOutRecord | None, comparison: Table, whole: bool) -> dict[str, str]:
+    """The sentences of the report by the part that they explain; ``whole`` where the curve is held out."""
+    return {
+        "incomplete": INCOMPLETE,
+        "chances": chances(plan),
+        "heldout": held_out(plan, heldout),
+        "columns": columns(plan, comparison),
+        "distilled": distilled(plan),
+        "probes": PROBES,
+        "key_tokens": key_tokens(plan, heldout),
+        "chosen_by": chosen_by(plan),
+        "decided": decided(plan),
+        "undecided": undecided(plan),
+        "curve": curve(plan, heldout, whole),
+        "steps": steps(plan),
+        "refinement": refinement(plan),
+        "windows": windows(plan),
+    }
+
+
+class Warning(NamedTuple):
+    """What a reader should know before relying on a plan, and the names that it ends with."""
+
+    text: str
+    names: str = ""
+
+
+def warnings(plan: Plan, heldout: HeldOutRecord | None) -> list[Warning]:
+    """What a reader should know before relying on the plan, the worst first."""
+    shares = plan.result.kept < plan.result.sites
+    unskilled, shorter, undecided = unskilled_kinds(plan), shorter_window(plan), not_decided(plan)
+    known = [
+        (shares and heldout is None, Warning("This pattern was not measured on held-out windows")),
+        (plan.lacks_indexers, Warning(_LACKING)),
+        (shorter, Warning(f"Short windows: {shorter}")),
+        (unskilled, Warning(_UNSKILLED, unskilled)),
+        (undecided, Warning(undecided.capitalize())),
+        (
+            shares and plan.search.confidence and heldout is not None and heldout.plan.high is None,
+            Warning("The held-out windows are of one document, so that no interval can be given"),
+        ),
+    ]
+    return [warning for holds, warning in known if holds]
+
+
+def unskilled_kinds(plan: Plan) -> str:
+    """The kinds of probes that the model itself hardly answers."""
+    kinds = plan.probes.kinds if plan.probes else []
+    return ", ".join(record.kind for record in kinds if record.full.accuracy < _SKILLED)
 
 
 def shorter_window(plan: Plan) -> str:
@@ -134,6 +199,20 @@ def held_out(plan: Plan, heldout: HeldOutRecord | None) -> str:
         else "The search was given no held-out windows."
     )
     return f"{missing} The figures below are in sample: of the windows that chose, and so too good."
+
+
+def key_tokens(plan: Plan, heldout: HeldOutRecord | None) -> str:
+    """How the loss rises on tokens of which the long context tells most."""
+    measured, uniform = (heldout.plan, heldout.uniform) if heldout else (plan.result, plan.result.uniform)
+    if measured.key_delta is None:
+        return (
+            "The increase on key tokens, of which the long context tells most, was not measured for this pattern."
+        )
+    beside = "" if uniform is None or uniform.key_delta is None else f", uniform {signed(uniform.key_delta)}"
+    return (
+        f"On key tokens, which count by how much the long context tells of them, the loss rises by "
+        f"{signed(measured.key_delta)} nats{beside}; on all tokens by {signed(measured.delta)}."
+    )
 
 
 def columns(plan: Plan, comparison: Table) -> str:
@@ -241,13 +320,19 @@ def refinement(plan: Plan) -> str:
     )
 
 
-def curve(plan: Plan, heldout: HeldOutRecord | None) -> str:
-    """What the curve shows."""
+def curve(plan: Plan, heldout: HeldOutRecord | None, whole: bool) -> str:
+    """What the curve shows; ``whole`` where every budget is held out."""
     at = plan.search.confidence
     bars = "one standard error" if at is None else f"intervals at {percent(at)}"
+    if whole:
+        return (
+            "Hollow marks are differences to all full on the held-out windows; "
+            f"filled ones are in sample, of what was not measured held out. Bars are {bars} over documents."
+        )
     return (
         f"Differences to all full on the same {used_windows(plan)} calibration windows, in sample; "
-        f"bars are {bars} over documents.{' Hollow marks are held out.' if heldout else ''}"
+        f"bars are {bars} over documents.{' Hollow marks are held out.' if heldout else ''} "
+        "`indexcache eval --curve` measures every budget held out."
     )
 
 

@@ -124,13 +124,13 @@ def _origin(plan: Plan) -> str:
 def _named(measured: dict[str, Sequence[MeasuredPattern]], suffix: str) -> list[Series]:
     """A series of each origin of which anything was measured; of one budget the last measured counts."""
     return [
-        Series(name + suffix, tuple(_point(by_kept[kept]) for kept in sorted(by_kept, reverse=True)))
+        Series(name + suffix, tuple(point(by_kept[kept]) for kept in sorted(by_kept, reverse=True)))
         for name, patterns in measured.items()
         if (by_kept := {pattern.kept: pattern for pattern in patterns})
     ]
 
 
-def _point(pattern: MeasuredPattern) -> Point:
+def point(pattern: MeasuredPattern) -> Point:
     """A measured pattern; one document gives neither interval nor standard error."""
     error = pattern.standard_error
     low = pattern.low if pattern.low is not None or error is None else pattern.delta - error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,15 +20,20 @@ from ..plan.schema import (
 from .certainty import interchanges, searched, steps_to_budget, verdict
 from .words import answers, at_confidence, increase, layers, margin, nats, percent, signed
 
+_LONGEST_LIST = 30
 BEFORE_DISTILLING = "before distilling"
 """The name of a distilled plan's pattern with the indexers as they were."""
 
 
 class Column(NamedTuple):
-    """A column: its heading, and whether it holds names, which are flush left, or figures."""
+    """A column: its heading, whether it holds names, which are flush left, or figures, and how much it matters.
+
+    ``detail`` marks what is left out where there is no room for it.
+    """
 
     heading: str
     names: bool = False
+    detail: bool = False
 
 
 class Row(NamedTuple):
@@ -53,6 +59,20 @@ class Table:
             tuple(Row(tuple(row.cells[place] for place in filled), row.chosen) for row in rows),
         )
 
+    def narrow(self) -> Table:
+        """The table without its details, and with long lists cut off."""
+        places = [place for place, column in enumerate(self.columns) if not column.detail]
+
+        def cell(row: Row, place: int) -> str:
+            text = row.cells[place]
+            lists = self.columns[place].names and len(text) > _LONGEST_LIST and ", " in text
+            return textwrap.shorten(text, _LONGEST_LIST, placeholder=" \u2026") if lists else text
+
+        return Table(
+            tuple(self.columns[place] for place in places),
+            tuple(Row(tuple(cell(row, place) for place in places), row.chosen) for row in self.rows),
+        )
+
 
 def comparison_table(plan: Plan, heldout: HeldOutRecord | None) -> Table:
     """The plan beside its baselines: held-out figures first where there are any, those in sample last."""
@@ -66,9 +86,9 @@ def comparison_table(plan: Plan, heldout: HeldOutRecord | None) -> Table:
         Column(f"loss, {where}"),
         Column(f"increase, {where}{at_confidence(lead.values(), plan.search.confidence)}"),
         Column("KL"),
-        Column("same top token"),
+        Column("same top token", detail=True),
         Column("key tokens"),
-        Column("increase, in sample" if heldout is not None else ""),
+        Column("increase, in sample" if heldout is not None else "", detail=True),
     ]
     rows = [Row(("all full", str(plan.result.sites), f"{baseline:.4f}", "", "", "", "", ""))]
     if plan.distilled is not None:
@@ -135,10 +155,10 @@ def probes_table(probes: ProbesRecord, confidence: float | None = None) -> Table
     at = at_confidence([probes.all], confidence)
     columns = [
         Column("kind", names=True),
-        Column("probes"),
+        Column("probes", detail=True),
         Column("all full"),
         Column("this plan"),
-        Column("dp"),
+        Column("dp", detail=True),
         Column("uniform"),
         Column(f"increase{at}"),
     ]
@@ -158,13 +178,13 @@ def steps_table(plan: Plan) -> Table:
     columns = [
         Column("kept"),
         Column("layer dropped"),
-        Column("loss"),
+        Column("loss", detail=True),
         Column(f"increase, in sample{at_confidence(search.steps, search.confidence)}"),
-        Column("KL"),
-        Column("same top token"),
+        Column("KL", detail=True),
+        Column("same top token", detail=True),
         Column("uniform"),
-        Column("runner-up"),
-        Column("margin"),
+        Column("runner-up", detail=True),
+        Column("margin", detail=True),
         Column("tied with" if older else "not told from", names=True),
     ]
 
@@ -231,7 +251,7 @@ def swaps_table(plan: Plan) -> Table | None:
     columns = [
         Column("layer dropped"),
         Column("layer restored"),
-        Column("loss"),
+        Column("loss", detail=True),
         Column(f"increase, in sample{at_confidence(swaps, plan.search.confidence)}"),
         Column("KL"),
         Column("same top token"),
@@ -256,8 +276,8 @@ def distilled_pair(plan: Plan) -> Table:
         Column(f"increase before{at_confidence(measured, plan.search.confidence)}"),
         Column("increase after"),
         Column("remains"),
-        Column("KL before"),
-        Column("KL after"),
+        Column("KL before", detail=True),
+        Column("KL after", detail=True),
     ]
     rows = [
         Row(
@@ -286,9 +306,9 @@ def distilled_segments(plan: Plan) -> Table:
         Column("serves", names=True),
         Column("KL alone, before"),
         Column("KL alone, after"),
-        Column("attention KL, first"),
-        Column("attention KL, last"),
-        Column("learning rate"),
+        Column("attention KL, first", detail=True),
+        Column("attention KL, last", detail=True),
+        Column("learning rate", detail=True),
         Column("written", names=True),
     ]
     return Table.of(columns, [Row(_segment_cells(segment)) for segment in distilled.segments])

@@ -8,8 +8,8 @@ import pytest
 from indexcache.commands import bench as bench_command
 from indexcache.errors import PlanError
 from indexcache.search.plan.file import read_plan
+from indexcache.search.price.prefills import PrefillPoint, PrefillTime, prefill_file, read_prefills
 from indexcache.search.report.pages import render
-from indexcache.search.report.prefills import PrefillPoint, PrefillTime, prefill_file, read_prefills
 
 
 @pytest.fixture
@@ -26,8 +26,9 @@ def test_times_are_printed_written_and_reported(run, run_cli):
     assert (record["indexer"], record["attention"], record["random_weights"]) == ("chunked", "stock", False)
     assert json.loads((run / "bench.json").read_text()) == record
     page, text = (run / "report.html").read_text(), (run / "report.md").read_text()
-    assert "<h2>Prefill</h2>" in page
-    assert "all full: indexers" in page, "the figure is missing"
+    assert "<h3>Prefill, measured here</h3>" in page
+    assert "of it indexers" in page, "the figure is missing"
+    assert "prefill of 64 tokens" in text.split("##")[1], "the verdict does not say how fast it is"
     assert "![Prefill seconds" in text
     assert (run / "prefill.svg").read_text().startswith("<svg")
     rows = [line for line in text.splitlines() if line.startswith(("| 48 ", "| 64 "))]
@@ -95,7 +96,7 @@ def test_times_of_another_pattern_are_not_shown(run, run_cli):
     assert read_prefills(run / "bench.json", read_plan(run).result.pattern)
     assert read_prefills(run / "bench.json", "F" * 8) is None
     assert read_prefills(run / "nothing.json", "F" * 8) is None
-    assert "Prefill" not in render(read_plan(run))["report.md"]
+    assert "Prefill was not timed" in render(read_plan(run))["report.md"]
     assert prefill_file(run / "plan-0.5.json").name == "plan-0.5-bench.json"
 
 

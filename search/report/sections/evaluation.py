@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ....evaluate import CALIBRATION, GROUP_TITLES, HELD_OUT
 from ..checks import Check, CheckRecord, Measurement, ProbesCheck, UnseenCheck
 from ..tables import Column, Row, Table, probes_table
-from ..words import increase
+from ..words import at_confidence, increase, signed
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,60 @@ def checks_elsewhere(checks: CheckRecord | None) -> list[Section]:
     return [Section(sentence, Table.of(columns, rows)), *probes]
 
 
+def budget_table(checks: CheckRecord | None) -> Table | None:
+    """Every budget on held-out windows beside uniform; None where eval did not measure them."""
+    if checks is None or checks.curve is None:
+        return None
+    curve = checks.curve
+    at = at_confidence(curve.losses.searched, curve.confidence)
+    columns = [
+        Column("kept"),
+        Column(f"this plan{at}"),
+        Column("key tokens", detail=True),
+        Column("dp", detail=True),
+        Column(f"uniform{at}"),
+    ]
+    by_dp = {measured.kept: signed(measured.delta) for measured in curve.losses.dp}
+    rows = [
+        Row(
+            (
+                str(searched.kept),
+                increase(searched),
+                "" if searched.key_delta is None else signed(searched.key_delta),
+                by_dp.get(searched.kept, ""),
+                increase(uniform),
+            ),
+            searched.pattern == checks.pattern,
+        )
+        for searched, uniform in zip(curve.losses.searched, curve.losses.uniform, strict=True)
+    ]
+    return Table.of(columns, rows)
+
+
+def positions(checks: CheckRecord | None) -> Section | None:
+    """The loss increase by position in the window; None where eval did not measure it."""
+    if checks is None or checks.curve is None or not checks.curve.positions:
+        return None
+    parts, confidence = checks.curve.positions, checks.curve.confidence
+    at = at_confidence([part.losses.plan for part in parts], confidence)
+    columns = [Column("positions", names=True), Column(f"this plan{at}"), Column(f"uniform{at}")]
+    rows = [
+        Row((f"{part.first:,} to {part.last:,}", increase(part.losses.plan), increase(part.losses.uniform)))
+        for part in parts
+    ]
+    sentence = (
+        "The increase on held-out windows, of the tokens that are predicted at these positions alone. "
+        "Earlier ones see no more keys than are selected, so that no pattern differs there. "
+        "An increase that grows along the window says that longer windows would show more."
+    )
+    return Section(sentence, Table.of(columns, rows))
+
+
 _COLUMNS = (
-    Column("all full"),
-    Column("this plan"),
+    Column("all full", detail=True),
+    Column("this plan", detail=True),
     Column("increase"),
-    Column("uniform"),
+    Column("uniform", detail=True),
     Column("allowed"),
     Column("when, on what", names=True),
 )

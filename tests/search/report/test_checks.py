@@ -75,7 +75,7 @@ class TestFile:
 
 class TestHeadline:
     def lead(self, plan, checks=None):
-        return render(plan, checks=checks)["report.md"].split("\n\n")[2]
+        return render(plan, checks=checks)["report.md"].split("\n\n")[4]
 
     def test_it_is_of_held_out_windows_only_where_this_pattern_was_measured_on_them(self, folder):
         plan = read_plan(folder)
@@ -117,7 +117,7 @@ class TestEval:
         report = folder / "plan-2of8-report.md"
         assert "Loss increase, in sample" in report.read_text()
         code, out, _ = run_cli("eval", path, "--json", "-q")
-        text = report.read_text()
+        text = " ".join(report.read_text().split())
         assert f"Loss increase, held out: {json.loads(out)['plan']['delta']:+.4f}" in text
         assert "On 4 windows of documents that the search did not see, measured by `indexcache eval`." in text
 

@@ -1,0 +1,1 @@
+"""Several plans in one file: of models, of checkpoints, of budgets."""
