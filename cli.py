@@ -396,9 +396,8 @@ def export(
     plan = read_plan(path)
     served = str(write.absolute()) if write is not None and strip_weights else model
     stages, edited = (fields.get("pp_size"), fields.get("pp_layers")), write is not None
-    serving = Serving(
-        engine_version, *stages, served, strip_weights, export_command.config_here(plan, model), edited
-    )
+    config = export_command.config_here(plan, model)
+    serving = Serving(engine_version, *stages, served, strip_weights, config=config, edited=edited)
     exported = export_command.settings_for(plan, to, serving, force)
     if write is not None:
         check_written(exported)

@@ -73,7 +73,7 @@ MAY_IMPORT_IN_SEARCH = {
     "distil": {"gate", "losses", "objective", "plan", "search"},
     "price": {"gate", "plan"},
     "report": {"export", "gate", "plan", "price", "stages"},
-    "fingerprint": {"plan", "report"},
+    "fingerprint": {"plan"},
     "run": {"cost", "fingerprint", "plan", "report", "price"},
     "export": {"plan", "stages"},
 }

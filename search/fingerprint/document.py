@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 from ...errors import PlanError
 from ...system.documents import check_showable, first_fault, parse_json, read_bytes
 from ...system.files import write_atomically
+from ..plan.beside import Section, file_beside
 from ..plan.schema import CHECKSUM, Count, Plan, Sha256, content_checksum
-from ..report.beside import Section, file_beside
 
 VERSION: Final = 1
 FINGERPRINT_FILE = "fingerprint.json"
