@@ -84,10 +84,10 @@ def evaluate(
     for line in (*settings.warnings, *([] if planned.plan.complete else [NOT_COMPLETE])):
         reporter.warn(line)
     if settings.text is not None:
-        windows = _unseen(planned, windows, settings, settings.text, reporter)
-    _check_groups(windows, settings)
+        windows = unseen_windows(planned, windows, settings, settings.text, reporter)
+    check_groups(windows, settings)
     planned.check_weights(reporter)
-    loaded = _model(planned, windows, settings.group, room, reporter)
+    loaded = model_for(planned, windows, settings.group, room, reporter)
     losses, scores = _measured(planned, loaded, windows, settings, reporter)
     run, gate = run_identity(loaded), settings.gate
     how: dict[str, Any] = {
@@ -114,7 +114,7 @@ def evaluate(
     return outcome
 
 
-def _unseen(
+def unseen_windows(
     planned: PlannedModel, planned_windows: Windows, settings: EvalSettings, text: OtherText, reporter: Reporter
 ) -> Windows:
     """Windows of text that the search has not seen, and probes in it.
@@ -133,7 +133,7 @@ def _unseen(
     return processes.run_on_main(lambda: build_windows(checkpoint, text.source, request, probes, reporter, seen))
 
 
-def _check_groups(windows: Windows, settings: EvalSettings) -> None:
+def check_groups(windows: Windows, settings: EvalSettings) -> None:
     """Refuses to measure on what is not there, or what cannot be held to a limit.
 
     Raises:
@@ -153,7 +153,7 @@ def _check_groups(windows: Windows, settings: EvalSettings) -> None:
     check_documents(windows, HELD_OUT_PROBES, settings.max_probe_delta, "--max-probe-delta", gate)
 
 
-def _model(planned: PlannedModel, windows: Windows, group: str, room: Room, reporter: Reporter) -> Loaded:
+def model_for(planned: PlannedModel, windows: Windows, group: str, room: Room, reporter: Reporter) -> Loaded:
     """The plan's model, run as the plan says; tried on the plan's tokens where something else computes.
 
     Longer windows than the plan's are run by what is best for them.

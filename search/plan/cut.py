@@ -28,7 +28,7 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     if plan.distilled is not None:
         raise _fits_one_pattern(plan.distilled)
     sites = len(plan.model.site_layers)
-    measured = _measured(plan)
+    measured = measured_patterns(plan)
     if keep is not None:
         kept = kept_sites(sites, keep)
         if kept not in measured:
@@ -61,7 +61,7 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     return check_plan(document, "the plan that is cut from")
 
 
-def _measured(plan: Plan) -> dict[int, MeasuredPattern]:
+def measured_patterns(plan: Plan) -> dict[int, MeasuredPattern]:
     """The pattern that a cut takes, for every number of full sites that has one.
 
     It is a step, or where layer costs chose the pattern that they give. Refinement belongs to one number of full
