@@ -9,7 +9,7 @@ from typing import Any
 from .windows import TokenArray
 
 _TRIED_WINDOWS, _TRIED_TOKENS = 4, 512
-# A window may begin within a character, and a few pieces may be joined otherwise; another tokenizer keeps far fewer.
+# A window may begin within a character, and a few pieces be joined otherwise; another tokenizer keeps far fewer.
 _LEAST_SHARE = 0.9
 
 

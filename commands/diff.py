@@ -14,7 +14,7 @@ from ..errors import GateError, IndexcacheError
 from ..pattern import layer_ranges
 from ..search.plan.file import plan_file, read_plan
 from ..search.plan.schema import MeasuredPattern, Plan
-from ..search.report.words import increase, signed
+from ..search.report.words import signed
 from ..search.upkeep.difference import LossChange, PlanDifference, plan_difference
 from ..search.upkeep.paired import KeptLosses, PairedLosses
 from ..system.console import new_console, print_line, print_table
@@ -66,7 +66,8 @@ def show(difference: PlanDifference, as_json: bool) -> None:
     print_line(console, f"new: keeps {difference.new.result.kept} of {sites}; {difference.new.model.id}")
     for line in _strip(difference):
         print_line(console, line)
-    print_line(console, f"{len(changed)} of {sites} roles changed" + (f": layers {layer_ranges(changed)}" * bool(changed)))
+    where = f": layers {layer_ranges(changed)}" if changed else ""
+    print_line(console, f"{len(changed)} of {sites} roles changed{where}")
     rows = [("held out, as picked", difference.heldout)] if difference.heldout is not None else []
     rows += [(f"keep {change.new.kept}, in sample", change) for change in difference.budgets]
     if rows:
@@ -87,7 +88,10 @@ def _strip(difference: PlanDifference) -> list[str]:
         rows = {"layer": list(map(str, layers[part])), "old": list(old[part]), "new": list(new[part])}
         if marks := ["x" if layer in changed else "" for layer in layers[part]]:
             rows |= {"changed": marks} if any(marks) else {}
-        lines += ["", *(f"{name:<8}{''.join(f'{cell:>4}' for cell in row)}".rstrip() for name, row in rows.items())]
+        lines += [
+            "",
+            *(f"{name:<8}{''.join(f'{cell:>4}' for cell in row)}".rstrip() for name, row in rows.items()),
+        ]
     return [*lines, ""]
 
 
@@ -99,7 +103,9 @@ def _loss_table(rows: list[tuple[str, LossChange]]) -> Table:
     for name, change in rows:
         pattern = "same" if change.old.pattern == change.new.pattern else "other"
         verdict = change.verdict + (", in pairs" if change.is_paired and change.verdict != "same" else "")
-        table.add_row(name, increase(change.old), increase(change.new), difference_words(change), pattern, verdict)
+        table.add_row(
+            name, signed(change.old.delta), signed(change.new.delta), difference_words(change), pattern, verdict
+        )
     return table
 
 

@@ -97,13 +97,13 @@ class VerifyOutcome:
             end = self.drift.delta if gate.kind == "estimate" else self.drift.low
             if end is not None and end > tolerance:
                 surely = "" if gate.kind == "estimate" else f", surely by more than {end:+.5f}"
-                reasons.append(
-                    f"the plan's loss increase grew by {self.drift.delta:+.5f}{surely}, above --tolerance {tolerance:g}"
-                )
+                grown = f"the plan's loss increase grew by {self.drift.delta:+.5f}{surely}"
+                reasons.append(f"{grown}, above --tolerance {tolerance:g}")
         better = [rival for rival in self.rivals if rival.is_better(gate, tolerance)]
         if better:
             best = max(better, key=lambda rival: rival.delta)
-            reasons.append(f"{best.name} costs {best.delta:.5f} less than the plan, above --tolerance {tolerance:g}")
+            less = f"{best.name} costs {best.delta:.5f} less than the plan"
+            reasons.append(f"{less}, above --tolerance {tolerance:g}")
         return reasons
 
     def hold(self) -> None:

@@ -76,7 +76,12 @@ def verify_document(outcome: VerifyOutcome) -> dict[str, Any]:
         "plan": outcome.losses.plan.model_dump(),
         "drift": None if drift is None else change_document(drift),
         "rivals": [
-            {"name": rival.name, "delta": rival.delta, "low": rival.low, **{"measured": rival.pattern.model_dump()}}
+            {
+                "name": rival.name,
+                "delta": rival.delta,
+                "low": rival.low,
+                "measured": rival.pattern.model_dump(),
+            }
             for rival in outcome.rivals
         ],
         "confidence": asked.gate.confidence,

@@ -82,7 +82,12 @@ PickleFlag = Annotated[
 ]
 RecipeName = Annotated[str | None, described("YAML recipe: a file, or a name such as tiny.", RUN)]
 PlanPath = Annotated[
-    Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="PLAN",
+        help="A plan.json that search wrote, its folder, or a hub id: org/name@revision.",
+        show_default=False,
+    ),
 ]
 GivenPattern = Annotated[
     str | None, described("Distill for this pattern, an F or S per site [the plan's].", SEARCH)

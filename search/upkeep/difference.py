@@ -1,4 +1,4 @@
-"""Two plans side by side: sites whose role changed, what each budget costs in both, and whether that is decided."""
+"""Two plans side by side: roles that changed, what each budget costs in both, and whether that is decided."""
 
 from __future__ import annotations
 

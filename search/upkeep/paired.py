@@ -39,7 +39,7 @@ class KeptLosses:
         return stored.content.losses if stored and theirs == ours else {}
 
     def increases(self, group: str, pattern: str) -> list[float] | None:
-        """By how much ``pattern`` is dearer than all full on each window of ``group``; None if it is not all there.
+        """By how much ``pattern`` is dearer than all full on each window of ``group``; None if some is lacking.
 
         In nats per label, of windows of text, not of probes.
         """
