@@ -26,8 +26,11 @@ _HIDDEN = re.compile(
 )
 
 
-def describe(reporter: Reporter) -> dict[str, Any]:
-    """What a bug report needs to know; what cannot be found out is said, and ends nothing."""
+def describe(environment: Mapping[str, str], reporter: Reporter) -> dict[str, Any]:
+    """What a bug report needs to know; what cannot be found out is said, and ends nothing.
+
+    ``environment`` holds the variables as they were before this program set any.
+    """
     versions = {"indexcache": __version__, **library_versions()}
     untested = [name for name in TESTED if not is_tested(name)]
     return {
@@ -40,7 +43,7 @@ def describe(reporter: Reporter) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": _memory(),
         "torch": _torch(reporter),
-        "variables": shown_variables(os.environ),
+        "variables": shown_variables(environment),
     }
 
 

@@ -39,18 +39,25 @@ def show(found: list[Run], folder: Path, as_json: bool) -> None:
         print_line(console, f"no runs in {folder}: indexcache search writes them")
         return
     table, now = Table(box=box.SIMPLE_HEAD), time.time()
-    for name in ("run", "model", "kept", "increase", "state", "age"):
+    for name in ("run", "model"):
+        table.add_column(name, overflow="fold")  # a long name goes on below, where it can still be read
+    for name in ("kept", "increase", "state", "age"):
         table.add_column(name, no_wrap=True)
     for run in found:
         plan = run.plan
         kept = "" if plan is None else f"{plan.result.kept} of {plan.result.sites}"
         model = "" if plan is None else plan.model.id
         age = duration(max(0.0, now - run.modified))
-        table.add_row(str(run.folder), model, kept, _increase(run), _state(run), age)
+        table.add_row(_name(run, folder), model, kept, _increase(run), _state(run), age)
     print_table(console, table)
     for run in found:
         if run.problem:
-            print_line(console, f"{run.folder}: {run.problem}")
+            print_line(console, f"{_name(run, folder)}: {run.problem}")
+
+
+def _name(run: Run, folder: Path) -> str:
+    """Where the run is in ``folder``."""
+    return str(run.folder.relative_to(folder))
 
 
 def _increase(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,8 +114,9 @@ def env(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     leave_to_main()
     from . import environment
 
+    variables = dict(os.environ)
     with working(quiet, loads_model=False, loads_libraries=False) as reporter:
-        description = environment.describe(reporter)
+        description = environment.describe(variables, reporter)
     environment.show(description, as_json)
 
 

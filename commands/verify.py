@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..calibrate.tokenizers import is_of_tokenizer
+from ..calibrate.guess import unigram_loss
+from ..calibrate.tokenizers import differing_id
 from ..calibrate.windows import Windows
-from ..dsa.checkpoint.config import load_tokenizer
+from ..dsa.checkpoint.config import Trust, load_tokenizer
 from ..dsa.stream.room import Room
-from ..errors import DatasetError, GateError, MeasurementError, PlanError, SettingError
+from ..errors import DatasetError, GateError, MeasurementError, ModelError, PlanError, SettingError
 from ..evaluate import GROUP_TITLES, HELD_OUT
 from ..pattern import Pattern
 from ..search.gate import Gate
@@ -29,7 +30,7 @@ from ..search.upkeep.paired import KeptLosses
 from ..system.console import Reporter
 from .eval import check_groups, model_for, unseen_windows
 from .job.measure import evaluator
-from .job.planned import PlannedModel
+from .job.planned import PlannedModel, open_planned
 from .job.prepare import announce
 from .job.windows import check_documents, windows_problem
 from .verify_settings import VerifySettings
@@ -160,6 +161,9 @@ def verify(
     began = time.monotonic()
     measured = _measured(problem, patterns)
     seconds = time.monotonic() - began
+    if before is not None:
+        guess = unigram_loss(windows.heldout[:, 1:].ravel(), windows.calibration.ravel(), checkpoint.vocabulary)
+        check_fit(before.loss - before.delta, measured[0].loss, guess, checkpoint.model_id)
     return _outcome(planned, path, settings, windows, (measured, swaps, before), seconds)
 
 
@@ -185,26 +189,62 @@ def _old_increase(plan: Plan, path: Path) -> MeasuredPattern | None:
 
 
 def _windows(planned: PlannedModel, path: Path, settings: VerifySettings, reporter: Reporter) -> Windows:
-    """The plan's own windows, if the new checkpoint's tokenizer is theirs; or those of text that was given.
+    """The plan's own windows, if they mean the same to the new checkpoint's tokenizer; or those of other text.
 
     Raises:
-        DatasetError: they are not; or there are no tokens, or too little text.
+        DatasetError: they do not; or there are no tokens, or too little text.
     """
-    hint = "measure other text with --dataset"
     try:
         windows = planned.windows(path.parent)
         if not len(windows.heldout) and settings.asked.text is None:
             raise DatasetError("the plan has no held-out windows")
-        rows = windows.heldout if len(windows.heldout) else windows.calibration
-        if not is_of_tokenizer(load_tokenizer(planned.checkpoint), rows):
-            raise DatasetError(f"the frozen tokens are not of {planned.checkpoint.model_id!r}'s tokenizer")
+        _check_tokenizer(planned, windows, reporter)
     except DatasetError as error:
         if settings.asked.text is None:
-            raise DatasetError(str(error), hint=hint) from None
+            raise DatasetError(str(error), hint="measure other text with --dataset") from None
         windows = Windows({})  # what the search saw is not known to this tokenizer, so that none of it is left out
     if settings.asked.text is None:
         return windows
     return unseen_windows(planned, windows, settings.asked, settings.asked.text, reporter)
+
+
+def _check_tokenizer(planned: PlannedModel, windows: Windows, reporter: Reporter) -> None:
+    """Compares the new checkpoint's tokenizer with that of the plan's own checkpoint, where that can be had.
+
+    Raises:
+        DatasetError: a frozen token is another one to it.
+    """
+    new = planned.checkpoint
+    try:
+        own = open_planned(planned.plan, None, Trust()).checkpoint
+        differing = differing_id(load_tokenizer(own), load_tokenizer(new), windows.heldout)
+    except ModelError:
+        reporter.say(f"{planned.plan.model.id} is not at hand: only the loss can tell another tokenizer")
+        return
+    if differing is not None:
+        raise DatasetError(
+            f"the tokenizer of {new.model_id!r} is another than the plan's: the frozen token {differing} differs"
+        )
+
+
+def check_fit(old_loss: float, new_loss: float, guess: float, model: str) -> None:
+    """Refuses frozen tokens that a checkpoint predicts no better than their frequencies, where the old one did.
+
+    Args:
+        old_loss: of all full on its own checkpoint, nats per token.
+        new_loss: on the new one.
+        guess: what the tokens' frequencies alone give.
+        model: the new checkpoint's name.
+
+    Raises:
+        DatasetError: they are likely of another tokenizer.
+    """
+    if old_loss < guess <= new_loss:
+        raise DatasetError(
+            f"{model!r} predicts the frozen tokens no better than their frequencies do ({new_loss:.2f} and "
+            f"{guess:.2f} nats per token, {old_loss:.2f} before): its tokenizer is likely another",
+            hint="measure other text with --dataset",
+        )
 
 
 def _patterns(plan: Plan, swaps: Sequence[Neighbour]) -> list[Pattern]:

@@ -40,11 +40,12 @@ def _fetched(repository: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    what, commit = f"plan {repository!r}", None
+    what, commit, files = f"plan {repository!r}", None, {"plan.json"}
     if not constants.HF_HUB_OFFLINE:
         try:
             # One short question first, as for checkpoints: downloads wait for long where there is no network.
-            commit = HfApi().model_info(repository, revision=revision, timeout=_PATIENCE_SECONDS).sha
+            found = HfApi().model_info(repository, revision=revision, timeout=_PATIENCE_SECONDS)
+            commit, files = found.sha, {file.rfilename for file in found.siblings or ()}
         except GatedRepoError as error:
             raise PlanError(f"{what} is gated", hint="ask for access and set HF_TOKEN") from error
         except RevisionNotFoundError as error:
@@ -56,6 +57,8 @@ def _fetched(repository: str, revision: str | None) -> Path:
             ) from error
         except Exception:  # no network, a proxy's page, ...: the cache may have a copy
             commit = None
+    if "plan.json" not in files:
+        raise PlanError(f"{what} on the hub holds no plan.json", hint="upload what search wrote")
     try:
         cached = Path(
             snapshot_download(
@@ -67,10 +70,6 @@ def _fetched(repository: str, revision: str | None) -> Path:
             f"{what} is neither a local file or folder nor reachable on the hub",
             hint="HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "check the name and the network",
         ) from error
-    if not is_there(cached / "plan.json"):
-        raise PlanError(
-            f"{what} on the hub holds no plan.json", hint="indexcache search writes what belongs there"
-        )
     return _copied(cached, FETCHED / repository / cached.name[:12])
 
 

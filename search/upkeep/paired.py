@@ -49,7 +49,8 @@ class KeptLosses:
         losses, baseline = known.get(pattern, {}), known.get("F" * len(self.plan.model.site_layers), {})
         if not count or any(window not in losses or window not in baseline for window in range(count)):
             return None
-        return [(losses[window].loss - baseline[window].loss) / tokens.labels for window in range(count)]
+        labels = tokens.labels  # each loss is divided before they are subtracted, as where patterns are compared
+        return [losses[window].loss / labels - baseline[window].loss / labels for window in range(count)]
 
 
 @dataclass(frozen=True)
