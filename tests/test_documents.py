@@ -110,6 +110,7 @@ def small_searches():
             patch.setenv(f"INDEXCACHE_ESTIMATE_{option}", value)
         # So few windows are of one document, which has no interval that eval could hold to a limit.
         patch.setenv("INDEXCACHE_EVAL_GATE", "estimate")
+        patch.setenv("INDEXCACHE_VERIFY_GATE", "estimate")
         yield
 
 

@@ -21,7 +21,7 @@ def nearest_swaps(plan: Plan, count: int) -> list[Neighbour]:
     """The ``count`` swaps that the plan's search found closest to what it chose.
 
     They undo a removal and remove its runner-up instead, those first whose runner-up was the least dearer. Where
-    there are too few of them, as layer costs or refinement chose, a full site moves to the next or the last layer.
+    there are too few of them, as layer costs or refinement chose, full sites move elsewhere, the nearest way first.
     """
     place = {layer: site for site, layer in enumerate(plan.model.site_layers)}
     full, fixed = set(plan.pattern.full), {0, *plan.pinned_sites}
@@ -34,7 +34,8 @@ def nearest_swaps(plan: Plan, count: int) -> list[Neighbour]:
     # By how often the site stays when documents are drawn anew, where that is known: the shakiest first.
     chances = plan.search.kept_chances or [0.0] * len(place)
     movable = sorted(full - fixed, key=lambda site: chances[site])
-    pairs += [(near, site) for site in movable for near in (site - 1, site + 1) if near < len(place)]
+    moves = [(shared, site) for site in movable for shared in range(len(place)) if shared not in full]
+    pairs += sorted(moves, key=lambda move: abs(move[0] - move[1]))
     neighbours: dict[str, Neighbour] = {}
     for restored, removed in pairs:
         if restored in full or removed not in full or removed in fixed:

@@ -87,8 +87,8 @@ def _run(folder: Path) -> Run:
         except IndexcacheError as error:
             problem = str(error)
     if plan is not None and plan.complete:
-        sites = len(plan.model.site_layers)
-        return Run(folder, "running" if running else "finished", modified, plan, sites=sites)
+        whole: State = "running" if running else "finished"
+        return Run(folder, whole, modified, plan, sites=len(plan.model.site_layers))
     content, journal_problem = _journal(folder)
     if running and not problem:  # a line may be half written at this moment
         journal_problem = ""

@@ -76,8 +76,7 @@ def test_the_first_plan_is_searched_gated_rendered_and_published(refresh, monkey
     assert (refresh.folder / "public" / "README.md").read_text().startswith("---\nlibrary_name: indexcache")
     assert "indexcache plan for" in (refresh.folder / "summary.md").read_text()
     uploaded = (refresh.folder / "uploaded").read_text()
-    assert uploaded == f"upload acme/plan public . --commit-message Plan for {EMBEDDED}
-"
+    assert uploaded == f"upload acme/plan public . --commit-message Plan for {EMBEDDED}\n"
     # The same checkpoint once more: the plan holds, and nothing else is asked for.
     refresh.asked.clear()
     code, out, err = refresh("sh ci/refresh.sh all", **settings, PLAN="public", OUT="outputs/again", TOLERANCE="1")

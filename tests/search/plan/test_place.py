@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from local_hub import serving
 
@@ -48,19 +49,20 @@ def test_a_repository_is_copied_here_and_then_needs_no_hub(run, hub, searched, t
     assert done.stdout.strip() == str(folder.relative_to(tmp_path) / "plan-2of8.json"), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("acme/tiny@v1", "holds no plan.json"),
-        ("acme/tiny@v9", "no revision 'v9'"),
-        ("acme/none", "nor on the hub"),
-    ],
-)
-def test_what_the_hub_does_not_have_is_one_line(run, name, says):
-    done = run("export", name, "--to", "none")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert says in done.stderr
+def test_what_the_hub_does_not_have_is_one_line(run_cli, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub[0])
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name, says in {
+        "acme/tiny@v1": "holds no plan.json",
+        "acme/tiny@v9": "no revision 'v9'",
+        "acme/none": "nor on the hub",
+    }.items():
+        code, out, err = run_cli("export", name, "--to", "none")
+        assert (code, out, len(err.splitlines())) == (2, "", 1), name
+        assert says in err
 
 
 def test_what_is_here_is_never_asked_for(tmp_path, monkeypatch):
