@@ -21,7 +21,7 @@ def nearest_swaps(plan: Plan, count: int) -> list[Neighbour]:
     """The ``count`` swaps that the plan's search found closest to what it chose.
 
     They undo a removal and remove its runner-up instead, those first whose runner-up was the least dearer. Where
-    there are too few of them, as layer costs or refinement chose, full sites move elsewhere, the nearest way first.
+    there are too few of them, as layer costs or refinement chose, full sites move elsewhere, the nearest first.
     """
     place = {layer: site for site, layer in enumerate(plan.model.site_layers)}
     full, fixed = set(plan.pattern.full), {0, *plan.pinned_sites}
