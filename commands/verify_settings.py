@@ -12,9 +12,6 @@ from ..search.plan.cut import check_max_delta
 from ..search.plan.schema import Plan
 from .eval_settings import EvalSettings, eval_settings
 
-TOLERANCE = 0.005
-"""Nats per token that a plan may surely have lost unasked: a perplexity half a per cent higher."""
-
 
 @dataclass(frozen=True)
 class VerifySettings:
