@@ -43,6 +43,7 @@ from .commands.job.options import (
     recipe_options,
 )
 from .commands.job.start import leave_to_main, reach, share_cores, working
+from .commands.upkeep_cli import UPKEEP_COMMANDS
 from .errors import SettingError
 from .evaluate import HELD_OUT
 from .recipes.schema import FIELDS, RUN, SEARCH
@@ -472,6 +473,8 @@ def report(
 app.command(examples=CHECK_EXAMPLES)(check)
 app.command(examples=BENCH_EXAMPLES)(bench)
 app.command(examples=PRICE_EXAMPLES)(price)
+for _name, (_command, _examples) in UPKEEP_COMMANDS.items():
+    app.command(name=_name, examples=_examples)(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -92,10 +92,10 @@ def evaluate(
     for line in (*settings.warnings, *([] if planned.plan.complete else [NOT_COMPLETE])):
         reporter.warn(line)
     if settings.text is not None:
-        windows = _unseen(planned, windows, settings, settings.text, reporter)
-    _check_groups(windows, settings)
+        windows = unseen_windows(planned, windows, settings, settings.text, reporter)
+    check_groups(windows, settings)
     planned.check_weights(reporter)
-    loaded = _model(planned, windows, settings.group, room, reporter)
+    loaded = model_for(planned, windows, settings.group, room, reporter)
     if settings.with_curve:
         windows = with_stretches(windows, planned.plan)
     measured = evaluator(loaded, windows, reporter)
@@ -131,7 +131,7 @@ def evaluate(
     return outcome
 
 
-def _unseen(
+def unseen_windows(
     planned: PlannedModel, planned_windows: Windows, settings: EvalSettings, text: OtherText, reporter: Reporter
 ) -> Windows:
     """Windows of text that the search has not seen, and probes in it.
@@ -150,7 +150,7 @@ def _unseen(
     return processes.run_on_main(lambda: build_windows(checkpoint, text.source, request, probes, reporter, seen))
 
 
-def _check_groups(windows: Windows, settings: EvalSettings) -> None:
+def check_groups(windows: Windows, settings: EvalSettings) -> None:
     """Refuses to measure on what is not there, or what cannot be held to a limit.
 
     Raises:
@@ -170,7 +170,7 @@ def _check_groups(windows: Windows, settings: EvalSettings) -> None:
     check_documents(windows, HELD_OUT_PROBES, settings.max_probe_delta, "--max-probe-delta", gate)
 
 
-def _model(planned: PlannedModel, windows: Windows, group: str, room: Room, reporter: Reporter) -> Loaded:
+def model_for(planned: PlannedModel, windows: Windows, group: str, room: Room, reporter: Reporter) -> Loaded:
     """The plan's model, run as the plan says; tried on the plan's tokens where something else computes.
 
     Longer windows than the plan's are run by what is best for them.

@@ -53,6 +53,25 @@ def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
             lock.release()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds the lock of ``folder``; it is taken for a moment where nobody does.
+
+    Where there are no locks, or the lock may not be opened, nobody is said to hold it.
+    """
+    path = folder / LOCK_FILE
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
+    try:
+        if not path.is_file():  # looking is to leave nothing behind
+            return False
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
 def _sign(path: Path) -> None:
     """Writes into the lock's file which process holds it: for people to read, nothing depends on it."""
     with suppress(OSError):

@@ -30,6 +30,9 @@ _ROOMS = ("calibrate/**/*.py", "dsa/**/*.py", "search/**/*.py")
 _SHOWING = (
     "search/report/",
     "search/export/",
+    "search/card/",
+    "search/upkeep/",
+    "search/plan/place.py",
     "search/run/__init__.py",
     "search/run/folder.py",
     "search/run/journal.py",

@@ -93,7 +93,12 @@ PickleFlag = Annotated[
 ]
 RecipeName = Annotated[str | None, described("YAML recipe: a file, or a name such as tiny.", RUN)]
 PlanPath = Annotated[
-    Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="PLAN",
+        help="A plan.json that search wrote, its folder, or a hub id: org/name@revision.",
+        show_default=False,
+    ),
 ]
 PlanPaths = Annotated[
     list[Path],

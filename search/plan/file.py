@@ -12,6 +12,7 @@ from ...errors import PlanError, one_line
 from ...system.documents import first_fault, read_json
 from ...system.files import is_there, write_atomically
 from .consistency import check_consistency
+from .place import hub_plan
 from .schema import CHECKSUM, SCHEMA, Plan, content_checksum
 from .upgrade import STEPS, upgraded
 
@@ -24,8 +25,14 @@ def prefix_beside(stem: str) -> str:
 
 
 def plan_file(path: Path) -> Path:
-    """``path``, or the plan.json in it where it is a run's folder."""
-    return path / "plan.json" if is_there(path) and path.is_dir() else path
+    """The file of the plan ``path``: itself, the plan.json in a run's folder, or a copy of one on the hub.
+
+    Raises:
+        PlanError: a hub repository that cannot be fetched, or holds no plan.
+    """
+    if is_there(path):
+        return path / "plan.json" if path.is_dir() else path
+    return hub_plan(path) or path
 
 
 def read_plan(path: Path) -> Plan:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ...errors import OutputError, PlanError
 from ...system.files import check_writable, is_there, make_folder, remove_unfinished, sync_folder, write_atomically
 from ...system.signals import stops_held
+from ..card.card import CARD_FILE, card
 from ..fingerprint.document import fingerprint_file
 from ..plan.file import plan_text, prefix_beside, read_plan, write_plan
 from ..plan.schema import Plan
@@ -35,6 +36,7 @@ CHECKPOINT_TOKENS_FILE = "windows.tokens"
 _BESIDE = (
     "report.md",
     "report.html",
+    CARD_FILE,
     "curve.svg",
     "overlap.svg",
     "prefill.svg",
@@ -171,14 +173,16 @@ def write_report(
     checks: CheckRecord | None = None,
     worth: Worth = Worth(),
 ) -> list[Path]:
-    """Renders the report's files into ``folder``.
+    """Renders the report's files and the plan card into ``folder``.
 
-    They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
+    They are called report.md, report.html, curve.svg and card.md for plan.json, and after the plan's ``name`` for
+    others.
     ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` is that of its search,
     ``checks`` are eval's, ``worth`` is what is known of the plan's use. Returns the paths of the files.
     """
     stem = prefix_beside(name)
     texts = {folder / file: text for file, text in render(plan, stem, prefills, timing, checks, worth).items()}
+    texts[folder / f"{stem}{CARD_FILE}"] = card(plan, checks, is_there(folder / f"{stem}fingerprint.json"))
     for path, text in texts.items():
         write_atomically(path, text)
     return list(texts)

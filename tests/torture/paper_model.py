@@ -97,7 +97,7 @@ def on_paper(patch, model=None):
     patch.setattr("indexcache.commands.eval.load", load)
     patch.setattr("indexcache.commands.search.self_check", lambda *_: None)
     patch.setattr("indexcache.commands.search.unskilled_indexers", lambda *_: None)
-    for command in ("search", "eval"):
+    for command in ("search", "eval", "verify"):
         patch.setattr(f"indexcache.commands.{command}.evaluator", model.stand_in)
     return model
 

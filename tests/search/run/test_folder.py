@@ -32,6 +32,7 @@ def test_a_run_leaves_plan_tokens_and_report(searched):
         "windows.safetensors",
         "report.md",
         "report.html",
+        "card.md",
         "curve.svg",
     }
 
@@ -112,6 +113,7 @@ def test_a_cut_plans_report_leaves_the_plans_own_alone(folder):
     assert {path.name for path in written} == {
         "plan-2of8-report.md",
         "plan-2of8-report.html",
+        "plan-2of8-card.md",
         "plan-2of8-curve.svg",
     }
     assert "(plan-2of8-curve.svg)" in (folder / "plan-2of8-report.md").read_text()
@@ -126,6 +128,7 @@ RUN_FILES = (
     "journal.jsonl",
     "report.md",
     "report.html",
+    "card.md",
     "curve.svg",
     "overlap.svg",
     "prefill.svg",
@@ -137,6 +140,7 @@ RUN_FILES = (
     "plan-4of8-2of8.json",
     "plan-2of8-report.md",
     "plan-2of8-report.html",
+    "plan-2of8-card.md",
     "plan-2of8-curve.svg",
     "plan-2of8-overlap.svg",
     "plan-2of8-prefill.svg",
