@@ -43,6 +43,9 @@ from .job.planned import PlannedModel
 from .job.prepare import announce
 from .job.windows import ProbeRequest, build_windows, check_documents, check_window, windows_problem
 
+Measured = tuple[HeldOutRecord, ProbesRecord | None, tuple[CurveLosses, list[PositionLosses]] | None]
+"""Losses on windows, scores on probes, and losses of every budget with those by position."""
+
 
 @dataclass(frozen=True)
 class EvalOutcome:
@@ -99,7 +102,24 @@ def evaluate(
     if settings.with_curve:
         windows = with_stretches(windows, planned.plan)
     measured = evaluator(loaded, windows, reporter)
-    losses, scores, budgets = _measured(planned, measured, windows, settings, reporter)
+    outcome = _outcome(
+        planned, loaded, windows, settings, _measured(planned, measured, windows, settings, reporter)
+    )
+    unseen = (
+        None if settings.text is None else _unseen_check(outcome.check, outcome.probes, windows, settings.text)
+    )
+    processes.run_on_main(lambda: _keep(planned.plan, path, outcome, unseen, reporter))
+    if settings.fingerprint:
+        source = Source(loaded, planned.weights, windows, measured)
+        write_beside(planned.plan, path, source, reporter)
+    return outcome
+
+
+def _outcome(
+    planned: PlannedModel, loaded: Loaded, windows: Windows, settings: EvalSettings, measured: Measured
+) -> EvalOutcome:
+    """What was measured, how, and whether it keeps within the limits."""
+    losses, scores, budgets = measured
     run, gate = run_identity(loaded), settings.gate
     how: dict[str, Any] = {
         "when": now(),
@@ -122,13 +142,7 @@ def evaluate(
     curve = None
     if budgets is not None:
         curve = CurveCheck(windows=check.windows, losses=budgets[0], positions=budgets[1], passed=None, **how)
-    outcome = EvalOutcome(settings, windows.length, check, probes, curve)
-    unseen = None if settings.text is None else _unseen_check(check, probes, windows, settings.text)
-    processes.run_on_main(lambda: _keep(planned.plan, path, outcome, unseen, reporter))
-    if settings.fingerprint:
-        source = Source(loaded, planned.weights, windows, measured)
-        write_beside(planned.plan, path, source, reporter)
-    return outcome
+    return EvalOutcome(settings, windows.length, check, probes, curve)
 
 
 def unseen_windows(
@@ -187,7 +201,7 @@ def model_for(planned: PlannedModel, windows: Windows, group: str, room: Room, r
 
 def _measured(
     planned: PlannedModel, measured: Evaluator, windows: Windows, settings: EvalSettings, reporter: Reporter
-) -> tuple[HeldOutRecord, ProbesRecord | None, tuple[CurveLosses, list[PositionLosses]] | None]:
+) -> Measured:
     """What the plan, all full and uniform cost on the windows, on probes and at all budgets where asked for.
 
     Raises:
