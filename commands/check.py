@@ -266,7 +266,9 @@ def _ignored(plan: Plan, path: Path, served: Served) -> str:
             exported = export(plan, served.engine)
     except IndexcacheError as error:
         return error.line()
-    keys = " and ".join(_paths(exported.settings))
+    # Not what is pasted beside the pattern for want of a look at config.json.
+    others = {need.name for support in ENGINES[served.engine].families.values() for need in support.needs}
+    keys = " and ".join(path for path in _paths(exported.settings) if path.rpartition(".")[2] not in others)
     version = f" {served.version}" if served.version else ""
     return f"{title}{version} reads {keys}{_place(exported.paste)}; {shown}"
 
