@@ -61,13 +61,14 @@ class HostRuns:
             MeasurementError: the host has no such memory.
         """
         self._free.sort(key=lambda entry: len(entry[0]))
-        for place, (run, _) in enumerate(self._free):
-            if len(run) >= size:
-                return self._free.pop(place)
+        place = next((place for place, (run, _) in enumerate(self._free) if len(run) >= size), None)
+        if place is not None:
+            return self._free.pop(place)
         if self._free:  # the largest of those that are too small makes room for one that is not
-            _, copied = self._free.pop()
+            copied = self._free[-1][1]
             if copied is not None:
                 copied.synchronize()
+            del self._free[-1]  # no name holds the run any more, so that its memory is free before more is taken
         return host_run(size, self._device), None
 
     def give(self, run: torch.Tensor, copied: Any = None) -> None:

@@ -126,6 +126,19 @@ def test_a_run_comes_with_what_is_still_copied_from_it_and_is_not_let_go_before(
     assert (len(larger), event, copied.waited) == (11, None, 1)
 
 
+def test_a_run_that_is_too_small_is_let_go_before_a_larger_one_is_taken(monkeypatch):
+    runs = memory.HostRuns(torch.device("cpu"))
+    small = [runs.take(size)[0] for size in (5, 10)]
+    largest = weakref.ref(small[1])
+    for run in small:
+        runs.give(run)
+    del run, small
+    gone = []
+    monkeypatch.setattr(memory, "host_run", lambda size, device: gone.append(largest() is None) or torch.empty(size))
+    runs.take(11)
+    assert gone == [True], "both are in the host's memory at a time"
+
+
 class CopyingParking:
     """Rows wait as copies, as if in host memory; counts how many states there are beside the copies."""
 
