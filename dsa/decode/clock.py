@@ -73,14 +73,14 @@ class DecodeClock:
         Args:
             patterns: over the sites.
             tokens: of one sequence; the cache is filled with as many, and the step's token is one more.
-            batch: sequences of them.
+            batch: sequences, each of which begins at another of ``tokens``.
             repeats: runs of each pattern, after one that warms up.
             steps: in each.
 
         Raises:
             torch.OutOfMemoryError: it does not fit.
         """
-        ids = torch.as_tensor(tokens, dtype=torch.long, device=self._device).repeat(batch, 1)
+        ids = _sequences(torch.as_tensor(tokens, dtype=torch.long, device=self._device), batch)
         try:
             self._switch.use(Pattern.all_full(len(patterns[0])))
             cache = FilledCache(self._forward, ids, self._latent)
@@ -142,6 +142,16 @@ class DecodeClock:
                 work.step(filled)
                 seconds += now() - start
         return _Run(seconds / steps, indexer_seconds() / seconds)
+
+
+def _sequences(tokens: torch.Tensor, batch: int) -> torch.Tensor:
+    """``[batch, tokens]``: the same text from another place on in each, back to its beginning at its end.
+
+    Alike sequences would be sent to the same experts, so that a step read fewer weights than one of requests does,
+    and indexers seemed to take more of it.
+    """
+    start = torch.arange(batch, device=tokens.device)[:, None]
+    return tokens[(start + torch.arange(len(tokens), device=tokens.device)) % len(tokens)]
 
 
 def _from_filled(step: Callable[[Any], None], cache: FilledCache) -> None:

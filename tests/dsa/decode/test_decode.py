@@ -93,6 +93,16 @@ def test_a_shared_site_writes_no_index_keys():
     assert {layer.keys.shape[2] for layer in held.layers} == {31}, "keys are written by every layer"
 
 
+def test_sequences_of_a_batch_go_on_with_different_tokens():
+    model, steps = build("deepseek_v32"), []
+    model.model.embed_tokens.register_forward_pre_hook(lambda _, given: steps.append(given[0].clone()))
+    clock = DecodeClock(model, site_layers("deepseek_v32"), latent=False)
+    clock.time([Pattern.all_full(len(site_layers("deepseek_v32")))], list(range(40)), batch=3, repeats=1, steps=1)
+    clock.close()
+    assert steps[-1].shape == (3, 1)
+    assert len(set(steps[-1].ravel().tolist())) == 3, "one token for all goes to the same experts in all"
+
+
 def test_a_cache_that_does_not_fit_is_refused_before_memory_is_taken(monkeypatch):
     monkeypatch.setattr(cache, "free_memory", lambda device: 1000)
     run, _ = runner(build("glm_moe_dsa"))
