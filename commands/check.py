@@ -12,6 +12,7 @@ from ..search.export.engines import ENGINES
 from ..search.export.settings import export
 from ..search.export.support import Serving
 from ..search.fingerprint.document import Fingerprint, Prefix, fingerprint_file, plan_sha256, read_fingerprint
+from ..search.fingerprint.known import ALL_FULL
 from ..search.fingerprint.trial import Trial, Verdict
 from ..search.plan.file import plan_file, read_plan
 from ..search.plan.schema import Plan
@@ -21,7 +22,6 @@ from .check_answers import Reply, distinct_texts
 from .check_server import Manner, Served, Server, check_tokenizer, open_server
 from .check_settings import KEY_VARIABLE, CheckSettings
 
-ALL_FULL = "all full"
 # Nats a token: beyond it no pattern explains an answer, and hardly any fault of an engine does.
 _OTHER_MODEL = 3.0
 # Spreads: no server is farther from the pattern that it runs, mostly.
@@ -56,12 +56,15 @@ class CheckOutcome:
         """The verdict in words."""
         verdict, model = self.verdict, self.fingerprint.model.id
         if verdict.kind == "plan":
-            return "the server runs the plan"
+            others = ", ".join(pattern.name for pattern in self.fingerprint.alike if not pattern.near)
+            return "the server runs the plan" + (f", or {others}, which no prefix tells from it" if others else "")
         if verdict.kind == "other":
             ignored = ": the override was ignored" if verdict.pattern == ALL_FULL else ", not the plan"
             return f"the server runs {verdict.pattern}{ignored}"
         if verdict.kind == "none":
             return f"the server runs none of the known patterns of {model}: its predictions are others"
+        if self.fingerprint.hides(ALL_FULL):
+            return "not sure: no prefix of the fingerprint tells the plan from all full"
         return f"not sure: {verdict.evidence.requests} answers do not tell which pattern the server runs"
 
     def hold(self) -> None:
@@ -93,6 +96,9 @@ def check(path: Path, settings: CheckSettings, reporter: Reporter) -> CheckOutco
     reporter.say(f"asking {site.url} for {server.served.model}, at most {settings.max_requests} times")
     examination = _Examination(server, fingerprint, settings.max_requests, reporter)
     verdict = examination.run()
+    # That an override was ignored is what a check is for: where that cannot be seen, nothing is proven.
+    if verdict.kind == "plan" and fingerprint.hides(ALL_FULL):
+        verdict = Verdict("unsure", None, verdict.evidence)
     manner = server.manner or Manner(by_ids=True)
     advice = _advice(plan, path, server.served, fingerprint, verdict)
     return CheckOutcome(str(site.url), server.served, manner, fingerprint, verdict, examination.asked, advice)

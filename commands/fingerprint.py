@@ -32,7 +32,7 @@ from ..search.fingerprint.document import (
     read_fingerprint,
     write_fingerprint,
 )
-from ..search.fingerprint.known import NamedPattern, known_patterns
+from ..search.fingerprint.known import ALL_FULL, NamedPattern, known_patterns
 from ..search.fingerprint.likelihood import LEAST_SPREAD, Array
 from ..search.plan.schema import Plan
 from ..system import processes
@@ -108,6 +108,8 @@ def write_beside(plan: Plan, path: Path, source: Source, reporter: Reporter) -> 
         texts = _texts(source.checkpoint, windows)
         if (fingerprint := assemble(plan, known, windows, predictions, texts, run)) is not None:
             write_fingerprint(file, fingerprint)
+            if fingerprint.hides(ALL_FULL):
+                reporter.warn("no prefix tells the plan from all full, so that check will not be sure")
         return fingerprint is not None
 
     if processes.run_on_main(write):

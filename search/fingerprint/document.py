@@ -100,9 +100,8 @@ class FingerprintRun(Section):
 class Fingerprint(Section):
     """What tells which pattern a server runs.
 
-    ``patterns`` begins with the plan. ``alike`` are patterns one swap away from the plan that no prefix tells from
-    it: a server that runs one of them passes for one that runs the plan. ``top`` is how many log-probabilities to
-    ask for.
+    ``patterns`` begins with the plan. ``alike`` are known patterns that no prefix tells from the plan: what a
+    server answers that runs one of them is as good as the plan's. ``top`` is how many log-probabilities to ask for.
     """
 
     version: Literal[1] = VERSION
@@ -133,6 +132,10 @@ class Fingerprint(Section):
             if len({candidate.token for candidate in prefix.candidates}) < len(prefix.candidates):
                 raise ValueError(f"prefix {number} has a candidate twice")
         return self
+
+    def hides(self, name: str) -> bool:
+        """Whether no prefix tells the pattern of that name from the plan."""
+        return any(pattern.name == name for pattern in self.alike)
 
     def as_json(self) -> str:
         """The file's text: a line for each prefix and pattern, and last a checksum over the rest."""

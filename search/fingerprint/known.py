@@ -11,6 +11,8 @@ from ...pattern import FULL, SHARED, Pattern
 from ..plan.schema import Plan
 from .document import KnownPattern
 
+ALL_FULL: Final = "all full"
+"""What a server runs that ignores the plan."""
 NEAR: Final = 16
 """How many patterns one swap away from the plan are known by default."""
 # People paste these on checkpoints that they are not for. The first five are in IndexCache's README and in
@@ -57,7 +59,7 @@ def over_layers(plan: Plan, named: NamedPattern) -> KnownPattern:
 def _others(plan: Plan) -> Iterator[NamedPattern]:
     model, pattern = plan.model, plan.pattern
     yield NamedPattern("plan", pattern)
-    yield NamedPattern("all full", Pattern.all_full(len(pattern)))
+    yield NamedPattern(ALL_FULL, Pattern.all_full(len(pattern)))
     yield NamedPattern("uniform", Pattern.uniform(len(pattern), pattern.kept, plan.pinned_sites))
     letters = plan.result.layer_pattern
     # An engine that counts layers otherwise is off by one, mostly.

@@ -19,7 +19,7 @@ from pattern_servers import (
     serving,
 )
 
-from indexcache.search.fingerprint.document import write_fingerprint
+from indexcache.search.fingerprint.document import Fingerprint, read_fingerprint, write_fingerprint
 from indexcache.search.plan.file import read_plan
 from indexcache.system.web import site
 
@@ -98,6 +98,29 @@ def test_people_are_told_in_a_table(planned, letters, run_cli):
     assert "acme/model, vLLM 0.33.0" in out
     assert "the server runs the plan" in out
     assert "error" not in err
+
+
+@pytest.mark.parametrize(
+    ("hidden", "code", "said"),
+    [
+        ("uniform", 0, "the server runs the plan, or uniform, which no prefix tells from it"),
+        ("all full", 1, "not sure: no prefix of the fingerprint tells the plan from all full"),
+    ],
+)
+def test_what_no_prefix_tells_from_the_plan_is_said(planned, letters, run_cli, tmp_path, hidden, code, said):
+    path, made = tmp_path / "plan.json", read_fingerprint(planned.with_name("fingerprint.json"))
+    number = next(number for number, pattern in enumerate(made.patterns) if pattern.name == hidden)
+    document = json.loads(made.as_json())
+    document["alike"] = [document["patterns"].pop(number)]
+    for prefix in document["prefixes"]:
+        for candidate in prefix["candidates"]:
+            candidate["logprobs"].pop(number)
+    document.pop("checksum")
+    shutil.copy(planned, path)
+    write_fingerprint(path.with_name("fingerprint.json"), Fingerprint.model_validate_json(json.dumps(document)))
+    with serving(Dialect(made_up(letters, noise=0.005))) as url:
+        given, out, _ = run_cli("check", path, "--url", url, "--json")
+    assert (given, json.loads(out)["passed"], json.loads(out)["sentence"]) == (code, code == 0, said)
 
 
 def test_an_engine_that_is_named_wins(check, letters):
