@@ -88,6 +88,9 @@ class Trial:
         self._budget = min(max_requests, len(self._tables))
         # How far patterns are told apart by a prefix, as a log-likelihood ratio that no stray answer exceeds.
         self._tells: Array = np.array([np.log1p(table.distances() ** 2 / 4) for table in self._tables])
+        # By length, not by what was measured: kernels may round a pattern's otherwise where its keys are the same.
+        width = fingerprint.model.selection_width
+        self._quiet = [len(prefix.tokens) <= width for prefix in fingerprint.prefixes]
         self._answers: dict[int, AnswerLikelihoods] = {}
         self._patterns: Array = np.zeros((len(self._names), len(SCALES)))
         self._none: Array = np.zeros((len(STRAYING), len(self._names), len(SCALES)))
@@ -105,8 +108,8 @@ class Trial:
 
     def _next(self) -> int | None:
         left = [number for number in range(len(self._tables)) if number not in self._answers]
-        quiet = [number for number in left if not self._tells[number].any()]
-        asked_quiet = sum(not self._tells[number].any() for number in self._answers)
+        quiet = [number for number in left if self._quiet[number]]
+        asked_quiet = sum(self._quiet[number] for number in self._answers)
         # Where all patterns agree only the noise shows: one in four of the first answers is of such a prefix.
         if quiet and asked_quiet * 4 <= self.requests:
             return quiet[0]
@@ -142,7 +145,7 @@ class Trial:
         return Verdict(kind, pattern, self._evidence())
 
     def _decided(self) -> tuple[Kind | None, str | None]:
-        if self.requests < min(_LEAST, self._budget):
+        if self.requests < _LEAST:
             return None, None
         known, none = self._log_likelihoods()
         # A near pattern stands for all that are as near, most of which are not known: it counts as none.
@@ -163,7 +166,7 @@ class Trial:
     def _excess(self, pattern: int) -> float:
         """How many times further off than quiet answers, which show the noise alone, the others are."""
         off = self._deviations(pattern)
-        quiet = np.array([not self._tells[number].any() for number in self._answers])
+        quiet = np.array([self._quiet[number] for number in self._answers])
         if quiet.all() or not quiet.any():
             return 0.0
         return float(np.median(off[~quiet]) / max(np.median(off[quiet]), _LEAST_NOISE))

@@ -39,7 +39,7 @@ def drawn_fingerprint(prefixes=64, gap=0.6, spread=0.05, seed=0):
         patterns=PATTERNS,
         prefixes=tuple(
             Prefix(
-                tokens=(number, *range(9)),
+                tokens=(number, *range(7 if number >= prefixes - QUIET else 9)),
                 text=f"{number}\nand so on",
                 candidates=tuple(
                     Candidate(token=token, text=f"t{token}", logprobs=tuple(map(float, row)))

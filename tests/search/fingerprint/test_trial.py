@@ -102,6 +102,28 @@ def test_no_prefix_is_asked_twice_and_the_budget_holds(fingerprint):
         trial.observe(asked[0], {})
 
 
+@pytest.mark.parametrize("budget", [1, 7, 8])
+def test_a_few_answers_decide_nothing(fingerprint, budget):
+    verdict = answers(Trial(fingerprint, budget), truth_of(fingerprint, 0), 0.0, np.random.default_rng(0))
+    assert (verdict.kind == "unsure") == (budget < 8)
+
+
+def test_prefixes_within_the_selection_are_quiet_though_patterns_were_rounded_otherwise(fingerprint):
+    rounded = [
+        prefix.model_copy(
+            update={
+                "candidates": tuple(
+                    candidate.model_copy(update={"logprobs": (candidate.logprobs[0] - 1e-4, *candidate.logprobs[1:])})
+                    for candidate in prefix.candidates
+                )
+            }
+        )
+        for prefix in fingerprint.prefixes
+    ]
+    trial = Trial(fingerprint.model_copy(update={"prefixes": tuple(rounded)}), BUDGET)
+    assert trial.next_prefix() == len(rounded) - QUIET
+
+
 def test_some_of_the_first_prefixes_are_quiet(fingerprint):
     trial = Trial(fingerprint, BUDGET)
     truth, first = truth_of(fingerprint, 0), []
