@@ -25,18 +25,21 @@ class Speed:
         factor: how many times faster.
         where: the device.
         reckoned: not measured at this budget, but reckoned from what was at the plan's own.
+        other: the model that was timed, where its config is not the one searched; "" where it is.
     """
 
     what: str
     factor: float
     where: str
     reckoned: bool = False
+    other: str = ""
 
     @property
     def words(self) -> str:
         """A part of the verdict."""
         how = "reckoned from measurements" if self.reckoned else "measured"
-        return f"{self.what} {self.factor:.2f}x faster, {how} on {self.where}"
+        model = f" with {self.other}, whose config is not the one searched," if self.other else ""
+        return f"{self.what} {self.factor:.2f}x faster, {how}{model} on {self.where}"
 
 
 def speeds(prefills: PrefillRecord | None, decodes: DecodeRecord | None, plan: Plan, budget: Plan) -> list[Speed]:
@@ -55,10 +58,15 @@ def speeds(prefills: PrefillRecord | None, decodes: DecodeRecord | None, plan: P
     for what, point, record in measured:
         factor = _factor(point, plan, budget)
         if factor is not None:
-            # The name stands in a sentence, also of Markdown.
-            device = re.sub(r"[^\w .:/-]", "", record.device)
-            known.append(Speed(what, factor, device, budget.result.pattern != record.pattern))
+            other = "" if record.config_sha256 == plan.model.config_sha256 else _plain(record.model)
+            reckoned = budget.result.pattern != record.pattern
+            known.append(Speed(what, factor, _plain(record.device), reckoned, other))
     return known
+
+
+def _plain(name: str) -> str:
+    """A name as it stands in a sentence, also of Markdown."""
+    return re.sub(r"[^\w .:/-]", "", name)
 
 
 def _factor(point: PrefillPoint | DecodePoint, plan: Plan, budget: Plan) -> float | None:

@@ -138,6 +138,11 @@ class TestVerdict:
         (own,) = speeds(record, None, plan, plan)
         assert own.words == "prefill of 128K tokens 4.00x faster, measured on NVIDIA H100"
         (half,) = speeds(record, None, plan, cut(plan, keep=0.75))
+        record = record.model_copy(update={"config_sha256": "f" * 64, "model": "another"})
+        (other,) = speeds(record, None, plan, plan)
+        assert (
+            "4.00x faster, measured with another, whose config is not the one searched, on NVIDIA" in other.words
+        )
         # Two of the four indexers that are gone: 8 - 6 * 2 / 4 = 5 seconds.
         assert half.words == "prefill of 128K tokens 1.60x faster, reckoned from measurements on NVIDIA H100"
         assert [length(tokens) for tokens in (131072, 4096, 1000)] == ["128K", "4K", "1,000"]
