@@ -91,12 +91,10 @@ def step_reads(
     kind = "" if checkpoint.family is None else checkpoint.family.model_type
     if layers is None or values is None or kind not in _LATENT:
         return None
-    share = text.num_experts_per_tok / text.num_local_experts
     weights = text.vocab_size * text.hidden_size
     for number, layer in enumerate(layers):
-        routed = layer.idle / (1 - share) if layer.idle else 0.0
-        reached = routed * (1 - (1 - share) ** batch)
-        weights += layer.attention + layer.feed_forward - routed + reached
+        unreached = layer.routed * (layer.idle / layer.routed) ** batch if layer.routed else 0.0
+        weights += layer.attention + layer.feed_forward - unreached
         weights += layer.indexer if number in full_layers else 0
     read = min(context, checkpoint.selection_width) if is_sparse else context
     keys = batch * read * len(layers) * (text.kv_lora_rank + text.qk_rope_head_dim)
