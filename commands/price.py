@@ -123,7 +123,9 @@ def _remarks(
     if times.decode is None:
         remarks.append(f"output tokens were not timed: indexcache bench {path} --decode --lengths {lengths}")
     if prefills is not None and decodes is not None and prefills.device != decodes.device:
-        remarks.append(f"prefill was timed on {prefills.device}, output tokens on {decodes.device}")
+        remarks.append(
+            f"prefill was timed on {prefills.device}, output tokens on {decodes.device}: no tokens a second follow"
+        )
     if decodes is not None and decodes.busy:
         remarks.append(f"while output tokens were timed, {decodes.busy}")
     shortest, longest = min(request.length for request in requests), max(request.length for request in requests)
@@ -223,7 +225,7 @@ def _cells(price: Price, full: Price) -> tuple[str, ...]:
         str(price.kept),
         _figure(price.first_token, full.first_token, 1),
         _figure(price.output_token, full.output_token, 1000),
-        _figure(price.tokens_a_second, None, 1),
+        _figure(price.tokens_a_second, None, 1) if price.tokens_a_second is not None else "",
         "" if price.loss is None else signed(price.loss.delta),
         price.basis,
     )
@@ -261,6 +263,8 @@ def _curve(pair: Pair, form: str) -> str:
     points = sorted(pair.full.points)
     if len(points) == 1:
         return f"timed at {points[0]:,} tokens"
+    if len(points) == 2:
+        return f"timed at 2 lengths, {form} through both, so that nothing shows how far it is off"
     error = max(pair.full.error, pair.plan.error)
     return f"timed at {len(points)} lengths, {form} between them (off by {error:.0%} at most)"
 

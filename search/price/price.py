@@ -58,6 +58,7 @@ class Times:
         decode: of one step of ``batch`` sequences; None likewise.
         batch: sequences of a step.
         gpus: that the times are of; 1 for a CPU.
+        is_one_machine: whether prefill and decode were timed on machines of one kind.
         kept: full sites of the plan.
         sites: of the model.
     """
@@ -66,6 +67,7 @@ class Times:
     decode: Pair | None
     batch: int
     gpus: int
+    is_one_machine: bool
     kept: int
     sites: int
 
@@ -118,6 +120,7 @@ def times_of(plan: Plan, prefills: PrefillRecord | None, decodes: DecodeRecord |
         decode=step_pair,
         batch=batch,
         gpus=_gpus("" if record is None else record.device),
+        is_one_machine=prefills is None or decodes is None or prefills.device == decodes.device,
         kept=plan.result.kept,
         sites=plan.result.sites,
     )
@@ -197,7 +200,7 @@ def _price(times: Times, requests: Sequence[Request], kept: int, loss: MeasuredP
     if times.decode is not None:
         pairs = zip(requests, steps, strict=True)
         output = sum(request.share * request.output * seconds for request, (seconds, _) in pairs) / written
-    if first is not None and output is not None:
+    if first is not None and output is not None and times.is_one_machine:
         speed = written / (first + written * output / times.batch) / times.gpus
     bases = [basis for _, basis in (*(prefill if times.prefill else ()), *(steps if times.decode else ()))]
     if kept not in (times.kept, times.sites):

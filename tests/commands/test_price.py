@@ -126,6 +126,24 @@ def test_two_gpus_are_two(run, priced):
     assert document["plan"]["tokens_a_second"] == pytest.approx(one / 2)
 
 
+def test_times_of_two_machines_give_no_tokens_a_second(run, priced):
+    decodes = decode_file(run / "plan.json")
+    decodes.write_text(decodes.read_text().replace("cuda: X", "cuda: Y"))
+    document = priced("--lengths", "4000", "--max-delta", 1000)
+    assert {price["tokens_a_second"] for price in document["budgets"]} == {None}
+    assert (
+        "prefill was timed on cuda: X, output tokens on cuda: Y: no tokens a second follow" in document["remarks"]
+    )
+    assert document["cheapest"]["kept"] == 1
+
+
+def test_two_lengths_do_not_show_how_far_a_curve_is_off(run, run_cli):
+    write_times(run, read_plan(run).result.pattern, contexts=CONTEXTS[:2])
+    _, out, _ = run_cli("price", run, "--lengths", "2000")
+    assert "timed at 2 lengths, a L + b L^2 through both" in " ".join(out.split())
+    assert "off by" not in out
+
+
 def test_the_table_says_what_it_comes_from(run, run_cli):
     code, out, err = run_cli("price", run, "--lengths", "1k:70,8k:30", "--max-delta", 1000)
     assert code == 0, err
