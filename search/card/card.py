@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from functools import cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from ...errors import ExportError, one_line
+from ...errors import ExportError
 from ..export.engines import ENGINES
 from ..export.settings import check_servable, export
 from ..plan.schema import HeldOutRecord, Plan
 from ..report.checks import CheckRecord
+from ..report.drawing.template import markdown_cell
 from ..report.tables import comparison_table, probes_table
 from ..report.words import increase, percent
 
@@ -61,7 +61,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = _cell
+    environment.filters["cell"] = markdown_cell
     return environment.get_template("card.md.j2")
 
 
@@ -117,8 +117,3 @@ def _settings(plan: Plan) -> list[tuple[str, str]]:
             continue
         taken.append((exported.engine, json.dumps(exported.settings)))
     return taken
-
-
-def _cell(value: Any) -> str:
-    """``value`` on one line, with nothing that Markdown or HTML would read as markup."""
-    return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(one_line(str(value)), quote=False))

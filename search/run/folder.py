@@ -14,7 +14,7 @@ from ...errors import OutputError, PlanError
 from ...system.files import check_writable, is_there, make_folder, remove_unfinished, sync_folder, write_atomically
 from ...system.signals import stops_held
 from ..card.card import CARD_FILE, card
-from ..fingerprint.document import fingerprint_file
+from ..fingerprint.document import FINGERPRINT_FILE
 from ..plan.file import plan_text, prefix_beside, read_plan, write_plan
 from ..plan.schema import Plan
 from ..price.decodes import decode_file, read_decodes
@@ -43,7 +43,7 @@ _BESIDE = (
     prefill_file(Path(PLAN_FILE)).name,
     decode_file(Path(PLAN_FILE)).name,
     check_file(Path(PLAN_FILE)).name,
-    fingerprint_file(Path(PLAN_FILE)).name,
+    FINGERPRINT_FILE,
 )
 # The exact names of what runs and cuts write, the journal aside; nothing else in a folder is touched.
 _RUN_FILES = frozenset({PLAN_FILE, TOKENS_FILE, TIMING_FILE, SIZES_FILE, *_BESIDE})
@@ -182,7 +182,7 @@ def write_report(
     """
     stem = prefix_beside(name)
     texts = {folder / file: text for file, text in render(plan, stem, prefills, timing, checks, worth).items()}
-    texts[folder / f"{stem}{CARD_FILE}"] = card(plan, checks, is_there(folder / f"{stem}fingerprint.json"))
+    texts[folder / f"{stem}{CARD_FILE}"] = card(plan, checks, is_there(folder / f"{stem}{FINGERPRINT_FILE}"))
     for path, text in texts.items():
         write_atomically(path, text)
     return list(texts)
