@@ -101,7 +101,7 @@ class Fingerprint(Section):
     """What tells which pattern a server runs.
 
     ``patterns`` begins with the plan. ``alike`` are known patterns that no prefix tells from the plan: what a
-    server answers that runs one of them is as good as the plan's. ``top`` is how many log-probabilities to ask for.
+    server answers that runs one of them is as good as the plan's. ``top`` is how many log-probabilities are asked.
     """
 
     version: Literal[1] = VERSION

@@ -134,7 +134,9 @@ def test_a_run_that_is_too_small_is_let_go_before_a_larger_one_is_taken(monkeypa
         runs.give(run)
     del run, small
     gone = []
-    monkeypatch.setattr(memory, "host_run", lambda size, device: gone.append(largest() is None) or torch.empty(size))
+    monkeypatch.setattr(
+        memory, "host_run", lambda size, device: gone.append(largest() is None) or torch.empty(size)
+    )
     runs.take(11)
     assert gone == [True], "both are in the host's memory at a time"
 

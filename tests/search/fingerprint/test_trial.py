@@ -113,7 +113,9 @@ def test_prefixes_within_the_selection_are_quiet_though_patterns_were_rounded_ot
         prefix.model_copy(
             update={
                 "candidates": tuple(
-                    candidate.model_copy(update={"logprobs": (candidate.logprobs[0] - 1e-4, *candidate.logprobs[1:])})
+                    candidate.model_copy(
+                        update={"logprobs": (candidate.logprobs[0] - 1e-4, *candidate.logprobs[1:])}
+                    )
                     for candidate in prefix.candidates
                 )
             }
