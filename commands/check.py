@@ -165,7 +165,9 @@ class _Examination:
         """Gives a trial an answer, and what it says of shorter prefixes within."""
         prefixes, top = self._fingerprint.prefixes, self._fingerprint.top
         manner = self._server.manner
-        trial.observe(number, dict(reply.logprobs) if manner and manner.own else _likeliest(reply.logprobs, top))
+        trial.observe(
+            number, dict(reply.logprobs) if manner and manner.generates else _likeliest(reply.logprobs, top)
+        )
         answered.add(number)
         for other, shorter in enumerate(prefixes):
             length = len(shorter.tokens)

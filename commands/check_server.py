@@ -59,14 +59,14 @@ class Manner:
 
     Args:
         by_ids: by token ids; else by text.
-        own: by the engine's own /generate, which SGLang and LMDeploy have.
+        generates: by the engine's own /generate, which SGLang and LMDeploy have.
         chat: by a chat's only message, where no template adds to it.
         extras: what not every server knows of.
         temperature: 0, or 1 where log-probabilities are of what was sampled.
     """
 
     by_ids: bool
-    own: bool = False
+    generates: bool = False
     chat: bool = False
     extras: bool = False
     temperature: float = 0.0
@@ -136,26 +136,28 @@ class Server:
     def _manners(self, prefix: Prefix) -> list[Manner]:
         if self.manner is not None:
             return [self.manner]
-        own = Manner(by_ids=True, own=True)
+        generating = Manner(by_ids=True, generates=True)
         if self.served.engine == "lmdeploy":
-            return [own]  # its completions give no log-probabilities, and would take ids for so many prompts
+            return [
+                generating
+            ]  # its completions give no log-probabilities, and would take ids for so many prompts
         manners = [Manner(by_ids=True, extras=True), Manner(by_ids=True)]
         if self.served.engine == "sglang":
-            manners.insert(0, own)
+            manners.insert(0, generating)
         return manners + ([Manner(by_ids=False)] if prefix.text is not None else [])
 
     def _asked(self, prefix: Prefix, manner: Manner) -> Reply:
-        if manner.own:
+        if manner.generates:
             answer = self.site.post("//generate", self._generation(prefix, manner))
         elif manner.chat:
             answer = self.site.post("chat/completions", self._message(prefix, manner))
         else:
             answer = self.site.post("completions", self._completion(prefix, manner))
         if answer.status != 200:
-            if answer.status in _ABSENT and not manner.own:
+            if answer.status in _ABSENT and not manner.generates:
                 self._leave_completions(answer, prefix)
             raise _UnfitError(answer.reason())
-        read = read_generation if manner.own else read_completion
+        read = read_generation if manner.generates else read_completion
         reply = read(answer.document(), prefix)
         if reply is None and self.manner is not None:
             return Reply({}, False, None, {})  # mlx-vlm, where the token ends the text: it says nothing

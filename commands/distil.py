@@ -205,8 +205,8 @@ def _lesson(planned: PlannedModel, windows: Windows, settings: DistilSettings, r
     """
     tokens, source = planned.plan.tokens, settings.text
     if source is None:
-        own = [*windows.calibration.tolist(), *windows.group(LEARNING).tolist()]
-        return _Lesson(own, tokens.dataset, tokens.sha256)
+        learned = [*windows.calibration.tolist(), *windows.group(LEARNING).tolist()]
+        return _Lesson(learned, tokens.dataset, tokens.sha256)
     request = WindowRequest(windows.length, calibration=settings.windows, heldout=0, seed=settings.seed)
     seen = [windows.groups[HELD_OUT]]
     reporter.doing(f"reading {source.dataset}")

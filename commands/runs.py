@@ -29,13 +29,13 @@ def runs(folder: Path) -> list[Run]:
     return runs_in(folder)
 
 
-def show(found: list[Run], folder: Path, as_json: bool) -> None:
+def show(runs: list[Run], folder: Path, as_json: bool) -> None:
     """Prints the runs, on stdout."""
     if as_json:
-        print_result({"folder": str(folder), "runs": [run_document(run) for run in found]})
+        print_result({"folder": str(folder), "runs": [run_document(run) for run in runs]})
         return
     console = new_console()
-    if not found:
+    if not runs:
         print_line(console, f"no runs in {folder}: indexcache search writes them")
         return
     table, now = Table(box=box.SIMPLE_HEAD), time.time()
@@ -43,14 +43,14 @@ def show(found: list[Run], folder: Path, as_json: bool) -> None:
         table.add_column(name, overflow="fold")  # a long name goes on below, where it can still be read
     for name in ("kept", "increase", "state", "age"):
         table.add_column(name, no_wrap=True)
-    for run in found:
+    for run in runs:
         plan = run.plan
         kept = "" if plan is None else f"{plan.result.kept} of {plan.result.sites}"
         model = "" if plan is None else plan.model.id
         age = duration(max(0.0, now - run.modified))
         table.add_row(_name(run, folder), model, kept, _increase(run), _state(run), age)
     print_table(console, table)
-    for run in found:
+    for run in runs:
         if run.problem:
             print_line(console, f"{_name(run, folder)}: {run.problem}")
 

@@ -216,8 +216,8 @@ def _check_tokenizer(planned: PlannedModel, windows: Windows, reporter: Reporter
     """
     new = planned.checkpoint
     try:
-        own = open_planned(planned.plan, None, Trust()).checkpoint
-        differing = differing_id(load_tokenizer(own), load_tokenizer(new), windows.heldout)
+        old = open_planned(planned.plan, None, Trust()).checkpoint
+        differing = differing_id(load_tokenizer(old), load_tokenizer(new), windows.heldout)
     except ModelError:
         reporter.say(f"{planned.plan.model.id} is not at hand: only the loss can tell another tokenizer")
         return
@@ -271,10 +271,10 @@ def _outcome(
     path: Path,
     settings: VerifySettings,
     windows: Windows,
-    found: tuple[list[Evaluation], list[Neighbour], MeasuredPattern | None],
+    measurements: tuple[list[Evaluation], list[Neighbour], MeasuredPattern | None],
     seconds: float,
 ) -> VerifyOutcome:
-    (full, chosen, uniform, *others), swaps, before = found
+    (full, chosen, uniform, *others), swaps, before = measurements
     plan, confidence = planned.plan, settings.asked.gate.confidence
     losses = heldout_record(Comparison(full, chosen, uniform), confidence)
     if losses is None:

@@ -44,8 +44,8 @@ def _fetched(repository: str, revision: str | None) -> Path:
     if not constants.HF_HUB_OFFLINE:
         try:
             # One short question first, as for checkpoints: downloads wait for long where there is no network.
-            found = HfApi().model_info(repository, revision=revision, timeout=_PATIENCE_SECONDS)
-            commit, files = found.sha, {file.rfilename for file in found.siblings or ()}
+            answer = HfApi().model_info(repository, revision=revision, timeout=_PATIENCE_SECONDS)
+            commit, files = answer.sha, {file.rfilename for file in answer.siblings or ()}
         except GatedRepoError as error:
             raise PlanError(f"{what} is gated", hint="ask for access and set HF_TOKEN") from error
         except RevisionNotFoundError as error:

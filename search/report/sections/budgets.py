@@ -47,11 +47,11 @@ def budgets(
         worth: what else is known of its use.
         name: of its file, for commands.
     """
-    own = {plan.result.kept: plan}
+    plans = {plan.result.kept: plan}
     if plan.distilled is None:
         others = measured_patterns(plan)
-        own = {kept: with_pattern(plan, others[kept]) for kept in sorted(others, reverse=True)} | own
-    return tuple(_budget(budget, plan, checks, prefills, worth, name) for budget in own.values())
+        plans = {kept: with_pattern(plan, others[kept]) for kept in sorted(others, reverse=True)} | plans
+    return tuple(_budget(budget, plan, checks, prefills, worth, name) for budget in plans.values())
 
 
 def _budget(
