@@ -29,13 +29,13 @@ def runs(folder: Path) -> list[Run]:
     return runs_in(folder)
 
 
-def show(runs: list[Run], folder: Path, as_json: bool) -> None:
+def show(listed: list[Run], folder: Path, as_json: bool) -> None:
     """Prints the runs, on stdout."""
     if as_json:
-        print_result({"folder": str(folder), "runs": [run_document(run) for run in runs]})
+        print_result({"folder": str(folder), "runs": [run_document(run) for run in listed]})
         return
     console = new_console()
-    if not runs:
+    if not listed:
         print_line(console, f"no runs in {folder}: indexcache search writes them")
         return
     table, now = Table(box=box.SIMPLE_HEAD), time.time()
@@ -43,14 +43,14 @@ def show(runs: list[Run], folder: Path, as_json: bool) -> None:
         table.add_column(name, overflow="fold")  # a long name goes on below, where it can still be read
     for name in ("kept", "increase", "state", "age"):
         table.add_column(name, no_wrap=True)
-    for run in runs:
+    for run in listed:
         plan = run.plan
         kept = "" if plan is None else f"{plan.result.kept} of {plan.result.sites}"
         model = "" if plan is None else plan.model.id
         age = duration(max(0.0, now - run.modified))
         table.add_row(_name(run, folder), model, kept, _increase(run), _state(run), age)
     print_table(console, table)
-    for run in runs:
+    for run in listed:
         if run.problem:
             print_line(console, f"{_name(run, folder)}: {run.problem}")
 
