@@ -138,9 +138,8 @@ class Server:
             return [self.manner]
         generating = Manner(by_ids=True, generates=True)
         if self.served.engine == "lmdeploy":
-            return [
-                generating
-            ]  # its completions give no log-probabilities, and would take ids for so many prompts
+            # Its completions give no log-probabilities, and would take ids for so many prompts.
+            return [generating]
         manners = [Manner(by_ids=True, extras=True), Manner(by_ids=True)]
         if self.served.engine == "sglang":
             manners.insert(0, generating)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ from ..search.fingerprint.document import (
 from ..search.fingerprint.known import ALL_FULL, NamedPattern, known_patterns
 from ..search.fingerprint.likelihood import LEAST_SPREAD, Array
 from ..search.plan.schema import Plan
+from ..search.run.folder import has_report, render_beside
 from ..system import processes
 from ..system.console import Reporter
 from .job.measure import Loaded, evaluator, load
@@ -108,6 +110,7 @@ def write_beside(plan: Plan, path: Path, source: Source, reporter: Reporter) -> 
         texts = _texts(source.checkpoint, windows)
         if (fingerprint := assemble(plan, known, windows, predictions, texts, run)) is not None:
             write_fingerprint(file, fingerprint)
+            _render_again(plan, path, reporter)
             if fingerprint.hides(ALL_FULL):
                 reporter.warn("no prefix tells the plan from all full, so that check will not be sure")
         return fingerprint is not None
@@ -116,6 +119,13 @@ def write_beside(plan: Plan, path: Path, source: Source, reporter: Reporter) -> 
         reporter.say(f"fingerprint written to {file}")
     else:
         reporter.warn("no fingerprint: no prefix tells the plan from another pattern")
+
+
+def _render_again(plan: Plan, path: Path, reporter: Reporter) -> None:
+    """Renders what stands beside a plan again: its card says that there is a fingerprint."""
+    with suppress(PlanError):  # times that cannot be read must not cost the search
+        if has_report(path):
+            render_beside(plan, path, warn=reporter.warn)
 
 
 def _windows(plan: Plan, windows: Windows) -> tuple[list[list[int]], list[int]]:

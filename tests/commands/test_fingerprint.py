@@ -75,6 +75,10 @@ def test_log_probabilities_are_those_of_transformers(fingerprinted, stock):
             assert max(abs(exact[token].item() - value) for token, value in given.items()) < 2e-4
 
 
+def test_the_card_of_a_search_tells_how_to_check_a_server(fingerprinted):
+    assert "indexcache check REPOSITORY" in (fingerprinted / "card.md").read_text()
+
+
 def test_prefixes_are_held_out_and_their_texts_give_them_back(fingerprinted, tokenizer):
     from indexcache.calibrate.frozen import thaw
 
