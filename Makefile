@@ -15,7 +15,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/model
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu bench-distil clean
+.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu bench-decode bench-distil clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ bench-stream-2: ## two processes that gather a model in host memory and in files
 
 bench-gpu: ## kernels and a 30B model with random weights on one GPU of 80 GB, stock in the same run; about 7 minutes
 	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True $(PYTHON) tests/benchmarks/bench_gpu.py
+
+bench-decode: ## seconds an output token behind 8K to 128K tokens, 30B model with random weights on one GPU of 80 GB; about 5 minutes
+	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True $(PYTHON) tests/benchmarks/bench_decode.py
 
 drawing: ## make the tree and the drawings in docs/architecture.md current
 	$(PYTHON) docs/architecture.py --write

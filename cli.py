@@ -9,20 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_times import BENCH_EXAMPLES, PRICE_EXAMPLES, bench, price
 from .commands.job.command import Application
 from .commands.job.options import (
     ENGINES,
     MACHINE,
+    PLACED,
+    DecodeKeep,
     GivenPattern,
     JsonFlag,
     LearningRate,
     MovedModel,
     PickleFlag,
     PlanPath,
+    PrefillKeep,
     QuietFlag,
     RecipeName,
     TrustFlag,
     UniformFlag,
+    check_pair,
     described,
     flag,
     named,
@@ -32,7 +37,6 @@ from .commands.job.options import (
 from .commands.job.start import leave_to_main, reach, share_cores, working
 from .errors import SettingError
 from .evaluate import HELD_OUT
-from .recipes.numbers import lengths
 from .recipes.schema import FIELDS, RUN, SEARCH, TEXT
 from .system.exits import exit_code_of
 from .system.launching import work_apart
@@ -55,7 +59,6 @@ _COUNTED = tuple(
     for name in _SEARCHED
     if name not in (*_TEXT, "seed", "weights_hash", "selfcheck", "untrained", "max_probe_delta")
 )
-_PLACED = ("device_map", "offload_folder")
 _ROOM = ("max_memory", "max_host_memory")
 
 
@@ -208,7 +211,7 @@ def estimate(
 @recipe_options(
     *(
         *_ROOM,
-        *_PLACED,
+        *PLACED,
         "max_delta",
         "max_probe_delta",
         "gate",
@@ -321,18 +324,33 @@ def distill(
     outcome.hold()
 
 
-@app.command(examples=("indexcache cut outputs/tiny/plan.json --keep 0.5",))
+@app.command(
+    examples=(
+        "indexcache cut outputs/tiny/plan.json --keep 0.5",
+        "indexcache cut outputs/tiny/plan.json --prefill-keep 0.5 --decode-keep 0.25 --out outputs/tiny/pair",
+    )
+)
 @recipe_options("keep", "max_delta")
 def cut(
     plan_path: PlanPath,
     fields: dict[str, Any],
-    out: Annotated[Path | None, place("File to write [beside the plan, named by what is kept].")] = None,
+    out: Annotated[
+        Path | None, place("File to write, or folder for two [beside the plan, named by what is kept].")
+    ] = None,
+    prefill_keep: PrefillKeep = None,
+    decode_keep: DecodeKeep = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Pick another step of a searched plan, offline; prints the new plan's path."""
+    """Pick another step of a searched plan, offline; prints the new plan's path.
+
+    With --prefill-keep and --decode-keep, pick two: for servers that prefill, and for servers that decode.
+    """
     leave_to_main()
     from .commands import cut as cut_command
 
+    if prefill_keep is not None or decode_keep is not None:
+        keeps = check_pair(prefill_keep, decode_keep, fields, out)
+        return cut_command.show_pair(cut_command.cut_pair(plan_path, *keeps, out or Path()), as_json)
     cut_command.show(*cut_command.cut(plan_path, fields, out), as_json)
 
 
@@ -357,6 +375,7 @@ def export(
     """Print settings, ready to paste, that make an engine run the plan; notes go to stderr."""
     leave_to_main()
     from .commands import export as export_command
+    from .commands.export_pair import export_pair, pair_in
     from .search.export.settings import check_written
     from .search.export.support import Serving
     from .search.plan.file import plan_file, read_plan
@@ -365,6 +384,9 @@ def export(
         raise SettingError("--strip-weights was given without --write", hint="name the folder with --write")
     if to is None:
         raise SettingError("--to was not given: it names the engine", hint=f"give one of {ENGINES}; or none")
+    if (pair := pair_in(plan_path)) is not None:
+        serving = Serving(engine_version, fields.get("pp_size"), fields.get("pp_layers"), model)
+        return export_pair(pair, to, serving, force, write is not None, as_json)
     path = plan_file(plan_path)
     plan = read_plan(path)
     served = str(write.absolute()) if write is not None and strip_weights else model
@@ -380,7 +402,7 @@ def export(
 
 
 @app.command(examples=('indexcache apply outputs/tiny/plan.json --prompt "The wind"',))
-@recipe_options(*_PLACED)
+@recipe_options(*PLACED)
 def apply(
     plan_path: PlanPath,
     fields: dict[str, Any],
@@ -440,40 +462,8 @@ def report(
     report_command.show(report_command.report(plan_path, out), as_json)
 
 
-@app.command(examples=("indexcache bench outputs/tiny/plan.json --context 512,1k",))
-@recipe_options("dtype", "indexer", "attention", "beyond_positions", *_PLACED, defaults={"dtype": "the plan's"})
-def bench(
-    plan_path: PlanPath,
-    fields: dict[str, Any],
-    context: Annotated[
-        str | None, described("Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].")
-    ] = None,
-    random_weights: Annotated[bool, flag("--random-weights", "Build the model from its config alone.")] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Prefills per length and pattern.")] = 3,
-    model: Annotated[str | None, described("Where the plan's checkpoint is now, or a config like it.")] = None,
-    trust_remote_code: TrustFlag = False,
-    allow_pickle: PickleFlag = False,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-) -> None:
-    """Time prefills under the plan and all full on this device, and the indexers' share of each.
-
-    Writes bench.json beside the plan and adds a figure and a table to its report.
-    """
-    leave_to_main()
-    from .commands.job.settings import trust_of
-    from .search.plan.file import plan_file, read_plan
-
-    path = plan_file(plan_path)
-    plan, contexts = read_plan(path), lengths(context) if context else []
-    with working(quiet) as reporter:
-        from .commands import bench as bench_command
-        from .commands.job.planned import open_planned
-
-        planned = open_planned(plan, model, trust_of(trust_remote_code, allow_pickle))
-        request = bench_command.BenchRequest.from_fields(contexts, repeats, random_weights, fields)
-        record = bench_command.bench(planned, path, request, reporter)
-    bench_command.show(record, path, as_json)
+app.command(examples=BENCH_EXAMPLES)(bench)
+app.command(examples=PRICE_EXAMPLES)(price)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

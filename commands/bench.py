@@ -21,13 +21,14 @@ from ..dsa.stream.load import load_whole
 from ..dsa.stream.room import Room
 from ..errors import MeasurementError, SettingError
 from ..pattern import Pattern
-from ..search.report.prefills import PrefillPoint, PrefillRecord, PrefillTime, prefill_file
+from ..search.price.prefills import PrefillPoint, PrefillRecord, PrefillTime, prefill_file
 from ..search.run.folder import render_beside
 from ..system import processes
 from ..system.console import Reporter, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
+from .indexer_sizes import keep_sizes
 from .job.measure import Running, check_positions, running_on
 from .job.planned import PlannedModel
 from .job.settings import placement_of
@@ -89,7 +90,7 @@ def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Re
     dtype = request.dtype or plan.run.dtype
     running = running_on(checkpoint, dtype, Room(), request.backends, max(request.contexts))
     backends = running.backends
-    model = _model(planned, running, request.placement, request.random_weights, reporter)
+    model = model_to_time(planned, running, request.placement, request.random_weights, reporter)
     install(model, backends, reporter.warn)
     record = PrefillRecord(
         model=checkpoint.model_id,
@@ -106,6 +107,7 @@ def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Re
     )
     _check_something_fits(record, checkpoint, model, backends)
     write_atomically(prefill_file(path), record.as_json())
+    keep_sizes(path, plan, checkpoint)
     render_beside(plan, path, warn=reporter.warn)
     return record
 
@@ -130,9 +132,15 @@ def _contexts(checkpoint: Checkpoint, request: BenchRequest) -> list[int]:
     return contexts
 
 
-def _model(
+def model_to_time(
     planned: PlannedModel, running: Running, placement: Placement, random_weights: bool, reporter: Reporter
 ) -> Any:
+    """The plan's model, or one like it with random weights, placed as it is to be timed.
+
+    Raises:
+        SettingError: random weights that are to be placed somewhere.
+        ModelError: it cannot be loaded.
+    """
     checkpoint = planned.checkpoint
     if random_weights:
         if placement != Placement():
@@ -164,7 +172,7 @@ def _points(
         timed = None
         # Estimated first, as a CPU that runs out of memory ends the process and not the measurement.
         if needed <= free_memory(device):
-            tokens = _any_tokens(checkpoint.vocabulary, context)
+            tokens = any_tokens(checkpoint.vocabulary, context)
             timed = _timed(clock, [Pattern.all_full(len(pattern)), pattern], tokens, request.repeats)
         reporter.advance(1)
         full, plan = timed or (None, None)
@@ -174,7 +182,7 @@ def _points(
     return points
 
 
-def _any_tokens(vocabulary: int, count: int) -> list[int]:
+def any_tokens(vocabulary: int, count: int) -> list[int]:
     """Tokens at random, the same each time: repeated ones would have equal scores."""
     chosen = random.Random(0)
     return [chosen.randrange(vocabulary) for _ in range(count)]

@@ -11,6 +11,7 @@ from ..pattern import kept_sites, layer_ranges
 from ..system.console import Reporter, new_console
 from ..system.exits import print_result
 from .footprint import footprint_document, footprint_rows
+from .indexer_sizes import index_key_document, index_key_row, indexer_sizes
 from .job.start import load_libraries
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def inspect_document(checkpoint: Checkpoint, sizes: Sizes, stored: Footprint | N
         "indexer_parameters": sizes.indexer_parameters,
         "idle_parameters": sizes.idle_parameters,
         **footprint_document(stored),
+        **index_key_document(indexer_sizes(checkpoint)),
         "kept_at_half": kept_sites(sites, 0.5),
         "kept_at_quarter": kept_sites(sites, 0.25),
         "kept_at_eighth": kept_sites(sites, 0.125),
@@ -97,6 +99,7 @@ def inspect_table(document: dict[str, Any]) -> None:
         "parameters": f"{document['parameters']:,}, {document['indexer_parameters']:,} of them in indexers"
         + (idle if document["idle_parameters"] else ""),
         **footprint_rows(document),
+        **index_key_row(document),
         "kept at 1/2, 1/4, 1/8": ", ".join(
             str(document[f"kept_at_{part}"]) for part in ("half", "quarter", "eighth")
         ),

@@ -28,6 +28,7 @@ from ..search.goal import Goal, Method
 from ..search.plan.older import changed_steps
 from ..search.plan.record import cost_record, heldout_record, probes_record, result_record, search_record
 from ..search.plan.schema import InitRecord, Plan
+from ..search.price.memory import IndexerSizes
 from ..search.report.timing import Timing
 from ..search.run.folder import PLAN_FILE, save_choice, save_run
 from ..search.run.replay import MissingLoss, ReplayedEvaluator
@@ -38,6 +39,7 @@ from ..system.exits import print_result
 from ..system.launching import speaks
 from ..version import __version__
 from . import search_students
+from .indexer_sizes import indexer_sizes
 from .job.identity import search_identity
 from .job.measure import evaluator, load, run_identity
 from .job.prepare import Job, prepare
@@ -53,7 +55,7 @@ _FEW_TOKENS = 1024
 class SearchOutcome:
     """A finished search: the plan, where it was written, what it moved out of the way, and how long it took.
 
-    ``weight_bytes`` of weights came to the devices in this session.
+    ``weight_bytes`` of weights came to the devices in this session; ``sizes`` are of the checkpoint's indexers.
     """
 
     plan: Plan
@@ -61,6 +63,7 @@ class SearchOutcome:
     moved: Path | None
     timing: Timing
     weight_bytes: int = 0
+    sizes: IndexerSizes | None = None
 
 
 def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, reporter: Reporter) -> SearchOutcome:
@@ -96,10 +99,13 @@ def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
 
     run, findings = _findings(job, session, reporter, save)
     plan, timing = _plan(job, session, run, findings, complete=True), session.timing()
-    moved.append(processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(job.windows), timing)))
+    sizes = indexer_sizes(job.checkpoint)
+    moved.append(
+        processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(job.windows), timing, sizes))
+    )
     aside = next((folder for folder in moved if folder is not None), None)
     moved_bytes = 0 if run.model is None else run.model.weight_bytes()
-    return SearchOutcome(plan, job.folder / PLAN_FILE, aside, timing, moved_bytes)
+    return SearchOutcome(plan, job.folder / PLAN_FILE, aside, timing, moved_bytes, sizes)
 
 
 @dataclass(frozen=True)
@@ -282,7 +288,7 @@ def show(outcome: SearchOutcome, folder: Path, as_json: bool, quiet: bool, repor
     if (line := nothing_dropped(outcome.plan)) is not None:
         reporter.warn(line)
     if not quiet:
-        search_summary(outcome.plan, folder, outcome.timing, outcome.weight_bytes)
+        search_summary(outcome.plan, folder, outcome.timing, outcome.weight_bytes, outcome.sizes)
     print_result(outcome.plan.as_json().rstrip() if as_json else str(outcome.path))
 
 

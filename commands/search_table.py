@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ..pattern import Pattern
 from ..search.plan.schema import Plan, ProbesRecord
+from ..search.price.memory import IndexerSizes, spared_line
 from ..search.report.certainty import decided_steps, least_chance, not_decided
 from ..search.report.prose import calibration_windows, shorter_window
 from ..search.report.tables import held_out, in_sample
@@ -77,8 +78,13 @@ def nothing_dropped(plan: Plan) -> str | None:
     return f"{line}; the least increase that one has is {increase(least, search.confidence)}"
 
 
-def search_summary(plan: Plan, folder: Path, timing: Timing, weight_bytes: int = 0) -> None:
-    """Prints what a search found, on stderr; ``weight_bytes`` of weights came to the devices in this session."""
+def search_summary(
+    plan: Plan, folder: Path, timing: Timing, weight_bytes: int = 0, sizes: IndexerSizes | None = None
+) -> None:
+    """Prints what a search found, on stderr.
+
+    ``weight_bytes`` of weights came to the devices in this session; ``sizes`` are of the checkpoint's indexers.
+    """
     result, tokens, cost = plan.result, plan.tokens, plan.cost
     console = new_console(stderr=True)
     print_line(
@@ -87,7 +93,8 @@ def search_summary(plan: Plan, folder: Path, timing: Timing, weight_bytes: int =
         "losses in nats per token",
     )
     print_table(console, _comparison(plan))
-    for name, text in {**_facts(plan), **_sweeps(plan, weight_bytes)}.items():
+    memory = {} if sizes is None else {"memory": spared_line(sizes, plan)}
+    for name, text in {**_facts(plan), **_sweeps(plan, weight_bytes), **memory}.items():
         print_line(console, f"{name:<8} {text}")
     if line := not_decided(plan):
         print_line(console, line)

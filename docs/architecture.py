@@ -22,7 +22,7 @@ ROOMS = ("commands", "calibrate", "dsa", "search", "recipes", "system")
 
 _DOOR, _WORDS = "cli", "words"
 _ROOT_FILES = {
-    "__init__": _DOOR, "__main__": _DOOR, "cli": _DOOR,
+    "__init__": _DOOR, "__main__": _DOOR, "cli": _DOOR, "cli_times": _DOOR,
     "pattern": _WORDS, "evaluate": _WORDS, "errors": _WORDS, "version": _WORDS,
 }  # fmt: skip
 _WIDTH = 28
@@ -113,7 +113,7 @@ def drawing(pairs: Iterable[tuple[str, str]], labels: dict[str, str] | None = No
 
 def house() -> str:
     """The drawing of all rooms."""
-    labels = {_DOOR: "cli.py, __main__.py, __init__.py", _WORDS: "pattern.py, evaluate.py, errors.py, version.py"}
+    labels = {_DOOR: "cli*.py, __main__.py, __init__.py", _WORDS: "pattern.py, evaluate.py, errors.py, version.py"}
     rooms = {name: f"{name}/" for name in ROOMS}
     return drawing(arrows(source_files(), room), labels | rooms)
 

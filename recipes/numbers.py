@@ -19,13 +19,19 @@ def lengths(text: str) -> list[int]:
     Raises:
         SettingError: not lengths.
     """
-    tokens = []
-    for length in text.lower().replace(" ", "").split(","):
-        digits, unit = (length[:-1], 1024) if length.endswith("k") else (length, 1)
-        if not digits.isdecimal() or not 2 <= int(digits) * unit <= 1 << 30:
-            raise SettingError(f"--context is {text!r}", hint="give lengths in tokens, e.g. 8k,32k,131072")
-        tokens.append(int(digits) * unit)
-    return tokens
+    tokens = [length(part) for part in text.split(",")]
+    if None in tokens:
+        raise SettingError(f"--context is {text!r}", hint="give lengths in tokens, e.g. 8k,32k,131072")
+    return [count for count in tokens if count is not None]
+
+
+def length(text: str) -> int | None:
+    """``8k`` or ``8192`` as tokens; k is 1024. None where it is no length."""
+    written = text.lower().replace(" ", "")
+    digits, unit = (written[:-1], 1024) if written.endswith("k") else (written, 1)
+    if not digits.isdecimal() or len(digits) > 12 or not 2 <= int(digits) * unit <= 1 << 30:
+        return None
+    return int(digits) * unit
 
 
 def numbers(option: str, text: str) -> list[int]:
@@ -68,20 +74,20 @@ def decimal(option: str, text: str, example: str) -> float:
     return float(literal.replace(",", "."))
 
 
-def fraction(text: str) -> float:
+def fraction(text: str, option: str = "keep") -> float:
     """The share of sites that stay full, as ``0.25``, ``0,25``, ``25%`` or ``1/4``.
 
     Raises:
-        SettingError: none of these.
+        SettingError: none of these; names ``option``.
     """
     literal, example = text.strip().lower(), "a fraction above 0 and at most 1, e.g. 0.25, 25% or 1/4"
     if match := re.fullmatch(rf"({_DECIMAL})\s*%", literal):
         return float(Decimal(match[1].replace(",", ".")) / 100)
     if match := re.fullmatch(r"(\d{1,9})\s*/\s*(\d{1,9})", literal):
         if not int(match[2]):
-            raise SettingError(f"--keep is {text!r}, which divides by 0", hint=f"give {example}")
+            raise SettingError(f"--{option} is {text!r}, which divides by 0", hint=f"give {example}")
         return int(match[1]) / int(match[2])
-    return decimal("keep", text, example)
+    return decimal(option, text, example)
 
 
 def byte_size(option: str, text: str, least: int = 1) -> int:

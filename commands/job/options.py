@@ -11,11 +11,15 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
+from ...errors import SettingError
+from ...recipes.numbers import fraction
 from ...recipes.schema import FIELDS, GROUPS, MODEL, RUN, SEARCH, field_hints, option_name, option_of, with_options
 from ...search.export.engines import ENGINES as _ENGINES
 
 ENGINES = "{} or {}".format(", ".join([*_ENGINES][:-1]), [*_ENGINES][-1])
 """The names of all engines, as a sentence lists them."""
+PLACED = ("device_map", "offload_folder")
+"""Fields that place weights, for commands that load a model as a whole."""
 MACHINE = "Machine"
 """The group of options that describe a machine, which no recipe does."""
 
@@ -83,13 +87,46 @@ PlanPath = Annotated[
 GivenPattern = Annotated[
     str | None, described("Distill for this pattern, an F or S per site [the plan's].", SEARCH)
 ]
+ContextLengths = Annotated[
+    str | None,
+    typer.Option(
+        "--context",
+        "--lengths",
+        help="Lengths in tokens, e.g. 8k,32k,128k; k is 1024 [8k, or the model's positions].",
+        show_default=False,
+        show_envvar=False,
+    ),
+]
 UniformFlag = Annotated[
     bool, flag("--uniform", "Distill for as many indexers as the plan's, spread evenly.", SEARCH)
 ]
 LearningRate = Annotated[
     str, named("--lr", "INDEXCACHE_DISTILL_LR", "Learning rate; auto probes three [auto].", SEARCH)
 ]
+PrefillKeep = Annotated[str | None, described("Of two plans, what the one for prefill keeps, e.g. 0.5.")]
+DecodeKeep = Annotated[str | None, described("What the one for decoding keeps, at most as much.")]
 MovedModel = Annotated[str | None, described("Where the plan's checkpoint is now, if it moved.", MODEL)]
+
+
+def check_pair(
+    prefill_keep: str | None, decode_keep: str | None, fields: Mapping[str, Any], out: Path | None
+) -> tuple[float, float]:
+    """What two plans are to keep, for prefill and for decoding.
+
+    Raises:
+        SettingError: no fractions; or names what is missing, or too much.
+    """
+    if prefill_keep is None or decode_keep is None:
+        given, missing = ("decode", "prefill") if prefill_keep is None else ("prefill", "decode")
+        raise SettingError(f"--{given}-keep was given without --{missing}-keep", hint="give both")
+    if fields:
+        raise SettingError(
+            f"--{next(iter(fields)).replace('_', '-')} is for one plan, --prefill-keep and --decode-keep for two",
+            hint="leave one or the other out",
+        )
+    if out is None:
+        raise SettingError("--out was not given: it names the folder for the two plans")
+    return fraction(prefill_keep, "prefill-keep"), fraction(decode_keep, "decode-keep")
 
 
 def recipe_options(

@@ -82,7 +82,22 @@ class _LatentKeys:
     attended: int = 0
 
     def __call__(self, kv_nope: torch.Tensor, k_rot: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.cat((kv_nope, k_rot), dim=-1), kv_nope
+        both = _side_by_side(kv_nope, k_rot)
+        return torch.cat((kv_nope, k_rot), dim=-1) if both is None else both, kv_nope
+
+
+def _side_by_side(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor | None:
+    """Both as one tensor without a copy, where each row of ``right`` lies behind that of ``left`` in memory."""
+    width = left.shape[-1] + right.shape[-1]
+    together = (
+        left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
+        and left.stride() == right.stride()
+        and left.shape[:-1] == right.shape[:-1]
+        and right.storage_offset() == left.storage_offset() + left.shape[-1]
+        and left.stride(-1) == 1
+        and left.stride(-2) >= width
+    )
+    return left.as_strided((*left.shape[:-1], width), left.stride()) if together else None
 
 
 def sparse_attention(
@@ -231,7 +246,8 @@ class _SequenceAttention:
             return
         times = _DENSE_UP_TO if self.latent.device.type == "cpu" else 1
         # Queries at places below ``width`` see no more than they select: gathering spares them nothing anywhere.
-        dense = min(count, times * width)
+        # Behind a live cache no query is at such a place.
+        dense = 0 if self.visible.first else min(count, times * width)
         self._attend_dense(indices[:dense])
         self._attend_gathered(indices, dense, distinct)
 
@@ -239,8 +255,10 @@ class _SequenceAttention:
         """Over the last ``window`` keys, the query's own included."""
         heads, count = self.query.shape[:2]
 
+        first = self.visible.first
+
         def work(start: int, end: int) -> None:
-            nearest = (max(0, start - window + 1), end)
+            nearest = (max(0, first + start - window + 1), first + end)
             seen = self.visible.block(self.batch, (start, end), nearest, window)
             self._attend_all(start, end, *self.layer.expanded(self.latent[slice(*nearest)]), seen)
 

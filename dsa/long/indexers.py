@@ -14,6 +14,7 @@ from ..caches import CacheArgument
 from ..checkpoint.sites import find_indexers
 from ..chunks import ChunkBudget
 from ..overrides import Overrides
+from .masks import whole_mask
 from .scores import DeferredKeys, Scorer, mark_distinct
 
 # Rows whose projections are made together; queries take heads x dim values each.
@@ -63,7 +64,8 @@ class ChunkedIndexers:
         def forward(*args: Any, **kwargs: Any) -> Any:
             arguments = call.bound(args, kwargs)
             if arguments.get(str(call.name)) is not None:  # a live cache
-                return stock_forward(*args, **kwargs)
+                mask = whole_mask(arguments["attention_mask"], arguments["hidden_states"].shape[1])
+                return stock_forward(**arguments | {"attention_mask": mask})
             _refuse_unknown([name for name in arguments.keys() - _KNOWN if arguments[name] is not None])
             return self._in_chunks(stock_forward, arguments, rows, str(call.name))
 

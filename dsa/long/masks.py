@@ -45,6 +45,19 @@ def compact_mask(
     return torch.zeros(real.shape, device=device).masked_fill_(~real, -torch.inf)
 
 
+def whole_mask(mask: torch.Tensor, queries: int) -> torch.Tensor:
+    """``mask`` for code that reads causality off it: one of ``compact_mask`` gets a row for each query.
+
+    Args:
+        mask: ``[batch, queries or 1, keys or 1]``; with one row for several queries it is compact.
+        queries: how many there are; with a compact mask they stand at the places of the keys.
+    """
+    if mask.shape[1] == queries:
+        return mask
+    hidden = torch.full((queries, queries), -torch.inf, device=mask.device).triu_(1)
+    return mask + hidden
+
+
 def _without_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != "dtype"}
 
@@ -54,12 +67,12 @@ class Visibility:
 
     Args:
         mask: ``[batch, queries, keys]``; true or 0 where a key is visible, or one from ``compact_mask``.
-        first: place in the sequence of the mask's first query.
+        first: place in the sequence of the mask's first query; above 0 with a live cache.
     """
 
     def __init__(self, mask: torch.Tensor, first: int = 0) -> None:
         self._mask = mask
-        self._first = first
+        self.first = first
         # A whole mask of one query, the last, has this shape too and reads the same. A mask of truth values would
         # not: there 0 hides a key.
         self._compact = mask.shape[1] == 1 and mask.dtype != torch.bool
@@ -84,7 +97,7 @@ class Visibility:
         if not self._compact:
             part = self._mask[batch, rows[0] : rows[1], keys[0] : keys[1]]
             return part if part.dtype == torch.bool else part > torch.finfo(part.dtype).min / 2
-        place = self._first + torch.arange(*rows, device=self._mask.device)[:, None]
+        place = self.first + torch.arange(*rows, device=self._mask.device)[:, None]
         key = torch.arange(*keys, device=self._mask.device)[None]
         visible = key <= place
         if window is not None:
@@ -95,6 +108,6 @@ class Visibility:
         """Whether each query sees each of the ``keys`` it chose, places ``[queries, width]`` in the sequence."""
         if not self._compact:
             return self.block(batch, rows, (0, self._mask.shape[2])).gather(1, keys)
-        place = self._first + torch.arange(*rows, device=self._mask.device)[:, None]
+        place = self.first + torch.arange(*rows, device=self._mask.device)[:, None]
         visible = keys <= place
         return visible & (self._mask[batch, 0][keys] == 0) if self._padded else visible

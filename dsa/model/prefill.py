@@ -81,14 +81,15 @@ class PrefillClock:
         self._switch.remove()
 
     def _run(self, ids: torch.Tensor) -> Prefill:
-        with _indexers_timed(self._model) as indexer_seconds:
-            start = _now()
+        with indexers_timed(self._model) as indexer_seconds:
+            start = now()
             self._model(input_ids=ids, use_cache=False, logits_to_keep=1)
-            seconds = _now() - start
+            seconds = now() - start
         return Prefill(seconds, indexer_seconds())
 
 
-def _now() -> float:
+def now() -> float:
+    """Seconds on a clock that is read when all devices have done what they were told."""
     # A call returns once its kernels are launched; the clock is read when they have run.
     for device in range(torch.cuda.device_count()):
         torch.cuda.synchronize(device)
@@ -96,7 +97,7 @@ def _now() -> float:
 
 
 @contextmanager
-def _indexers_timed(model: nn.Module) -> Iterator[Callable[[], float]]:
+def indexers_timed(model: nn.Module) -> Iterator[Callable[[], float]]:
     """Gives what sums up the seconds spent in indexers meanwhile; on a GPU nothing waits for its events."""
     spans: list[tuple[Any, Any]] = []
 

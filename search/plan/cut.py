@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import PlanError, SettingError, one_line
-from ...pattern import Pattern, kept_sites
+from ...pattern import Pattern, kept_sites, layer_ranges
 from ..gate import Gate
 from .file import check_plan
 from .schema import LARGEST_DELTA, DistilledRecord, MeasuredPattern, Plan, Result
@@ -28,14 +28,14 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     if plan.distilled is not None:
         raise _fits_one_pattern(plan.distilled)
     sites = len(plan.model.site_layers)
-    measured = _measured(plan)
+    measured = measured_patterns(plan)
     if keep is not None:
         kept = kept_sites(sites, keep)
         if kept not in measured:
             raise _not_measured(plan, keep, kept, sorted(measured))
     else:
         check_max_delta(max_delta)
-        gate = _gate(plan)
+        gate = gate_of(plan)
         kept = min(pattern.kept for pattern in measured.values() if gate.passes(pattern, max_delta))
     spread = plan.all_full if kept == sites else None
     uniform = next((pattern for pattern in plan.search.uniform if pattern.kept == kept), spread)
@@ -61,7 +61,41 @@ def cut(plan: Plan, keep: float | None = None, max_delta: float | None = None) -
     return check_plan(document, "the plan that is cut from")
 
 
-def _measured(plan: Plan) -> dict[int, MeasuredPattern]:
+def cut_pair(plan: Plan, prefill_keep: float, decode_keep: float) -> tuple[Plan, Plan]:
+    """Two cuts, for servers that prefill and others that decode: the second's full layers are full in the first.
+
+    A prefill server hands over the index keys that its full layers wrote. A full layer of the decode server scores
+    the whole prompt, so that it has to have been full there. The other direction needs nothing: index keys of a
+    layer that is shared in decoding are not read.
+
+    Args:
+        plan: a searched plan.
+        prefill_keep: fraction of sites that stay full while prompts are read.
+        decode_keep: while tokens are written.
+
+    Raises:
+        PlanError: see ``cut``; or one pattern does not contain the other, as a search's steps always do.
+        SettingError: more is kept to decode than to prefill, or an impossible value.
+    """
+    prefill, decode = cut(plan, prefill_keep), cut(plan, decode_keep)
+    if decode.result.kept > prefill.result.kept:
+        raise SettingError(
+            f"--decode-keep {decode_keep:g} keeps more than --prefill-keep {prefill_keep:g}: layers that are full "
+            "in decoding need index keys of the prompt, which only layers that are full in prefill write",
+            hint="keep at least as much to prefill as to decode",
+        )
+    missing = sorted(set(decode.pattern.full) - set(prefill.pattern.full))
+    if missing:
+        layers = layer_ranges([plan.model.site_layers[site] for site in missing])
+        raise PlanError(
+            f"the pattern of {decode.result.kept} sites keeps layers {layers}, that of {prefill.result.kept} "
+            "does not: it was refined or comes from layer costs, and only a search's steps are nested",
+            hint="choose other budgets, or search again without refinement: --refine 0",
+        )
+    return prefill, decode
+
+
+def measured_patterns(plan: Plan) -> dict[int, MeasuredPattern]:
     """The pattern that a cut takes, for every number of full sites that has one.
 
     It is a step, or where layer costs chose the pattern that they give. Refinement belongs to one number of full
@@ -99,7 +133,7 @@ def _fits_one_pattern(distilled: DistilledRecord) -> PlanError:
     )
 
 
-def _gate(plan: Plan) -> Gate:
+def gate_of(plan: Plan) -> Gate:
     """The gate of the plan's search: the interval if it does not say, the estimate if it has no intervals."""
     gate, confidence = plan.search.gate, plan.search.confidence
     return Gate("estimate") if confidence is None else Gate(gate or "interval", confidence)

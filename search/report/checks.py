@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from ...errors import PlanError
 from ..gate import GateKind
+from ..plan.beside import Record, Section, file_beside, read_record
 from ..plan.schema import Finite, HeldOutRecord, Plan, ProbesRecord, Sha256, Timestamp
-from .beside import Record, Section, file_beside, read_record
 
 
 class Measurement(Section):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...pattern import Pattern
 from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan
-from .prefills import PrefillRecord
+from ..price.prefills import PrefillRecord
 
 SEARCHED = "#0b6e99"
 UNIFORM = "#c2571a"

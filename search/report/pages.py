@@ -11,12 +11,12 @@ from urllib.parse import quote
 from ...errors import one_line
 from ...system.console import byte_count
 from ..plan.schema import HeldOutRecord, MeasuredPattern, Plan, ProbeRecord, ProbesRecord
+from ..price.prefills import PrefillRecord
 from . import prose
 from .certainty import decided_steps, least_chance, strip, strip_text
 from .checks import CheckRecord
 from .evaluation import checks_again, checks_elsewhere
 from .figures import loss_curve, overlap_heatmap, prefill_bars
-from .prefills import PrefillRecord
 from .tables import (
     Table,
     comparison_table,
@@ -31,6 +31,7 @@ from .tables import (
 )
 from .timing import Timing
 from .words import increase, percent, signed, stay
+from .worth import Worth, decode_section, memory_sentence
 
 
 def render(
@@ -39,17 +40,19 @@ def render(
     prefills: PrefillRecord | None = None,
     timing: Timing | None = None,
     checks: CheckRecord | None = None,
+    worth: Worth = Worth(),
 ) -> dict[str, str]:
     """The report's files: their names, each after ``stem``, and texts; report.md shows the pictures.
 
     ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` is that of its search,
-    ``checks`` are eval's.
+    ``checks`` are eval's, ``worth`` is what else is known of the plan's use.
     """
     pictures = {f"{stem}curve.svg": loss_curve(plan, _heldout(plan, checks))}
     if plan.search.overlap_matrix:
         pictures[f"{stem}overlap.svg"] = overlap_heatmap(plan)
     context = _context(plan, pictures, checks)
     context["prefills"], context["timing"] = prefills, timing
+    context["memory"], context["decodes"] = memory_sentence(plan, worth.sizes), decode_section(plan, worth.decodes)
     if prefills is not None:
         pictures[f"{stem}prefill.svg"] = context["prefill_picture"] = prefill_bars(prefills)
         context["prefill_file"] = f"{stem}prefill.svg"

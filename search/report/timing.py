@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..plan.beside import Record, read_record
 from ..plan.schema import Count, NotNegative, Timestamp
-from .beside import Record, read_record
 
 TIMING_FILE = "timing.json"
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -14,13 +15,18 @@ from ...system.files import check_writable, is_there, make_folder, remove_unfini
 from ...system.signals import stops_held
 from ..plan.file import plan_text, prefix_beside, read_plan, write_plan
 from ..plan.schema import Plan
+from ..price.decodes import decode_file, read_decodes
+from ..price.memory import SIZES_FILE, IndexerSizes, read_sizes, sizes_file
+from ..price.prefills import PrefillRecord, prefill_file, read_prefills
 from ..report.checks import CheckRecord, check_file, checks_of
 from ..report.pages import render
-from ..report.prefills import PrefillRecord, prefill_file, read_prefills
 from ..report.timing import TIMING_FILE, Timing, read_timing, timing_file
+from ..report.worth import Worth
 from .journal import JOURNAL_FILE
 
 PLAN_FILE = "plan.json"
+PAIR_FILES = ("prefill.json", "decode.json")
+"""The plans of servers that prefill and of servers that decode, cut from one search."""
 TOKENS_FILE = "windows.safetensors"
 CHECKPOINT_TOKENS_FILE = "windows.tokens"
 """The same in a checkpoint's own folder, where engines take every .safetensors for weights."""
@@ -32,10 +38,11 @@ _BESIDE = (
     "overlap.svg",
     "prefill.svg",
     prefill_file(Path(PLAN_FILE)).name,
+    decode_file(Path(PLAN_FILE)).name,
     check_file(Path(PLAN_FILE)).name,
 )
 # The exact names of what runs and cuts write, the journal aside; nothing else in a folder is touched.
-_RUN_FILES = frozenset({PLAN_FILE, TOKENS_FILE, TIMING_FILE, *_BESIDE})
+_RUN_FILES = frozenset({PLAN_FILE, TOKENS_FILE, TIMING_FILE, SIZES_FILE, *_BESIDE})
 PLAN_FILES = frozenset({*_RUN_FILES, CHECKPOINT_TOKENS_FILE})
 """What stands in a folder beside other things because a plan does."""
 _CUT_FILE = re.compile(rf"plan(-\d+of\d+)+(\.json|-({'|'.join(map(re.escape, _BESIDE))}))")
@@ -79,8 +86,10 @@ def _begun(path: Path) -> bool:
         return False
 
 
-def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | None:
-    """Writes a run to ``folder``, the plan last.
+def save_run(
+    folder: Path, plan: Plan, tokens: bytes, timing: Timing, sizes: IndexerSizes | None = None
+) -> Path | None:
+    """Writes a run to ``folder``, the plan last; ``sizes`` are of its checkpoint's indexers, where they are known.
 
     If the folder holds another finished plan, it is moved aside with its tokens and its report, so that it
     can still be evaluated. The journal stays: it serves both. If it holds no plan, its files are this run's, as
@@ -95,13 +104,16 @@ def save_run(folder: Path, plan: Plan, tokens: bytes, timing: Timing) -> Path | 
     other = stands and not _holds(folder / PLAN_FILE, content) and not _begun(folder / PLAN_FILE)
     moved = _move_aside(folder) if other else None
     write_atomically(folder / TOKENS_FILE, tokens)
-    try:
+    prefills = decodes = None
+    with suppress(PlanError):  # a broken bench.json must not cost the search
         prefills = read_prefills(prefill_file(folder / PLAN_FILE), plan.result.pattern)
-    except PlanError:  # a broken bench.json must not cost the search
-        prefills = None
+    with suppress(PlanError):
+        decodes = read_decodes(decode_file(folder / PLAN_FILE), plan.result.pattern)
     checks, _ = checks_of(plan, check_file(folder / PLAN_FILE))
-    write_report(folder, plan, prefills=prefills, timing=timing, checks=checks)
+    write_report(folder, plan, prefills=prefills, timing=timing, checks=checks, worth=Worth(sizes, decodes))
     write_atomically(folder / TIMING_FILE, timing.as_json())
+    if sizes is not None:
+        write_atomically(folder / SIZES_FILE, sizes.as_json())
     write_plan(folder / PLAN_FILE, plan)
     return moved
 
@@ -125,6 +137,9 @@ def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
         if is_there(beside) and beside.read_bytes() != content:
             raise OutputError(f"{str(beside)!r} holds another plan's tokens", hint="give --out another folder")
         write_atomically(beside, content)
+    sizes = read_sizes(sizes_file(source), plan)
+    if sizes is not None and not is_there(sizes_file(target)):
+        write_atomically(sizes_file(target), sizes.as_json())
     write_atomically(target, text)
     return target
 
@@ -132,7 +147,7 @@ def save_cut(plan: Plan, source: Path, out: Path | None) -> Path:
 def _check_place(target: Path, source: Path) -> None:
     """Refuses to put a plan where other files, or a search's own plan, stand or will stand."""
     name = target.name
-    reserved = any(name == file or name.endswith(f"-{file}") for file in (*_BESIDE, TIMING_FILE))
+    reserved = any(name == file or name.endswith(f"-{file}") for file in (*_BESIDE, TIMING_FILE, SIZES_FILE))
     if not name.endswith(".json") or reserved:
         raise OutputError(f"{str(target)!r} is no name for a plan", hint="give --out one such as plan-half.json")
     if is_there(target):
@@ -152,15 +167,16 @@ def write_report(
     prefills: PrefillRecord | None = None,
     timing: Timing | None = None,
     checks: CheckRecord | None = None,
+    worth: Worth = Worth(),
 ) -> list[Path]:
     """Renders the report's files into ``folder``.
 
     They are called report.md, report.html and curve.svg for plan.json, and after the plan's ``name`` for others.
     ``prefills`` are the plan's prefill times, where bench has measured them, ``timing`` is that of its search,
-    ``checks`` are eval's. Returns the paths of the files.
+    ``checks`` are eval's, ``worth`` is what is known of the plan's use. Returns the paths of the files.
     """
     stem = prefix_beside(name)
-    texts = {folder / file: text for file, text in render(plan, stem, prefills, timing, checks).items()}
+    texts = {folder / file: text for file, text in render(plan, stem, prefills, timing, checks, worth).items()}
     for path, text in texts.items():
         write_atomically(path, text)
     return list(texts)
@@ -179,7 +195,8 @@ def render_beside(
     if left_out:
         warn(left_out)
     prefills, timing = read_prefills(prefill_file(path), plan.result.pattern), read_timing(timing_file(path))
-    return write_report(out or path.parent, plan, path.stem, prefills, timing, checks)
+    worth = Worth(read_sizes(sizes_file(path), plan), read_decodes(decode_file(path), plan.result.pattern))
+    return write_report(out or path.parent, plan, path.stem, prefills, timing, checks, worth)
 
 
 def has_report(path: Path) -> bool:

@@ -8,8 +8,8 @@ import pytest
 from indexcache.commands import bench as bench_command
 from indexcache.errors import PlanError
 from indexcache.search.plan.file import read_plan
+from indexcache.search.price.prefills import PrefillPoint, PrefillTime, prefill_file, read_prefills
 from indexcache.search.report.pages import render
-from indexcache.search.report.prefills import PrefillPoint, PrefillTime, prefill_file, read_prefills
 
 
 @pytest.fixture

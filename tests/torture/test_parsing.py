@@ -24,8 +24,8 @@ from indexcache.search.export.engines import ENGINES
 from indexcache.search.export.settings import export
 from indexcache.search.plan.cut import cut
 from indexcache.search.plan.file import read_plan
+from indexcache.search.price.prefills import read_prefills
 from indexcache.search.report.checks import read_checks
-from indexcache.search.report.prefills import read_prefills
 from indexcache.search.report.timing import read_timing
 from indexcache.search.run.folder import write_report
 

@@ -128,6 +128,22 @@ def test_a_live_cache_keeps_the_stock_indexer():
     assert torch.equal(out, wanted)
 
 
+@pytest.mark.parametrize("family", TOKEN_INDEX_FAMILIES)
+def test_prefill_and_decode_with_a_live_cache_as_stock(family):
+    model, ids = build(family), ids_of(2)
+
+    def run():
+        with torch.inference_mode():
+            prefill = model(input_ids=ids[:, :70], use_cache=True)
+            several = model(input_ids=ids[:, 70:80], past_key_values=prefill.past_key_values, use_cache=True)
+            one = model(input_ids=ids[:, 80:81], past_key_values=several.past_key_values, use_cache=True)
+        return torch.cat([prefill.logits, several.logits, one.logits], dim=1)
+
+    wanted = run()
+    install(model, Backends("chunked", "sparse"))
+    torch.testing.assert_close(run(), wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_repeated_selections_count_once():
     model, ids = build("deepseek_v32"), ids_of(1)
     install(model, Backends("stock", "sparse"))

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ..plan.beside import Record, Section, file_beside, read_record
 from ..plan.schema import Sha256
-from .beside import Record, Section, file_beside, read_record
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

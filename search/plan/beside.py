@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...errors import PlanError
 from ...system.documents import first_fault, read_json
-from ..plan.file import prefix_beside
+from .file import prefix_beside
 
 _LARGEST_FILE = 1 << 20
 

@@ -1,0 +1,1 @@
+"""How long a decode step takes behind a long cache: the cache as a prompt leaves it, and a clock for steps."""
