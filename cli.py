@@ -35,6 +35,7 @@ from .commands.job.options import (
     recipe_options,
 )
 from .commands.job.start import leave_to_main, reach, share_cores, working
+from .commands.overview import Overview
 from .errors import SettingError
 from .evaluate import HELD_OUT
 from .recipes.schema import FIELDS, RUN, SEARCH, TEXT
@@ -45,6 +46,7 @@ from .version import __version__
 
 app = Application(
     name="indexcache",
+    cls=Overview,
     help="Finds which layers of a DeepSeek Sparse Attention model can drop their indexer.",
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -108,7 +110,7 @@ def search(
     allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
-) -> None:
+) -> Path | None:
     """Search which indexers a checkpoint can drop; write plan, frozen tokens and report.
 
     An option wins over its variable INDEXCACHE_SEARCH_NAME, and that over the recipe. Prints the plan's path.
@@ -130,10 +132,10 @@ def search(
         else:
             outcome = search_command.search(settings, goal, folder, resume, trust, reporter)
     if dry_run:
-        estimate_command.show(estimated, as_json)
-    else:
-        search_command.show(outcome, folder, as_json, quiet, reporter)
-        search_command.hold(outcome, settings)
+        return estimate_command.show(estimated, as_json)
+    search_command.show(outcome, folder, as_json, quiet, reporter)
+    search_command.hold(outcome, settings)
+    return outcome.path
 
 
 @app.command(
@@ -298,7 +300,7 @@ def distill(
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
-) -> None:
+) -> Path | None:
     """Train the plan's kept indexers for the layers that they serve; write a checkpoint with them, and its plan.
 
     Nothing else of the checkpoint changes. The same command goes on where it was stopped. Prints the plan's path.
@@ -322,6 +324,7 @@ def distill(
         outcome = distil_command.distil(planned, path, settings, room_of(fields), reporter)
     distil_table.show(outcome, as_json, quiet)
     outcome.hold()
+    return outcome.path
 
 
 @app.command(
@@ -340,7 +343,7 @@ def cut(
     prefill_keep: PrefillKeep = None,
     decode_keep: DecodeKeep = None,
     as_json: JsonFlag = False,
-) -> None:
+) -> Path | None:
     """Pick another step of a searched plan, offline; prints the new plan's path.
 
     With --prefill-keep and --decode-keep, pick two: for servers that prefill, and for servers that decode.
@@ -350,8 +353,11 @@ def cut(
 
     if prefill_keep is not None or decode_keep is not None:
         keeps = check_pair(prefill_keep, decode_keep, fields, out)
-        return cut_command.show_pair(cut_command.cut_pair(plan_path, *keeps, out or Path()), as_json)
-    cut_command.show(*cut_command.cut(plan_path, fields, out), as_json)
+        cut_command.show_pair(cut_command.cut_pair(plan_path, *keeps, out or Path()), as_json)
+        return out
+    plan, path = cut_command.cut(plan_path, fields, out)
+    cut_command.show(plan, path, as_json)
+    return path
 
 
 @app.command(examples=("indexcache export outputs/tiny/plan.json --to vllm --engine-version 0.28.0",))
