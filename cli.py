@@ -19,6 +19,7 @@ from .commands.job.options import (
     GivenPattern,
     JsonFlag,
     LearningRate,
+    LogName,
     MovedModel,
     PickleFlag,
     PlanPath,
@@ -106,6 +107,7 @@ def search(
         ),
     ] = "auto",
     dry_run: Annotated[bool, flag("--dry-run", "Check everything, say what it will cost.", RUN)] = False,
+    log: LogName = None,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
@@ -115,11 +117,11 @@ def search(
 
     An option wins over its variable INDEXCACHE_SEARCH_NAME, and that over the recipe. Prints the plan's path.
     """
-    from .commands.job.settings import check_resume, run_folder, search_settings, trust_of
+    from .commands.job.settings import check_choices, run_folder, search_settings, trust_of
 
     settings, goal = search_settings(context, recipe, fields, to_one)
     folder = run_folder(out, recipe, settings.model, "model" in fields)
-    check_resume(resume)
+    check_choices(resume, log)
     reach(settings.model, settings.revision)
     with working(quiet) as reporter:
         from .commands import estimate as estimate_command
@@ -130,9 +132,10 @@ def search(
         if dry_run:
             estimated = estimate_command.estimate(prepare(settings, goal, folder, trust, reporter), True, reporter)
         else:
-            outcome = search_command.search(settings, goal, folder, resume, trust, reporter)
+            outcome = search_command.search(settings, goal, folder, resume, trust, reporter, log)
     if dry_run:
-        return estimate_command.show(estimated, as_json)
+        estimate_command.show(estimated, as_json)
+        return None
     search_command.show(outcome, folder, as_json, quiet, reporter)
     search_command.hold(outcome, settings)
     return outcome.path

@@ -1,4 +1,4 @@
-"""What the commands are for: groups by what a user wants, a line for each command, and which command comes next."""
+"""What the commands are for: groups by what a user wants, a line for each command, and which one comes next."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class Overview(TyperGroup):
         """Writes the commands under the names of their groups, one line each."""
         widest = max(map(len, self.commands))
         for group, entries in OVERVIEW.items():
-            if records := [(name.ljust(widest), entry.purpose) for name, entry in entries.items() if name in self.commands]:
+            here = [(name, entry) for name, entry in entries.items() if name in self.commands]
+            if records := [(name.ljust(widest), entry.purpose) for name, entry in here]:
                 with formatter.section(group):
                     formatter.write_dl(records)
 

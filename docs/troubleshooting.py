@@ -68,23 +68,24 @@ def _functions() -> dict[str, list[ast.FunctionDef]]:
 
 def _texts(node: ast.expr, scope: ast.AST, depth: int = 0) -> list[str]:
     """What an expression may say: more than one text where it is chosen on the way."""
+    texts: list[str] = []
     match node:
         case ast.Constant(value=str(text)):
-            return [text]
+            texts = [text]
         case ast.JoinedStr(values=values):
-            return ["".join(str(part.value) if isinstance(part, ast.Constant) else _GAP for part in values)]
+            texts = ["".join(str(part.value) if isinstance(part, ast.Constant) else _GAP for part in values)]
         case ast.BinOp(op=ast.Add(), left=left, right=right):
-            return [(_texts(left, scope, depth) or [_GAP])[0] + (_texts(right, scope, depth) or [_GAP])[0]]
+            texts = [(_texts(left, scope, depth) or [_GAP])[0] + (_texts(right, scope, depth) or [_GAP])[0]]
         case ast.IfExp(body=body, orelse=other):
-            return [*_texts(body, scope, depth), *_texts(other, scope, depth)]
+            texts = [*_texts(body, scope, depth), *_texts(other, scope, depth)]
         case ast.Name(id=name) if depth < 4:
-            return [text for value in _assigned(name, scope) for text in _texts(value, scope, depth + 1)]
+            texts = [text for value in _assigned(name, scope) for text in _texts(value, scope, depth + 1)]
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if depth < 4 and name in _functions():
             called = _functions()[name]
             returned = [(part.value, function) for function in called for part in ast.walk(function)
                         if isinstance(part, ast.Return) and part.value is not None]  # fmt: skip
-            return [text for value, function in returned for text in _texts(value, function, depth + 1)]
-    return []
+            texts = [text for value, function in returned for text in _texts(value, function, depth + 1)]
+    return texts
 
 
 @cache
@@ -128,18 +129,19 @@ def _scopes(tree: ast.Module) -> Iterator[tuple[ast.Call, ast.AST]]:
 def _kind(call: ast.Call) -> str | None:
     """The class of the error that a call makes, "" for a warning, None for any other call."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    severities = [getattr(part, "value", "other") for part in (*call.args, *(word.value for word in call.keywords))]
-    if name in _REMARKS:
-        # A note is no warning.
-        return "" if name == "Remark" and severities[0] != "note" or {"warning", "error"} & {*severities} else None
-    if name in _WARNS and call.args:
+    given = [part.value for part in (*call.args, *call.keywords) if isinstance(part, ast.Constant | ast.keyword)]
+    words = {part.value if isinstance(part, ast.Constant) else part for part in given}
+    # A note is no warning; where the code does not show which it is, it may be one.
+    may_warn = {"warning", "error"} & words or (name == "Remark" and "note" not in words)
+    if (name in _REMARKS and may_warn) or (name in _WARNS and call.args):
         return ""
     name = _MAKES.get(name, name) if isinstance(call.func, ast.Name) else ""
     made = getattr(errors, name, None)
     return name if isinstance(made, type) and issubclass(made, errors.IndexcacheError) and call.args else None
 
 
-def messages() -> list[Message]:
+@cache
+def messages() -> tuple[Message, ...]:
     """All that the program may say of what is wrong, in the order of the code."""
     listed = []
     for path in architecture.source_files():
@@ -159,7 +161,7 @@ def messages() -> list[Message]:
             said = call.args[1] if getattr(call.func, "id", "") == "Remark" else call.args[0]
             for text in _texts(said, scope) or [""]:
                 listed.append(Message(f"{path}:{call.lineno}", section, text, hint))
-    return listed
+    return tuple(listed)
 
 
 def _passes_on(call: ast.Call, scope: ast.AST) -> bool:
@@ -181,7 +183,7 @@ def block(section: str) -> str:
     entries = {
         _entry(message) for message in messages() if message.section == section and message.text.strip(_GAP)
     }
-    return "\n".join(sorted(entries, key=lambda entry: entry.strip("-` …").lower()))
+    return "\n".join(sorted(entries, key=lambda entry: (entry.strip("-` …").lower(), entry)))
 
 
 def updated(document: str) -> str:

@@ -149,7 +149,7 @@ class Reporter:
             self._print(line)
 
     def warn(self, line: str) -> None:
-        """Prints one line that matters even to those who asked for quiet, with where the caller's are explained."""
+        """Prints one line that matters even to those who asked for quiet, and where the caller's are explained."""
         line = warning(line, sys._getframe(1).f_globals.get("__name__", ""))
         if not self._main:
             self._deferred.append((self._clock(), line))

@@ -81,6 +81,7 @@ PickleFlag = Annotated[
     bool, _asked_each_time("--allow-pickle", "Load pickled weights, where there are no others.")
 ]
 RecipeName = Annotated[str | None, described("YAML recipe: a file, or a name such as tiny.", RUN)]
+LogName = Annotated[str | None, described("Log each step to tensorboard, wandb or mlflow, if installed.", RUN)]
 PlanPath = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan.json that search wrote.", show_default=False)
 ]
