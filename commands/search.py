@@ -78,7 +78,7 @@ def search(
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong; StoppedRunError where a signal came.
     """
-    with resumable_stops(out, resume), search_log(log, recipe, out, reporter) as steps_log:
+    with resumable_stops(out, resume), search_log(log, recipe, goal, out, reporter) as steps_log:
         job = prepare(recipe, goal, out, trust, reporter)
         identity = {
             **search_identity(job.model, job.tokens, job.running, job.weighs_keys),

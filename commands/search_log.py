@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import SettingError, first_line
 from ..recipes.schema import Recipe
+from ..search.goal import Goal
 from ..search.plan.schema import Plan
 from ..search.search import SearchProgress
 from ..search.strategies.greedy import Step
@@ -62,7 +63,9 @@ class SearchLog:
 
 
 @contextmanager
-def search_log(name: str | None, recipe: Recipe, folder: Path, reporter: Reporter) -> Iterator[SearchLog]:
+def search_log(
+    name: str | None, recipe: Recipe, goal: Goal, folder: Path, reporter: Reporter
+) -> Iterator[SearchLog]:
     """A log in the tracker ``name``, closed at the end; of several processes the main one writes it.
 
     Raises:
@@ -71,7 +74,7 @@ def search_log(name: str | None, recipe: Recipe, folder: Path, reporter: Reporte
     if name is None or not speaks():
         yield SearchLog(None, reporter)
         return
-    tracker = _begun(name, recipe, folder)
+    tracker = _begun(name, asdict(recipe) | asdict(goal), folder)
     try:
         yield SearchLog(tracker, reporter)
     finally:
@@ -81,7 +84,7 @@ def search_log(name: str | None, recipe: Recipe, folder: Path, reporter: Reporte
             reporter.warn(f"--log may lack its end: {first_line(error)}")
 
 
-def _begun(name: str, recipe: Recipe, folder: Path) -> Any:
+def _begun(name: str, settings: Mapping[str, Any], folder: Path) -> Any:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
 
     processes.process_count()  # makes accelerate's state, which trackers ask
@@ -91,13 +94,11 @@ def _begun(name: str, recipe: Recipe, folder: Path) -> Any:
     try:
         tracker = kind(_PROJECT, str(folder)) if kind.requires_logging_directory else kind(_PROJECT)
         tracker.start()
-        settings = {field: value for field, value in asdict(recipe).items() if value is not None}
-        tracker.store_init_configuration(
-            {
-                field: value if isinstance(value, bool | int | float) else str(value)
-                for field, value in settings.items()
-            }
-        )
+        given = {field: value for field, value in settings.items() if value is not None}
+        plain = {
+            field: value if isinstance(value, bool | int | float) else str(value) for field, value in given.items()
+        }
+        tracker.store_init_configuration(plain)
     except Exception as error:  # its library's own: no key, no network, no room
         raise SettingError(f"--log {name} cannot begin: {first_line(error)}") from error
     return tracker
