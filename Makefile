@@ -15,7 +15,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/model
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test suite test-versions test-newest torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu bench-decode bench-distil clean
+.PHONY: help install demo test suite test-versions test-newest package torture lint drawing bench-search bench-quality bench-intervals bench-memory bench-stream bench-stream-2 bench-gpu bench-decode bench-distil clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,7 @@ install: $(STAMP) ## create .venv and install indexcache into it
 demo: $(STAMP) ## search the embedded model, then check the plan on held-out text
 	$(BIN)/indexcache search --recipe tiny --keep 0.25
 	$(BIN)/indexcache eval outputs/tiny/plan.json
+	@echo "report: outputs/tiny/report.html"
 
 test: lint suite ## ruff, mypy and the whole test suite
 
@@ -45,6 +46,9 @@ test-versions: $(STAMP) ## contract, applied, long windows and search on the low
 
 test-newest: $(STAMP) ## a minute of that on the newest transformers
 	$(BIN)/python tests/run_versions.py --newest
+
+package: $(STAMP) ## sdist and wheel, installed and run in empty environments on the lowest and newest Python, or on PYTHONS
+	$(BIN)/python tests/run_package.py $(PYTHONS)
 
 torture: $(STAMP) ## every case of the reliability list R1 to R25, with a table, and the slow tests
 	$(BIN)/python -m pytest $(SPREAD) --torture -m "reliability or torture"
