@@ -172,7 +172,7 @@ def test_its_commands_run_in_order(path, reader, tmp_path, monkeypatch, capsys):
 
 
 def test_the_notebook_runs_from_its_first_cell_to_its_last(reader, tmp_path, monkeypatch, capsys):
-    """Each code cell is either commands behind ``!`` or Python; names in braces are Python's, as Jupyter has it."""
+    """A code cell is commands behind ``!``, or Python; names in braces are Python's, as Jupyter has it."""
     notebook = json.loads((ROOT / "docs" / "from-checkpoint-to-plan.ipynb").read_text("utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear its outputs"
