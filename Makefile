@@ -93,8 +93,9 @@ bench-gpu: ## kernels and a 30B model with random weights on one GPU of 80 GB, s
 bench-decode: ## seconds an output token behind 8K to 128K tokens, 30B model with random weights on one GPU of 80 GB; about 5 minutes
 	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True $(PYTHON) tests/benchmarks/bench_decode.py
 
-drawing: ## make the tree and the drawings in docs/architecture.md current
+drawing: ## make the tree and the drawings in docs/architecture.md and the lists in docs/troubleshooting.md current
 	$(PYTHON) docs/architecture.py --write
+	$(PYTHON) docs/troubleshooting.py --write
 
 clean: ## remove the venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

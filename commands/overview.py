@@ -38,11 +38,11 @@ OVERVIEW: dict[str, dict[str, Entry]] = {
         "estimate": Entry("Say beforehand what a search will cost", _SEARCH),
         "search": Entry(
             "Find which indexers to keep; write a plan and its report",
-            "indexcache eval {plan} --max-delta 0.02",
+            "indexcache eval {plan}",
         ),
         "cut": Entry(
             "Pick another budget from a finished search, without the model",
-            "indexcache eval {plan} --max-delta 0.02",
+            "indexcache eval {plan}",
         ),
         "distill": Entry("Train the kept indexers for the layers that they serve", _EXPORT),
     },

@@ -10,6 +10,7 @@ but ``errors.py`` is imported, and nothing is run.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import architecture
 
-from indexcache import errors
-
+# The file itself, so that the package need not be installed.
+_SPECIFICATION = importlib.util.spec_from_file_location("errors", architecture.ROOT / "errors.py")
+assert _SPECIFICATION is not None
+errors = importlib.util.module_from_spec(_SPECIFICATION)
+_SPECIFICATION.loader.exec_module(errors)  # type: ignore[union-attr]
 DOCUMENT = architecture.ROOT / "docs" / "troubleshooting.md"
 _BEGIN, _END = "<!-- messages: begin -->", "<!-- messages: end -->"
 # Functions that warn, and those that make an error of the class that they are given or stand for.
@@ -66,6 +70,17 @@ def _functions() -> dict[str, list[ast.FunctionDef]]:
     return functions
 
 
+@cache
+def _returned(name: str) -> list[tuple[ast.expr, ast.FunctionDef]]:
+    """What functions of that name return, each with its function."""
+    return [
+        (node.value, function)
+        for function in _functions()[name]
+        for node in ast.walk(function)
+        if isinstance(node, ast.Return) and node.value is not None
+    ]
+
+
 def _texts(node: ast.expr, scope: ast.AST, depth: int = 0) -> list[str]:
     """What an expression may say: more than one text where it is chosen on the way."""
     texts: list[str] = []
@@ -81,9 +96,7 @@ def _texts(node: ast.expr, scope: ast.AST, depth: int = 0) -> list[str]:
         case ast.Name(id=name) if depth < 4:
             texts = [text for value in _assigned(name, scope) for text in _texts(value, scope, depth + 1)]
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if depth < 4 and name in _functions():
-            called = _functions()[name]
-            returned = [(part.value, function) for function in called for part in ast.walk(function)
-                        if isinstance(part, ast.Return) and part.value is not None]  # fmt: skip
+            returned = _returned(name)
             texts = [text for value, function in returned for text in _texts(value, function, depth + 1)]
     return texts
 

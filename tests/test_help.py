@@ -69,7 +69,7 @@ class TestNextCommand:
     def test_it_names_the_plan_that_was_written(self, run_cli, searched, tmp_path):
         code, out, err = run_cli("cut", searched, "--keep", "0.5", "--out", tmp_path / "a plan.json")
         assert code == 0
-        assert lines(err)[-1] == f"next: indexcache eval '{tmp_path}/a plan.json' --max-delta 0.02"
+        assert lines(err)[-1] == f"next: indexcache eval '{tmp_path}/a plan.json'"
         for quiet in (["--json"], []):
             _, out, err = run_cli("report", searched, "--out", tmp_path, *quiet)
             assert ("next: " in err) == (not quiet), err
