@@ -124,10 +124,15 @@ def bench_decode(planned: PlannedModel, path: Path, request: DecodeRequest, repo
         versions=library_versions(),
         points=points,
     )
-    write_atomically(decode_file(path), record.as_json())
-    keep_sizes(path, plan, checkpoint)
-    render_beside(plan, path, warn=reporter.warn)
+    _write(record, planned, path, reporter)
     return record
+
+
+def _write(record: DecodeRecord, planned: PlannedModel, path: Path, reporter: Reporter) -> None:
+    """Writes the record beside the plan in the file ``path``, and renders its report again."""
+    write_atomically(decode_file(path), record.as_json())
+    keep_sizes(path, planned.plan, planned.checkpoint)
+    render_beside(planned.plan, path, warn=reporter.warn)
 
 
 def _running(checkpoint: Checkpoint, request: BenchRequest, dtype: str, longest: int) -> Running:

@@ -135,7 +135,7 @@ def _fill_indexed(layer: Any, context: int, latent: bool) -> Callable[[], None]:
         return rewind_plain
     index_keys = _Buffer(_random(layer.indexer_keys, context + 1), context)
 
-    def update_indexer(key_states: torch.Tensor) -> torch.Tensor:
+    def update_indexer(key_states: torch.Tensor) -> Any:
         layer.indexer_keys = index_keys.with_step(key_states)
         return layer.indexer_keys
 

@@ -26,6 +26,7 @@ def test_a_run_leaves_plan_tokens_and_report(searched):
     assert names - {"evaluation.json"} == {  # which eval leaves there, in another test
         "plan.json",
         "timing.json",
+        "sizes.json",
         "journal.jsonl",
         ".lock",
         "windows.safetensors",
@@ -129,6 +130,8 @@ RUN_FILES = (
     "overlap.svg",
     "prefill.svg",
     "bench.json",
+    "bench-decode.json",
+    "sizes.json",
     "evaluation.json",
     "plan-2of8.json",
     "plan-4of8-2of8.json",
@@ -138,6 +141,7 @@ RUN_FILES = (
     "plan-2of8-overlap.svg",
     "plan-2of8-prefill.svg",
     "plan-2of8-bench.json",
+    "plan-2of8-bench-decode.json",
     "plan-2of8-evaluation.json",
 )
 
