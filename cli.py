@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_times import BENCH_EXAMPLES, PRICE_EXAMPLES, bench, price
 from .commands.check_cli import CHECK_EXAMPLES, check
 from .commands.job.command import Application
 from .commands.job.options import (
@@ -28,7 +27,6 @@ from .commands.job.options import (
     NodeCount,
     PickleFlag,
     PlanPath,
-    PlanPaths,
     PrefillKeep,
     ProbesFlag,
     QuietFlag,
@@ -45,6 +43,7 @@ from .commands.job.options import (
 )
 from .commands.job.start import leave_to_main, reach, share_cores, working
 from .commands.overview import Overview
+from .commands.times_cli import BENCH_EXAMPLES, PRICE_EXAMPLES, bench, price
 from .commands.upkeep_cli import UPKEEP_COMMANDS
 from .errors import SettingError
 from .evaluate import HELD_OUT
@@ -464,19 +463,6 @@ def inspect(
     with working(quiet=False, loads_model=False, loads_libraries=False) as reporter:
         document = inspect_command.inspect(model, fields.get("revision"), trust_remote_code, reporter)
     inspect_command.show(document, as_json)
-
-
-@app.command(examples=("indexcache report outputs/tiny/plan.json", "indexcache report A B --out both.html"))
-def report(
-    plan_paths: PlanPaths,
-    out: Annotated[Path | None, place("Folder for the files [the plan's]; of several plans, the file.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Render a plan's report.md, report.html and curve.svg again, or compare several plans; prints the paths."""
-    leave_to_main()
-    from .commands import report as report_command
-
-    report_command.show(report_command.report(plan_paths, out), as_json)
 
 
 app.command(examples=CHECK_EXAMPLES)(check)
