@@ -15,7 +15,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/model
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test suite test-versions test-newest conformance conformance-quick torture lint drawing bench-search bench-quality bench-intervals bench-check bench-check-servers bench-memory bench-stream bench-stream-2 bench-gpu bench-decode bench-distil clean
+.PHONY: help install demo test suite test-versions test-newest package conformance conformance-quick torture lint drawing bench-search bench-quality bench-intervals bench-check bench-check-servers bench-memory bench-stream bench-stream-2 bench-gpu bench-decode bench-distil clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,7 @@ install: $(STAMP) ## create .venv and install indexcache into it
 demo: $(STAMP) ## search the embedded model, then check the plan on held-out text
 	$(BIN)/indexcache search --recipe tiny --keep 0.25
 	$(BIN)/indexcache eval outputs/tiny/plan.json
+	@echo "report: outputs/tiny/report.html"
 
 test: lint suite ## ruff, mypy and the whole test suite
 
@@ -51,6 +52,9 @@ conformance: $(STAMP) ## real engines run the embedded plan as exported, against
 
 conformance-quick: $(STAMP) ## mlx-vlm alone, in a minute or two
 	$(BIN)/python tests/run_conformance.py mlx-vlm
+
+package: $(STAMP) ## sdist and wheel, installed and run in empty environments on the lowest and newest Python, or on PYTHONS
+	$(BIN)/python tests/run_package.py $(PYTHONS)
 
 torture: $(STAMP) ## every case of the reliability list R1 to R25, with a table, and the slow tests
 	$(BIN)/python -m pytest $(SPREAD) --torture -m "reliability or torture"
@@ -103,8 +107,9 @@ bench-gpu: ## kernels and a 30B model with random weights on one GPU of 80 GB, s
 bench-decode: ## seconds an output token behind 8K to 128K tokens, 30B model with random weights on one GPU of 80 GB; about 5 minutes
 	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True $(PYTHON) tests/benchmarks/bench_decode.py
 
-drawing: ## make the tree and the drawings in docs/architecture.md current
+drawing: ## make the tree and the drawings in docs/architecture.md and the lists in docs/troubleshooting.md current
 	$(PYTHON) docs/architecture.py --write
+	$(PYTHON) docs/troubleshooting.py --write
 
 clean: ## remove the venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

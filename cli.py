@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_times import BENCH_EXAMPLES, PRICE_EXAMPLES, bench, price
 from .commands.check_cli import CHECK_EXAMPLES, check
 from .commands.job.command import Application
 from .commands.job.options import (
@@ -23,11 +22,11 @@ from .commands.job.options import (
     JsonFlag,
     LayerSeconds,
     LearningRate,
+    LogName,
     MovedModel,
     NodeCount,
     PickleFlag,
     PlanPath,
-    PlanPaths,
     PrefillKeep,
     ProbesFlag,
     QuietFlag,
@@ -43,6 +42,8 @@ from .commands.job.options import (
     recipe_options,
 )
 from .commands.job.start import leave_to_main, reach, share_cores, working
+from .commands.overview import Overview
+from .commands.times_cli import BENCH_EXAMPLES, PRICE_EXAMPLES, bench, price
 from .commands.upkeep_cli import UPKEEP_COMMANDS
 from .errors import SettingError
 from .evaluate import HELD_OUT
@@ -54,6 +55,7 @@ from .version import __version__
 
 app = Application(
     name="indexcache",
+    cls=Overview,
     help="Finds which layers of a DeepSeek Sparse Attention model can drop their indexer.",
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -114,20 +116,21 @@ def search(
         ),
     ] = "auto",
     dry_run: Annotated[bool, flag("--dry-run", "Check everything, say what it will cost.", RUN)] = False,
+    log: LogName = None,
     trust_remote_code: TrustFlag = False,
     allow_pickle: PickleFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
-) -> None:
+) -> Path | None:
     """Search which indexers a checkpoint can drop; write plan, frozen tokens and report.
 
     An option wins over its variable INDEXCACHE_SEARCH_NAME, and that over the recipe. Prints the plan's path.
     """
-    from .commands.job.settings import check_resume, run_folder, search_settings, trust_of
+    from .commands.job.settings import check_choices, run_folder, search_settings, trust_of
 
     settings, goal = search_settings(context, recipe, fields, to_one, distilled)
     folder = run_folder(out, recipe, settings.model, "model" in fields)
-    check_resume(resume)
+    check_choices(resume, log)
     reach(settings.model, settings.revision)
     with working(quiet) as reporter:
         from .commands import estimate as estimate_command
@@ -138,12 +141,13 @@ def search(
         if dry_run:
             estimated = estimate_command.estimate(prepare(settings, goal, folder, trust, reporter), True, reporter)
         else:
-            outcome = search_command.search(settings, goal, folder, resume, trust, reporter)
+            outcome = search_command.search(settings, goal, folder, resume, trust, reporter, log)
     if dry_run:
         estimate_command.show(estimated, as_json)
-    else:
-        search_command.show(outcome, folder, as_json, quiet, reporter)
-        search_command.hold(outcome, settings)
+        return None
+    search_command.show(outcome, folder, as_json, quiet, reporter)
+    search_command.hold(outcome, settings)
+    return outcome.path
 
 
 @app.command(
@@ -304,7 +308,7 @@ def distill(
     trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
-) -> None:
+) -> Path | None:
     """Train the plan's kept indexers for the layers that they serve; write a checkpoint with them, and its plan.
 
     Nothing else of the checkpoint changes. The same command goes on where it was stopped. Prints the plan's path.
@@ -328,6 +332,7 @@ def distill(
         outcome = distil_command.distil(planned, path, settings, room_of(fields), reporter)
     distil_table.show(outcome, as_json, quiet)
     outcome.hold()
+    return outcome.path
 
 
 @app.command(
@@ -346,7 +351,7 @@ def cut(
     prefill_keep: PrefillKeep = None,
     decode_keep: DecodeKeep = None,
     as_json: JsonFlag = False,
-) -> None:
+) -> Path | None:
     """Pick another step of a searched plan, offline; prints the new plan's path.
 
     With --prefill-keep and --decode-keep, pick two: for servers that prefill, and for servers that decode.
@@ -356,8 +361,11 @@ def cut(
 
     if prefill_keep is not None or decode_keep is not None:
         keeps = check_pair(prefill_keep, decode_keep, fields, out)
-        return cut_command.show_pair(cut_command.cut_pair(plan_path, *keeps, out or Path()), as_json)
-    cut_command.show(*cut_command.cut(plan_path, fields, out), as_json)
+        cut_command.show_pair(cut_command.cut_pair(plan_path, *keeps, out or Path()), as_json)
+        return out
+    plan, path = cut_command.cut(plan_path, fields, out)
+    cut_command.show(plan, path, as_json)
+    return path
 
 
 @app.command(examples=("indexcache export outputs/tiny/plan.json --to vllm --engine-version 0.28.0",))
@@ -455,19 +463,6 @@ def inspect(
     with working(quiet=False, loads_model=False, loads_libraries=False) as reporter:
         document = inspect_command.inspect(model, fields.get("revision"), trust_remote_code, reporter)
     inspect_command.show(document, as_json)
-
-
-@app.command(examples=("indexcache report outputs/tiny/plan.json", "indexcache report A B --out both.html"))
-def report(
-    plan_paths: PlanPaths,
-    out: Annotated[Path | None, place("Folder for the files [the plan's]; of several plans, the file.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Render a plan's report.md, report.html and curve.svg again, or compare several plans; prints the paths."""
-    leave_to_main()
-    from .commands import report as report_command
-
-    report_command.show(report_command.report(plan_paths, out), as_json)
 
 
 app.command(examples=CHECK_EXAMPLES)(check)

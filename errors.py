@@ -30,6 +30,7 @@ import os
 import re
 import textwrap
 import unicodedata
+from collections.abc import Mapping
 from typing import ClassVar, TextIO
 
 # Controls, invisible ones such as those that turn the direction of reading, half characters, line ends.
@@ -97,6 +98,40 @@ def spelling_handler() -> str:
     return "indexcache-spelled"
 
 
+PAGE = "docs/troubleshooting.md"
+"""The document that explains messages; it comes with the package."""
+# Modules whose warnings belong to a section of their own, the nearest first; the others' stand together.
+_WARNING_SECTIONS = {
+    "commands.job.windows": "windows",
+    "commands.job.start": "several-processes",
+    "commands.job.session": "journals",
+    "commands.job.command": "options",
+    "commands.export": "engines",
+    "search.export": "engines",
+    "system.locking": "files",
+}
+
+
+_FILE_SECTIONS = {"system.documents": "files", "system.files": "files"}
+
+
+def warning_section(module: str) -> str:
+    """The section of ``PAGE`` for warnings that ``module`` gives."""
+    return _nearest(_WARNING_SECTIONS, module) or "warnings"
+
+
+def warning(line: str, module: str) -> str:
+    """The warning ``line`` of ``module`` as it is printed, with the section that explains it."""
+    return f"warning: {line} [{PAGE}#{warning_section(module)}]"
+
+
+def _nearest(sections: Mapping[str, str], module: str) -> str | None:
+    """The section of the longest of ``sections``' module names that ``module`` is or lies in."""
+    inside = f"{module.partition('.')[2]}."
+    names = [name for name in sections if inside.startswith(f"{name}.")]
+    return sections[max(names, key=len)] if names else None
+
+
 class IndexcacheError(Exception):
     """A problem that the user can mend; printed as one line, never as a traceback.
 
@@ -111,6 +146,10 @@ class IndexcacheError(Exception):
     """Whether all of several processes raise it alike, so that one of them prints it for all."""
     alone: bool = False
     """Whether this process cannot reach the others, so that it prints the error whatever its rank."""
+    section: ClassVar[str] = "unexpected-errors"
+    """The section of ``PAGE`` that explains it; "" where nothing is to be explained."""
+    sections: ClassVar[Mapping[str, str]] = {}
+    """Sections of those that some modules raise, by the modules' names in the package."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(one_line(message))
@@ -120,6 +159,24 @@ class IndexcacheError(Exception):
         """The message and the hint as one line, safe to show whatever they quote."""
         return f"{self} ({one_line(self.hint)})" if self.hint else str(self)
 
+    @classmethod
+    def section_of(cls, module: str) -> str:
+        """The section for what ``module`` raises; what reads and writes files has one, whoever asked it to."""
+        return _nearest({**_FILE_SECTIONS, **cls.sections}, module) or cls.section
+
+    def told(self) -> str:
+        """The line that is printed: what is wrong, what helps, and where more is said."""
+        link = self.link()
+        return f"{self.line()} [{link}]" if link else self.line()
+
+    def link(self) -> str:
+        """Where it is explained, by the class and the module that raised it; "" where nothing is to be."""
+        trace = self.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        section = self.section_of(trace.tb_frame.f_globals.get("__name__", "")) if trace else self.section
+        return f"{PAGE}#{section}" if section else ""
+
     def as_json(self) -> dict[str, object]:
         """The document that ``--json`` prints on failure."""
         return {
@@ -127,6 +184,7 @@ class IndexcacheError(Exception):
                 "type": type(self).__name__,
                 "message": str(self),
                 "hint": one_line(self.hint),
+                "see": self.link(),
                 "exit_code": self.exit_code,
             }
         }
@@ -135,6 +193,7 @@ class IndexcacheError(Exception):
 class PatternError(IndexcacheError):
     """A string that is not a pattern for this model."""
 
+    section = "patterns"
     shared = True
     default_hint = "a pattern has one F or S per site and opens with F"
 
@@ -142,23 +201,56 @@ class PatternError(IndexcacheError):
 class SettingError(IndexcacheError):
     """An option or a recipe field with an impossible value."""
 
+    section = "options"
+    sections: ClassVar[Mapping[str, str]] = {
+        "system.launching": "several-processes",
+        "system.rendezvous": "several-processes",
+        "search.stages": "pipeline-stages",
+        "search.export": "engines",
+        "commands.export_pair": "engines",
+        "commands.traffic": "prices",
+    }
     shared = True
 
 
 class DatasetError(IndexcacheError):
     """Text that cannot be read, or too little of it."""
 
+    section = "text"
+    sections: ClassVar[Mapping[str, str]] = {
+        "calibrate.frozen": "files",
+    }
     shared = True
 
 
 class WindowError(IndexcacheError):
     """A window length at which nothing is measured."""
 
+    section = "windows"
+    sections: ClassVar[Mapping[str, str]] = {
+        "dsa.long": "memory",
+        "commands.job.measure": "memory",
+    }
     shared = True
 
 
 class ModelError(IndexcacheError):
     """A checkpoint that cannot be found, read or searched."""
+
+    section = "config"
+    sections: ClassVar[Mapping[str, str]] = {
+        "dsa.checkpoint.hub": "finding-a-checkpoint",
+        "dsa.checkpoint.stored": "weights",
+        "dsa.checkpoint.load": "weights",
+        "dsa.stream": "weights",
+        "dsa.checks": "self-check",
+        "dsa.distil": "distilling",
+        "commands.distil": "distilling",
+        "dsa.model": "models-under-a-plan",
+        "dsa.long": "models-under-a-plan",
+        "dsa.caches": "models-under-a-plan",
+        "commands.apply": "models-under-a-plan",
+    }
 
 
 class CacheError(ModelError):
@@ -168,34 +260,45 @@ class CacheError(ModelError):
 class StorageError(ModelError):
     """Weights that cannot be read any more while they are measured."""
 
+    section = "weights"
+
 
 class PlanError(IndexcacheError):
     """A plan file that cannot be read or cut as asked."""
 
+    section = "plans"
+    sections: ClassVar[Mapping[str, str]] = {
+        "search.price": "prices",
+        "commands.price": "prices",
+    }
     shared = True
 
 
 class IdentityError(IndexcacheError):
     """A plan or a journal that was made for other weights, tokens, ..."""
 
+    section = "other-weights-or-text"
     shared = True
 
 
 class JournalError(IndexcacheError):
     """A journal that cannot be read, or is not there to resume from."""
 
+    section = "journals"
     shared = True
 
 
 class ExportError(IndexcacheError):
     """An engine that cannot take the plan."""
 
+    section = "engines"
     shared = True
 
 
 class OutputError(IndexcacheError):
     """A file that cannot be written."""
 
+    section = "files"
     shared = True
 
 
@@ -208,6 +311,7 @@ class ServerError(IndexcacheError):
 class BusyError(IndexcacheError):
     """A run's folder that another process writes to."""
 
+    section = "journals"
     shared = True
 
 
@@ -217,6 +321,14 @@ class MeasurementError(IndexcacheError):
     ``sites`` are those that were tried, where it is about sites; a search knows their layers' names.
     """
 
+    section = "losses"
+    sections: ClassVar[Mapping[str, str]] = {
+        "dsa.stream": "memory",
+        "commands.bench": "memory",
+        "commands.bench_decode": "memory",
+        "dsa.distil": "distilling",
+        "search.distil": "distilling",
+    }
     sites: tuple[int, ...] = ()
 
 
@@ -226,6 +338,7 @@ class GateError(IndexcacheError):
     ``has_document`` says whether ``--json`` printed what was measured before; else it prints the error.
     """
 
+    section = "checks-that-failed"
     exit_code = 1
     shared = True
     has_document = True
@@ -234,6 +347,7 @@ class GateError(IndexcacheError):
 class StoppedRunError(IndexcacheError):
     """Stopped by a signal with everything kept that was measured."""
 
+    section = "journals"
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command later goes on
     shared = True
 
@@ -250,6 +364,7 @@ class StoppedRunError(IndexcacheError):
 class LostProcessError(IndexcacheError):
     """Another of several processes ended, or cannot be reached."""
 
+    section = "several-processes"
     exit_code = 75
     shared = True
     default_hint = "see what ended it; a search goes on with the same command"
@@ -258,6 +373,7 @@ class LostProcessError(IndexcacheError):
 class InterruptedRunError(IndexcacheError):
     """Stopped by a signal where there is nothing to go on from."""
 
+    section = ""
     exit_code = 130
     shared = True
 

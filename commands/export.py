@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import ExportError, IdentityError, ModelError, OutputError, wrapped
+from ..errors import PAGE, ExportError, IdentityError, ModelError, OutputError, warning_section, wrapped
 from ..pattern import SHARED, layer_ranges
 from ..search.export.remarks import Remark, worst_first
 from ..search.export.settings import Export, check_servable, edited_config, export
@@ -175,7 +175,8 @@ def _config(checkpoint: Checkpoint, exported: Export) -> str:
 def show(plan: Plan, exported: Export, output: Path | None, stripped: bool, as_json: bool) -> None:
     """Prints the settings on stdout; warnings, the evidence, and what was written, on stderr."""
     for remark in exported.warnings:
-        typer.echo(wrapped(f"{remark.severity}: {remark.text}", sys.stderr), err=True)
+        link = "" if remark.severity == "note" else f" [{PAGE}#{warning_section(__name__)}]"
+        typer.echo(wrapped(f"{remark.severity}: {remark.text}{link}", sys.stderr), err=True)
     if exported.evidence:
         typer.echo(wrapped(f"evidence: {exported.evidence}", sys.stderr), err=True)
     if output:

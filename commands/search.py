@@ -46,6 +46,7 @@ from .job.measure import Loaded, evaluator, load, run_identity
 from .job.prepare import Job, prepare
 from .job.session import Session, resumable_stops, session
 from .job.windows import windows_problem
+from .search_log import SearchLog, search_log
 from .search_table import nothing_dropped, search_summary, silent_progress, spoken_progress
 
 # Of the first window, enough for a mean loss.
@@ -67,26 +68,28 @@ class SearchOutcome:
     sizes: IndexerSizes | None = None
 
 
-def search(recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, reporter: Reporter) -> SearchOutcome:
+def search(
+    recipe: Recipe, goal: Goal, out: Path, resume: str, trust: Trust, reporter: Reporter, log: str | None = None
+) -> SearchOutcome:
     """Searches a checkpoint and writes the run to ``out``, going on from the journal there.
 
     Everything that can be checked without the weights is checked before they are loaded, and they are
-    loaded only if something has to be measured.
+    loaded only if something has to be measured. ``log`` names a tracker that is told of each step.
 
     Raises:
         IndexcacheError: one of its kinds, for whatever is wrong; StoppedRunError where a signal came.
     """
-    with resumable_stops(out, resume):
+    with resumable_stops(out, resume), search_log(log, recipe, goal, out, reporter) as steps_log:
         job = prepare(recipe, goal, out, trust, reporter)
         identity = {
             **search_students.identity(job),  # first, as students have tokens of their own
             **search_identity(job.model, job.tokens, job.running, job.weighs_keys),
         }
         with session(out, identity, resume, reporter) as run_session:
-            return _outcome(job, run_session, reporter)
+            return _outcome(job, run_session, reporter, steps_log)
 
 
-def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
+def _outcome(job: Job, session: Session, reporter: Reporter, log: SearchLog) -> SearchOutcome:
     """Searches; writes the plan as soon as it is chosen, and again with what is measured beside it."""
 
     moved: list[Path | None] = []
@@ -98,8 +101,9 @@ def _outcome(job: Job, session: Session, reporter: Reporter) -> SearchOutcome:
             path, rest = job.folder / PLAN_FILE, "measuring baselines, held-out windows and probes"
             reporter.say(f"plan chosen and written to {path}; {rest}")
 
-    run, findings = _findings(job, session, reporter, save)
+    run, findings = _findings(job, session, reporter, log, save)
     plan, timing = _plan(job, session, run, findings, complete=True), session.timing()
+    log.conclude(plan)
     sizes = indexer_sizes(job.checkpoint)
     moved.append(
         processes.run_on_main(lambda: save_run(job.folder, plan, frozen_bytes(job.windows), timing, sizes))
@@ -186,14 +190,14 @@ def _plan(job: Job, session: Session, run: _Run, findings: Findings, complete: b
 
 
 def _findings(
-    job: Job, session: Session, reporter: Reporter, save: Callable[[_Run, Findings], None]
+    job: Job, session: Session, reporter: Reporter, log: SearchLog, save: Callable[[_Run, Findings], None]
 ) -> tuple[_Run, Findings]:
     """Goes through the search on what the journal holds; the model is loaded only for what it lacks."""
     content = session.content
     if content.window_evaluations and (content.checked or not job.self_checks) and _measured_beside(job, session):
         with suppress(MissingLoss):
             run = _Run(_method(job, session), _replay(job, session), model=None)
-            return run, _run(job, run, silent_progress(run.measure.follow), save)
+            return run, _run(job, run, log.followed(silent_progress(run.measure.follow)), save)
     if content.run is not None:
         # Sums are rounded as in the session that measured what is there.
         processes.use_threads(content.run.threads)
@@ -205,7 +209,8 @@ def _findings(
     run = _Run(method, _replay(job, session, model, reporter), model, loaded)
     layers = job.checkpoint.site_layers
     removals = len(layers) - method.deepest(job.goal, len(layers))
-    return run, _run(job, run, spoken_progress(layers, removals, reporter, run.measure.follow), save)
+    progress = spoken_progress(layers, removals, reporter, run.measure.follow)
+    return run, _run(job, run, log.followed(progress), save)
 
 
 def _measured_beside(job: Job, session: Session) -> bool:

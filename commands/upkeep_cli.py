@@ -1,4 +1,4 @@
-"""The command line of what keeps plans fresh: diff, verify, runs and env."""
+"""The command line of what keeps plans fresh: diff, verify, runs, report and env."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from .job.options import (
     JsonFlag,
     PickleFlag,
     PlanPath,
+    PlanPaths,
     QuietFlag,
     TrustFlag,
     described,
     flag,
+    place,
     recipe_options,
 )
 from .job.start import leave_to_main, reach, working
@@ -123,10 +125,23 @@ def env(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     environment.show(description, as_json)
 
 
+def report(
+    plan_paths: PlanPaths,
+    out: Annotated[Path | None, place("Folder for the files [the plan's]; of several plans, the file.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Render a plan's report.md, report.html and curve.svg again, or compare several plans; prints the paths."""
+    leave_to_main()
+    from . import report as report_command
+
+    report_command.show(report_command.report(plan_paths, out), as_json)
+
+
 UPKEEP_COMMANDS = {
     "diff": (diff, ("indexcache diff outputs/old/plan.json outputs/tiny/plan.json --fail-on-change",)),
     "verify": (verify, ("indexcache verify outputs/tiny/plan.json --model ./new-checkpoint",)),
     "runs": (runs, ("indexcache runs outputs",)),
+    "report": (report, ("indexcache report outputs/tiny/plan.json", "indexcache report A B --out both.html")),
     "env": (env, ("indexcache env",)),
 }
 """Each command by its name, with examples of it."""

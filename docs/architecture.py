@@ -22,7 +22,7 @@ ROOMS = ("commands", "calibrate", "dsa", "search", "recipes", "system")
 
 _DOOR, _WORDS = "cli", "words"
 _ROOT_FILES = {
-    "__init__": _DOOR, "__main__": _DOOR, "cli": _DOOR, "cli_times": _DOOR,
+    "__init__": _DOOR, "__main__": _DOOR, "cli": _DOOR,
     "pattern": _WORDS, "evaluate": _WORDS, "errors": _WORDS, "version": _WORDS,
 }  # fmt: skip
 _WIDTH = 28

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ..errors import one_line, terminal_width, wrapped
+from ..errors import one_line, terminal_width, warning, wrapped
 
 # A line at least this often, so that nobody takes the run for stuck; the second is for what takes minutes.
 _HEARTBEAT_SECONDS, _SLOW_HEARTBEAT_SECONDS = 5.0, 10.0
@@ -149,18 +149,19 @@ class Reporter:
             self._print(line)
 
     def warn(self, line: str) -> None:
-        """Prints one line that matters even to those who asked for quiet."""
+        """Prints one line that matters even to those who asked for quiet, and where the caller's are explained."""
+        line = warning(line, sys._getframe(1).f_globals.get("__name__", ""))
         if not self._main:
             self._deferred.append((self._clock(), line))
         elif self._is_first(line):
-            self._print(f"warning: {line}")
+            self._print(line)
 
     def _warn_deferred(self, until: float) -> None:
         """Warns of what came up here before ``until``, as far as no other process has."""
         while self._deferred and self._deferred[0][0] <= until:
             _, line = self._deferred.pop(0)
             if self._is_first(line):
-                self._print(f"warning: {line}")
+                self._print(line)
 
     def _print(self, line: str) -> None:
         self._last_line = self._clock()

@@ -166,9 +166,9 @@ def _fail(error: IndexcacheError, as_json: bool) -> int:
     prints = speaks() or error.alone or (error.shared and _is_wrong_before_meeting(error))
     with suppress(OSError):
         if not prints and not error.shared:
-            print(f"error in process {os.environ.get('RANK', '')}: {error.line()}", file=sys.stderr, flush=True)
+            print(f"error in process {os.environ.get('RANK', '')}: {error.told()}", file=sys.stderr, flush=True)
         if prints:
-            print(wrapped(f"error: {error.line()}", sys.stderr), file=sys.stderr, flush=True)
+            print(wrapped(f"error: {error.told()}", sys.stderr), file=sys.stderr, flush=True)
     if prints and as_json and not (isinstance(error, GateError) and error.has_document):
         try:
             print(json.dumps(error.as_json(), indent=2), flush=True)

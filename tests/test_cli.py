@@ -26,7 +26,7 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     code, out, err = run_cli("export", searched / "plan.json", "--to", "vllm")
     assert code == 0
     assert out.startswith("vllm serve ")
-    assert {line.split(":")[0] for line in lines(err)} == {"note", "warning", "evidence"}
+    assert {line.split(":")[0] for line in lines(err)} == {"note", "warning", "evidence", "next"}
     code, out, _ = run_cli("export", searched / "plan.json", "--to", "sglang", "--json")
     assert set(json.loads(out)["settings"]) >= {"index_topk_pattern", "indexer_types"}
     plan = json.loads((searched / "plan.json").read_text())
@@ -37,8 +37,8 @@ def test_export_prints_settings_on_stdout_and_notes_on_stderr(run_cli, searched)
     code, out, err = run_cli("export", searched, *arguments, "--force")
     document = json.loads(out)
     assert (code, document["pattern"], document["written"]) == (0, plan["result"]["layer_pattern"], None)
-    said = [*(remark["text"] for remark in document["warnings"]), document["evidence"]]
-    assert said == [line.partition(": ")[2] for line in lines(err)]
+    told = [line.partition(": ")[2].removesuffix(" [docs/troubleshooting.md#engines]") for line in lines(err)]
+    assert [*(remark["text"] for remark in document["warnings"]), document["evidence"]] == told
     failing = [remark["text"] for remark in document["warnings"] if remark["severity"] == "error"]
     assert len(failing) == 1
     assert "get no selection" in failing[0]

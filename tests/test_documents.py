@@ -1,6 +1,7 @@
 """README and docs say what is so: commands run, links lead somewhere, and the tree is what the files say."""
 
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -170,6 +171,25 @@ def test_its_commands_run_in_order(path, reader, tmp_path, monkeypatch, capsys):
             fails = given[0] == "verify" or (given[0] == "eval" and "--max-delta" in given)
             passed = (0, 1) if fails else (0,)
             assert code in passed, f"{place}: {command!r} ends with {code}: {capsys.readouterr().err[-2000:]}"
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(reader, tmp_path, monkeypatch, capsys):
+    """A code cell is commands behind ``!``, or Python; names in braces are Python's, as Jupyter has it."""
+    notebook = json.loads((ROOT / "docs" / "from-checkpoint-to-plan.ipynb").read_text("utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear its outputs"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    on_paper(monkeypatch)
+    names = {"__name__": "notebook"}
+    for number, cell in enumerate(cells):
+        source = "".join(cell["source"])
+        if not source.startswith("!"):
+            exec(compile(source, f"cell {number}", "exec"), names)
+            continue
+        for command in source.splitlines():
+            given = arguments(command.removeprefix("!").format(**names))
+            assert run(given) == 0, f"cell {number}: {command!r}: {capsys.readouterr().err[-2000:]}"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

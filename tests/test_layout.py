@@ -27,9 +27,8 @@ MAY_IMPORT = {
     "version": set(),
     **{room: {*_WORDS} for room in _ROOMS},
     "commands": {*_WORDS, *_ROOMS, "version"},
-    "cli": {"errors", "evaluate", "system", "recipes", "search", "commands", "version", "cli_times"},
+    "cli": {"errors", "evaluate", "system", "recipes", "search", "commands", "version"},
     "recipes/tiny": {*_WORDS, "calibrate"},  # scripts beside the model they made
-    "cli_times": {"errors", "evaluate", "system", "recipes", "search", "commands", "version"},
     "__main__": {"cli"},
     "__init__": {"pattern", "commands", "version"},
 }
@@ -235,12 +234,12 @@ def test_no_files_import_each_other_in_a_circle():
 
 
 def test_the_command_line_reads_little_beside_the_commands():
-    read = {other for name in ("cli.py", "cli_times.py") for other, _ in imports(Path(name))[0]}
+    read = {other for name in ("cli.py", "commands/times_cli.py") for other, _ in imports(Path(name))[0]}
     files = {other.as_posix() for other in read if room(other) in ("recipes", "search")}
     assert files == READ_BY_CLI
 
 
-_LIGHT_ROOMS = ("search", "system", "cli", "cli_times", "errors", "pattern", "evaluate")
+_LIGHT_ROOMS = ("search", "system", "cli", "errors", "pattern", "evaluate")
 LIGHT = [path for path in FILES if room(path) in _LIGHT_ROOMS]
 LIGHT += [Path("commands/job/options.py"), Path("recipes/schema.py"), Path("__init__.py"), Path("__main__.py")]
 LIGHT += [Path("commands/inspect.py"), Path("commands/job/start.py"), Path("dsa/checkpoint/config.py")]

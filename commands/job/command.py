@@ -1,4 +1,4 @@
-"""A command of the command line: help in groups, and errors in the words of what was set."""
+"""A command of the command line: help in groups, errors in the words of what was set, and the next command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
-from ...errors import IndexcacheError, one_line, wrapped
+from ...errors import IndexcacheError, one_line, warning, wrapped
 from ...system.launching import speaks
 from .options import in_groups
 
@@ -51,15 +51,22 @@ class Command(TyperCommand):
                 error.param_hint = repr(variable)  # type: ignore[attr-defined]
             raise
 
-    def invoke(self, ctx: Any) -> Any:
-        """As typer does, errors told as said above; names variables that set nothing."""
+    def invoke(self, ctx: Any) -> None:
+        """As typer does, errors told as said above; names variables that set nothing, and the next command.
+
+        What the function returns is the plan that it wrote, if it wrote another than it was given.
+        """
         if speaks() and (ignored := _ignored_variables(ctx)):
-            typer.echo(wrapped(f"warning: {'; '.join(ignored)}", sys.stderr), err=True)
+            typer.echo(wrapped(warning("; ".join(ignored), __name__), sys.stderr), err=True)
         try:
-            return super().invoke(ctx)
+            made = super().invoke(ctx)
         except IndexcacheError as error:
             _name_sources(error, self, ctx)
             raise
+        following = ctx.parent.command.next_command(self.name, ctx.params, made)
+        if following and speaks() and not (ctx.params.get("as_json") or ctx.params.get("quiet")):
+            # In one line, so that it can be copied.
+            typer.echo(f"next: {following}", err=True)
 
 
 class Application(typer.Typer):

@@ -92,6 +92,7 @@ PickleFlag = Annotated[
     bool, _asked_each_time("--allow-pickle", "Load pickled weights, where there are no others.")
 ]
 RecipeName = Annotated[str | None, described("YAML recipe: a file, or a name such as tiny.", RUN)]
+LogName = Annotated[str | None, described("Log each step to tensorboard, wandb or mlflow, if installed.", RUN)]
 PlanPath = Annotated[
     Path,
     typer.Argument(
@@ -171,7 +172,7 @@ def check_pair(
 
 def recipe_options(
     *names: str, defaults: Mapping[str, str] | None = None, helps: Mapping[str, str] | None = None
-) -> Callable[[Callable[..., None]], Any]:
+) -> Callable[[Callable[..., Any]], Any]:
     """Adds the options of the recipe's fields ``names`` to a command, which gets those given as ``fields``.
 
     Typer reads a command's signature; this makes one from the schema, so that a field's name, type, range, help
@@ -184,7 +185,7 @@ def recipe_options(
         helps: what is said of a field where it means something else to the command.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         # Annotations are strings until they are evaluated, and typer reads types.
         signature = inspect.signature(command, eval_str=True)
         field_parameters = [
@@ -197,11 +198,11 @@ def recipe_options(
         parameters = sorted([*others, *field_parameters], key=lambda parameter: parameter.kind)
 
         @wraps(command)
-        def with_fields(**values: Any) -> None:
+        def with_fields(**values: Any) -> Any:
             options = {name: values.pop(name) for name in names}
             settings = {name: value for name, value in options.items() if value is not None}
             with_options(None, settings)  # refused here, whatever the command makes of them
-            command(**values, fields=settings)
+            return command(**values, fields=settings)
 
         del with_fields.__wrapped__  # whose signature typer would read
         with_fields.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from ...dsa.stream.room import Room
 
 RESUME = ("auto", "required", "never")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
-def check_resume(mode: str) -> str:
-    """``mode``, where it is one of ``RESUME``.
+def check_choices(mode: str, tracker: str | None) -> None:
+    """Refuses a way to resume that is none of ``RESUME``, and a tracker that is none of ``TRACKERS``.
 
     Raises:
-        SettingError: it is not.
+        SettingError: lists those that are.
     """
     if mode not in RESUME:
         raise SettingError(f"--resume is {mode!r}", hint=f"give one of {', '.join(RESUME)}")
-    return mode
+    if tracker is not None and tracker not in TRACKERS:
+        raise SettingError(f"--log is {tracker!r}", hint=f"give one of {', '.join(TRACKERS)}")
 
 
 def search_settings(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ...errors import SettingError, wrapped
+from ...errors import SettingError, warning, wrapped
 from ...system.exits import prints_to_stderr
 from ...system.files import find_path
 from ...system.launching import (
@@ -134,7 +134,7 @@ def reach(model: str | None, revision: str | None) -> None:
 
 def warn_before_start(line: str) -> None:
     """Warns on stderr where a command has no reporter."""
-    typer.echo(wrapped(f"warning: {line}", sys.stderr), err=True)
+    typer.echo(wrapped(warning(line, __name__), sys.stderr), err=True)
 
 
 def share_cores() -> None:

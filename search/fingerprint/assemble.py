@@ -71,6 +71,7 @@ def assemble(
         count,
         TOP,
         lambda window, position: texts.of_prefix(windows[window][: position + 1]),
+        sum(not named.near for named in known),
     )
     hidden = set(alike(predictions, choices, TOP, _TOLD))
     told = [number for number in range(len(known)) if number not in hidden]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .likelihood import LEAST_SPREAD, Array
 
-PREFIXES: Final = 64
+PREFIXES: Final = 96
 """How many prefixes a fingerprint has by default."""
 QUIET: Final = 6
 """Prefixes no longer than the selection, after which all patterns agree: there a server shows its noise alone."""
@@ -133,6 +133,7 @@ def choose(
     count: int,
     top: int,
     text_of: Callable[[int, int], str | None],
+    named: int | None = None,
 ) -> list[Choice]:
     """Prefixes that tell patterns apart, the most telling first, and quiet ones behind.
 
@@ -145,9 +146,11 @@ def choose(
         count: of prefixes, quiet ones included.
         top: log-probabilities that a server gives.
         text_of: the text of a window's prefix that ends at a position; None where no text gives it.
+        named: the first so many patterns are told from all others, which need not be told from each other; all
+            by default.
     """
-    places, gains = _gains(windows, selection_width, top)
-    told, weights = np.zeros(gains.shape[1]), _weights(gains.shape[1])
+    places, gains, weights = _gains(windows, selection_width, top, named)
+    told = np.zeros(gains.shape[1])
     share = np.ones(len(places))
     texts: dict[int, str | None] = {}
     chosen: list[int] = []
@@ -178,27 +181,23 @@ def alike(windows: Sequence[WindowPredictions], choices: Sequence[Choice], top: 
 
 
 def _gains(
-    windows: Sequence[WindowPredictions], selection_width: int, top: int
-) -> tuple[list[tuple[int, int]], Array]:
-    """Of every prefix longer than the selection its place, and what it tells of every pair ``[prefixes, pairs]``.
+    windows: Sequence[WindowPredictions], selection_width: int, top: int, named: int | None
+) -> tuple[list[tuple[int, int]], Array, Array]:
+    """Places of prefixes longer than the selection, what they tell of pairs ``[prefixes, pairs]``, pairs' weights.
 
-    The pairs with the plan come first, those among the others follow with less weight.
+    Pairs with the plan count most.
     """
+    first, second = np.triu_indices(windows[0].logprobs.shape[2], 1)
+    if named is not None:
+        first, second = first[first < named], second[first < named]
     places: list[tuple[int, int]] = []
     gains: list[Array] = []
     for number, window in enumerate(windows):
         rows = np.flatnonzero(window.positions > selection_width)
         told = worth(distances(window.of(rows), top))
-        first, second = np.triu_indices(told.shape[1], 1)
         places += [(number, int(row)) for row in rows]
         gains.append(told[:, first, second].astype(np.float32))
-    return places, np.concatenate(gains)
-
-
-def _weights(pairs: int) -> Array:
-    """Of every pair: with the plan 1, those without it less."""
-    patterns = round((1 + np.sqrt(1 + 8 * pairs)) / 2)
-    return np.where(np.arange(pairs) < patterns - 1, 1.0, _BESIDE)
+    return places, np.concatenate(gains), np.where(first == 0, 1.0, _BESIDE)
 
 
 def _near(

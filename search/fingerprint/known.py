@@ -13,8 +13,8 @@ from .document import KnownPattern
 
 ALL_FULL: Final = "all full"
 """What a server runs that ignores the plan."""
-NEAR: Final = 16
-"""How many patterns one swap away from the plan are known by default."""
+NEAR: Final = 64
+"""How many patterns one swap away from the plan are known at most: all of them on a small model."""
 # People paste these on checkpoints that they are not for. The first five are in IndexCache's README and in
 # arXiv 2603.12201, appendix B, the last in the config.json of zai-org/GLM-5.2.
 _PUBLISHED: Final = {

@@ -154,23 +154,22 @@ def tried(fingerprint, given, scale, step, seed, budget):
     return trial.verdict()
 
 
-def outcome_of(verdict, right, roles, named):
-    """How a verdict is right or wrong; "near" calls a pattern by the name of one, not the plan, a swap away."""
+def outcome_of(verdict, right):
+    """How a verdict is right or wrong; "misnamed" takes another pattern than the plan for one that it is not."""
     if (verdict.kind, verdict.pattern) == right:
         return "right"
-    if verdict.kind == "other" and right[0] == "none":
-        letters = named[verdict.pattern]
-        if sum(one != other for one, other in zip(letters, roles, strict=True)) <= 2:
-            return "near"
-    return "unsure" if verdict.kind == "unsure" else "wrong"
+    if verdict.kind == "unsure":
+        return "unsure"
+    is_plan = (verdict.kind == "plan", right[0] == "plan")
+    return "wrong" if any(is_plan) else "misnamed"
 
 
 def report(counts, requests):
     """A line for each kind of truth and each noise."""
-    print(f"{'truth':28} {'arithmetic':14} {'noise':15} right unsure near wrong  requests median, most")
+    print(f"{'truth':28} {'arithmetic':14} {'noise':15} right unsure misnamed wrong  requests median, most")
     for (truth, arithmetic, noise), outcomes in counts.items():
         asked = requests[truth, arithmetic, noise]
-        figures = "".join(f"{outcomes[name]:6}" for name in ("right", "unsure", "near", "wrong"))
+        figures = "".join(f"{outcomes[name]:6}" for name in ("right", "unsure", "misnamed", "wrong"))
         print(f"{truth:28} {arithmetic:14} {noise:15}{figures}  {median(asked):g}, {max(asked)}")
     total = sum((outcomes for outcomes in counts.values()), Counter())
     print(f"all: {dict(total)}, {100 * total['wrong'] / total.total():.2f} % wrong")
@@ -195,7 +194,7 @@ def main():
             for noise, scale, step in NOISE:
                 for seed in range(options.runs if scale else 1):
                     verdict = tried(fingerprint, given, scale, step, seed, options.max_requests)
-                    outcome = outcome_of(verdict, right, roles, named)
+                    outcome = outcome_of(verdict, right)
                     counts.setdefault((truth, arithmetic, noise), Counter())[outcome] += 1
                     requests.setdefault((truth, arithmetic, noise), []).append(verdict.evidence.requests)
     report(counts, requests)

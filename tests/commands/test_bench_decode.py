@@ -27,7 +27,7 @@ def test_steps_are_printed_written_and_reported(run, run_cli):
         for name in ("all_full", "plan", "uniform"):
             assert 0 < point[name]["least"] <= point[name]["seconds"] <= point[name]["most"]
         assert point["plan"]["read_bytes"] < point["all_full"]["read_bytes"]
-    assert "<h2>Decode</h2>" in (run / "report.html").read_text()
+    assert "<h3>Output tokens, measured here</h3>" in (run / "report.html").read_text()
     rows = [line for line in (run / "report.md").read_text().splitlines() if line.startswith(("| 48 ", "| 64 "))]
     assert len(rows) == 4
 

@@ -184,4 +184,4 @@ def test_a_warning_is_told_once(port, tmp_path):
     ended = [child.wait() for child in children]
     assert [process.code for process in ended] == [0, 0], ended
     lines = [line for process in ended for line in process.err.splitlines()]
-    assert sorted(lines) == sorted(f"warning: {what}" for what in WARNED), ended
+    assert sorted(lines) == sorted(f"warning: {what} [docs/troubleshooting.md#warnings]" for what in WARNED), ended

@@ -1,4 +1,4 @@
-"""The commands of the command line that say what a plan is worth in time: bench and price."""
+"""The command line of what says a plan's worth in time: bench and price."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands.job.options import (
+from ..errors import SettingError
+from ..recipes.numbers import lengths
+from .job.options import (
     PLACED,
     ContextLengths,
     JsonFlag,
@@ -19,9 +21,7 @@ from .commands.job.options import (
     named,
     recipe_options,
 )
-from .commands.job.start import leave_to_main, working
-from .errors import SettingError
-from .recipes.numbers import lengths
+from .job.start import leave_to_main, working
 
 PRICE_EXAMPLES = (
     "indexcache price outputs/tiny/plan.json --lengths 8k:70,128k:30 --output-tokens 500",
@@ -56,17 +56,17 @@ def bench(
     instead and writes bench-decode.json; indexcache price reads both.
     """
     leave_to_main()
-    from .commands.job.settings import trust_of
-    from .search.plan.file import plan_file, read_plan
+    from ..search.plan.file import plan_file, read_plan
+    from .job.settings import trust_of
 
     if not decode and (batch is not None or uniform):
         raise SettingError(f"{'--uniform' if uniform else '--batch'} goes with --decode", hint="add --decode")
     path = plan_file(plan_path)
     plan, contexts = read_plan(path), lengths(context) if context else []
     with working(quiet) as reporter:
-        from .commands import bench as bench_command
-        from .commands import bench_decode as decode_command
-        from .commands.job.planned import open_planned
+        from . import bench as bench_command
+        from . import bench_decode as decode_command
+        from .job.planned import open_planned
 
         request = bench_command.BenchRequest.from_fields(contexts, repeats, random_weights, fields)
         steps_request = decode_command.DecodeRequest.from_options(request, batch, steps, uniform)
@@ -99,8 +99,8 @@ def price(
     line for each length: length,count and, if it differs, output tokens.
     """
     leave_to_main()
-    from .commands import price as price_command
-    from .search.plan.file import plan_file, read_plan
+    from ..search.plan.file import plan_file, read_plan
+    from . import price as price_command
 
     if mix is None:
         raise SettingError("--lengths was not given: it says how long prompts are", hint="e.g. 8k:70,128k:30")
