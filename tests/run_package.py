@@ -31,11 +31,12 @@ COMMANDS = (
 
 
 def build(folder: Path) -> list[Path]:
-    """The sdist, and the wheel that is made from it, in ``folder``; made in an environment of their own."""
-    subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", folder, ROOT], check=True, stdout=subprocess.DEVNULL
-    )
-    return sorted([*folder.glob("*.tar.gz"), *folder.glob("*.whl")])
+    """The wheel, and the sdist that it is made from, in ``folder``; made in an environment of their own."""
+    command = [sys.executable, "-m", "build", "--outdir", folder, ROOT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return [*folder.glob("*.whl"), *folder.glob("*.tar.gz")]
 
 
 def environment(command: str, folder: Path) -> Path:
@@ -82,7 +83,7 @@ def main() -> int:
             folder = Path(place) / Path(command).name
             folder.mkdir()
             binaries = environment(command, folder)
-            for archive in reversed(archives):
+            for archive in archives:
                 begin = time.monotonic()
                 try_out(binaries, archive, folder)
                 print(

@@ -179,7 +179,6 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(reader, tmp_path, mon
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear its outputs"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "agg")
     on_paper(monkeypatch)
     names = {"__name__": "notebook"}
     for number, cell in enumerate(cells):

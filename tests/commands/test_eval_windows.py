@@ -116,6 +116,7 @@ class TestProbes:
     def test_a_gate_without_a_limit_does_nothing_and_says_so(self, run_cli, folder, measured):
         measured()
         warning = "warning: --gate does nothing without --max-delta or --max-probe-delta"
+        warning += " [docs/troubleshooting.md#warnings]"
         assert lines(run_cli("eval", folder, "--gate", "estimate", "-q")[2]) == [warning]
         assert lines(run_cli("eval", folder, "--confidence", "0.9", "-q")[2]) == []
 

@@ -73,7 +73,8 @@ def test_the_bar_keeps_count_and_time_left_and_lines_end_at_words(columns):
 def test_errors_end_at_words_on_a_terminal(columns):
     text = on_terminal(columns, sys.executable, "-m", "indexcache", "cut", "no/such/plan.json", "--keep", "1/4")
     lines = [line for line in re.split(r"[\r\n]+", text) if line]
-    assert " ".join(lines) == "error: plan 'no/such/plan.json' does not exist (indexcache search writes one)"
+    said = "error: plan 'no/such/plan.json' does not exist (indexcache search writes one)"
+    assert " ".join(lines) == f"{said} [docs/troubleshooting.md#plans]"
     assert all(len(line) <= columns for line in lines)
 
 
