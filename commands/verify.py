@@ -24,7 +24,7 @@ from ..search.plan.record import heldout_record, measured_pattern
 from ..search.plan.schema import HeldOutRecord, MeasuredPattern, Plan
 from ..search.report.checks import check_file, checks_of
 from ..search.search import Comparison, Problem
-from ..search.upkeep.difference import LossChange, WindowIncreases, loss_change
+from ..search.upkeep.difference import LossChange, WindowIncreases, at_confidence, loss_change
 from ..search.upkeep.neighbours import Neighbour, nearest_swaps
 from ..search.upkeep.paired import KeptLosses
 from ..system.console import Reporter
@@ -283,7 +283,7 @@ def _outcome(
     if before is not None:
         old = KeptLosses(plan, path.parent).increases(HELD_OUT, str(chosen.pattern))
         increases = None if old is None else WindowIncreases(old, loss_increases(chosen, full), chosen.documents)
-        drift = loss_change(before, losses.plan, increases, confidence)
+        drift = loss_change(at_confidence(plan, before, confidence), losses.plan, increases, confidence)
     names = [f"layer {swap.restored_layer} in the place of {swap.removed_layer}" for swap in swaps]
     rivals = [
         (name, rival)

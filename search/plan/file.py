@@ -103,7 +103,8 @@ def check_plan(document: Any, name: str, hint: str | None = None) -> Plan:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA:
         stated = "no plan schema version" if version is None else f"plan schema version {version!r}"
-        raise PlanError(f"{name} has {stated}, this program reads {SCHEMA}", hint="search again with this version")
+        remedy = "search again with this version" if version is not None else "give a plan.json that search wrote"
+        raise PlanError(f"{name} has {stated}, this program reads {SCHEMA}", hint=remedy)
     try:
         plan = Plan.model_validate(document)
         check_consistency(plan)

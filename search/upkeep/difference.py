@@ -96,6 +96,13 @@ def loss_change(
     return LossChange(old, new, delta - below, delta + above, is_paired=False)
 
 
+def at_confidence(plan: Plan, measured: MeasuredPattern, confidence: float) -> MeasuredPattern:
+    """A pattern of ``plan``, without the interval that it has at another ``confidence``: its error gives one."""
+    if plan.search.confidence == confidence:
+        return measured
+    return measured.model_copy(update={"low": None, "high": None})
+
+
 def _ends(measured: MeasuredPattern, confidence: float) -> tuple[float, float] | None:
     """The ends of an increase's interval; of a plan that has none, by its standard error; None without that."""
     if measured.low is not None and measured.high is not None:
@@ -149,7 +156,8 @@ def plan_difference(old: Plan, new: Plan, find: FindIncreases = lambda group, ol
     confidence = new.search.confidence or old.search.confidence or CONFIDENCE
 
     def change(group: str, before: MeasuredPattern, after: MeasuredPattern) -> LossChange:
-        return loss_change(before, after, find(group, before.pattern, after.pattern), confidence)
+        increases = find(group, before.pattern, after.pattern)
+        return loss_change(at_confidence(old, before, confidence), after, increases, confidence)
 
     of_old, of_new = measured_patterns(old), measured_patterns(new)
     both = sorted((of_old.keys() & of_new.keys()) - {len(sites)}, reverse=True)

@@ -15,6 +15,8 @@ from .speed import Speed
 
 # Beyond this increase a perplexity says nothing that the increase does not.
 _LARGEST_EXPONENT = 5.0
+# What one kind of probes may lose of its right answers before it is named beside the mean of all kinds.
+_HIDDEN_DROP = 0.1
 NEVER_MEASURED = "No search measures scores on tasks, or speed inside a serving engine."
 
 
@@ -66,7 +68,7 @@ def verdict(
         findings.append(f"loss {increase(result, plan.search.confidence)} in sample{_perplexity(result)}")
         missing.append(f"held-out loss at this budget (`indexcache eval {name}`)")
     if probes is not None:
-        findings.append(_probes(probes.all))
+        findings.append(_probes(probes.all) + _worst_kind(probes))
     elif result.kept < result.sites:
         missing.append(f"probes at this budget (`indexcache eval {name} --probes`)")
     if not speeds and result.kept < result.sites:
@@ -90,6 +92,15 @@ def _probes(scores: ProbeRecord) -> str:
     if before == after:
         return f"probes unchanged at {after} of answer tokens right"
     return f"probes not surely changed: {after} of answer tokens right, all full {before}"
+
+
+def _worst_kind(probes: ProbesRecord) -> str:
+    """The kind of probes that lost most of its right answers, where the mean over all kinds hides it."""
+    worst = max(probes.kinds, key=lambda scores: scores.full.accuracy - scores.plan.accuracy, default=probes.all)
+    drops = [scores.full.accuracy - scores.plan.accuracy for scores in (worst, probes.all)]
+    if drops[0] < _HIDDEN_DROP or drops[0] < 2 * drops[1]:
+        return ""
+    return f", {worst.kind} {100 * worst.plan.accuracy:.0f} % (all full {100 * worst.full.accuracy:.0f} %)"
 
 
 class Headline(NamedTuple):

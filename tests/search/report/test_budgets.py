@@ -133,6 +133,14 @@ class TestVerdict:
         scores = self.probes(plan.result.pattern, low, high, after)
         assert words in verdict(plan, plan.heldout, scores, [], "plan.json").sentence
 
+    def test_the_kind_that_lost_most_is_named_where_the_mean_hides_it(self, plan):
+        scores = self.probes(plan.result.pattern, -0.1, 0.3, 0.48)
+        full, after = ProbeScores(loss=1.0, accuracy=0.97), ProbeScores(loss=3.0, accuracy=0.71)
+        copy = scores.all.model_copy(update={"kind": "copy", "full": full, "plan": after})
+        scores = scores.model_copy(update={"kinds": [scores.all.model_copy(update={"kind": "order"}), copy]})
+        sentence = verdict(plan, plan.heldout, scores, [], "plan.json").sentence
+        assert "48 % of answer tokens right, all full 50 %, copy 71 % (all full 97 %)" in sentence
+
     def test_speed_is_of_the_longest_context_and_reckoned_elsewhere(self, plan):
         record = prefills(plan, device="NVIDIA <H100>")
         (own,) = speeds(record, None, plan, plan)

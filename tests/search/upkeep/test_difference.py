@@ -11,7 +11,7 @@ from indexcache.pattern import Pattern
 from indexcache.search.intervals import interval
 from indexcache.search.plan.file import read_plan
 from indexcache.search.plan.schema import MeasuredPattern
-from indexcache.search.upkeep.difference import WindowIncreases, loss_change, plan_difference
+from indexcache.search.upkeep.difference import WindowIncreases, at_confidence, loss_change, plan_difference
 from indexcache.search.upkeep.neighbours import nearest_swaps
 
 PLAN = read_plan(Path(__file__).parents[2] / "assets" / "plan-v3.json")
@@ -45,6 +45,13 @@ class TestLossChange:
     def test_a_plan_without_intervals_has_its_standard_error(self):
         change = loss_change(measured(0.1, error=0.01), measured(0.1, error=0.0), None, 0.95)
         assert change.high == pytest.approx(0.0196, abs=1e-4)
+
+    def test_an_interval_of_another_confidence_gives_way_to_the_error(self):
+        wide = measured(0.1, 0.0, 0.2, error=0.01)
+        at_99 = PLAN.model_copy(update={"search": PLAN.search.model_copy(update={"confidence": 0.99})})
+        change = loss_change(at_confidence(at_99, wide, 0.95), measured(0.1, error=0.0), None, 0.95)
+        assert change.high == pytest.approx(0.0196, abs=1e-4)
+        assert at_confidence(at_99, wide, 0.99) == wide
 
     def test_one_document_leaves_it_open(self):
         assert loss_change(measured(0.1), measured(0.2, 0.1, 0.3), None, 0.95).verdict == "not known"
