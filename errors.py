@@ -103,7 +103,6 @@ PAGE = "docs/troubleshooting.md"
 # Modules whose warnings belong to a section of their own, the nearest first; the others' stand together.
 _WARNING_SECTIONS = {
     "commands.job.windows": "windows",
-    "commands.job.start": "several-processes",
     "commands.job.session": "journals",
     "commands.job.command": "options",
     "commands.export": "engines",
