@@ -57,7 +57,7 @@ OVERVIEW: dict[str, dict[str, Entry]] = {
     "Serve": {
         "export": Entry(
             "Print the settings that make an engine run a plan",
-            'indexcache apply {plan} --prompt "The wind"',
+            "indexcache check {plan} --url http://localhost:8000/v1",
         ),
         "apply": Entry("Let the model write under a plan, and all full beside it", _EXPORT),
         "price": Entry("Say what a plan is worth for a mix of requests", _EXPORT),
