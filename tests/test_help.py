@@ -97,10 +97,12 @@ class TestTroubleshooting:
         # Those that only pass on what was read, or what typer says; the sections tell of them.
         untold = {re.sub(r":\d+", "", message.place) for message in listed if not message.text.strip("…")}
         assert untold == {
+            "commands/check.py",
             "commands/eval.py",
             "commands/job/prepare.py",
             "commands/job/windows.py",
-            "search/export/remarks.py",
+            "commands/verify.py",
+            "search/report/comparing/plans.py",
             "search/run/folder.py",
             "system/exits.py",
         }, "say the message where the error is made, so that docs/troubleshooting.py can list it"
