@@ -304,6 +304,7 @@ class OutputError(IndexcacheError):
 class ServerError(IndexcacheError):
     """A server that cannot be asked, or whose answers say nothing."""
 
+    section = "asking-a-server"
     shared = True
 
 

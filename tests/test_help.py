@@ -99,6 +99,7 @@ class TestTroubleshooting:
         assert untold == {
             "commands/check.py",
             "commands/eval.py",
+            "commands/verify.py",
             "commands/job/prepare.py",
             "commands/job/windows.py",
             "commands/verify.py",

@@ -97,6 +97,8 @@ def on_paper(patch, model=None):
     patch.setattr("indexcache.commands.eval.load", load)
     patch.setattr("indexcache.commands.search.self_check", lambda *_: None)
     patch.setattr("indexcache.commands.search.unskilled_indexers", lambda *_: None)
+    # It predicts no tokens that a server could show.
+    patch.setattr("indexcache.commands.search.write_beside", lambda *_: None)
     for command in ("search", "eval", "verify"):
         patch.setattr(f"indexcache.commands.{command}.evaluator", model.stand_in)
     return model
