@@ -112,8 +112,13 @@ class Overview(TyperGroup):
         if entry is None or entry.next is None:
             return None
         recipe, model = settings.get("recipe"), settings.get("model")
+        plans = settings.get("plan_paths") or [settings.get("plan_path")]
+        plan = made if isinstance(made, Path) else plans[0]
+        if ("{plan}" in entry.next and (plan is None or len(plans) > 1)) or (
+            "{model}" in entry.next and not model
+        ):
+            return None
         source = f"--recipe {_word(recipe)}" if recipe else f"--model {_word(model)} --dataset TEXT"
-        plan = made if isinstance(made, Path) else settings.get("plan_path")
         keep = settings.get("keep") or 0.25
         return entry.next.format(plan=_word(plan), model=_word(model), source=source, keep=keep)
 

@@ -102,7 +102,6 @@ class TestTroubleshooting:
             "commands/verify.py",
             "commands/job/prepare.py",
             "commands/job/windows.py",
-            "commands/verify.py",
             "search/report/comparing/plans.py",
             "search/run/folder.py",
             "system/exits.py",

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import typer
@@ -65,8 +66,9 @@ class Command(TyperCommand):
             raise
         following = ctx.parent.command.next_command(self.name, ctx.params, made)
         if following and speaks() and not (ctx.params.get("as_json") or ctx.params.get("quiet")):
-            # In one line, so that it can be copied.
-            typer.echo(f"next: {following}", err=True)
+            # In one line, so that it can be copied. What is done stays done where nobody reads stderr any more.
+            with suppress(OSError):
+                typer.echo(f"next: {following}", err=True)
 
 
 class Application(typer.Typer):

@@ -46,6 +46,7 @@ def test_the_plan_says_what_its_losses_hold_for(jointly):
     assert "`indexcache distill`" in (jointly / "report.md").read_text()
 
 
+@pytest.mark.torture
 def test_a_run_that_goes_on_ends_in_the_same_bytes(run_cli, trimmed, jointly, tmp_path, monkeypatch):
     out = tmp_path / "run"
     out.mkdir()
@@ -134,6 +135,7 @@ def test_families_that_cannot_be_distilled_are_refused_before_loading(run_cli, c
     assert "deepseek_v4" in err
 
 
+@pytest.mark.torture
 def test_streamed_weights_give_the_same_search(run_cli, trimmed, jointly, tmp_path):
     code, _, err = run_cli(*arguments(trimmed, tmp_path / "run", "--max-memory", "5MB"))
     assert code == 0, err

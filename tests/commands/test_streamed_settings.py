@@ -26,7 +26,7 @@ def test_too_little_for_one_layer_names_it_and_how_much(run_cli, checkpoints, te
     assert code == 2
     message = json.loads(out)["error"]["message"]
     assert "layer 1 takes 0.4 MB" in message
-    assert "with 2.1 MB of embedding and head" in message
+    assert "with 2.1 MB that always stay, as embedding and head" in message
     assert "raise --max-memory" in err
 
 
