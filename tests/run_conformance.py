@@ -83,7 +83,9 @@ def exported(engine: Engine, plan: Path, place: Path) -> dict[str, Any]:
     paste = indexcache("export", str(plan), "--to", engine.name, "--engine-version", engine.version, *written)
     if folder is not None:
         # Where only config.json was written, it takes the place of that in a copy of the checkpoint.
-        for file in {path.name for path in MODEL.iterdir()} - {path.name for path in folder.iterdir()}:
+        # Its scripts may have been compiled beside it.
+        files = {path.name for path in MODEL.iterdir() if path.is_file()}
+        for file in files - {path.name for path in folder.iterdir()}:
             shutil.copy(MODEL / file, folder / file)
     source = engine.source
     return {"paste": paste, "folder": folder and str(folder), "source": source and str(source)}
