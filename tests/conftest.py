@@ -162,14 +162,16 @@ def embedded_text():
 
 
 @pytest.fixture(scope="session")
-def text_file(tmp_path_factory, embedded_text):
-    """Forty short documents as JSON lines."""
-    path = tmp_path_factory.mktemp("text") / "documents.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        for number in range(40):
-            text = embedded_text[number % 18][1000 * number : 1000 * number + 900]
-            file.write(json.dumps({"text": text}) + "\n")
-    return path
+def text_file(made_once, embedded_text):
+    """Forty short documents as JSON lines; at one path for all workers, as plans that they share name it."""
+
+    def make(folder):
+        with (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
+            for number in range(40):
+                text = embedded_text[number % 18][1000 * number : 1000 * number + 900]
+                file.write(json.dumps({"text": text}) + "\n")
+
+    return made_once("text", make) / "documents.jsonl"
 
 
 @pytest.fixture(scope="session")
