@@ -96,7 +96,14 @@ ENGINES = {
             "0.7.10",
             # What it asks for besides is for pictures, sound and its server.
             [
-                ["--no-deps", "mlx-vlm==0.7.10", "mlx-lm==0.32.2", "mlx==0.32.4", "mlx-cpu==0.32.4"],
+                [
+                    "--no-deps",
+                    "mlx-vlm==0.7.10",
+                    "mlx-lm==0.32.2",
+                    "mlx==0.32.4",
+                    "mlx-cpu==0.32.4",
+                    "pillow==13.0.0",
+                ],
                 ["requests==2.34.2"],
             ],
             write=["--strip-weights"],
