@@ -94,7 +94,7 @@ ENGINES = {
         Engine(
             "mlx-vlm",
             "0.7.10",
-            # What it asks for besides is for pictures, sound and its server.
+            # What it asks for besides is for sound and its server; pictures it imports Pillow for, whatever is asked.
             [
                 [
                     "--no-deps",
@@ -118,7 +118,7 @@ ENGINES = {
         Engine(
             "sglang",
             "0.5.23",
-            [["--no-deps", "sglang==0.5.23", "transformers==5.19.0"]],
+            [["--no-deps", "sglang==0.5.23", "transformers==5.19.0", "pillow==13.0.0"]],
             evidence="parsed",
         ),
         Engine(
@@ -138,6 +138,6 @@ ENGINES = {
             [["--no-deps", "tokenspeed==0.1.1"], ["transformers==5.12.0"]],
             evidence="parsed",
         ),
-        Engine("lmdeploy", "0.18.0", [["--no-deps", "lmdeploy==0.18.0"]], evidence="parsed"),
+        Engine("lmdeploy", "0.18.0", [["--no-deps", "lmdeploy==0.18.0", "pillow==13.0.0"]], evidence="parsed"),
     )
 }
