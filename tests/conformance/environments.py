@@ -94,7 +94,7 @@ ENGINES = {
         Engine(
             "mlx-vlm",
             "0.7.10",
-            # What it asks for besides is for sound and its server; pictures it imports Pillow for, whatever is asked.
+            # What it asks for besides is for sound and its server.
             [
                 [
                     "--no-deps",
