@@ -93,15 +93,7 @@ def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Re
     model = model_to_time(planned, running, request.placement, request.random_weights, reporter)
     install(model, backends, reporter.warn)
     record = PrefillRecord(
-        model=checkpoint.model_id,
-        config_sha256=config_sha256(checkpoint),
-        pattern=plan.result.pattern,
-        device=device_kinds(model),
-        dtype=dtype_name(model.dtype),
-        indexer=backends.indexer,
-        attention=backends.attention,
-        random_weights=request.random_weights,
-        repeats=request.repeats,
+        **what_is_timed(planned, model, backends, request),
         versions=library_versions(),
         points=_points(model, checkpoint, plan.pattern, backends, request, reporter),
     )
@@ -110,6 +102,21 @@ def bench(planned: PlannedModel, path: Path, request: BenchRequest, reporter: Re
     keep_sizes(path, plan, checkpoint)
     render_beside(plan, path, warn=reporter.warn)
     return record
+
+
+def what_is_timed(planned: PlannedModel, model: Any, backends: Backends, request: BenchRequest) -> dict[str, Any]:
+    """What a record of times says of the pattern, the model and how it runs: the fields of ``TimesRecord``."""
+    return {
+        "model": planned.checkpoint.model_id,
+        "config_sha256": config_sha256(planned.checkpoint),
+        "pattern": planned.plan.result.pattern,
+        "device": device_kinds(model),
+        "dtype": dtype_name(model.dtype),
+        "indexer": backends.indexer,
+        "attention": backends.attention,
+        "random_weights": request.random_weights,
+        "repeats": request.repeats,
+    }
 
 
 def _check_something_fits(record: PrefillRecord, checkpoint: Checkpoint, model: Any, backends: Backends) -> None:

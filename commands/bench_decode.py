@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from ..dsa.checkpoint.config import Checkpoint, config_sha256
-from ..dsa.checkpoint.dtypes import dtype_name
-from ..dsa.checkpoint.load import device_kinds
+from ..dsa.checkpoint.config import Checkpoint
 from ..dsa.checkpoint.sizes.caches import step_reads
 from ..dsa.chunks import out_of_memory
 from ..dsa.decode.busy import watch
@@ -29,7 +27,7 @@ from ..system.console import Reporter, new_console, print_line, print_table
 from ..system.exits import print_result
 from ..system.files import check_writable, write_atomically
 from ..system.versions import library_versions
-from .bench import BenchRequest, any_tokens, model_to_time
+from .bench import BenchRequest, any_tokens, model_to_time, what_is_timed
 from .indexer_sizes import keep_sizes
 from .job.measure import Running, check_positions, running_on
 from .job.planned import PlannedModel
@@ -108,15 +106,7 @@ def bench_decode(planned: PlannedModel, path: Path, request: DecodeRequest, repo
     if others := busy():
         reporter.warn(f"the machine was not idle: {others}; times may be too long, and their spread tells")
     record = DecodeRecord(
-        model=checkpoint.model_id,
-        config_sha256=config_sha256(checkpoint),
-        pattern=plan.result.pattern,
-        device=device_kinds(model),
-        dtype=dtype_name(model.dtype),
-        indexer=running.backends.indexer,
-        attention=running.backends.attention,
-        random_weights=common.random_weights,
-        repeats=common.repeats,
+        **what_is_timed(planned, model, running.backends, common),
         steps=request.steps,
         filled="random" if clock.is_random else "prefill",
         launched="graph" if clock.is_graph else "eager",

@@ -151,14 +151,17 @@ def updated(document: str) -> str:
     return document
 
 
+def write_or_check(document: Path, text: str, script: str) -> None:
+    """Writes ``text`` with ``--write``; else ends with 1 and names ``script`` where ``document`` differs."""
+    if "--write" in sys.argv[1:]:
+        document.write_text(text, "utf-8")
+    elif not document.is_file() or document.read_text("utf-8") != text:
+        sys.exit(f"docs/{document.name} is not current: run python {script} --write")
+
+
 def main() -> None:
     """Checks the document, or writes it."""
-    before = DOCUMENT.read_text("utf-8")
-    after = updated(before)
-    if "--write" in sys.argv[1:]:
-        DOCUMENT.write_text(after, "utf-8")
-    elif before != after:
-        sys.exit("docs/architecture.md is not current: run python docs/architecture.py --write")
+    write_or_check(DOCUMENT, updated(DOCUMENT.read_text("utf-8")), "docs/architecture.py")
 
 
 if __name__ == "__main__":

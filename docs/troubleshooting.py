@@ -214,12 +214,7 @@ def updated(document: str) -> str:
 
 def main() -> None:
     """Checks the document, or writes it."""
-    before = DOCUMENT.read_text("utf-8")
-    after = updated(before)
-    if "--write" in sys.argv[1:]:
-        DOCUMENT.write_text(after, "utf-8")
-    elif after != before:
-        sys.exit("docs/troubleshooting.md is not current: run python docs/troubleshooting.py --write")
+    architecture.write_or_check(DOCUMENT, updated(DOCUMENT.read_text("utf-8")), "docs/troubleshooting.py")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..plan.beside import Record, Section, file_beside, read_record
-from ..plan.schema import Sha256
-from .prefills import Count, Seconds, Share
+from ..plan.beside import Section, file_beside, read_record
+from .prefills import Count, Seconds, Share, TimesRecord
 
 DECODE_NAME = "bench-decode.json"
 Bytes = Annotated[int, Field(ge=1)]
@@ -55,22 +54,13 @@ class DecodePoint(Section):
         return full.read_bytes / plan.read_bytes
 
 
-class DecodeRecord(Record):
+class DecodeRecord(TimesRecord):
     """What bench --decode measured of one pattern on one device.
 
     ``filled`` says what the cache held: "random" keys, or those of a "prefill". ``launched`` is "graph" where
     steps were replayed as CUDA graphs, else "eager". ``busy`` says in words who else used the machine, if anybody.
     """
 
-    model: str
-    config_sha256: Sha256
-    pattern: str
-    device: str
-    dtype: str
-    indexer: str
-    attention: str
-    random_weights: bool
-    repeats: Count
     steps: Count
     filled: str
     launched: str

@@ -35,8 +35,8 @@ class PrefillPoint(Section):
         return self.all_full.seconds / self.plan.seconds if self.all_full and self.plan else None
 
 
-class PrefillRecord(Record):
-    """What bench measured of one pattern on one device."""
+class TimesRecord(Record):
+    """Of which pattern and model times are, and how they were taken on which device."""
 
     model: str
     config_sha256: Sha256
@@ -47,6 +47,11 @@ class PrefillRecord(Record):
     attention: str
     random_weights: bool
     repeats: Count
+
+
+class PrefillRecord(TimesRecord):
+    """What bench measured of one pattern on one device."""
+
     versions: dict[str, str]
     points: list[PrefillPoint]
 
